@@ -1,0 +1,101 @@
+"""`fakeredis://[name]`: the redis backend's own code against an in-memory fakeredis server.
+
+For unit tests that want the commands to run but no server. Every broker with the same name shares
+one fake server inside the process. What a fake cannot show: TCP, TLS, a dead peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import fakeredis
+from redis import exceptions as driver
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from ..broker import Sink
+from ..url import BrokerURL
+from .link import Link, LinkLost, ReplyError, map_errors
+from .redis import RedisBroker
+
+__all__ = ["FakeredisBroker", "fake_server"]
+
+_servers: dict[str, fakeredis.FakeServer] = {}
+
+
+def fake_server(name: str = "") -> fakeredis.FakeServer:
+    """The fake server behind `fakeredis://name`; set its `connected` to False to take it down."""
+    return _servers.setdefault(name, fakeredis.FakeServer(version=(7,)))
+
+
+class FakeredisBroker(RedisBroker):
+    """A `RedisBroker` whose links lead to a fake server."""
+
+    def __init__(self, url: BrokerURL, sink: Sink) -> None:
+        url.check_extra({})
+        self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
+        super().__init__(url, sink)
+
+    def _opener(self) -> Callable[[], Awaitable[Link]]:
+        return self._open_link
+
+    async def _open_link(self) -> Link:
+        connection = fakeredis.FakeAsyncRedisConnection(
+            server=self._server,
+            protocol=3,
+            retry=Retry(NoBackoff(), 0),
+            username=self.url.username,
+            password=self.url.password,
+            driver_info=None,
+        )
+        with map_errors(self.url):
+            await connection.connect()
+        return FakeLink(connection, self._server)
+
+
+class FakeLink:
+    """A link whose replies arrive as Python objects; see `link.Link`."""
+
+    held_seconds = 0.0
+    partial_bytes = 0
+
+    def __init__(self, connection: Any, server: fakeredis.FakeServer) -> None:
+        self._connection = connection
+        self._server = server
+        self._socket = connection._sock
+        self._open = True
+        self.received_bytes = 0
+
+    async def read(self) -> list[Any]:
+        while True:
+            self._check()
+            replies = []
+            while not self._socket.responses.empty():
+                replies.append(_reply(self._socket.responses.get_nowait()))
+            if replies:
+                return replies
+            await self._connection.can_read(None)
+
+    def write(self, data: bytes) -> None:
+        self._check()
+        try:
+            self._socket.sendall(data)
+        except driver.ConnectionError as exc:
+            raise LinkLost(f"connection lost: {exc}") from exc
+
+    def _check(self) -> None:
+        if not self._open or not self._server.connected:
+            self.abort()
+            raise LinkLost("connection closed")
+
+    def abort(self) -> None:
+        if self._open:
+            self._open = False
+            self._connection._sock = None
+            self._socket.close()
+            self._socket._response_available.set()
+
+
+def _reply(value: Any) -> Any:
+    return ReplyError(str(value)) if isinstance(value, Exception) else value

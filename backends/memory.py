@@ -1,0 +1,195 @@
+"""`memory://[name]`: a bus inside this process.
+
+Every broker with the same name shares one bus, whatever event loop or thread it lives on. A publish
+puts the message into the inbox of each subscribed broker under one lock, which is the order that
+everybody sees, and wakes that broker's loop. It then waits while an inbox is long, so that a fast
+publisher cannot run away from a loop that is reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from ..broker import Limits, Report, Sink
+from ..errors import BrokerClosed
+from ..url import BrokerURL
+
+__all__ = ["MemoryBroker"]
+
+logger = logging.getLogger("django_sockets")
+
+INBOX_HIGH = 1024
+"""Messages in one inbox above which publishers wait for its reader."""
+INBOX_FULL = 65_536
+"""Messages in one inbox above which they are dropped, as a gap."""
+OVERFLOW = "overflow"
+
+
+class _Bus:
+    """Channel -> brokers of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.subscribers: dict[str, set[MemoryBroker]] = {}
+
+
+_buses: dict[str, _Bus] = {}
+_buses_lock = threading.Lock()
+_used_by_pid: int | None = None
+
+
+def _bus(name: str) -> _Bus:
+    global _used_by_pid
+    with _buses_lock:
+        _used_by_pid = os.getpid()
+        return _buses.setdefault(name, _Bus())
+
+
+def _after_fork_in_child() -> None:
+    global _buses_lock
+    _buses_lock = threading.Lock()
+    if _buses:
+        logger.warning(
+            "memory:// is a separate bus in this forked process: nothing published here reaches "
+            "the parent. Use a server (redis://...) to reach other processes."
+        )
+    _buses.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class MemoryBroker:
+    """A member of a bus. See `django_sockets.broker` for the contract."""
+
+    def __init__(self, url: BrokerURL, sink: Sink) -> None:
+        url.check_extra({})
+        self.url = url
+        self.limits = Limits()
+        self._sink = sink
+        self._bus = _bus(",".join(map(str, url.addresses)) + url.path)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._dropped: dict[str, None] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._arrived = asyncio.Event()
+        self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._channels: set[str] = set()
+        self._closed = False
+
+    async def publish(
+        self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
+    ) -> None:
+        if self._closed:
+            raise BrokerClosed(self.url)
+        long: set[MemoryBroker] = set()
+        with self._bus.lock:
+            for index, channel in enumerate(channels):
+                members = self._bus.subscribers.get(channel)
+                if members:
+                    message = headers[index] + payload if headers else payload
+                    for member in members:
+                        if member._put(channel, message):
+                            long.add(member)
+        for member in long:
+            await member._wait_for_room(self.url.options.publish_timeout_seconds)
+
+    def _put(self, channel: str, message: bytes) -> bool:
+        """Called with the bus locked, on any thread; True if the inbox is long."""
+        waiting = len(self._inbox)
+        if waiting >= INBOX_FULL or self._dropped:
+            self._dropped[channel] = None
+        else:
+            self._inbox.append((channel, message))
+        if not waiting:
+            self._wake()
+        return waiting >= INBOX_HIGH
+
+    def _wake(self) -> None:
+        if self._loop is None:  # Not a member of any channel yet.
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        except RuntimeError:  # The loop ended without aclose: nobody reads this inbox any more.
+            self._inbox.clear()
+            for channel in self._channels:
+                self._bus.subscribers[channel] = self._bus.subscribers[channel] - {self}
+
+    async def _wait_for_room(self, timeout_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        room = asyncio.Event()
+        with self._bus.lock:
+            if len(self._inbox) < INBOX_HIGH:
+                return
+            self._room.append((loop, room))
+        try:
+            await asyncio.wait_for(room.wait(), timeout_seconds)
+        except asyncio.TimeoutError:
+            pass  # The message is in the inbox: a loop that hangs delays publishers, it fails none.
+        finally:
+            with self._bus.lock:
+                if (loop, room) in self._room:
+                    self._room.remove((loop, room))
+
+    async def _read(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            with self._bus.lock:
+                batch = list(self._inbox)
+                self._inbox.clear()
+                dropped, self._dropped = list(self._dropped), {}
+                waiting, self._room = self._room, []
+            for loop, room in waiting:
+                try:
+                    loop.call_soon_threadsafe(room.set)
+                except RuntimeError:
+                    continue
+            batch = [item for item in batch if item[0] in self._channels]
+            if batch:
+                await self._sink.deliver(batch)
+            if dropped:
+                self._sink.lost([name for name in dropped if name in self._channels], OVERFLOW)
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        if self._closed:
+            raise BrokerClosed(self.url)
+        if self._reader is None:
+            self._loop = asyncio.get_running_loop()
+            self._reader = self._loop.create_task(self._read(), name="django_sockets memory reader")
+        with self._bus.lock:
+            for channel in channels:
+                self._bus.subscribers.setdefault(channel, set()).add(self)
+                self._channels.add(channel)
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        with self._bus.lock:
+            for channel in channels:
+                self._channels.discard(channel)
+                members = self._bus.subscribers.get(channel)
+                if members is not None:
+                    members.discard(self)
+                    if not members:
+                        del self._bus.subscribers[channel]
+
+    async def inspect(self) -> Report:
+        """Describe the bus."""
+        return Report(
+            server="none: a bus inside this process",
+            topology="in process",
+            warnings=["other processes hear nothing: use a server when there is more than one"],
+        )
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self.unsubscribe(list(self._channels))
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])

@@ -1,0 +1,218 @@
+"""Commands of many concurrent callers over one connection, in the order of the calls.
+
+Nothing is ever sent twice: a request that was written and not answered ends as unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from ..errors import BrokerClosed, ConnectError
+from ..log import LogThrottle
+from ..url import BrokerURL
+from .link import Link, LinkLost, first_of, is_push, keepalive, pack
+
+__all__ = ["NotSent", "OutcomeUnknown", "Pipeline"]
+
+logger = logging.getLogger("django_sockets")
+
+SLOWEST_BYTES_PER_SECOND = 1024 * 1024
+"""A deadline grows with the bytes in flight at this rate."""
+
+
+class NotSent(Exception):
+    """The request was certainly not carried out."""
+
+
+class OutcomeUnknown(Exception):
+    """The request was written and no reply came."""
+
+
+class _Request:
+    __slots__ = ("commands", "deadline", "expected", "future", "replies")
+
+    def __init__(
+        self, commands: Sequence[bytes], future: asyncio.Future[list[Any]], deadline: float
+    ) -> None:
+        self.commands = commands
+        self.expected = len(commands)
+        self.future = future
+        self.deadline = deadline
+        self.replies: list[Any] = []
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Pipeline:
+    """One publishing connection to one server, opened by the first call and again after a loss.
+
+    Args:
+        open_link: connects; raises ConnectError.
+    """
+
+    def __init__(self, url: BrokerURL, open_link: Callable[[], Awaitable[Link]]) -> None:
+        self._url = url
+        self._open_link = open_link
+        self._queued: deque[_Request] = deque()
+        self._written: deque[_Request] = deque()
+        self._link: Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._flush_due = False
+        self._abort_reason = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._closed = False
+
+    async def execute(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """Send 1..n commands in one piece and return their replies; errors are among them.
+
+        Requests are written in the order in which `execute` was called.
+
+        Raises:
+            NotSent: no connection could be made, its `__cause__` says why.
+            OutcomeUnknown: the connection was lost, or no reply came in `publish_timeout_seconds`.
+            BrokerClosed: after `aclose`.
+        """
+        if self._closed:
+            raise BrokerClosed(self._url)
+        return await self._enqueue([pack(command) for command in commands])
+
+    def _enqueue(self, packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
+        loop = asyncio.get_running_loop()
+        seconds = self._url.options.publish_timeout_seconds
+        seconds += sum(map(len, packed)) / SLOWEST_BYTES_PER_SECOND
+        request = _Request(packed, loop.create_future(), loop.time() + seconds)
+        self._queued.append(request)
+        if self._timer is None:
+            self._timer = loop.call_at(request.deadline, self._expire)
+        if self._link is not None:
+            if not self._flush_due:
+                self._flush_due = True
+                loop.call_soon(self._flush)
+        elif self._task is None:
+            self._task = loop.create_task(self._run(), name="django_sockets publisher")
+        return request.future
+
+    def _flush(self) -> None:
+        """Write what the callers of this turn of the loop have queued, in one piece."""
+        self._flush_due = False
+        if self._link is None or not self._queued:
+            return
+        data = b"".join(chunk for request in self._queued for chunk in request.commands)
+        try:
+            self._link.write(data)
+        except LinkLost:
+            return  # The reader of this link is about to say so; what is queued waits for the next.
+        for request in self._queued:
+            request.commands = ()
+        self._written.extend(self._queued)
+        self._queued.clear()
+
+    async def _run(self) -> None:
+        """Live through one connection, and as many more as there are requests waiting for one."""
+        try:
+            while self._queued and not self._closed:
+                try:
+                    link = await self._open_link()
+                except ConnectError as exc:
+                    self._refuse_queued(exc)
+                    return
+                await self._live(link)
+        finally:
+            self._task = None
+
+    async def _live(self, link: Link) -> None:
+        self._link = link
+        self._abort_reason = ""
+        reason = "connection closed"
+        try:
+            self._flush()
+            await first_of(
+                self._read(link), keepalive(link, self._ping, self._url.options.dead_peer_seconds)
+            )
+        except LinkLost as exc:
+            reason = self._abort_reason or str(exc)
+            self._throttle.log(
+                logging.WARNING, "lost", "%s: publishing connection lost: %s", self._url, reason
+            )
+        finally:
+            self._link = None
+            link.abort()
+            lost, self._written = self._written, deque()
+            for request in lost:
+                request.fail(OutcomeUnknown(reason))
+
+    def _ping(self) -> asyncio.Future[list[Any]]:
+        answer = self._enqueue([pack((b"PING",))])
+        answer.add_done_callback(_retrieve)
+        return answer
+
+    async def _read(self, link: Link) -> None:
+        written = self._written
+        while True:
+            for reply in await link.read():
+                if is_push(reply) or not written:
+                    continue
+                request = written[0]
+                request.replies.append(reply)
+                if len(request.replies) == request.expected:
+                    written.popleft()
+                    if not request.future.done():
+                        request.future.set_result(request.replies)
+
+    def _refuse_queued(self, error: ConnectError) -> None:
+        self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)
+        queued, self._queued = self._queued, deque()
+        for request in queued:
+            refusal = NotSent(str(error))
+            refusal.__cause__ = error
+            request.fail(refusal)
+
+    def _expire(self) -> None:
+        """Give up on the oldest request if its time is over; with it goes the connection."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        oldest = self._written[0] if self._written else self._queued[0] if self._queued else None
+        if oldest is None:
+            return
+        if loop.time() < oldest.deadline:
+            self._timer = loop.call_at(oldest.deadline, self._expire)
+            return
+        if self._written:
+            # Its reader fails what was written; what is queued goes on.
+            self.reset(f"no reply within {self._url.options.publish_timeout_seconds:g} s")
+        while self._queued and self._queued[0].deadline <= loop.time():
+            self._queued.popleft().fail(NotSent("no connection to the server in time"))
+        if self._queued:
+            self._timer = loop.call_at(self._queued[0].deadline, self._expire)
+
+    def reset(self, reason: str) -> None:
+        """Drop the connection; the next call opens another."""
+        if self._link is not None:
+            self._abort_reason = reason
+            self._link.abort()
+
+    async def aclose(self) -> None:
+        """Close; what waits for a reply ends as unknown."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        queued, self._queued = self._queued, deque()
+        for request in queued:
+            request.fail(NotSent("closed"))
+
+
+def _retrieve(future: asyncio.Future[list[Any]]) -> None:
+    """Mark a failure as seen: the keepalive may be gone by the time its PING fails."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,44 @@
+"""Websockets for Django and plain Python, on the cache your cloud gives you.
+
+The socket classes are imported from `django_sockets.sockets` and `django_sockets.broadcaster`; this
+module holds what works without a websocket.
+"""
+
+from .errors import (
+    AuthError,
+    BrokerClosed,
+    BrokerError,
+    CallError,
+    ChannelError,
+    ConfigurationError,
+    ConnectError,
+    DjangoSocketsError,
+    EncodeError,
+    PayloadTooLarge,
+    PublishError,
+    Reject,
+    SubscribeError,
+)
+from .hub import Gap, Hub, Message, open_hub
+from .registry import open_broker
+
+__all__ = [
+    "AuthError",
+    "BrokerClosed",
+    "BrokerError",
+    "CallError",
+    "ChannelError",
+    "ConfigurationError",
+    "ConnectError",
+    "DjangoSocketsError",
+    "EncodeError",
+    "Gap",
+    "Hub",
+    "Message",
+    "PayloadTooLarge",
+    "PublishError",
+    "Reject",
+    "SubscribeError",
+    "open_broker",
+    "open_hub",
+]

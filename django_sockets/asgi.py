@@ -1,0 +1,60 @@
+"""A socket class as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .runtime import close_shared_hubs
+
+__all__ = ["AsgiApp"]
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class AsgiApp:
+    """What `MySocket.as_asgi` is: an ASGI 3 application that serves each connection with `MySocket`.
+
+    An object with `async def __call__` and not a bound method, because servers take a bound method
+    for ASGI 2 (uvicorn 0.54 asks `iscoroutinefunction` of its `__call__`).
+    """
+
+    def __init__(self, socket_class: Any) -> None:
+        self.socket_class = socket_class
+
+    @classmethod
+    def descriptor(cls) -> Any:
+        """A class attribute that makes the application of the class it is looked up on."""
+        return _AsAsgi()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self.socket_class(scope, receive, send)._run_asgi()
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await _not_http(send)
+
+
+class _AsAsgi:
+    def __get__(self, instance: object, owner: type) -> AsgiApp:
+        return AsgiApp(owner)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await close_shared_hubs()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def _not_http(send: Send) -> None:
+    """Answer a plain HTTP request on a websocket's path (RFC 9110, section 15.5.22)."""
+    headers = [(b"content-type", b"text/plain"), (b"upgrade", b"websocket")]
+    await send({"type": "http.response.start", "status": 426, "headers": headers})
+    await send({"type": "http.response.body", "body": b"This address speaks websocket.\n"})

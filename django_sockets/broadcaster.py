@@ -1,0 +1,107 @@
+"""Broadcaster: broadcasting, and receiving broadcasts, without a websocket connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .calls import Calls, running_loop
+from .channels import ChannelNames
+from .conf import Source, load_config
+from .errors import CallError
+from .hub import EventQueue, Gap
+from .runtime import background_loop, existing_hub, shared_hub
+
+__all__ = ["Broadcaster"]
+
+
+class Broadcaster(ChannelNames):
+    """Publishes from anywhere: a view, a task, a script, a coroutine. Making one costs nothing.
+
+    Everything it publishes goes through the running event loop's own connection where there is one
+    (a server with sockets), else through the library's background loop, which the whole process
+    shares. It may be kept for good, also across a fork, and used from any thread.
+
+    Args:
+        config: a URL or a dict; None for Django's setting, the environment, or memory://.
+        hosts: a list of `{"address": URL}`, in place of `config`.
+        loop: accepted for the sake of older code, and not used.
+    """
+
+    def __init__(
+        self,
+        config: Source | None = None,
+        *,
+        hosts: Sequence[Any] | None = None,
+        loop: object = None,
+    ) -> None:
+        self._config = load_config(config if hosts is None else {"hosts": hosts})
+        self._home: Calls | None = None
+        self._queue: EventQueue | None = None
+        self._pid = os.getpid()
+
+    @property
+    def _calls(self) -> Calls:
+        if self._pid != os.getpid():  # A fork has left the other loops and subscriptions behind.
+            self._pid, self._home, self._queue = os.getpid(), None, None
+        if self._home is not None:
+            return self._home
+        loop = running_loop()
+        if loop is None or existing_hub(loop, self._config) is None:
+            loop = background_loop()
+        return Calls(loop, self._config.settings.sync_call_timeout_seconds)
+
+    async def async_subscribe(self, channel: Any) -> None:
+        """See `subscribe`. What arrives waits for `async_receive_broadcast`."""
+        if self._home is None:
+            # What is received belongs to the loop that asked for it first.
+            self._home = Calls(
+                asyncio.get_running_loop(), self._config.settings.sync_call_timeout_seconds
+            )
+        await super().async_subscribe(channel)
+
+    async def _add(self, names: list[str]) -> None:
+        hub = shared_hub(self._config)
+        if self._queue is None:
+            self._queue = EventQueue(hub)
+        await hub.add(self._queue, names)
+
+    async def _remove(self, names: list[str]) -> None:
+        if self._queue is not None:
+            await shared_hub(self._config).remove(self._queue, names)
+
+    async def async_receive_broadcast(self) -> tuple[str, Any]:
+        """The next broadcast to a subscribed channel; waits for it. Cancelling loses none.
+
+        Gaps go to `gap` on the way.
+
+        Returns:
+            The channel and the decoded data.
+
+        Raises:
+            CallError: nothing is subscribed.
+        """
+        queue = self._queue
+        if queue is None:
+            raise CallError("subscribe to a channel before waiting for broadcasts")
+        while True:
+            event = await self._calls.awaited(queue.next)
+            if event is None:
+                raise CallError("the connection was closed")
+            if not isinstance(event, Gap):
+                return event.channel, event.data()
+            self.gap(event.channels, event.reason)
+
+    def gap(self, channels: Sequence[str], reason: str) -> None:
+        """Override it to hear that broadcasts on these channels may be missing at this point."""
+
+    async def aclose(self) -> None:
+        """Drop all subscriptions; the broadcaster can still publish."""
+        queue = self._queue
+        if queue is not None and self._home is not None:
+            self._queue = None
+            queue.close()
+            await self._home.awaited(lambda: shared_hub(self._config).remove(queue))
+            self._home = None

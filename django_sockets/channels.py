@@ -1,0 +1,112 @@
+"""Broadcasting and subscribing by name, plain and async: what sockets and broadcasters share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Union
+
+from .calls import Calls
+from .codec import encode
+from .conf import Config
+from .errors import ChannelError
+from .runtime import publish
+
+__all__ = ["Channels", "ChannelNames", "channel_names"]
+
+Channels = Union[str, int, Iterable[Union[str, int]]]
+
+
+def channel_names(channels: object) -> list[str]:
+    """The names in one channel, or in a list, tuple or set of them; an `int` is its digits.
+
+    Raises:
+        ChannelError: another type; the rest of the rules is checked by the hub.
+    """
+    if isinstance(channels, (list, tuple, set, frozenset)):
+        return [_name(channel) for channel in channels]
+    return [_name(channels)]
+
+
+def _name(channel: object) -> str:
+    if isinstance(channel, str):
+        return channel
+    if isinstance(channel, int) and not isinstance(channel, bool):
+        return str(channel)
+    raise ChannelError(channel, f"is {type(channel).__name__}: use str or int, or str(...)")
+
+
+class ChannelNames:
+    """Base of `BaseSocketServer` and `Broadcaster`; they say where their calls run.
+
+    The plain methods may be called from any thread. On a thread without a running event loop they
+    wait for the result and raise its error; on one that runs a loop they are scheduled, in order,
+    and log a failure. The `async_` ones are the same calls for coroutines.
+    """
+
+    _config: Config
+
+    @property
+    def _calls(self) -> Calls:
+        raise NotImplementedError  # Every subclass has one; nobody instantiates this base.
+
+    async def _add(self, names: list[str]) -> None:
+        """On the home loop: subscribe."""
+
+    async def _remove(self, names: list[str]) -> None:
+        """On the home loop: unsubscribe."""
+
+    # Broadcasting
+
+    def broadcast(self, channel: Channels, data: Any) -> None:
+        """Send data to everybody who is subscribed to a channel, or to several channels.
+
+        Args:
+            channel: one channel, or a list, tuple or set of them.
+            data: anything with a JSON form, or bytes for a binary frame.
+
+        Raises:
+            ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
+            PublishError: it did not certainly reach the server.
+            CallError: the event loop did not do it in time.
+        """
+        self._calls.plain(lambda: self.async_broadcast(channel, data))
+
+    async def async_broadcast(self, channel: Channels, data: Any) -> None:
+        """See `broadcast`."""
+        names = channel_names(channel)
+        payload, is_text = encode(data)
+        await self._calls.awaited(
+            lambda: publish(self._config, names, payload, is_text=is_text)
+        )
+
+    def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
+        """`broadcast` to several channels."""
+        self._calls.plain(lambda: self.async_broadcast_many(channels, data))
+
+    async def async_broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
+        """See `broadcast_many`."""
+        await self.async_broadcast(list(channels), data)
+
+    # Subscribing
+
+    def subscribe(self, channel: Channels) -> None:
+        """Receive what is broadcast to a channel, or to several; acknowledged on return.
+
+        Raises:
+            ChannelError, SubscribeError, CallError: none of the channels is subscribed by this call.
+        """
+        self._calls.plain(lambda: self.async_subscribe(channel))
+
+    async def async_subscribe(self, channel: Channels) -> None:
+        """See `subscribe`."""
+        names = channel_names(channel)
+        await self._calls.awaited(lambda: self._add(names))
+
+    def unsubscribe(self, channel: Channels) -> None:
+        """Receive nothing more from a channel, or from several."""
+        self._calls.plain(lambda: self.async_unsubscribe(channel))
+
+    async def async_unsubscribe(self, channel: Channels) -> None:
+        """See `unsubscribe`."""
+        names = channel_names(channel)
+        await self._calls.awaited(lambda: self._remove(names))

@@ -1,0 +1,214 @@
+"""What to connect to: from an argument, Django's settings, the environment, or `memory://`.
+
+This is the core's only look at Django, taken inside functions: plain Python use works with Django
+installed but not configured, and Django use works without an entry in INSTALLED_APPS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Union
+
+from .errors import ConfigurationError
+from .url import BrokerURL, suggest
+
+__all__ = [
+    "Config",
+    "Settings",
+    "database_hygiene",
+    "default_config",
+    "django_site",
+    "lazy_text",
+    "load_config",
+    "override_default",
+]
+
+DEFAULT_URL = "memory://"
+ENVIRONMENT_VARIABLE = "DJANGO_SOCKETS_URL"
+DJANGO_SETTING = "DJANGO_SOCKETS_CONFIG"
+
+Source = Union[str, BrokerURL, Sequence[Any], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Process-wide settings beside the broker; the defaults stand here only."""
+
+    sync_call_timeout_seconds: float = 10.0
+    """How long a plain call (`socket.broadcast(...)`) waits for its event loop."""
+    handler_threads: int = min(32, (os.cpu_count() or 1) + 4)
+    """Threads for handlers that are `def`; when all are busy, sockets wait in order."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"setting {field.name}={value!r}: use a number over 0")
+
+
+_SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(Settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A validated configuration; equal configurations share one hub per event loop."""
+
+    url: BrokerURL
+    settings: Settings = Settings()
+
+
+def load_config(source: Source | None = None) -> Config:
+    """Make a configuration from a URL, a list with one URL, or a dict.
+
+    Args:
+        source: None for the default (`default_config`). A dict holds `url` or `hosts` (a list of
+            `{"address": URL, **driver_options}`, or with `host` and `port` in place of `address`)
+            and any of the names in `Settings`.
+
+    Raises:
+        ConfigurationError: naming the part at fault.
+    """
+    if source is None:
+        return default_config()
+    if isinstance(source, (str, BrokerURL)):
+        return Config(_one_url([source]))
+    if isinstance(source, Mapping):
+        return _from_dict(source)
+    if isinstance(source, (list, tuple)):
+        return Config(_one_url(source))
+    raise ConfigurationError(
+        f"a configuration is a URL, a list or a dict, not {type(source).__name__}: "
+        'write "redis://localhost:6379"'
+    )
+
+
+_overrides: list[Config] = []
+
+
+def default_config() -> Config:
+    """Django's `DJANGO_SOCKETS_CONFIG`, else the environment's `DJANGO_SOCKETS_URL`, else memory."""
+    if _overrides:
+        return _overrides[-1]
+    configured = getattr(_django_settings(), DJANGO_SETTING, None)
+    if configured is not None:
+        return load_config(configured)
+    return load_config(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_URL)
+
+
+@contextlib.contextmanager
+def override_default(source: Source) -> Iterator[Config]:
+    """Make `source` the default configuration of the whole process for the length of a test."""
+    config = load_config(source)
+    _overrides.append(config)
+    try:
+        yield config
+    finally:
+        _overrides.remove(config)
+
+
+def _from_dict(source: Mapping[str, Any]) -> Config:
+    values = dict(source)
+    hosts = values.pop("hosts", None)
+    url = values.pop("url", None)
+    for name in values:
+        if name not in _SETTING_NAMES:
+            valid = ["hosts", "url", *_SETTING_NAMES]
+            raise ConfigurationError(f"unknown setting {name!r}; {suggest(name, valid)}")
+    if (hosts is None) == (url is None):
+        raise ConfigurationError("a configuration dict needs either 'url' or 'hosts'")
+    if hosts is not None and (isinstance(hosts, (str, Mapping)) or not isinstance(hosts, Sequence)):
+        raise ConfigurationError("'hosts' is a list such as [{'address': 'redis://localhost:6379'}]")
+    return Config(_one_url(hosts if hosts is not None else [url]), Settings(**values))
+
+
+def _one_url(hosts: Sequence[Any]) -> BrokerURL:
+    if len(hosts) != 1:
+        raise ConfigurationError(
+            f"{len(hosts)} hosts in a configuration: this version takes exactly one"
+        )
+    return _host_url(hosts[0])
+
+
+def _host_url(host: object) -> BrokerURL:
+    if isinstance(host, BrokerURL):
+        return host
+    if isinstance(host, str):
+        return BrokerURL.parse(host)
+    if not isinstance(host, Mapping):
+        raise ConfigurationError(
+            f"a host is a URL or a dict with 'address', not {type(host).__name__}"
+        )
+    options = dict(host)
+    address = options.pop("address", None)
+    if address is not None:
+        return BrokerURL.parse(address, options)
+    if "host" in options:
+        name, port = options.pop("host"), options.pop("port", 6379)
+        name = f"[{name}]" if ":" in str(name) else name
+        return BrokerURL.parse(f"redis://{name}:{port}", options)
+    raise ConfigurationError("a host dict needs 'address' (a URL), or 'host' and 'port'")
+
+
+def _django_settings() -> Any:
+    """Django's settings, or None where Django is absent or not configured."""
+    if "django" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
+        return None
+    try:
+        from django.conf import settings
+    except ImportError:
+        return None
+    if not settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
+        return None
+    return settings
+
+
+def django_site(scope: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """The request's own origin by Django's rules, and the trusted ones; None without Django.
+
+    The host is `get_host()`, which ALLOWED_HOSTS validates; the scheme honours
+    SECURE_PROXY_SSL_HEADER. A host that is not allowed gives an origin that nothing equals.
+    """
+    settings = _django_settings()
+    if settings is None:
+        return None
+    from django.core.exceptions import DisallowedHost
+    from django.core.handlers.asgi import ASGIRequest
+
+    scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
+    as_http = {**scope, "type": "http", "method": "GET", "scheme": scheme}
+    request = ASGIRequest(as_http, io.BytesIO())
+    try:
+        own = f"{request.scheme}://{request.get_host()}"
+    except DisallowedHost:
+        own = "a host in ALLOWED_HOSTS"
+    return own, list(settings.CSRF_TRUSTED_ORIGINS)
+
+
+def lazy_text(value: object) -> str | None:
+    """The text of one of Django's lazy strings; None for anything else."""
+    functional = sys.modules.get("django.utils.functional")
+    if functional is not None and isinstance(value, functional.Promise):
+        return str(value)
+    return None
+
+
+@contextlib.contextmanager
+def database_hygiene() -> Iterator[None]:
+    """Around a `def` handler on a worker thread: what Django does around a request.
+
+    Connections past `CONN_MAX_AGE`, or broken, are closed before and after.
+    """
+    db = sys.modules.get("django.db")
+    if db is None:
+        yield
+        return
+    db.close_old_connections()
+    try:
+        yield
+    finally:
+        db.close_old_connections()

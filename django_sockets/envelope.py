@@ -1,0 +1,187 @@
+"""The wire envelope: a small binary header before every payload, and the chain it carries.
+
+    offset  size  field
+    0       3     magic D7 44 53 (it starts no UTF-8 text, hence no JSON of another program)
+    3       1     major version, 1; a reader takes a newer one for a gap
+    4       1     flags: bit 0, the payload is text; the other bits are sent as 0 and ignored
+    5       1     reserved, sent as 0 and ignored
+    6       2     length of the extension fields in bytes
+    8       8     publisher: random id of one hub
+    16      8     counter of this message at its publisher, from 1
+    24      8     counter of the publisher's previous message on this channel, 0 for unknown
+    32      n     extension fields: type (1 byte), length (2 bytes), value; unknown types are skipped
+    32+n          payload
+
+Numbers are big-endian. docs/wire-format.md says the same for people who write a reader of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["HEADER_BYTES", "Chain", "Envelope", "NewerVersion", "NotOurs", "Publisher", "unpack"]
+
+_HEADER = struct.Struct(">3sBBxH8sQQ")
+_FIELD = struct.Struct(">BH")
+_MAGIC = b"\xd7DS"
+_VERSION = 1
+_TEXT = 1
+_ORIGIN = 1
+
+HEADER_BYTES = _HEADER.size
+CHANNELS_REMEMBERED = 100_000
+"""Channels of which one publisher remembers its last counter; beyond, the oldest become unknown."""
+PUBLISHERS_REMEMBERED = 1024
+"""Publishers of which one channel remembers the last counter."""
+
+
+class NotOurs(Exception):
+    """The payload has no envelope of ours: another program wrote on the channel."""
+
+
+class NewerVersion(Exception):
+    """The envelope is of a newer major version than this reader knows."""
+
+
+class Envelope(NamedTuple):
+    """An unpacked message."""
+
+    publisher: bytes
+    counter: int
+    previous: int
+    is_text: bool
+    origin: bytes | None
+    payload: bytes
+
+
+class Publisher:
+    """The publishing end of the chain: one for each hub."""
+
+    def __init__(self) -> None:
+        self.id = os.urandom(8)
+        self._counter = 0
+        self._last: dict[str, int] = {}
+
+    def headers(
+        self, channels: Sequence[str], is_text: bool, origin: bytes | None = None
+    ) -> list[bytes]:
+        """The next header for each channel. A counter is used up whether or not the publish succeeds:
+
+        what failed, or may have failed, is a hole that subscribers must hear of.
+        """
+        extension = b"" if origin is None else _FIELD.pack(_ORIGIN, len(origin)) + origin
+        flags = _TEXT if is_text else 0
+        last = self._last
+        headers = []
+        for channel in channels:
+            self._counter += 1
+            # Taken out and put back, the dict stays ordered by last use.
+            previous = last.pop(channel, 0)
+            last[channel] = self._counter
+            headers.append(
+                _HEADER.pack(
+                    _MAGIC, _VERSION, flags, len(extension), self.id, self._counter, previous
+                )
+                + extension
+            )
+        while len(last) > CHANNELS_REMEMBERED:
+            del last[next(iter(last))]
+        return headers
+
+
+def unpack(message: bytes) -> Envelope:
+    """Take a message apart.
+
+    Raises:
+        NotOurs: no envelope, or a damaged one.
+        NewerVersion: an envelope that only a newer reader understands.
+    """
+    try:
+        magic, version, flags, extension, publisher, counter, previous = _HEADER.unpack_from(message)
+    except struct.error:
+        raise NotOurs from None
+    if magic != _MAGIC:
+        raise NotOurs
+    if version != _VERSION:
+        raise NewerVersion
+    if not extension:
+        return Envelope(
+            publisher, counter, previous, bool(flags & _TEXT), None, message[HEADER_BYTES:]
+        )
+    start = HEADER_BYTES + extension
+    if len(message) < start:
+        raise NotOurs
+    origin = _fields(message[HEADER_BYTES:start]).get(_ORIGIN)
+    return Envelope(publisher, counter, previous, bool(flags & _TEXT), origin, message[start:])
+
+
+def _fields(data: bytes) -> dict[int, bytes]:
+    fields: dict[int, bytes] = {}
+    offset = 0
+    while offset < len(data):
+        try:
+            kind, length = _FIELD.unpack_from(data, offset)
+        except struct.error:
+            raise NotOurs from None
+        offset += _FIELD.size
+        if offset + length > len(data):
+            raise NotOurs
+        fields[kind] = data[offset : offset + length]
+        offset += length
+    return fields
+
+
+class Chain:
+    """The receiving end of the chain for one channel: what was seen of each publisher.
+
+    A message not newer than the last one seen is a repetition or came late, and is dropped. One
+    whose `previous` is neither 0 nor the last seen tells of a hole.
+    """
+
+    __slots__ = ("_first", "_last")
+
+    DROP, DELIVER, GAP, LATE = range(4)
+
+    def __init__(self) -> None:
+        # A negative value: everything since that counter is covered by a gap already signalled.
+        self._last: dict[bytes, int] = {}
+        self._first: dict[bytes, int] = {}
+
+    def take(self, publisher: bytes, counter: int, previous: int) -> int:
+        """Note a message.
+
+        Returns:
+            DELIVER; GAP: signal a gap, then deliver; DROP; LATE: drop, and signal a gap, because
+            it precedes all that was seen of its publisher and was never delivered.
+        """
+        last = self._last.get(publisher)
+        if last is None:
+            return self._meet(publisher, counter, previous)
+        if counter <= (last if last > 0 else -last):
+            if counter < self._first.get(publisher, 0):
+                self._first[publisher] = counter
+                return self.LATE
+            return self.DROP
+        self._last[publisher] = counter
+        if previous == last or not previous or last < 0:
+            return self.DELIVER
+        return self.GAP
+
+    def resynchronised(self) -> None:
+        """A gap was signalled for the channel: what is missing up to the next message is covered."""
+        for publisher, last in self._last.items():
+            if last > 0:
+                self._last[publisher] = -last
+
+    def _meet(self, publisher: bytes, counter: int, previous: int) -> int:
+        if len(self._last) >= PUBLISHERS_REMEMBERED:
+            oldest = next(iter(self._last))
+            del self._last[oldest]
+            self._first.pop(oldest, None)
+        self._last[publisher] = counter
+        if previous:
+            self._first[publisher] = counter
+        return self.DELIVER

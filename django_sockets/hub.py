@@ -1,0 +1,435 @@
+"""The hub: one broker on one event loop, shared by every local subscriber.
+
+It wraps each payload in the envelope, keeps `channel -> local subscribers`, subscribes at the
+broker for the first local subscriber of a channel and unsubscribes after the last, drops what
+comes late or twice, and signals a gap wherever something may be missing. It knows no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol, Union
+
+from .broker import check_channel
+from .codec import Delivery
+from .conf import Config, Source, load_config
+from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
+from .errors import BrokerClosed, PayloadTooLarge
+from .log import LogThrottle
+from .mailbox import Congestion, Mailbox
+from .registry import open_broker
+
+__all__ = ["Event", "EventQueue", "Events", "Gap", "Hub", "Message", "Subscriber", "hub_on", "open_hub"]
+
+logger = logging.getLogger("django_sockets")
+
+MISSED = "missed"
+"""Gap reason: the publisher's chain jumped, messages are missing before the next one."""
+LATE = "late"
+"""Gap reason: a message came after a newer one of its publisher and was dropped."""
+VERSION = "version"
+"""Gap reason: a message of a newer format than this process can read."""
+OVERFLOW = "overflow"
+"""Gap reason: this subscriber did not keep up and messages for it were dropped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Message:
+    """A payload as it was published.
+
+    Attributes:
+        channel: where.
+        payload: the bytes; JSON text in UTF-8 if it was broadcast as data.
+    """
+
+    channel: str
+    payload: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Messages may be missing at this point of the stream: fetch the present state anew.
+
+    Attributes:
+        channels: 1..n subscribed channels.
+        reason: "missed", "late", "version", "overflow", or the broker's words for a lost link.
+    """
+
+    channels: tuple[str, ...]
+    reason: str
+
+
+Event = Union[Message, Gap]
+
+
+class Subscriber(Protocol):
+    """What the hub delivers to. Both are called on the hub's loop and must not wait."""
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Take one message."""
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """Messages on these channels may be missing before the next delivery."""
+
+
+class _Topic:
+    __slots__ = ("chain", "subscribers")
+
+    def __init__(self) -> None:
+        # A dict as an ordered set: subscribers hear a message in the order they came.
+        self.subscribers: dict[Subscriber, None] = {}
+        self.chain = Chain()
+
+
+class Hub:
+    """One broker on one event loop. Made by `open_hub`; every method belongs to that loop.
+
+    Attributes:
+        config: what it was opened with.
+        congestion: the full mailboxes of its subscribers.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.congestion = Congestion()
+        self.loop = asyncio.get_running_loop()
+        self._options = config.url.options
+        self._topics: dict[str, _Topic] = {}
+        self._channels_of: dict[Subscriber, set[str]] = {}
+        self._publisher = Publisher()
+        self._counters: Counter[str] = Counter()
+        self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
+        self._closed = False
+        self._broker = open_broker(config.url, self)
+        limits = self._broker.limits
+        self.max_payload_bytes = min(
+            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
+        )
+        self._max_channel_bytes = limits.max_channel_bytes
+
+    # Publishing
+
+    async def publish(
+        self,
+        channels: str | Iterable[str],
+        payload: bytes,
+        *,
+        is_text: bool = False,
+        origin: bytes | None = None,
+    ) -> None:
+        """Publish one payload to 1..n channels.
+
+        Messages of this hub on one channel arrive in the order in which `publish` was called. A
+        cancelled call may or may not have published.
+
+        Args:
+            channels: one name, or several; a name that stands twice counts once.
+            payload: at most `max_payload_bytes`.
+            is_text: the payload is JSON text in UTF-8, for sockets to send as a text frame.
+            origin: id of a socket that must not get it.
+
+        Raises:
+            ChannelError, PayloadTooLarge: nothing was published.
+            PublishError: it did not certainly reach the server for every channel.
+        """
+        names = self.check_channels(channels)
+        size = len(payload)
+        if size > self.max_payload_bytes:
+            raise PayloadTooLarge(size, self.max_payload_bytes)
+        if self._closed:
+            raise BrokerClosed(self.config.url)
+        if not names:
+            return
+        headers = self._publisher.headers(names, is_text, origin)
+        self._counters["published"] += len(names)
+        try:
+            await self._broker.publish(names, payload, headers)
+        except Exception:
+            self._counters["publish_errors"] += 1
+            raise
+
+    def check_channels(self, channels: str | Iterable[str]) -> list[str]:
+        """The valid channel names in `channels`, each once.
+
+        Raises:
+            ChannelError: one of them cannot be used.
+        """
+        most = self._max_channel_bytes
+        if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
+            return [check_channel(channels, most)]
+        return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
+
+    # Subscribing
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, *channels: str) -> AsyncIterator[Events]:
+        """Subscribe for the length of an `async with`; acknowledged on entry.
+
+        Yields:
+            An async iterator of `Message` and `Gap`.
+
+        Raises:
+            ChannelError, SubscribeError: nothing is subscribed.
+        """
+        events = Events(self)
+        await self.add(events, channels)
+        try:
+            yield events
+        finally:
+            events.close()
+            await self.remove(events)
+
+    async def add(self, subscriber: Subscriber, channels: str | Iterable[str]) -> None:
+        """Subscribe a local subscriber; returns once the server has acknowledged every channel.
+
+        Raises:
+            ChannelError, SubscribeError: the subscriber has none of the new channels.
+        """
+        names = self.check_channels(channels)
+        if self._closed:
+            raise BrokerClosed(self.config.url)
+        owned = self._channels_of.setdefault(subscriber, set())
+        new = [name for name in names if name not in owned]
+        for name in new:
+            topic = self._topics.get(name)
+            if topic is None:
+                topic = self._topics[name] = _Topic()
+            topic.subscribers[subscriber] = None
+            owned.add(name)
+        try:
+            await self._broker.subscribe(names)
+        except BaseException:
+            await self.remove(subscriber, new)
+            raise
+
+    async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
+        """Take a subscriber off some channels, or off all; it hears nothing more from now on."""
+        owned = self._channels_of.get(subscriber, set())
+        gone = list(owned) if channels is None else [name for name in channels if name in owned]
+        empty = []
+        for name in gone:
+            owned.discard(name)
+            topic = self._topics[name]
+            del topic.subscribers[subscriber]
+            if not topic.subscribers:
+                del self._topics[name]
+                empty.append(name)
+        if not owned:
+            self._channels_of.pop(subscriber, None)
+        if empty and not self._closed:
+            await self._broker.unsubscribe(empty)
+
+    def channels_of(self, subscriber: Subscriber) -> frozenset[str]:
+        """The channels a subscriber is on."""
+        return frozenset(self._channels_of.get(subscriber, ()))
+
+    # Receiving: the broker's sink
+
+    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        """Hand a batch of the broker's to the local subscribers, in order."""
+        topics = self._topics
+        congestion = self.congestion
+        for channel, message in batch:
+            topic = topics.get(channel)
+            if topic is None:
+                continue
+            try:
+                publisher, counter, previous, is_text, origin, payload = unpack(message)
+            except NotOurs:
+                self._poison(channel)
+                continue
+            except NewerVersion:
+                self._gap([channel], VERSION)
+                continue
+            verdict = topic.chain.take(publisher, counter, previous)
+            if verdict != Chain.DELIVER:
+                if verdict == Chain.GAP:
+                    self._gap([channel], MISSED)
+                else:
+                    self._counters["dropped_late"] += 1
+                    if verdict == Chain.LATE:
+                        self._gap([channel], LATE)
+                    continue
+            delivery = Delivery(channel, payload, is_text, origin)
+            for subscriber in tuple(topic.subscribers):
+                try:
+                    subscriber.on_delivery(delivery)
+                except Exception:
+                    # One subscriber's trouble is nobody else's.
+                    logger.exception("a subscriber failed to take a message on %r", channel)
+            self._counters["delivered"] += len(topic.subscribers)
+            if congestion:
+                await congestion.relieve()
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        """Signal what the broker lost, and expect anything from every publisher after it."""
+        known = [channel for channel in channels if channel in self._topics]
+        for channel in known:
+            self._topics[channel].chain.resynchronised()
+        self._gap(known, reason)
+
+    def _gap(self, channels: Sequence[str], reason: str) -> None:
+        hit: dict[Subscriber, list[str]] = {}
+        for channel in channels:
+            for subscriber in self._topics[channel].subscribers:
+                hit.setdefault(subscriber, []).append(channel)
+        for subscriber, names in hit.items():
+            self.count_gap(reason)
+            subscriber.on_gap(names, reason)
+
+    def count_gap(self, reason: str) -> None:
+        """Count one gap signalled to one subscriber."""
+        self._counters["gaps"] += 1
+        self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
+
+    def _poison(self, channel: str) -> None:
+        self._counters["poison"] += 1
+        self._throttle.log(
+            logging.WARNING,
+            "poison",
+            "%s: skipped a payload on channel %r that no django_sockets process published",
+            self.config.url,
+            channel,
+        )
+
+    # The rest
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the hub was opened, and what it holds now."""
+        counters = dict.fromkeys(
+            ("published", "publish_errors", "delivered", "dropped_late", "gaps", "poison"), 0
+        )
+        return {
+            **counters,
+            **self._counters,
+            "channels": len(self._topics),
+            "subscribers": len(self._channels_of),
+        }
+
+    async def aclose(self) -> None:
+        """Close the broker; idempotent. Subscribers hear nothing more; open iterators end."""
+        if self._closed:
+            return
+        self._closed = True
+        _forget(self)
+        for subscriber in list(self._channels_of):
+            if isinstance(subscriber, EventQueue):
+                subscriber.close()
+        await self._broker.aclose()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def __aenter__(self) -> Hub:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class EventQueue:
+    """A subscriber with a bounded queue, for one reader that takes events one by one.
+
+    A reader that does not keep up gets `Gap(reason="overflow")` in place of what was dropped.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        size = hub.config.url.options.events_queue_size
+        self._mailbox = Mailbox(size, hub.max_payload_bytes, hub.congestion)
+        self._overflowed: dict[str, None] = {}
+        self._closed = False
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        self._put(delivery, len(delivery.payload), [delivery.channel])
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
+
+    def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
+        if self._overflowed and not self._mailbox.full:
+            self._mailbox.put(self._overflow(), 0)
+        if not self._mailbox.put(event, size_bytes):
+            self._overflowed.update(dict.fromkeys(channels))
+
+    def _overflow(self) -> Gap:
+        gap = Gap(channels=tuple(self._overflowed), reason=OVERFLOW)
+        self._overflowed.clear()
+        self._hub.count_gap(OVERFLOW)
+        return gap
+
+    async def next(self) -> Delivery | Gap | None:
+        """The next event, None once closed and empty; cancelling loses none."""
+        mailbox = self._mailbox
+        if not mailbox and not self._overflowed and not self._closed:
+            await mailbox.wait()
+        if mailbox:
+            event: Delivery | Gap = mailbox.take()
+            return event
+        return self._overflow() if self._overflowed else None
+
+    def drain(self) -> list[Delivery | Gap]:
+        """Everything that is queued, without waiting."""
+        left: list[Delivery | Gap] = self._mailbox.clear()
+        if self._overflowed:
+            left.append(self._overflow())
+        return left
+
+    def close(self) -> None:
+        """End the reading after what is queued."""
+        self._closed = True
+        self._mailbox.wake()
+
+
+class Events(EventQueue):
+    """The events of one `hub.subscribe`, as an async iterator of `Message` and `Gap`."""
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.next()
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, Gap):
+            return event
+        return Message(channel=event.channel, payload=event.payload)
+
+
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Hub]] = weakref.WeakKeyDictionary()
+
+
+def open_hub(source: Source | None = None) -> Hub:
+    """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
+
+    It connects when it is first needed. Until it is closed, everything else that publishes on this
+    loop with the same configuration goes through it.
+
+    Args:
+        source: a URL, or None for Django's setting, the environment, or memory://.
+
+    Raises:
+        ConfigurationError: the URL is wrong.
+        RuntimeError: no event loop is running.
+    """
+    hub = Hub(load_config(source))
+    _hubs.setdefault(hub.loop, []).append(hub)
+    return hub
+
+
+def hub_on(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
+    """The open hub of a loop for a configuration, if it has one."""
+    return next((hub for hub in _hubs.get(loop, ()) if hub.config == config), None)
+
+
+def _forget(hub: Hub) -> None:
+    hubs = _hubs.get(hub.loop, [])
+    if hub in hubs:
+        hubs.remove(hub)

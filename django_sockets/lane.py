@@ -1,0 +1,135 @@
+"""A mailbox with a worker that exists only while there is something to do.
+
+An idle socket costs no task for its outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .mailbox import Congestion, Mailbox
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """Items handled one at a time, in order, on one event loop.
+
+    Args:
+        handle: awaited with each item; what it raises ends the lane and goes to `failed`.
+        failed: called with the exception of `handle`.
+        max_items, max_bytes, congestion: see `Mailbox`.
+
+    Attributes:
+        held: no item is handled until `release`.
+    """
+
+    __slots__ = ("_closed", "_failed", "_handle", "_mailbox", "_worker", "_working", "held")
+
+    def __init__(
+        self,
+        handle: Callable[[Any], Awaitable[None]],
+        failed: Callable[[Exception], None],
+        *,
+        max_items: int,
+        max_bytes: int,
+        congestion: Congestion,
+        held: bool = False,
+    ) -> None:
+        self._handle = handle
+        self._failed = failed
+        self._mailbox = Mailbox(max_items, max_bytes, congestion)
+        self._mailbox.rest()
+        self._worker: asyncio.Task[None] | None = None
+        self._working = False
+        self._closed = False
+        self.held = held
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def full(self) -> bool:
+        return self._mailbox.full
+
+    def put(self, item: Any, size_bytes: int) -> bool:
+        """Queue an item without waiting; False if the lane is full and its consumer slow."""
+        if self._closed:
+            return True  # Nobody is there any more to miss it.
+        if not self._mailbox.put((item, None), size_bytes):
+            return False
+        self._start()
+        return True
+
+    async def run(self, item: Any) -> None:
+        """Queue an item behind the others and return once it was handled, or the lane closed."""
+        if self._closed:
+            return
+        if not self._working and not self._mailbox and not self.held:
+            self._working = True
+            self._mailbox.begin()
+            try:
+                await self._one(item)
+            finally:
+                self._mailbox.rest()
+                self._working = False
+                if self._mailbox:
+                    self._start()
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # At most one for each caller that waits, so this is bounded without the mailbox's limits.
+        self._mailbox.put((item, done), 0, force=True)
+        self._start()
+        await done
+
+    def forget(self) -> None:
+        """Drop what is queued; callers of `run` return."""
+        for _, done in self._mailbox.clear():
+            if done is not None and not done.done():
+                done.set_result(None)
+
+    def release(self) -> None:
+        """Begin to handle what was held."""
+        self.held = False
+        if self._mailbox:
+            self._start()
+
+    def _start(self) -> None:
+        if not self._working and not self.held and not self._closed:
+            self._working = True
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        mailbox = self._mailbox
+        try:
+            while mailbox:
+                item, done = mailbox.take()
+                try:
+                    await self._one(item)
+                finally:
+                    if done is not None and not done.done():
+                        done.set_result(None)
+        finally:
+            mailbox.rest()
+            self._working = False
+            self._worker = None
+
+    async def _one(self, item: Any) -> None:
+        try:
+            await self._handle(item)
+        except Exception as exc:
+            self.close()
+            self._failed(exc)
+
+    def close(self) -> None:
+        """Handle nothing more; callers of `run` return. The item at hand is cancelled."""
+        if self._closed:
+            return
+        self._closed = True
+        self.forget()
+        worker = self._worker
+        if worker is not None and worker is not asyncio.current_task():
+            worker.cancel()

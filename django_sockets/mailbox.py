@@ -1,0 +1,174 @@
+"""A bounded queue between the hub and one consumer, which knows a slow consumer from a burst.
+
+The hub fills it without waiting. A mailbox that becomes full says so; the hub then gives the event
+loop a turn (`Congestion.relieve`), so that a batch of a thousand messages read at once fills no
+queue of a healthy consumer. A consumer that makes no use of that time is slow: its mailbox refuses
+items when it is full, until it has been emptied once, and what a refusal means is its owner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Congestion", "Mailbox"]
+
+STUCK_SECONDS = 0.2
+"""A consumer of a full mailbox that is busy with one item for so long is slow."""
+STRAIN_SECONDS = 1.0
+"""So is one for which the hub waited so long in all since its mailbox was last empty."""
+
+
+class Congestion:
+    """The full mailboxes of one hub, and the waiting for them."""
+
+    def __init__(self) -> None:
+        self._full: set[Mailbox] = set()
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._full)
+
+    def add(self, mailbox: Mailbox) -> None:
+        self._full.add(mailbox)
+
+    def discard(self, mailbox: Mailbox) -> None:
+        self._full.discard(mailbox)
+        if not self._full:
+            self._changed.set()
+
+    async def relieve(self) -> None:
+        """Return when every mailbox has room again or belongs to a slow consumer."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._full:
+            self._changed.clear()
+            wait = loop.create_task(self._changed.wait())
+            try:
+                await asyncio.wait([wait], timeout=min(box.allowance(now) for box in self._full))
+            finally:
+                wait.cancel()
+            started, now = now, loop.time()
+            for mailbox in list(self._full):
+                if mailbox.strained(now, now - started):
+                    self._full.discard(mailbox)
+
+
+class Mailbox:
+    """A bounded FIFO with one consumer, on one event loop.
+
+    Args:
+        max_items: items that may wait.
+        max_bytes: bytes that may wait; an empty mailbox takes one item of any size.
+        congestion: where a full mailbox announces itself.
+
+    Attributes:
+        slow: the consumer was given time and did not use it; `put` refuses until it caught up.
+    """
+
+    __slots__ = (
+        "_busy_since",
+        "_bytes",
+        "_congestion",
+        "_items",
+        "_loop",
+        "_max_bytes",
+        "_max_items",
+        "_strain_seconds",
+        "_waiter",
+        "slow",
+    )
+
+    def __init__(self, max_items: int, max_bytes: int, congestion: Congestion) -> None:
+        self._items: deque[tuple[Any, int]] = deque()
+        self._bytes = 0
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._congestion = congestion
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        # Nobody has asked for an item yet: as good as busy.
+        self._busy_since: float | None = self._loop.time()
+        self._strain_seconds = 0.0
+        self.slow = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        return bool(self._items) and (
+            len(self._items) >= self._max_items or self._bytes >= self._max_bytes
+        )
+
+    def put(self, item: Any, size_bytes: int, *, force: bool = False) -> bool:
+        """Append an item; False if the mailbox is full and its consumer slow, unless forced."""
+        if self.slow and self.full and not force:
+            return False
+        self._items.append((item, size_bytes))
+        self._bytes += size_bytes
+        self.wake()
+        if not self.slow and self.full:
+            self._congestion.add(self)
+        return True
+
+    def take(self) -> Any:
+        """Remove and return the first item; the consumer is busy with it until it asks again."""
+        item, size_bytes = self._items.popleft()
+        self._bytes -= size_bytes
+        self.begin()
+        if not self._items:
+            self.slow = False
+            self._strain_seconds = 0.0
+        if not self.full:
+            self._congestion.discard(self)
+        return item
+
+    def begin(self) -> None:
+        """The consumer is busy with an item from now on."""
+        self._busy_since = self._loop.time()
+
+    def rest(self) -> None:
+        """The consumer has nothing to do."""
+        self._busy_since = None
+
+    async def wait(self) -> None:
+        """Return when there is an item, or after `wake`; the consumer is idle meanwhile."""
+        self.rest()
+        if not self._items:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def wake(self) -> None:
+        """End the consumer's `wait`."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def allowance(self, now: float) -> float:
+        """Seconds that the hub may wait for this mailbox before it looks again."""
+        return max(0.0, STUCK_SECONDS - self._busy_seconds(now))
+
+    def strained(self, now: float, waited_seconds: float) -> bool:
+        """Note that the hub waited for this mailbox; True if its consumer is slow from now on."""
+        if self._busy_since is not None:
+            self._strain_seconds += waited_seconds
+        self.slow = (
+            self._busy_seconds(now) >= STUCK_SECONDS or self._strain_seconds >= STRAIN_SECONDS
+        )
+        return self.slow
+
+    def _busy_seconds(self, now: float) -> float:
+        return 0.0 if self._busy_since is None else now - self._busy_since
+
+    def clear(self) -> list[Any]:
+        """Remove and return everything."""
+        left = [item for item, _ in self._items]
+        self._items.clear()
+        self._bytes = 0
+        self._congestion.discard(self)
+        return left

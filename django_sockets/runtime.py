@@ -1,0 +1,220 @@
+"""The library's own event loop for callers that have none, hubs shared by loop, fork and exit.
+
+There is at most one background thread. Scripts run their listeners on it; everyone who only publishes
+(a WSGI view, a task queue's worker, code inside `async_to_sync`) goes through its one hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from .conf import Config, Settings
+from .hub import Hub, hub_on
+from .workers import WorkerPool
+
+__all__ = [
+    "EXIT_SECONDS",
+    "at_exit",
+    "background_loop",
+    "close_shared_hubs",
+    "existing_hub",
+    "finish_before_exit",
+    "not_at_exit",
+    "publish",
+    "shared_hub",
+    "worker_pool",
+]
+
+logger = logging.getLogger("django_sockets")
+
+EXIT_SECONDS = 2.0
+"""How long the exit of the interpreter waits for open sockets and scheduled calls."""
+
+
+class BackgroundLoop(asyncio.SelectorEventLoop):
+    """A loop whose `call_soon` may be called from any thread.
+
+    `asyncio.Queue.put_nowait` from another thread completes a future whose callback goes through
+    `call_soon`, which does not wake a sleeping loop. Scripts hand us `queue.get` and do just that.
+    """
+
+    owner: int | None = None
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        if self.owner is not None and threading.get_ident() != self.owner:
+            return self.call_soon_threadsafe(callback, *args, context=context)
+        return super().call_soon(callback, *args, context=context)
+
+
+class _Runtime:
+    """Everything that a forked child must start afresh."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.loop: BackgroundLoop | None = None
+        self.thread: threading.Thread | None = None
+        self.pool: WorkerPool | None = None
+        self.hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Config, Hub]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.exit_calls: set[Callable[[], Awaitable[None]]] = set()
+        self.unfinished: set[concurrent.futures.Future[Any]] = set()
+
+
+_runtime = _Runtime()
+_abandoned: list[_Runtime] = []
+
+
+def background_loop() -> BackgroundLoop:
+    """The library's loop, started on first use."""
+    runtime = _runtime
+    with runtime.lock:
+        if runtime.loop is None:
+            runtime.loop = loop = BackgroundLoop()
+            started = threading.Event()
+            runtime.thread = threading.Thread(
+                target=_run_loop, args=(loop, started), name="django_sockets loop", daemon=True
+            )
+            runtime.thread.start()
+            started.wait()
+            _register_exit()
+        return runtime.loop
+
+
+def _run_loop(loop: BackgroundLoop, started: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    loop.owner = threading.get_ident()
+    loop.call_soon(started.set)
+    loop.run_forever()
+
+
+def worker_pool(settings: Settings) -> WorkerPool:
+    """The pool for `def` handlers; the first settings of the process decide its size."""
+    runtime = _runtime
+    with runtime.lock:
+        if runtime.pool is None:
+            runtime.pool = WorkerPool(int(settings.handler_threads))
+        return runtime.pool
+
+
+def shared_hub(config: Config) -> Hub:
+    """The hub that the running loop's sockets share; opened on first use, closed with the loop."""
+    with _runtime.lock:
+        hubs = _runtime.hubs.setdefault(asyncio.get_running_loop(), {})
+    hub = hubs.get(config)
+    if hub is None or hub.closed:
+        hub = hubs[config] = Hub(config)
+    return hub
+
+
+async def close_shared_hubs() -> None:
+    """Close every shared hub of the running loop."""
+    hubs = _runtime.hubs.pop(asyncio.get_running_loop(), {})
+    for hub in hubs.values():
+        await hub.aclose()
+
+
+def existing_hub(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
+    """The open hub of a loop for a configuration: the sockets' shared one, or one of `open_hub`."""
+    hub = _runtime.hubs.get(loop, {}).get(config)
+    return hub if hub is not None and not hub.closed else hub_on(loop, config)
+
+
+async def publish(
+    config: Config,
+    channels: Iterable[str],
+    payload: bytes,
+    *,
+    is_text: bool,
+    origin: bytes | None = None,
+) -> None:
+    """Publish through the running loop's own hub if it has one, else through the background's.
+
+    Raises:
+        ChannelError, PayloadTooLarge, PublishError: see `Hub.publish`.
+    """
+    loop = asyncio.get_running_loop()
+    hub = existing_hub(loop, config)
+    if hub is not None:
+        await hub.publish(channels, payload, is_text=is_text, origin=origin)
+        return
+
+    async def in_background() -> None:
+        await shared_hub(config).publish(channels, payload, is_text=is_text, origin=origin)
+
+    background = background_loop()
+    if background is loop:
+        await in_background()
+    else:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(in_background(), background))
+
+
+def at_exit(call: Callable[[], Awaitable[None]]) -> None:
+    """Await `call()` on the background loop when the interpreter exits, within `EXIT_SECONDS`."""
+    _runtime.exit_calls.add(call)
+
+
+def not_at_exit(call: Callable[[], Awaitable[None]]) -> None:
+    """Take `at_exit` back."""
+    _runtime.exit_calls.discard(call)
+
+
+def finish_before_exit(future: concurrent.futures.Future[Any]) -> None:
+    """Let the interpreter's exit wait for a scheduled call, within `EXIT_SECONDS`."""
+    unfinished = _runtime.unfinished
+    unfinished.add(future)
+    future.add_done_callback(unfinished.discard)
+
+
+def _register_exit() -> None:
+    # At `atexit` time executors have stopped. This hook runs when the main thread ends, before that;
+    # it is private but the same on 3.10 to 3.13.
+    try:
+        threading._register_atexit(_shut_down)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        atexit.register(_shut_down)
+
+
+def _shut_down() -> None:
+    """Let what is open on the background loop end, then stop it."""
+    runtime = _runtime
+    loop, thread = runtime.loop, runtime.thread
+    if loop is None or thread is None or not loop.is_running():
+        return
+    asyncio.run_coroutine_threadsafe(_end(runtime), loop).add_done_callback(
+        lambda _: loop.call_soon_threadsafe(loop.stop)
+    )
+    thread.join(2 * EXIT_SECONDS)
+    if not thread.is_alive():
+        loop.close()
+
+
+async def _end(runtime: _Runtime) -> None:
+    waiting = [asyncio.ensure_future(call()) for call in list(runtime.exit_calls)]
+    waiting += [asyncio.wrap_future(future) for future in list(runtime.unfinished)]
+    if waiting:
+        await asyncio.wait(waiting, timeout=EXIT_SECONDS)
+    await close_shared_hubs()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=EXIT_SECONDS / 2)
+
+
+def _after_fork_in_child() -> None:
+    """Start afresh; what the parent had is kept alive, because closing it would harm the parent."""
+    global _runtime
+    _abandoned.append(_runtime)
+    _runtime = _Runtime()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,607 @@
+"""BaseSocketServer: the lifecycle of one websocket connection."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from .asgi import AsgiApp
+from .calls import Calls, running_loop
+from .channels import ChannelNames
+from .codec import Delivery, decode_json, encode, send_event
+from .conf import Source, database_hygiene, load_config
+from .errors import CallError, EncodeError, Reject, SubscribeError
+from .hub import EventQueue, Gap, Hub
+from .lane import Lane
+from .origin import origin_problem
+from .runtime import EXIT_SECONDS, at_exit, background_loop, not_at_exit, shared_hub, worker_pool
+
+__all__ = ["BaseSocketServer"]
+
+logger = logging.getLogger("django_sockets")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+FRAMES_READ_AHEAD = 16
+"""Frames read while a handler is busy; beyond, the client has to wait."""
+CLOSE_SECONDS = 1.0
+"""How long a close waits for what is queued before it."""
+NORMAL, GOING_AWAY, NO_CODE, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
+    1000, 1001, 1005, 1007, 1009, 1011, 1013,
+)  # fmt: skip
+"""Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
+
+
+class BaseSocketServer(ChannelNames):
+    """One websocket connection. Subclass it and override what you need.
+
+    `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def` or
+    `async def`. A `def` runs on a worker thread, where blocking and Django's ORM are fine; an
+    `async def` runs on the event loop. Handlers of one socket never run side by side, and see frames
+    in the order received; other sockets are never held up.
+
+    Args:
+        scope: the ASGI scope.
+        receive, send: the ASGI callables; None makes that side unavailable.
+        config: a URL, a dict or a list of hosts; None for Django's `DJANGO_SOCKETS_CONFIG`, the
+            environment's `DJANGO_SOCKETS_URL`, or memory://.
+        hosts: a list of `{"address": URL}`, in place of `config`.
+        ws_encoder: makes what is sent, `str` or `bytes`, from data; None for JSON.
+        ws_encoder_is_bytes: what it makes goes out as a binary frame.
+        ws_decoder: makes data from a received frame, `str` or `bytes`; None for JSON.
+        subprotocol: the one to accept.
+
+    Each of these may also be a class attribute or be set in `configure`.
+    """
+
+    config: Source | None = None
+    hosts: Sequence[Any] | None = None
+    ws_encoder: Callable[[Any], str | bytes] | None = None
+    ws_encoder_is_bytes: bool = False
+    ws_decoder: Callable[[Any], Any] | None = None
+    subprotocol: str | None = None
+
+    allowed_origins: Sequence[str] = ()
+    """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
+    outbox_messages: int = 256
+    """Messages that may wait for a client that reads slowly; then it is closed with 1013."""
+    outbox_bytes: int = 1024 * 1024
+    """Bytes that may; an empty outbox takes one message of any size."""
+    max_message_bytes: int = 1024 * 1024
+    """A larger frame from the client closes the socket with 1009."""
+    max_subscriptions: int = 1000
+    """Channels of one socket."""
+
+    as_asgi: ClassVar[Any]
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive | None = None,
+        send: Send | None = None,
+        config: Source | None = None,
+        *,
+        hosts: Sequence[Any] | None = None,
+        ws_encoder: Callable[[Any], str | bytes] | None = None,
+        ws_encoder_is_bytes: bool | None = None,
+        ws_decoder: Callable[[Any], Any] | None = None,
+        subprotocol: str | None = None,
+    ) -> None:
+        self.scope = scope
+        given = {
+            "config": config,
+            "hosts": hosts,
+            "ws_encoder": ws_encoder,
+            "ws_encoder_is_bytes": ws_encoder_is_bytes,
+            "ws_decoder": ws_decoder,
+            "subprotocol": subprotocol,
+        }
+        for name, value in given.items():
+            if value is not None:
+                setattr(self, name, value)
+        self.configure()
+        source = self.config
+        if source is None and self.hosts is not None:
+            source = {"hosts": self.hosts}
+        self._config = load_config(source)
+        self._asgi_receive = receive
+        self._asgi_send = send
+        self._warned: set[str] = set()
+        home = running_loop() or background_loop()
+        self._home = Calls(home, self._config.settings.sync_call_timeout_seconds)
+        self._hub: Hub | None = None
+        self._queue: EventQueue | None = None
+        self._outbox: Lane | None = None
+        self._inbox: Lane | None = None
+        self._frames: list[MutableMapping[str, Any]] = []
+        self._frame_taken: asyncio.Future[None] | None = None
+        self._handler: asyncio.Task[None] | None = None
+        self._ended: asyncio.Future[int] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._held = False
+        self._muted = False
+        self._closing = False
+        self.is_alive = True
+
+    @property
+    def _calls(self) -> Calls:
+        return self._home
+
+    # To be overridden
+
+    def configure(self) -> None:
+        """Set `self.hosts`, `self.config`, `self.ws_encoder` and the like; called on construction."""
+
+    def authorize(self) -> Any:
+        """Decide on the handshake, before it is accepted.
+
+        Raise `Reject(status)` or return False to refuse it; any exception refuses it too.
+        """
+
+    def connect(self) -> Any:
+        """The connection was accepted: subscribe to channels here."""
+
+    def receive(self, data: Any) -> Any:
+        """The client sent `data`."""
+        self._warn_once("receive", "%s got a frame and has no receive method", type(self).__name__)
+
+    def disconnect(self, code: int) -> Any:
+        """The connection has ended; runs exactly once. May also be written without `code`."""
+
+    async def error(self, exc: Exception) -> None:
+        """A handler raised, which was logged; closes with 1011. Override it to go on."""
+        await self.async_close(INTERNAL_ERROR)
+
+    async def decode_error(self, exc: Exception) -> None:
+        """A frame could not be decoded; closes with 1007. Override it to answer and go on."""
+        await self.async_close(BAD_DATA)
+
+    def gap(self, channels: Sequence[str], reason: str) -> Any:
+        """Broadcasts on these channels may be missing at this point: send the present state anew."""
+
+    async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
+        """A broadcast arrived; sends it to the client.
+
+        `data` is shared by all sockets of the process: do not change it.
+        """
+        await self.async_send(data)
+
+    # Talking to the client
+
+    def send(self, data: Any, raw: bool = False) -> None:
+        """Send data to this client; with `raw`, a `str` or `bytes` as it is.
+
+        Raises:
+            EncodeError: the data has no JSON form.
+        """
+        self._calls.plain(lambda: self.async_send(data, raw))
+
+    async def async_send(self, data: Any, raw: bool = False) -> None:
+        """See `send`; returns when the server has taken it. Does nothing once the socket ended."""
+        event = self._event(data, raw)
+        await self._calls.awaited(lambda: self._send_event(event))
+
+    def close(self, code: int = NORMAL) -> None:
+        """Close the connection. `disconnect` runs after the present handler has returned."""
+        self._calls.plain(lambda: self.async_close(code))
+
+    async def async_close(self, code: int = NORMAL) -> None:
+        """See `close`; returns when the close frame was sent."""
+        await self._calls.awaited(lambda: self._close(code))
+
+    async def async_receive_broadcast(self) -> tuple[str, Any]:
+        """The next broadcast, for a socket whose listeners were not started.
+
+        Returns:
+            The channel and the decoded data.
+
+        Raises:
+            CallError: nothing is subscribed, or the listeners handle broadcasts themselves.
+        """
+        queue = self._queue
+        if queue is None or self._ended is not None:
+            raise CallError(
+                "subscribe first; once listeners run, override async_handle_received_broadcast"
+            )
+        while True:
+            event = await self._calls.awaited(queue.next)
+            if event is None:
+                raise CallError("the socket has ended")
+            if not isinstance(event, Gap):
+                return event.channel, event.data()
+            await self._call(self.gap, event.channels, event.reason)
+
+    # Running
+
+    def start_listeners(self) -> None:
+        """Serve the connection in the background; returns at once.
+
+        For scripts and tests: neither receiving nor delivery waits for a connect event.
+        """
+        if running_loop() is self._home.home:
+            self._spawn(self._serve())
+            return
+        self._home.home.call_soon_threadsafe(lambda: self._spawn(self._serve()))
+
+    async def async_start_listeners(self) -> None:
+        """Serve the connection until it has ended; see `start_listeners`."""
+        if running_loop() is self._home.home:
+            await self._serve()
+        else:
+            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home.home)
+            await asyncio.wrap_future(future)
+
+    async def _run_asgi(self) -> None:
+        """Serve the connection as an ASGI server does: handshake first."""
+        if self._asgi_receive is None or self._asgi_send is None:
+            raise TypeError("an ASGI application needs receive and send")
+        event = await self._asgi_receive()
+        if event["type"] != "websocket.connect":
+            return
+        status = await self._refusal()
+        if status is not None:
+            await self._deny(status)
+            return
+        self._held = True
+        self._frames.append(event)
+        await self._serve()
+
+    async def _refusal(self) -> int | None:
+        """The HTTP status to refuse the handshake with, or None."""
+        problem = origin_problem(self.scope, self.allowed_origins)
+        if problem is not None:
+            logger.warning("refused a websocket to %s: %s", self.scope.get("path"), problem)
+            return 403
+        if type(self).authorize is BaseSocketServer.authorize:
+            return None
+        try:
+            allowed = await self._call(self.authorize)
+        except Reject as exc:
+            return exc.status
+        except Exception:
+            logger.exception("authorize of %s failed: refused", type(self).__name__)
+            return 403
+        return None if allowed is None or allowed else 403
+
+    async def _deny(self, status: int) -> None:
+        send = self._asgi_send
+        if send is None:
+            return
+        if "websocket.http.response" in (self.scope.get("extensions") or {}):
+            await send(
+                {"type": "websocket.http.response.start", "status": status, "headers": []}
+            )
+            await send({"type": "websocket.http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.close", "code": NORMAL})
+
+    async def _serve(self) -> None:
+        if self._ended is not None:
+            raise CallError("the listeners of this socket were started already")
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        in_background = loop is background_loop() if not self._held else False
+        if in_background:
+            worker_pool(self._config.settings).keep_spare()
+            at_exit(self._at_exit)
+        self._start_delivery()
+        reader = loop.create_task(self._read())
+        self._handle_soon()
+        try:
+            await asyncio.wait([self._ended])
+        finally:
+            reader.cancel()
+            self._end(GOING_AWAY)
+            try:
+                await self._finish(self._ended.result())
+            finally:
+                if in_background:
+                    not_at_exit(self._at_exit)
+
+    async def _finish(self, code: int) -> None:
+        """Everything that must be gone is gone first; then the frames in hand, then `disconnect`."""
+        self.is_alive = False
+        if self._hub is not None:
+            await self._hub.remove(self)
+        for lane in (self._inbox, self._outbox):
+            if lane is not None:
+                lane.close()
+        handler = self._handler
+        if handler is not None and handler is not asyncio.current_task():
+            # Only the exit of the interpreter cannot wait for a handler that never returns.
+            await asyncio.wait([handler], timeout=EXIT_SECONDS / 2 if self._muted else None)
+            handler.cancel()
+        try:
+            if _takes_code(type(self).disconnect):
+                await self._call(self.disconnect, code)
+            else:
+                await self._call(self.disconnect)
+        except Exception as exc:
+            await self._failed(exc)
+
+    async def _at_exit(self) -> None:
+        self._muted = True
+        self._end(GOING_AWAY)
+        while self.is_alive or self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _end(self, code: int) -> None:
+        """Note that the connection has ended; the first code counts."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(code)
+
+    # Frames from the client
+
+    async def _read(self) -> None:
+        receive = self._asgi_receive
+        if receive is None:
+            self._warn_once("receive side", "%s has no receive callable: it hears no client", self)
+            return
+        try:
+            while True:
+                event = await receive()
+                if event["type"] == "websocket.disconnect":
+                    self._end(event.get("code") or NO_CODE)
+                    return
+                self._frames.append(event)
+                self._handle_soon()
+                while len(self._frames) >= FRAMES_READ_AHEAD:
+                    self._frame_taken = asyncio.get_running_loop().create_future()
+                    await self._frame_taken
+        except Exception:
+            logger.exception("the server's receive failed")
+            self._end(INTERNAL_ERROR)
+
+    def _handle_soon(self) -> None:
+        if self._frames and self._handler is None:
+            self._handler = asyncio.get_running_loop().create_task(self._handle_frames())
+
+    async def _handle_frames(self) -> None:
+        try:
+            while self._frames and not self._closing:
+                event = self._frames.pop(0)
+                if self._frame_taken is not None and not self._frame_taken.done():
+                    self._frame_taken.set_result(None)
+                try:
+                    await self._handle(event)
+                except Exception as exc:
+                    await self._failed(exc)
+        finally:
+            self._handler = None
+
+    async def _handle(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] == "websocket.connect":
+            await self._accept()
+            await self._call(self.connect)
+            return
+        if event["type"] != "websocket.receive":
+            logger.warning("ignored an ASGI event of type %r", event["type"])
+            return
+        frame = event.get("text")
+        if frame is None:
+            frame = event.get("bytes") or b""
+        if len(frame) > self.max_message_bytes:
+            await self.async_close(TOO_BIG)
+            return
+        try:
+            data = (self.ws_decoder or decode_json)(frame)
+        except Exception as exc:
+            await self._call(self.decode_error, exc)
+            return
+        await self._call(self.receive, data)
+
+    async def _accept(self) -> None:
+        event: dict[str, Any] = {"type": "websocket.accept"}
+        if self.subprotocol is not None:
+            event["subprotocol"] = self.subprotocol
+        if self._held:
+            await self._asgi_write(event)
+            self._held = False
+            if self._outbox is not None:
+                self._outbox.release()
+        else:
+            await self._send_event(event)
+
+    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """Run a hook: on the loop if it is `async def`, else on a worker thread."""
+        if inspect.iscoroutinefunction(handler):
+            return await handler(*args)
+        if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
+            return handler(*args)
+        pool = worker_pool(self._config.settings)
+        result = await pool.run(_in_thread, handler, args)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _failed(self, exc: Exception) -> None:
+        logger.error("%s: a handler failed", type(self).__name__, exc_info=exc)
+        try:
+            await self._call(self.error, exc)
+        except Exception:
+            logger.exception("%s: error() failed itself", type(self).__name__)
+            await self.async_close(INTERNAL_ERROR)
+
+    # Events to the client
+
+    def _event(self, data: Any, raw: bool) -> dict[str, Any]:
+        if raw:
+            if not isinstance(data, (str, bytes, bytearray, memoryview)):
+                raise EncodeError(f"raw=True sends str or bytes, not {type(data).__name__}")
+            return send_event(data)
+        if self.ws_encoder is not None:
+            return send_event(self.ws_encoder(data), self.ws_encoder_is_bytes)
+        payload, is_text = encode(data)
+        return send_event(payload.decode() if is_text else payload)
+
+    async def _send_event(self, event: MutableMapping[str, Any]) -> None:
+        if not self.is_alive or self._closing or self._muted:
+            return
+        await self._out().run(event)
+
+    async def _close(self, code: int) -> None:
+        if self._closing or not self.is_alive:
+            return
+        self._closing = True
+        if not self._muted and self._asgi_send is not None:
+            out = self._out()
+            if out.full:
+                out.forget()  # The client does not read: what waits for it would only delay the end.
+            closing = asyncio.ensure_future(out.run({"type": "websocket.close", "code": code}))
+            await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+        self._end(code)
+
+    def _out(self) -> Lane:
+        if self._outbox is None:
+            self._outbox = Lane(
+                self._asgi_write,
+                self._client_gone,
+                max_items=self.outbox_messages,
+                max_bytes=self.outbox_bytes,
+                congestion=self._shared_hub().congestion,
+                held=self._held,
+            )
+        return self._outbox
+
+    async def _asgi_write(self, event: MutableMapping[str, Any]) -> None:
+        if self._asgi_send is None:
+            self._warn_once("send side", "%s has no send callable: nothing is sent", self)
+        elif not self._muted:
+            await self._asgi_send(event)
+
+    def _client_gone(self, exc: Exception) -> None:
+        logger.debug("sending to a client failed", exc_info=exc)
+        self._end(NO_CODE)
+
+    # Broadcasts to the client
+
+    def _shared_hub(self) -> Hub:
+        if self._hub is None:
+            self._hub = shared_hub(self._config)
+        return self._hub
+
+    async def _add(self, names: list[str]) -> None:
+        if not self.is_alive:
+            return
+        hub = self._shared_hub()
+        if len(hub.channels_of(self).union(names)) > self.max_subscriptions:
+            problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
+            raise SubscribeError(self._config.url, problem, channels=names)
+        if self._queue is None and self._ended is None:
+            self._queue = EventQueue(hub)
+        await hub.add(self, names)
+        if not self.is_alive:  # It ended meanwhile: leave nothing behind.
+            await hub.remove(self)
+
+    async def _remove(self, names: list[str]) -> None:
+        if self._hub is not None:
+            await self._hub.remove(self, names)
+
+    def _start_delivery(self) -> None:
+        """From now on broadcasts go to the client, or to the class's own hooks, in order."""
+        cls = type(self)
+        handles = cls.async_handle_received_broadcast
+        if (
+            handles is not BaseSocketServer.async_handle_received_broadcast
+            or cls.gap is not BaseSocketServer.gap
+        ):
+            self._inbox = Lane(
+                self._take,
+                lambda exc: self._spawn(self._failed(exc)),
+                max_items=self.outbox_messages,
+                max_bytes=self.outbox_bytes,
+                congestion=self._shared_hub().congestion,
+            )
+        if self._queue is not None:
+            queue, self._queue = self._queue, None
+            for event in queue.drain():
+                if isinstance(event, Gap):
+                    self.on_gap(event.channels, event.reason)
+                else:
+                    self.on_delivery(event)
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Called by the hub with a broadcast."""
+        if self._queue is not None:
+            self._queue.on_delivery(delivery)
+        elif self._inbox is None:
+            self._push(delivery)
+        elif not self._inbox.put(delivery, len(delivery.payload)):
+            self._too_slow()
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """Called by the hub where broadcasts may be missing."""
+        if self._queue is not None:
+            self._queue.on_gap(channels, reason)
+        elif self._inbox is not None:
+            self._inbox.put(Gap(channels=tuple(channels), reason=reason), 0)
+
+    async def _take(self, event: Delivery | Gap) -> None:
+        """One event, in a class with hooks of its own."""
+        try:
+            if isinstance(event, Gap):
+                await self._call(self.gap, event.channels, event.reason)
+            elif (
+                type(self).async_handle_received_broadcast
+                is BaseSocketServer.async_handle_received_broadcast
+            ):
+                self._push(event)
+            else:
+                await self.async_handle_received_broadcast(event.channel, event.data())
+        except Exception as exc:
+            await self._failed(exc)
+
+    def _push(self, delivery: Delivery) -> None:
+        if self._asgi_send is None:
+            self._warn_once("send side", "%s has no send callable: nothing is sent", self)
+            return
+        if self._muted or self._closing:
+            return
+        if self.ws_encoder is None:
+            event = delivery.event()
+        else:
+            event = delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
+        if not self._out().put(event, len(delivery.payload)):
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        logger.debug("closing a client that reads too slowly")
+        self._spawn(self._close(TRY_AGAIN))
+
+    # Odds and ends
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _warn_once(self, key: str, message: str, *args: object) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning(message, *args)
+
+
+def _in_thread(handler: Callable[..., Any], args: Sequence[Any]) -> Any:
+    with database_hygiene():
+        return handler(*args)
+
+
+@lru_cache(maxsize=1024)
+def _takes_code(disconnect: Callable[..., Any]) -> bool:
+    """Whether a `disconnect` method takes anything besides `self`."""
+    return len(inspect.signature(disconnect).parameters) > 1
+
+
+BaseSocketServer.as_asgi = AsgiApp.descriptor()
+_PLAIN_DEFAULTS = frozenset(
+    {
+        BaseSocketServer.connect,
+        BaseSocketServer.receive,
+        BaseSocketServer.disconnect,
+        BaseSocketServer.gap,
+    }
+)

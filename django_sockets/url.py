@@ -1,0 +1,244 @@
+"""Broker URLs and the options that every broker shares: parse, validate, redact.
+
+The grammar: `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?option=value&...]`.
+What a scheme makes of hosts and path is its backend's business. The core and the backends import
+this module; it imports only `errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+from .errors import ConfigurationError
+
+__all__ = ["Address", "BrokerOptions", "BrokerURL", "suggest"]
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+_MIB = 1024 * 1024
+
+
+def suggest(wrong: str, valid: Iterable[str]) -> str:
+    """The tail of an error message: did you mean ..., and the valid ones."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names) or 'none'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerOptions:
+    """Options of every broker, each with its unit in its name; the defaults stand here only.
+
+    Every field is also a URL option: `redis://host?dead_peer_seconds=2`.
+    """
+
+    prefix: str = "django_sockets"
+    """Stands before every name on the server, so that two applications do not hear each other."""
+    connect_timeout_seconds: float = 5.0
+    """For one connection: TCP, TLS and the server's handshake together."""
+    publish_timeout_seconds: float = 5.0
+    """A publish without a reply for so long raises `PublishError`."""
+    subscribe_timeout_seconds: float = 5.0
+    """A subscribe without an acknowledgement for so long raises `SubscribeError`."""
+    dead_peer_seconds: float = 5.0
+    """A server that stays silent for so long is taken for dead and its link is rebuilt."""
+    probe_interval_seconds: float = 2.0
+    """Time between two delivery probes of a link that carries subscriptions."""
+    log_interval_seconds: float = 10.0
+    """The same trouble is logged at most once per interval."""
+    max_payload_bytes: int = 16 * _MIB
+    """Larger payloads are refused with `PayloadTooLarge`."""
+    events_queue_size: int = 1024
+    """Events that wait for one reader of `hub.subscribe` before it gets an overflow gap."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "prefix":
+                if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
+                    raise ConfigurationError(
+                        f"option prefix={value!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'"
+                    )
+            elif not value > 0:
+                raise ConfigurationError(f"option {field.name}={value!r}: must be over 0")
+
+
+def _number(kind: Callable[[str], float], what: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not abs(value) < float("inf"):
+            raise ValueError(what)
+        return value
+
+    return read
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "float": _number(float, "a number, such as 2.5"),
+    "int": _number(int, "a whole number, such as 1024"),
+}
+_OPTION_READERS = {
+    field.name: _READERS[str(field.type)] for field in dataclasses.fields(BrokerOptions)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """One `host[:port]` of a URL; `port` is None where the URL names none."""
+
+    host: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class BrokerURL:
+    """A parsed URL. `str()` and `repr()` leave the password out; equal URLs mean the same broker.
+
+    Attributes:
+        scheme: lower case, with `valkey` spelled `redis`.
+        addresses: 0..n hosts in the order given.
+        path: what stands between hosts and options, without its first slash.
+        options: the options of every broker.
+        extra: options that only this scheme knows, as text.
+        driver_options: keyword arguments for the driver's connection, from a `hosts` entry.
+    """
+
+    scheme: str
+    addresses: tuple[Address, ...] = ()
+    username: str | None = None
+    password: str | None = None
+    path: str = ""
+    options: BrokerOptions = BrokerOptions()
+    extra: tuple[tuple[str, str], ...] = ()
+    driver_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
+
+    @classmethod
+    def parse(cls, text: str, driver_options: Mapping[str, object] | None = None) -> BrokerURL:
+        """Parse and validate the parts that every scheme shares.
+
+        Raises:
+            ConfigurationError: naming the part at fault; a password is never repeated.
+        """
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"a broker URL is text such as 'redis://localhost:6379', not {type(text).__name__}"
+            )
+        scheme, separator, rest = text.strip().partition("://")
+        scheme = scheme.lower()
+        if not separator or not _SCHEME.match(scheme):
+            raise ConfigurationError(
+                f"broker URL {_redact(text)!r} has no scheme: write 'redis://host:6379' or 'memory://'"
+            )
+        rest, _, query = rest.partition("?")
+        authority, _, path = rest.partition("/")
+        username, password, hosts = _split_authority(authority)
+        options, extra = _split_options(query)
+        return cls(
+            scheme=canonical_scheme(scheme),
+            addresses=_addresses(hosts),
+            username=username,
+            password=password,
+            path=unquote(path),
+            options=options,
+            extra=extra,
+            driver_options=dict(driver_options or {}),
+        )
+
+    def check_extra(self, known: Mapping[str, str]) -> dict[str, str]:
+        """The scheme's own options as a dict.
+
+        Args:
+            known: option name -> one line of help; any other name is refused.
+
+        Raises:
+            ConfigurationError: an option is neither a shared one nor in `known`.
+        """
+        for name, _ in self.extra:
+            if name not in known:
+                valid = [*_OPTION_READERS, *known]
+                raise ConfigurationError(
+                    f"{self}: unknown option {name!r}; {suggest(name, valid)}"
+                )
+        return dict(self.extra)
+
+    def __str__(self) -> str:
+        """The URL without its password and without its options' values."""
+        user = ""
+        if self.username or self.password:
+            user = quote(self.username or "", safe="") + (":***" if self.password else "") + "@"
+        hosts = ",".join(map(str, self.addresses))
+        path = f"/{quote(self.path)}" if self.path else ""
+        return f"{self.scheme}://{user}{hosts}{path}"
+
+    def __repr__(self) -> str:
+        return f"BrokerURL({str(self)!r})"
+
+
+def canonical_scheme(scheme: str) -> str:
+    """`valkey`, `valkeys` and `valkey+...` are other spellings of the `redis` ones."""
+    return re.sub(r"^valkey(s?)(?=\+|$)", r"redis\1", scheme)
+
+
+def _redact(text: object) -> str:
+    return re.sub(r"(//|^)[^/@]*@", r"\1***@", str(text))
+
+
+def _split_authority(authority: str) -> tuple[str | None, str | None, str]:
+    user, separator, hosts = authority.rpartition("@")
+    if not separator:
+        return None, None, hosts
+    name, separator, password = user.partition(":")
+    return unquote(name) or None, unquote(password) if separator else None, hosts
+
+
+def _addresses(hosts: str) -> tuple[Address, ...]:
+    if not hosts:
+        return ()
+    return tuple(_address(part) for part in hosts.split(","))
+
+
+def _address(part: str) -> Address:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", part)
+    if match is None or not match[1]:
+        raise ConfigurationError(
+            f"host {part!r} in a broker URL: write host:port, [IPv6 address]:port, or host alone"
+        )
+    host, port = match[1].strip("[]"), match[2]
+    if port is None:
+        return Address(host)
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ConfigurationError(
+            f"port {port!r} of host {host!r} in a broker URL: use a number from 1 to 65535 "
+            "(special characters in a password must be percent-encoded)"
+        )
+    return Address(host, int(port))
+
+
+def _split_options(query: str) -> tuple[BrokerOptions, tuple[tuple[str, str], ...]]:
+    shared: dict[str, Any] = {}
+    extra: dict[str, str] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in shared or name in extra:
+            raise ConfigurationError(f"option {name!r} stands twice in a broker URL: keep one")
+        read = _OPTION_READERS.get(name)
+        if read is None:
+            extra[name] = text
+            continue
+        try:
+            shared[name] = read(text)
+        except ValueError as exc:
+            raise ConfigurationError(f"option {name}={text!r}: use {exc}") from None
+    return BrokerOptions(**shared), tuple(sorted(extra.items()))
