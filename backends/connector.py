@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio.connection import (
@@ -103,7 +103,7 @@ def _tls_arguments(url: BrokerURL, extra: Mapping[str, str]) -> dict[str, Any]:
     names["ssl_keyfile"] = "tls_key_file"
     for argument, option in names.items():
         if option in extra:
-            if not os.path.isfile(extra[option]):
+            if not Path(extra[option]).is_file():
                 raise ConfigurationError(f"{url}: {option}={extra[option]!r}: no such file")
             arguments[argument] = extra[option]
     return arguments
@@ -128,7 +128,5 @@ def _known_driver_options(url: BrokerURL) -> dict[str, Any]:
                 f"{url}: unknown driver option {name!r}; {suggest(name, known)}"
             )
     return {
-        name: value
-        for name, value in url.driver_options.items()
-        if name not in _SINCE_REDIS_PY
+        name: value for name, value in url.driver_options.items() if name not in _SINCE_REDIS_PY
     }

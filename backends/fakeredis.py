@@ -50,7 +50,7 @@ class FakeredisBroker(RedisBroker):
             driver_info=None,
         )
         with map_errors(self.url):
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
         return FakeLink(connection, self._server)
 
 

@@ -41,8 +41,11 @@ __all__ = [
 ReplyError = hiredis.ReplyError
 """An error reply of the server, as an object in the stream of replies."""
 
-pack: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command
-"""Encode one command, a tuple of bytes."""
+
+def pack(command: tuple[bytes, ...]) -> bytes:
+    """Encode one command."""
+    return cast("bytes", hiredis.pack_command(cast("tuple[Any]", command)))
+
 
 READ_BYTES = 256 * 1024
 LARGE_BYTES = 64 * 1024
@@ -176,9 +179,7 @@ async def open_link(url: BrokerURL, connect: Connect) -> Link:
         AuthError: wrong credentials.
     """
     with map_errors(url):
-        return await asyncio.wait_for(
-            _shake_hands(connect), url.options.connect_timeout_seconds
-        )
+        return await asyncio.wait_for(_shake_hands(connect), url.options.connect_timeout_seconds)
 
 
 async def _shake_hands(connect: Connect) -> Link:
@@ -192,7 +193,7 @@ async def _shake_hands(connect: Connect) -> Link:
 
 async def _connected(connection: AbstractConnection) -> StreamLink:
     try:
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
@@ -202,9 +203,7 @@ async def _connected(connection: AbstractConnection) -> StreamLink:
     return StreamLink(cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer))
 
 
-async def expect(
-    link: Link, reply: asyncio.Future[Any], seconds: float, missing: str
-) -> None:
+async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing: str) -> None:
     """Wait for a reply at most `seconds`.
 
     The time is granted anew when this process could not have seen the reply: its loop was held up,
@@ -244,7 +243,7 @@ async def keepalive(
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until one of them ends; cancel the others, raise what it raised."""
+    """Run coroutines side by side until one ends; cancel the others, raise what it raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -258,7 +257,7 @@ async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 class Backoff:
-    """Pauses between attempts: none before the first retry, then doubling up to 1 s, with jitter."""
+    """Pauses between attempts: none before the first, then doubling up to 1 s, with jitter."""
 
     FIRST_SECONDS = 0.05
     CAP_SECONDS = 1.0

@@ -24,6 +24,7 @@ from .subscriptions import Subscriptions
 
 __all__ = ["RedisBroker"]
 
+
 class RedisBroker:
     """A broker on one Redis or Valkey node. See `django_sockets.broker` for the contract."""
 
@@ -53,7 +54,7 @@ class RedisBroker:
         return partial(open_link, self.url, Connector(self.url))
 
     def _name(self, channel: str) -> bytes:
-        """`<prefix>:{<channel>}`: the channel is the only hash tag, so later keys share its slot."""
+        """`<prefix>:{<channel>}`: with one hash tag, so that later keys share the slot."""
         escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
         return b"%s:{%s}" % (self._prefix, escaped.encode())
 

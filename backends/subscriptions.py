@@ -82,7 +82,7 @@ class _Channel:
 
 
 class _Command:
-    """A command on the link that is not answered yet: a push for each name, one reply, or an error."""
+    """A command not answered yet: a push comes for each name, or one reply, or an error."""
 
     __slots__ = ("answered", "names", "pong", "verb")
 
@@ -239,7 +239,7 @@ class Subscriptions:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write the difference between what is wanted and what was sent, for many callers at once."""
+        """Write what differs between wanted and sent, for many callers at once."""
         self._flush_due = False
         if self._link is None:
             return

@@ -14,7 +14,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class AsgiApp:
-    """What `MySocket.as_asgi` is: an ASGI 3 application that serves each connection with `MySocket`.
+    """What `MySocket.as_asgi` is: an ASGI 3 application; each connection gets a `MySocket`.
 
     An object with `async def __call__` and not a bound method, because servers take a bound method
     for ASGI 2 (uvicorn 0.54 asks `iscoroutinefunction` of its `__call__`).

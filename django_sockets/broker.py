@@ -165,4 +165,3 @@ def check_channel(channel: object, max_bytes: int = Limits.max_channel_bytes) ->
     if not isinstance(channel, str):
         raise ChannelError(channel, f"is {type(channel).__name__}, not str: use str(...)")
     return _checked(channel, max_bytes)
-

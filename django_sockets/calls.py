@@ -110,7 +110,7 @@ class Calls:
             raise CallError("the event loop of this object is not running any more") from None
 
     def _ticket(self) -> tuple[asyncio.Future[None] | None, asyncio.Future[None]]:
-        """A place behind everything that is scheduled: what to wait for, and what others wait for."""
+        """A place behind all that is scheduled: what to wait for, and what others wait for."""
         before, mine = self._tail, self.home.create_future()
         self._tail = mine
         return before, mine
@@ -147,5 +147,3 @@ class Calls:
                 logger.error("a scheduled call failed", exc_info=ended.exception())
 
         future.add_done_callback(done)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from .calls import Calls
 from .codec import encode
@@ -11,9 +11,9 @@ from .conf import Config
 from .errors import ChannelError
 from .runtime import publish
 
-__all__ = ["Channels", "ChannelNames", "channel_names"]
+__all__ = ["ChannelNames", "Channels", "channel_names"]
 
-Channels = Union[str, int, Iterable[Union[str, int]]]
+Channels: TypeAlias = str | int | Iterable[str | int]
 
 
 def channel_names(channels: object) -> list[str]:
@@ -75,9 +75,7 @@ class ChannelNames:
         """See `broadcast`."""
         names = channel_names(channel)
         payload, is_text = encode(data)
-        await self._calls.awaited(
-            lambda: publish(self._config, names, payload, is_text=is_text)
-        )
+        await self._calls.awaited(lambda: publish(self._config, names, payload, is_text=is_text))
 
     def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
         """`broadcast` to several channels."""
@@ -93,7 +91,7 @@ class ChannelNames:
         """Receive what is broadcast to a channel, or to several; acknowledged on return.
 
         Raises:
-            ChannelError, SubscribeError, CallError: none of the channels is subscribed by this call.
+            ChannelError, SubscribeError, CallError: this call has subscribed none of them.
         """
         self._calls.plain(lambda: self.async_subscribe(channel))
 

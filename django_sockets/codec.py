@@ -1,7 +1,7 @@
 """Data <-> the websocket's own text, and one received broadcast with its decoded forms.
 
-A broadcast is encoded once, by its publisher. The bytes travel unchanged into every socket's `send`;
-they are decoded only for a class that asks for the data, once per process and message.
+A broadcast is encoded once, by its publisher. The bytes travel unchanged into every socket's
+`send`; they are decoded only for a class that asks for the data, once per process and message.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from .errors import ConfigurationError
 from .url import BrokerURL, suggest
@@ -32,7 +32,7 @@ DEFAULT_URL = "memory://"
 ENVIRONMENT_VARIABLE = "DJANGO_SOCKETS_URL"
 DJANGO_SETTING = "DJANGO_SOCKETS_CONFIG"
 
-Source = Union[str, BrokerURL, Sequence[Any], Mapping[str, Any]]
+Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ _overrides: list[Config] = []
 
 
 def default_config() -> Config:
-    """Django's `DJANGO_SOCKETS_CONFIG`, else the environment's `DJANGO_SOCKETS_URL`, else memory."""
+    """Django's `DJANGO_SOCKETS_CONFIG`, else the variable `DJANGO_SOCKETS_URL`, else memory."""
     if _overrides:
         return _overrides[-1]
     configured = getattr(_django_settings(), DJANGO_SETTING, None)
@@ -122,7 +122,9 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
     if (hosts is None) == (url is None):
         raise ConfigurationError("a configuration dict needs either 'url' or 'hosts'")
     if hosts is not None and (isinstance(hosts, (str, Mapping)) or not isinstance(hosts, Sequence)):
-        raise ConfigurationError("'hosts' is a list such as [{'address': 'redis://localhost:6379'}]")
+        raise ConfigurationError(
+            "'hosts' is a list such as [{'address': 'redis://localhost:6379'}]"
+        )
     return Config(_one_url(hosts if hosts is not None else [url]), Settings(**values))
 
 

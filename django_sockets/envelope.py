@@ -8,11 +8,11 @@
     6       2     length of the extension fields in bytes
     8       8     publisher: random id of one hub
     16      8     counter of this message at its publisher, from 1
-    24      8     counter of the publisher's previous message on this channel, 0 for unknown
-    32      n     extension fields: type (1 byte), length (2 bytes), value; unknown types are skipped
+    24      8     counter of its previous message on this channel, 0 for unknown
+    32      n     extension fields: type (1 byte), length (2), value; unknown types are skipped
     32+n          payload
 
-Numbers are big-endian. docs/wire-format.md says the same for people who write a reader of their own.
+Numbers are big-endian.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ class Publisher:
     def headers(
         self, channels: Sequence[str], is_text: bool, origin: bytes | None = None
     ) -> list[bytes]:
-        """The next header for each channel. A counter is used up whether or not the publish succeeds:
+        """The next header for each channel.
 
-        what failed, or may have failed, is a hole that subscribers must hear of.
+        A counter is used up whether or not the publish succeeds: what failed, or may have failed,
+        is a hole that subscribers must hear of.
         """
         extension = b"" if origin is None else _FIELD.pack(_ORIGIN, len(origin)) + origin
         flags = _TEXT if is_text else 0
@@ -100,9 +101,10 @@ def unpack(message: bytes) -> Envelope:
         NewerVersion: an envelope that only a newer reader understands.
     """
     try:
-        magic, version, flags, extension, publisher, counter, previous = _HEADER.unpack_from(message)
+        fields = _HEADER.unpack_from(message)
     except struct.error:
         raise NotOurs from None
+    magic, version, flags, extension, publisher, counter, previous = fields
     if magic != _MAGIC:
         raise NotOurs
     if version != _VERSION:
@@ -171,7 +173,7 @@ class Chain:
         return self.GAP
 
     def resynchronised(self) -> None:
-        """A gap was signalled for the channel: what is missing up to the next message is covered."""
+        """A gap was signalled: what is missing up to the next message is covered."""
         for publisher, last in self._last.items():
             if last > 0:
                 self._last[publisher] = -last

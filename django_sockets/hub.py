@@ -14,7 +14,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Protocol, Union
+from typing import Protocol, TypeAlias
 
 from .broker import check_channel
 from .codec import Delivery
@@ -25,7 +25,17 @@ from .log import LogThrottle
 from .mailbox import Congestion, Mailbox
 from .registry import open_broker
 
-__all__ = ["Event", "EventQueue", "Events", "Gap", "Hub", "Message", "Subscriber", "hub_on", "open_hub"]
+__all__ = [
+    "Event",
+    "EventQueue",
+    "Events",
+    "Gap",
+    "Hub",
+    "Message",
+    "Subscriber",
+    "hub_on",
+    "open_hub",
+]
 
 logger = logging.getLogger("django_sockets")
 
@@ -65,7 +75,7 @@ class Gap:
     reason: str
 
 
-Event = Union[Message, Gap]
+Event: TypeAlias = Message | Gap
 
 
 class Subscriber(Protocol):

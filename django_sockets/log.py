@@ -1,4 +1,4 @@
-"""Logging that cannot flood: each thing is said once per interval, with a count of what was kept back.
+"""Logging that cannot flood: each thing is said once per interval, with a count of the rest.
 
 Anyone may import this module; it imports nothing of ours.
 """

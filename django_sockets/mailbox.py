@@ -2,15 +2,15 @@
 
 The hub fills it without waiting. A mailbox that becomes full says so; the hub then gives the event
 loop a turn (`Congestion.relieve`), so that a batch of a thousand messages read at once fills no
-queue of a healthy consumer. A consumer that makes no use of that time is slow: its mailbox refuses
-items when it is full, until it has been emptied once, and what a refusal means is its owner's business.
+queue of a healthy consumer. A consumer that makes no use of that time is slow: its mailbox
+refuses items when it is full, until it has been emptied once; what that means is its owner's
+business.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Congestion", "Mailbox"]

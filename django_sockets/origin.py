@@ -1,8 +1,8 @@
 """Whether the page that opens a websocket may: the Origin rules.
 
 A browser sends the page's origin with every handshake and the user's cookies with it, and lets any
-page open a socket to any host (RFC 6455, section 10.2). So the origin must be the application's own,
-or be named. A handshake without Origin comes from no browser; with cookies it is refused all the same.
+page open a socket to any host (RFC 6455, section 10.2). So the origin must be the application's
+own, or be named. A handshake without Origin comes from no browser; with cookies it is refused.
 """
 
 from __future__ import annotations
@@ -79,6 +79,4 @@ def _matches(wanted: tuple[str, str, int], pattern: str) -> bool:
     parts = _parts(f"{scheme}://{rest}")
     if parts is None:
         return False
-    return (
-        wanted[0] == parts[0] and wanted[2] == parts[2] and wanted[1].endswith("." + parts[1])
-    )
+    return wanted[0] == parts[0] and wanted[2] == parts[2] and wanted[1].endswith("." + parts[1])

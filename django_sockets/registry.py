@@ -1,8 +1,8 @@
 """Which backend serves which URL scheme, and opening one by URL.
 
 The table holds strings only: nothing in the core imports a backend. Third parties add schemes
-through the entry-point group `django_sockets.brokers`, `scheme = "module:Class"`; the class is called
-as `Class(url, sink)` with a `BrokerURL` and a `Sink`.
+through the entry-point group `django_sockets.brokers`, `scheme = "module:Class"`; the class is
+called as `Class(url, sink)` with a `BrokerURL` and a `Sink`.
 """
 
 from __future__ import annotations

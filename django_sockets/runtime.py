@@ -1,7 +1,7 @@
 """The library's own event loop for callers that have none, hubs shared by loop, fork and exit.
 
-There is at most one background thread. Scripts run their listeners on it; everyone who only publishes
-(a WSGI view, a task queue's worker, code inside `async_to_sync`) goes through its one hub.
+There is at most one background thread. Scripts run their listeners on it; everyone who only
+publishes (a WSGI view, a task queue's worker, code inside `async_to_sync`) goes through its hub.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
 
     owner: int | None = None
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         if self.owner is not None and threading.get_ident() != self.owner:
             return self.call_soon_threadsafe(callback, *args, context=context)
         return super().call_soon(callback, *args, context=context)
@@ -175,8 +177,8 @@ def finish_before_exit(future: concurrent.futures.Future[Any]) -> None:
 
 
 def _register_exit() -> None:
-    # At `atexit` time executors have stopped. This hook runs when the main thread ends, before that;
-    # it is private but the same on 3.10 to 3.13.
+    # At `atexit` time executors have stopped. This hook runs before that, when the main thread
+    # ends; it is private but the same on 3.10 to 3.13.
     try:
         threading._register_atexit(_shut_down)  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):
@@ -198,7 +200,9 @@ def _shut_down() -> None:
 
 
 async def _end(runtime: _Runtime) -> None:
-    waiting = [asyncio.ensure_future(call()) for call in list(runtime.exit_calls)]
+    waiting: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(call()) for call in list(runtime.exit_calls)
+    ]
     waiting += [asyncio.wrap_future(future) for future in list(runtime.unfinished)]
     if waiting:
         await asyncio.wait(waiting, timeout=EXIT_SECONDS)
@@ -211,7 +215,7 @@ async def _end(runtime: _Runtime) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Start afresh; what the parent had is kept alive, because closing it would harm the parent."""
+    """Start afresh; the parent's things are kept alive, because closing them would harm it."""
     global _runtime
     _abandoned.append(_runtime)
     _runtime = _Runtime()

@@ -41,10 +41,10 @@ NORMAL, GOING_AWAY, NO_CODE, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
 class BaseSocketServer(ChannelNames):
     """One websocket connection. Subclass it and override what you need.
 
-    `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def` or
-    `async def`. A `def` runs on a worker thread, where blocking and Django's ORM are fine; an
-    `async def` runs on the event loop. Handlers of one socket never run side by side, and see frames
-    in the order received; other sockets are never held up.
+    `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def`
+    or `async def`. A `def` runs on a worker thread, where blocking and Django's ORM are fine; an
+    `async def` runs on the event loop. Handlers of one socket never run side by side, and see
+    frames in the order received; other sockets are never held up.
 
     Args:
         scope: the ASGI scope.
@@ -136,7 +136,7 @@ class BaseSocketServer(ChannelNames):
     # To be overridden
 
     def configure(self) -> None:
-        """Set `self.hosts`, `self.config`, `self.ws_encoder` and the like; called on construction."""
+        """Set `self.hosts`, `self.config`, `self.ws_encoder` and so on; called on construction."""
 
     def authorize(self) -> Any:
         """Decide on the handshake, before it is accepted.
@@ -163,7 +163,7 @@ class BaseSocketServer(ChannelNames):
         await self.async_close(BAD_DATA)
 
     def gap(self, channels: Sequence[str], reason: str) -> Any:
-        """Broadcasts on these channels may be missing at this point: send the present state anew."""
+        """Broadcasts on these channels may be missing at this point: send the state anew."""
 
     async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
         """A broadcast arrived; sends it to the client.
@@ -274,9 +274,7 @@ class BaseSocketServer(ChannelNames):
         if send is None:
             return
         if "websocket.http.response" in (self.scope.get("extensions") or {}):
-            await send(
-                {"type": "websocket.http.response.start", "status": status, "headers": []}
-            )
+            await send({"type": "websocket.http.response.start", "status": status, "headers": []})
             await send({"type": "websocket.http.response.body", "body": b""})
         else:
             await send({"type": "websocket.close", "code": NORMAL})
@@ -305,7 +303,7 @@ class BaseSocketServer(ChannelNames):
                     not_at_exit(self._at_exit)
 
     async def _finish(self, code: int) -> None:
-        """Everything that must be gone is gone first; then the frames in hand, then `disconnect`."""
+        """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
         if self._hub is not None:
             await self._hub.remove(self)
@@ -331,6 +329,9 @@ class BaseSocketServer(ChannelNames):
         while self.is_alive or self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _has_ended(self) -> bool:
+        return not self.is_alive
+
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
         if self._ended is not None and not self._ended.done():
@@ -341,7 +342,7 @@ class BaseSocketServer(ChannelNames):
     async def _read(self) -> None:
         receive = self._asgi_receive
         if receive is None:
-            self._warn_once("receive side", "%s has no receive callable: it hears no client", self)
+            self._warn_once("receive side", "%s has no receive callable: it hears nothing", self)
             return
         try:
             while True:
@@ -450,7 +451,7 @@ class BaseSocketServer(ChannelNames):
         if not self._muted and self._asgi_send is not None:
             out = self._out()
             if out.full:
-                out.forget()  # The client does not read: what waits for it would only delay the end.
+                out.forget()  # The client does not read: this would only delay the end.
             closing = asyncio.ensure_future(out.run({"type": "websocket.close", "code": code}))
             await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         self._end(code)
@@ -485,7 +486,7 @@ class BaseSocketServer(ChannelNames):
         return self._hub
 
     async def _add(self, names: list[str]) -> None:
-        if not self.is_alive:
+        if self._has_ended():
             return
         hub = self._shared_hub()
         if len(hub.channels_of(self).union(names)) > self.max_subscriptions:
@@ -494,7 +495,7 @@ class BaseSocketServer(ChannelNames):
         if self._queue is None and self._ended is None:
             self._queue = EventQueue(hub)
         await hub.add(self, names)
-        if not self.is_alive:  # It ended meanwhile: leave nothing behind.
+        if self._has_ended():  # Meanwhile: leave nothing behind.
             await hub.remove(self)
 
     async def _remove(self, names: list[str]) -> None:

@@ -62,7 +62,7 @@ class BrokerOptions:
             if field.name == "prefix":
                 if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
                     raise ConfigurationError(
-                        f"option prefix={value!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'"
+                        f"option prefix={value!r}: use 1 to 64 letters, digits, or any of _ . : -"
                     )
             elif not value > 0:
                 raise ConfigurationError(f"option {field.name}={value!r}: must be over 0")
@@ -169,9 +169,7 @@ class BrokerURL:
         for name, _ in self.extra:
             if name not in known:
                 valid = [*_OPTION_READERS, *known]
-                raise ConfigurationError(
-                    f"{self}: unknown option {name!r}; {suggest(name, valid)}"
-                )
+                raise ConfigurationError(f"{self}: unknown option {name!r}; {suggest(name, valid)}")
         return dict(self.extra)
 
     def __str__(self) -> str:

@@ -59,8 +59,8 @@ class WorkerPool:
     def keep_spare(self) -> None:
         """Always have an idle thread at hand, beyond the maximum if it must be.
 
-        While the interpreter exits, CPython 3.12 starts no thread any more (measured on 3.12.1, also
-        from `threading._register_atexit`), and `disconnect` handlers still have to run.
+        While the interpreter exits, CPython 3.12 starts no thread any more (measured on 3.12.1,
+        also from `threading._register_atexit`), and `disconnect` handlers still have to run.
         """
         with self._lock:
             self._spare = 1
