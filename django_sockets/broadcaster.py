@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ class Broadcaster(ChannelNames):
     ) -> None:
         self._config = load_config(config if hosts is None else {"hosts": hosts})
         self._home: Calls | None = None
+        self._calls_on: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Calls] = (
+            weakref.WeakKeyDictionary()
+        )
         self._queue: EventQueue | None = None
         self._pid = os.getpid()
 
@@ -46,20 +50,23 @@ class Broadcaster(ChannelNames):
     def _calls(self) -> Calls:
         if self._pid != os.getpid():  # A fork has left the other loops and subscriptions behind.
             self._pid, self._home, self._queue = os.getpid(), None, None
+            self._calls_on.clear()
         if self._home is not None:
             return self._home
         loop = running_loop()
         if loop is None or existing_hub(loop, self._config) is None:
             loop = background_loop()
-        return Calls(loop, self._config.settings.sync_call_timeout_seconds)
+        return self._calls_of(loop)
+
+    def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
+        timeout_seconds = self._config.settings.sync_call_timeout_seconds
+        return self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
 
     async def async_subscribe(self, channel: Any) -> None:
         """See `subscribe`. What arrives waits for `async_receive_broadcast`."""
         if self._home is None:
             # What is received belongs to the loop that asked for it first.
-            self._home = Calls(
-                asyncio.get_running_loop(), self._config.settings.sync_call_timeout_seconds
-            )
+            self._home = self._calls_of(asyncio.get_running_loop())
         await super().async_subscribe(channel)
 
     async def _add(self, names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -35,7 +36,7 @@ def _name(channel: object) -> str:
     raise ChannelError(channel, f"is {type(channel).__name__}: use str or int, or str(...)")
 
 
-class ChannelNames:
+class ChannelNames(abc.ABC):
     """Base of `BaseSocketServer` and `Broadcaster`; they say where their calls run.
 
     The plain methods may be called from any thread. On a thread without a running event loop they
@@ -46,12 +47,15 @@ class ChannelNames:
     _config: Config
 
     @property
+    @abc.abstractmethod
     def _calls(self) -> Calls:
-        raise NotImplementedError  # Every subclass has one; nobody instantiates this base.
+        """Where the calls run."""
 
+    @abc.abstractmethod
     async def _add(self, names: list[str]) -> None:
         """On the home loop: subscribe."""
 
+    @abc.abstractmethod
     async def _remove(self, names: list[str]) -> None:
         """On the home loop: unsubscribe."""
 

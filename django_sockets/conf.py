@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from .broker import Broker, Sink
 from .errors import ConfigurationError
 from .url import BrokerURL, suggest
 
@@ -31,9 +33,6 @@ __all__ = [
 DEFAULT_URL = "memory://"
 ENVIRONMENT_VARIABLE = "DJANGO_SOCKETS_URL"
 DJANGO_SETTING = "DJANGO_SOCKETS_CONFIG"
-
-Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -56,10 +55,19 @@ _SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(Settings))
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A validated configuration; equal configurations share one hub per event loop."""
+    """A validated configuration; equal configurations share one hub per event loop.
+
+    Attributes:
+        broker_factory: makes the broker in place of the URL's scheme; how a test puts something
+            between a hub and its broker.
+    """
 
     url: BrokerURL
     settings: Settings = Settings()
+    broker_factory: Callable[[BrokerURL, Sink], Broker] | None = None
+
+
+Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any] | Config
 
 
 def load_config(source: Source | None = None) -> Config:
@@ -68,13 +76,15 @@ def load_config(source: Source | None = None) -> Config:
     Args:
         source: None for the default (`default_config`). A dict holds `url` or `hosts` (a list of
             `{"address": URL, **driver_options}`, or with `host` and `port` in place of `address`)
-            and any of the names in `Settings`.
+            and any of the names in `Settings`. A `Config` is taken as it is.
 
     Raises:
         ConfigurationError: naming the part at fault.
     """
     if source is None:
         return default_config()
+    if isinstance(source, Config):
+        return source
     if isinstance(source, (str, BrokerURL)):
         return Config(_one_url([source]))
     if isinstance(source, Mapping):
@@ -136,11 +146,17 @@ def _one_url(hosts: Sequence[Any]) -> BrokerURL:
     return _host_url(hosts[0])
 
 
+@functools.lru_cache(maxsize=256)
+def _parse(url: str) -> BrokerURL:
+    """Every socket asks for its configuration: parse each URL once."""
+    return BrokerURL.parse(url)
+
+
 def _host_url(host: object) -> BrokerURL:
     if isinstance(host, BrokerURL):
         return host
     if isinstance(host, str):
-        return BrokerURL.parse(host)
+        return _parse(host)
     if not isinstance(host, Mapping):
         raise ConfigurationError(
             f"a host is a URL or a dict with 'address', not {type(host).__name__}"
@@ -148,7 +164,7 @@ def _host_url(host: object) -> BrokerURL:
     options = dict(host)
     address = options.pop("address", None)
     if address is not None:
-        return BrokerURL.parse(address, options)
+        return BrokerURL.parse(address, options) if options else _parse(address)
     if "host" in options:
         name, port = options.pop("host"), options.pop("port", 6379)
         name = f"[{name}]" if ":" in str(name) else name

@@ -116,7 +116,7 @@ class Hub:
         self._counters: Counter[str] = Counter()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self._closed = False
-        self._broker = open_broker(config.url, self)
+        self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64

@@ -22,6 +22,7 @@ from .workers import WorkerPool
 
 __all__ = [
     "EXIT_SECONDS",
+    "BackgroundLoop",
     "at_exit",
     "background_loop",
     "close_shared_hubs",

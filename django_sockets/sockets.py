@@ -18,7 +18,15 @@ from .errors import CallError, EncodeError, Reject, SubscribeError
 from .hub import EventQueue, Gap, Hub
 from .lane import Lane
 from .origin import origin_problem
-from .runtime import EXIT_SECONDS, at_exit, background_loop, not_at_exit, shared_hub, worker_pool
+from .runtime import (
+    EXIT_SECONDS,
+    BackgroundLoop,
+    at_exit,
+    background_loop,
+    not_at_exit,
+    shared_hub,
+    worker_pool,
+)
 
 __all__ = ["BaseSocketServer"]
 
@@ -114,7 +122,7 @@ class BaseSocketServer(ChannelNames):
         self._asgi_send = send
         self._warned: set[str] = set()
         home = running_loop() or background_loop()
-        self._home = Calls(home, self._config.settings.sync_call_timeout_seconds)
+        self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
         self._queue: EventQueue | None = None
         self._outbox: Lane | None = None
@@ -123,6 +131,7 @@ class BaseSocketServer(ChannelNames):
         self._frame_taken: asyncio.Future[None] | None = None
         self._handler: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[int] | None = None
+        self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held = False
         self._muted = False
@@ -131,7 +140,7 @@ class BaseSocketServer(ChannelNames):
 
     @property
     def _calls(self) -> Calls:
-        return self._home
+        return self._home_calls
 
     # To be overridden
 
@@ -224,17 +233,17 @@ class BaseSocketServer(ChannelNames):
 
         For scripts and tests: neither receiving nor delivery waits for a connect event.
         """
-        if running_loop() is self._home.home:
+        if running_loop() is self._home_calls.home:
             self._spawn(self._serve())
             return
-        self._home.home.call_soon_threadsafe(lambda: self._spawn(self._serve()))
+        self._home_calls.home.call_soon_threadsafe(lambda: self._spawn(self._serve()))
 
     async def async_start_listeners(self) -> None:
         """Serve the connection until it has ended; see `start_listeners`."""
-        if running_loop() is self._home.home:
+        if running_loop() is self._home_calls.home:
             await self._serve()
         else:
-            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home.home)
+            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home_calls.home)
             await asyncio.wrap_future(future)
 
     async def _run_asgi(self) -> None:
@@ -244,11 +253,11 @@ class BaseSocketServer(ChannelNames):
         event = await self._asgi_receive()
         if event["type"] != "websocket.connect":
             return
+        self._held = True
         status = await self._refusal()
         if status is not None:
             await self._deny(status)
             return
-        self._held = True
         self._frames.append(event)
         await self._serve()
 
@@ -267,7 +276,7 @@ class BaseSocketServer(ChannelNames):
         except Exception:
             logger.exception("authorize of %s failed: refused", type(self).__name__)
             return 403
-        return None if allowed is None or allowed else 403
+        return 403 if self._closing or not (allowed is None or allowed) else None
 
     async def _deny(self, status: int) -> None:
         send = self._asgi_send
@@ -284,7 +293,7 @@ class BaseSocketServer(ChannelNames):
             raise CallError("the listeners of this socket were started already")
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
-        in_background = loop is background_loop() if not self._held else False
+        in_background = isinstance(loop, BackgroundLoop)
         if in_background:
             worker_pool(self._config.settings).keep_spare()
             at_exit(self._at_exit)
@@ -299,8 +308,8 @@ class BaseSocketServer(ChannelNames):
             try:
                 await self._finish(self._ended.result())
             finally:
-                if in_background:
-                    not_at_exit(self._at_exit)
+                self._finished.set()
+                not_at_exit(self._at_exit)
 
     async def _finish(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
@@ -326,8 +335,7 @@ class BaseSocketServer(ChannelNames):
     async def _at_exit(self) -> None:
         self._muted = True
         self._end(GOING_AWAY)
-        while self.is_alive or self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._finished.wait()
 
     def _has_ended(self) -> bool:
         return not self.is_alive
@@ -387,7 +395,7 @@ class BaseSocketServer(ChannelNames):
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        if len(frame) > self.max_message_bytes:
+        if _size_bytes(frame) > self.max_message_bytes:
             await self.async_close(TOO_BIG)
             return
         try:
@@ -448,7 +456,7 @@ class BaseSocketServer(ChannelNames):
         if self._closing or not self.is_alive:
             return
         self._closing = True
-        if not self._muted and self._asgi_send is not None:
+        if not self._muted and not self._held and self._asgi_send is not None:
             out = self._out()
             if out.full:
                 out.forget()  # The client does not read: this would only delay the end.
@@ -475,7 +483,9 @@ class BaseSocketServer(ChannelNames):
             await self._asgi_send(event)
 
     def _client_gone(self, exc: Exception) -> None:
-        logger.debug("sending to a client failed", exc_info=exc)
+        # A server's `send` raises OSError for a client that has left (ASGI 2.4); that is no news.
+        level = logging.DEBUG if isinstance(exc, OSError) else logging.WARNING
+        logger.log(level, "%s: sending to the client failed", type(self).__name__, exc_info=exc)
         self._end(NO_CODE)
 
     # Broadcasts to the client
@@ -584,6 +594,12 @@ class BaseSocketServer(ChannelNames):
         if key not in self._warned:
             self._warned.add(key)
             logger.warning(message, *args)
+
+
+def _size_bytes(frame: str | bytes) -> int:
+    if isinstance(frame, str) and not frame.isascii():
+        return len(frame.encode(errors="surrogatepass"))
+    return len(frame)
 
 
 def _in_thread(handler: Callable[..., Any], args: Sequence[Any]) -> Any:

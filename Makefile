@@ -1,0 +1,48 @@
+# `make` lists the targets. All of them need Python >= 3.10, make and git, and nothing else.
+
+BROKER ?= memory://
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+# The first interpreter that runs, is new enough and can make environments: a version manager's
+# stub may exist and fail, and some distributions ship venv in a package of its own.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' \
+	>/dev/null 2>&1 && echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo "PYTHON=... picks the interpreter of a new .venv."
+
+# $(value ...) and the silence keep a password in the URL whole, and off the screen.
+demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and PORT=... change the defaults
+	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
+
+test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/dev.installed ## Run the linters, the type checker and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+clean: ## Remove the environment and everything built or cached
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/%.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing django_sockets[$*] in $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with the venv module found: install one, or set PYTHON=...'; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)

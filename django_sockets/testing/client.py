@@ -1,0 +1,201 @@
+"""SocketClient: drives an ASGI websocket application in process, as a browser would from outside.
+
+For tests of applications. It speaks ASGI to the application directly: no server, no TCP. What is
+particular to a server (ping, fragments, buffers) needs a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+__all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
+
+TIMEOUT_SECONDS = 5.0
+"""Bound of every wait for something that a test expects."""
+
+
+class HandshakeRefused(AssertionError):
+    """The application refused the websocket handshake.
+
+    Attributes:
+        status: the HTTP status that a browser would have seen.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(f"the handshake was refused with HTTP {status}")
+
+
+class SocketClosed(AssertionError):
+    """The application closed the socket while the test waited for a message.
+
+    Attributes:
+        code: the close code.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"the application closed the socket with code {code}")
+
+
+class SocketClient:
+    """One websocket connection to an ASGI application; use it with `async with`.
+
+    Args:
+        app: an ASGI application such as `MySocket.as_asgi`.
+        path: path and query, "/ws/chat/?room=1".
+        headers: further request headers; `origin` defaults to the application's own.
+        subprotocols: what the client offers.
+        scope: further keys of the ASGI scope, such as {"user": user}.
+
+    Attributes:
+        subprotocol: what the application accepted, or None.
+        close_code: the code it closed with, or None while it is open.
+
+    Raises:
+        HandshakeRefused: on entering, if the application refuses.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        path: str = "/",
+        *,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Iterable[str] = (),
+        scope: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._app = app
+        route, _, query = path.partition("?")
+        names = {"host": "testserver", "origin": "http://testserver"}
+        names.update({name.lower(): value for name, value in (headers or {}).items()})
+        self.scope: dict[str, Any] = {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": unquote(route),
+            "raw_path": route.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("testserver", 80),
+            "subprotocols": list(subprotocols),
+            "extensions": {"websocket.http.response": {}},
+            **(scope or {}),
+        }
+        self.subprotocol: str | None = None
+        self.close_code: int | None = None
+        self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._from_app: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> SocketClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Shake hands. Raises HandshakeRefused."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        await self._to_app.put({"type": "websocket.connect"})
+        event = await self._next(TIMEOUT_SECONDS)
+        if event["type"] == "websocket.accept":
+            self.subprotocol = event.get("subprotocol")
+            return
+        status = event["status"] if event["type"] == "websocket.http.response.start" else 403
+        await self.close()
+        raise HandshakeRefused(status)
+
+    async def _run(self) -> None:
+        await self._app(self.scope, self._to_app.get, self._from_app.put)
+
+    async def _next(self, timeout_seconds: float) -> MutableMapping[str, Any]:
+        """The application's next event; its exception if it raised one instead."""
+        waiting = asyncio.ensure_future(self._from_app.get())
+        running = [self._task] if self._task is not None else []
+        await asyncio.wait(
+            [waiting, *running], timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not waiting.done() and self._from_app.empty():
+            waiting.cancel()
+            if self._task is not None and self._task.done():
+                self._task.result()
+                raise SocketClosed(self.close_code or 1006)
+            raise AssertionError(f"nothing came from the application in {timeout_seconds:g} s")
+        return await waiting
+
+    async def send_text(self, text: str) -> None:
+        """Send a text frame."""
+        await self._to_app.put({"type": "websocket.receive", "text": text})
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send a binary frame."""
+        await self._to_app.put({"type": "websocket.receive", "bytes": data})
+
+    async def send_json(self, data: Any) -> None:
+        """Send data as JSON in a text frame."""
+        await self.send_text(json.dumps(data))
+
+    async def receive(self, timeout_seconds: float = TIMEOUT_SECONDS) -> str | bytes:
+        """The next frame, text or binary.
+
+        Raises:
+            SocketClosed: the application closed instead.
+            AssertionError: nothing came in time.
+        """
+        event = await self._next(timeout_seconds)
+        if event["type"] == "websocket.close":
+            self.close_code = event.get("code", 1000)
+            raise SocketClosed(self.close_code or 1000)
+        text: str | None = event.get("text")
+        return text if text is not None else bytes(event["bytes"])
+
+    async def receive_json(self, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
+        """The data in the next frame; see `receive`."""
+        return json.loads(await self.receive(timeout_seconds))
+
+    async def receive_close(self, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
+        """Wait for the application to close the socket, skipping frames before it.
+
+        Returns:
+            The close code.
+        """
+        try:
+            while True:
+                await self.receive(timeout_seconds)
+        except SocketClosed as closed:
+            return closed.code
+
+    async def receive_nothing(self, seconds: float = 0.05) -> bool:
+        """Whether nothing arrives for so long; what does arrive stays to be received."""
+        if not self._from_app.empty():
+            return False
+        try:
+            event = await asyncio.wait_for(self._from_app.get(), seconds)
+        except asyncio.TimeoutError:
+            return True
+        self._from_app.put_nowait(event)
+        return False
+
+    async def close(self, code: int = 1000) -> None:
+        """Leave; returns when the application has finished with this connection."""
+        task = self._task
+        if task is None:
+            return
+        self._task = None
+        if not task.done():
+            await self._to_app.put({"type": "websocket.disconnect", "code": code})
+            await asyncio.wait([task], timeout=TIMEOUT_SECONDS)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+            raise AssertionError(f"the application did not end within {TIMEOUT_SECONDS:g} s")
+        task.result()

@@ -1,0 +1,464 @@
+"""What a developer relies on in the life of one websocket, over memory:// and in process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from django_sockets import Reject
+from django_sockets.broadcaster import Broadcaster
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing.client import HandshakeRefused, SocketClient, SocketClosed
+
+
+class Recorder(BaseSocketServer):
+    """Notes what happens to it, in order, on the class."""
+
+    config = "memory://lifecycle"
+    log: list[Any]
+    ended: asyncio.Event
+
+    def __init_subclass__(cls) -> None:
+        cls.log = []
+
+    def disconnect(self, code: int) -> None:
+        self.log.append(("disconnect", code))
+
+
+async def test_a_handler_of_either_kind_gets_connect_frames_and_disconnect_in_order() -> None:
+    class Sync(Recorder):
+        def connect(self) -> None:
+            self.log.append("connect")
+
+        def receive(self, data: Any) -> None:
+            self.log.append(data)
+
+    class Async(Recorder):
+        async def connect(self) -> None:
+            self.log.append("connect")
+
+        async def receive(self, data: Any) -> None:
+            self.log.append(data)
+
+    for kind in (Sync, Async):
+        async with SocketClient(kind.as_asgi) as client:
+            for number in range(50):
+                await client.send_json({"n": number})
+            await client.close(4001)
+        frames = [{"n": number} for number in range(50)]
+        assert kind.log == ["connect", *frames, ("disconnect", 4001)], kind.__name__
+
+
+async def test_frames_of_one_socket_are_never_handled_side_by_side_nor_hold_up_another() -> None:
+    busy = threading.Event()
+    go_on = threading.Event()
+    inside = 0
+
+    class Slow(Recorder):
+        def receive(self, data: Any) -> None:
+            nonlocal inside
+            inside += 1
+            assert inside == 1
+            busy.set()
+            assert go_on.wait(5)
+            inside -= 1
+
+    class Quick(Recorder):
+        def receive(self, data: Any) -> None:
+            self.send(data)
+
+    async with SocketClient(Slow.as_asgi) as slow, SocketClient(Quick.as_asgi) as quick:
+        await slow.send_json(1)
+        await slow.send_json(2)
+        assert await asyncio.to_thread(busy.wait, 5)
+        await quick.send_json("still served")
+        assert await quick.receive_json() == "still served"
+        go_on.set()
+
+
+async def test_what_a_handler_sends_reaches_the_client_as_json_raw_or_binary() -> None:
+    class Sender(Recorder):
+        async def connect(self) -> None:
+            await self.async_send({"a": [1, "ü"]})
+            await self.async_send("plain", raw=True)
+            await self.async_send(b"\x00\x01")
+
+        def receive(self, data: Any) -> None:
+            self.send(data)
+            self.send(b"raw", raw=True)
+
+    async with SocketClient(Sender.as_asgi) as client:
+        assert await client.receive() == '{"a": [1, "ü"]}'
+        assert await client.receive() == "plain"
+        assert await client.receive() == b"\x00\x01"
+        await client.send_bytes(b'{"json": "in a binary frame"}')
+        assert await client.receive_json() == {"json": "in a binary frame"}
+        assert await client.receive() == b"raw"
+
+
+async def test_events_carry_exactly_the_keys_that_asgi_asks_for() -> None:
+    events: list[Any] = []
+    frames: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(event: Any) -> None:
+        events.append(event)
+
+    class Echo(Recorder):
+        async def receive(self, data: Any) -> None:
+            await self.async_send(data)
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    served = asyncio.ensure_future(Echo.as_asgi(scope, frames.get, send))
+    frames.put_nowait({"type": "websocket.connect"})
+    frames.put_nowait({"type": "websocket.receive", "text": None, "bytes": b'"both keys"'})
+    frames.put_nowait({"type": "websocket.disconnect"})
+    await asyncio.wait_for(served, 5)
+    assert events == [
+        {"type": "websocket.accept"},
+        {"type": "websocket.send", "text": '"both keys"'},
+    ]
+
+
+@pytest.mark.parametrize("how", ["close", "async_close", "error", "client", "cancelled"])
+async def test_disconnect_runs_once_and_no_subscription_stays_however_it_ends(how: str) -> None:
+    class Member(Recorder):
+        async def connect(self) -> None:
+            await self.async_subscribe("room")
+
+        async def receive(self, data: Any) -> None:
+            if data == "async_close":
+                await self.async_close(4002)
+            elif data == "close":
+                self.close(4002)
+            else:
+                raise LookupError(data)
+
+    members: list[Member] = []
+    original = Member.configure
+    Member.configure = lambda self: members.append(self) or original(self)  # type: ignore[func-returns-value, method-assign]
+    client = SocketClient(Member.as_asgi)
+    await client.connect()
+    await client.send_json(how) if how not in ("client", "cancelled") else None
+    if how == "client":
+        await client.close(4009)
+    elif how == "cancelled":
+        await asyncio.sleep(0.05)
+        assert client._task is not None
+        client._task.cancel()
+        await asyncio.wait([client._task])
+    else:
+        await client.receive_close()
+        await client.close()
+    codes = {"client": 4009, "cancelled": 1001, "error": 1011}
+    assert Member.log == [("disconnect", codes.get(how, 4002))]
+    (member,) = members
+    assert member._hub is not None
+    assert "room" not in member._hub._topics
+
+
+async def test_an_exception_is_logged_and_closes_only_that_socket(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Fails(Recorder):
+        def receive(self, data: Any) -> None:
+            raise ZeroDivisionError("on purpose")
+
+    async with SocketClient(Fails.as_asgi) as other, SocketClient(Fails.as_asgi) as client:
+        await client.send_json(1)
+        assert await client.receive_close() == 1011
+        assert await other.receive_nothing()
+    assert any(
+        record.exc_info and "on purpose" in str(record.exc_info[1]) for record in caplog.records
+    )
+
+
+async def test_an_exception_in_connect_does_not_leave_the_client_hanging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Fails(Recorder):
+        def connect(self) -> None:
+            raise LookupError("on purpose")
+
+    async with SocketClient(Fails.as_asgi) as client:
+        assert await client.receive_close() == 1011
+    assert Fails.log == [("disconnect", 1011)]
+
+
+async def test_a_class_may_answer_errors_and_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Forgiving(Recorder):
+        def receive(self, data: Any) -> None:
+            self.send(1 / data)
+
+        def error(self, exc: Exception) -> None:  # type: ignore[override]
+            self.send({"error": type(exc).__name__})
+
+        async def decode_error(self, exc: Exception) -> None:
+            await self.async_send({"error": "not JSON"})
+
+    async with SocketClient(Forgiving.as_asgi) as client:
+        await client.send_json(0)
+        assert await client.receive_json() == {"error": "ZeroDivisionError"}
+        await client.send_text("{")
+        assert await client.receive_json() == {"error": "not JSON"}
+        await client.send_json(2)
+        assert await client.receive_json() == 0.5
+
+
+@pytest.mark.parametrize(
+    "frame", ["{", "NaN", "[1,", "", "[" * 100_000, b"\xff\xfe\xfd", "Infinity"]
+)
+async def test_a_frame_that_is_not_json_closes_with_1007(frame: str | bytes) -> None:
+    async with SocketClient(Recorder.as_asgi) as client:
+        if isinstance(frame, bytes):
+            await client.send_bytes(frame)
+        else:
+            await client.send_text(frame)
+        assert await client.receive_close() == 1007
+
+
+async def test_a_frame_over_the_limit_closes_with_1009() -> None:
+    class Small(Recorder):
+        max_message_bytes = 10
+
+        async def receive(self, data: Any) -> None:
+            await self.async_send(len(data))
+
+    async with SocketClient(Small.as_asgi) as client:
+        await client.send_text('"12345678"')
+        assert await client.receive_json() == 8
+        await client.send_text('"ääää9"')
+        assert await client.receive_close() == 1009
+
+
+async def test_authorize_refuses_before_the_handshake_is_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Guarded(Recorder):
+        def authorize(self) -> bool | None:
+            path = self.scope["path"]
+            if path == "/reject":
+                raise Reject(status=401)
+            if path == "/raise":
+                raise RuntimeError("on purpose")
+            return None if path == "/ok" else False
+
+        def connect(self) -> None:
+            self.log.append("connect")
+
+    for path, status in [("/false", 403), ("/reject", 401), ("/raise", 403)]:
+        with pytest.raises(HandshakeRefused) as refused:
+            await SocketClient(Guarded.as_asgi, path).connect()
+        assert refused.value.status == status, path
+    assert Guarded.log == []
+    async with SocketClient(Guarded.as_asgi, "/ok"):
+        pass
+    assert Guarded.log == ["connect", ("disconnect", 1000)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "accepted"),
+    [
+        ({"origin": "http://testserver"}, True),
+        ({"origin": "http://TESTSERVER:80"}, True),
+        ({"origin": "https://friend.example"}, True),
+        ({"origin": "https://sub.friends.example"}, True),
+        ({"origin": "https://friends.example"}, False),
+        ({"origin": "https://evilfriends.example"}, False),
+        ({"origin": "https://testserver"}, False),
+        ({"origin": "http://testserver:8000"}, False),
+        ({"origin": "http://testserver.evil.example"}, False),
+        ({"origin": "http://evil.example/http://testserver"}, False),
+        ({"origin": "http://user@testserver"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "file://"}, False),
+        ({"origin": ""}, False),
+    ],
+)
+async def test_a_page_from_elsewhere_is_refused_unless_named(
+    headers: dict[str, str], accepted: bool
+) -> None:
+    class Guarded(Recorder):
+        allowed_origins = ("https://friend.example", "https://*.friends.example")
+
+    client = SocketClient(Guarded.as_asgi, headers=headers)
+    if accepted:
+        await client.connect()
+    else:
+        with pytest.raises(HandshakeRefused):
+            await client.connect()
+    await client.close()
+
+
+async def test_without_an_origin_only_a_request_without_cookies_is_accepted() -> None:
+    def client(*names: bytes) -> SocketClient:
+        client = SocketClient(Recorder.as_asgi)
+        client.scope["headers"] = [(b"host", b"testserver"), *((name, b"x") for name in names)]
+        return client
+
+    async with client():
+        pass
+    with pytest.raises(HandshakeRefused):
+        await client(b"cookie").connect()
+    with pytest.raises(HandshakeRefused):
+        await client(b"origin", b"origin").connect()
+
+
+async def test_a_server_may_close_the_socket_from_connect() -> None:
+    class Closes(Recorder):
+        def connect(self) -> None:
+            self.close(4003)
+            self.send("too late")
+
+    async with SocketClient(Closes.as_asgi) as client:
+        with pytest.raises(SocketClosed) as closed:
+            await client.receive()
+        assert closed.value.code == 4003
+        assert client._from_app.empty()
+
+
+async def test_disconnect_may_be_written_without_a_code() -> None:
+    ended = []
+
+    class Short(BaseSocketServer):
+        def disconnect(self) -> None:  # type: ignore[override]
+            ended.append(True)
+
+    async with SocketClient(Short.as_asgi):
+        pass
+    assert ended == [True]
+
+
+async def test_a_class_brings_its_own_encoder_decoder_and_subprotocol() -> None:
+    class Backwards(Recorder):
+        def configure(self) -> None:
+            self.ws_encoder = lambda data: f"<{data}>"
+            self.ws_decoder = lambda frame: frame[::-1]
+            self.subprotocol = "backwards"
+
+        async def connect(self) -> None:
+            await self.async_subscribe("backwards")
+
+        async def receive(self, data: Any) -> None:
+            await self.async_broadcast("backwards", data)
+
+    async with SocketClient(Backwards.as_asgi, subprotocols=["backwards"]) as client:
+        assert client.subprotocol == "backwards"
+        await client.send_text("abc")
+        assert await client.receive() == "<cba>"
+
+
+async def test_an_encoder_may_make_binary_frames() -> None:
+    class Binary(Recorder):
+        ws_encoder_is_bytes = True
+        ws_encoder = staticmethod(lambda data: repr(data))
+
+        async def connect(self) -> None:
+            await self.async_send([1])
+
+    async with SocketClient(Binary.as_asgi) as client:
+        assert await client.receive() == b"[1]"
+
+
+async def test_a_class_may_handle_broadcasts_itself_and_in_order() -> None:
+    class Counts(Recorder):
+        async def connect(self) -> None:
+            await self.async_subscribe(["a", "b"])
+
+        async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
+            await self.async_send([channel, data])
+
+    async with SocketClient(Counts.as_asgi) as client:
+        broadcaster = Broadcaster("memory://lifecycle")
+        for number in range(20):
+            await broadcaster.async_broadcast("ab"[number % 2], number)
+        got = [await client.receive_json() for _ in range(20)]
+    assert got == [["ab"[number % 2], number] for number in range(20)]
+
+
+async def test_unsubscribe_stops_one_channel_and_keeps_the_others() -> None:
+    class Member(Recorder):
+        async def connect(self) -> None:
+            await self.async_subscribe(["a", "b"])
+
+        async def receive(self, data: Any) -> None:
+            await self.async_unsubscribe("a")
+            await self.async_broadcast("a", "unheard")
+            await self.async_broadcast("b", "heard")
+
+    async with SocketClient(Member.as_asgi) as client:
+        await client.send_json(0)
+        assert await client.receive_json() == "heard"
+        assert await client.receive_nothing()
+
+
+async def test_a_socket_with_too_many_subscriptions_is_told_so() -> None:
+    class Greedy(Recorder):
+        max_subscriptions = 3
+
+        async def connect(self) -> None:
+            await self.async_subscribe(["a", "b", "c"])
+            try:
+                await self.async_subscribe("d")
+            except Exception as exc:
+                await self.async_send(str(exc))
+
+    async with SocketClient(Greedy.as_asgi) as client:
+        assert "max_subscriptions" in await client.receive_json()
+
+
+async def test_a_client_that_leaves_while_connect_runs_leaves_no_subscription() -> None:
+    entered, left = asyncio.Event(), asyncio.Event()
+
+    class Late(Recorder):
+        async def connect(self) -> None:
+            entered.set()
+            await left.wait()
+            await self.async_subscribe("late")
+            self.log.append(self._hub)
+
+    client = SocketClient(Late.as_asgi)
+    await client.connect()
+    await entered.wait()
+    await client._to_app.put({"type": "websocket.disconnect", "code": 1001})
+    await asyncio.sleep(0.05)
+    left.set()
+    await client.close()
+    assert Late.log == [None, ("disconnect", 1001)]
+
+
+async def test_a_socket_without_a_side_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    socket = BaseSocketServer({}, None, None, "memory://")
+    with caplog.at_level(logging.WARNING):
+        await socket.async_send("nobody hears it")
+        await socket.async_send("nor this")
+    assert len([record for record in caplog.records if "send callable" in str(record.msg)]) == 1
+
+
+async def test_broadcasts_wait_for_a_socket_whose_listeners_were_not_started() -> None:
+    socket = BaseSocketServer({}, None, None, "memory://by-hand")
+    await socket.async_subscribe("room")
+    await socket.async_broadcast("room", {"n": 1})
+    assert await socket.async_receive_broadcast() == ("room", {"n": 1})
+
+
+async def test_plain_http_is_answered_and_lifespan_is_served() -> None:
+    events: list[Any] = []
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(event: Any) -> None:
+        events.append(event)
+
+    await Recorder.as_asgi({"type": "http"}, incoming.get, send)
+    assert events[0]["status"] == 426
+    events.clear()
+    incoming.put_nowait({"type": "lifespan.startup"})
+    incoming.put_nowait({"type": "lifespan.shutdown"})
+    await Recorder.as_asgi({"type": "lifespan"}, incoming.get, send)
+    assert [event["type"] for event in events] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]

@@ -1,0 +1,66 @@
+"""The doors between the rooms are real: a check that cannot turn red would protect nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LAYERS = "Layers: a module imports only what stands below it"
+BACKENDS = "Backends: opened by URL, imported by nobody"
+DJANGO = "Django: only conf and the rooms made for Django import it"
+CONTRACTS = (LAYERS, BACKENDS, DJANGO)
+
+
+def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", code, "--no-cache", "--no-logo"]
+    # A bare environment, because others can ask for colours or for lines too short for the names.
+    environment = {"COLUMNS": "200"}
+    return subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("django_sockets", "backends"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
+    return tmp_path
+
+
+def test_the_tree_keeps_every_contract(tree: Path) -> None:
+    result = lint_imports(tree)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [contract for contract in CONTRACTS if f"{contract} KEPT" not in result.stdout] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "contract"),
+    [
+        ("django_sockets/hub.py", "from .backends import memory", BACKENDS),
+        (
+            "django_sockets/hub.py",
+            "def late():\n    import django_sockets.backends.redis",
+            BACKENDS,
+        ),
+        ("django_sockets/hub.py", "from django.conf import settings", DJANGO),
+        ("backends/memory.py", "def late():\n    from django.conf import settings", DJANGO),
+        ("backends/memory.py", "from ..hub import Hub", LAYERS),
+        ("backends/memory.py", "from django_sockets import open_hub", LAYERS),
+        ("django_sockets/codec.py", "from .hub import Hub", LAYERS),
+        ("django_sockets/newcomer.py", "", LAYERS),
+    ],
+)
+def test_a_planted_import_is_found(tree: Path, module: str, planted: str, contract: str) -> None:
+    with (tree / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{planted}\n")
+    result = lint_imports(tree)
+    assert result.returncode != 0
+    assert [name for name in CONTRACTS if f"{name} BROKEN" in result.stdout] == [contract]

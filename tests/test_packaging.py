@@ -1,0 +1,97 @@
+"""What users install is the tree, whole and nothing more, and it works on its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"django_sockets": "django_sockets", "backends": "django_sockets/backends"}
+SKIP_NOTHING = bool(os.environ.get("DJANGO_SOCKETS_REQUIRE_SERVERS") or os.environ.get("CI"))
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(
+    *command: str | Path, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def pip(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=cwd)
+
+
+def files_of_the_tree() -> set[str]:
+    """Every file that belongs in the wheel, by its path there; `os.walk` passes the symlink by."""
+    return {
+        f"{target}/{(Path(folder) / name).relative_to(ROOT / source).as_posix()}"
+        for source, target in PACKAGES.items()
+        for folder, _, names in os.walk(ROOT / source)
+        for name in names
+        if "__pycache__" not in folder
+    }
+
+
+def plain_python_example() -> str:
+    """The README's first code block with a socket class that does without Django."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
+        if "BaseSocketServer" in block and not re.search(r"(?:from|import) django\b", block):
+            return block
+    pytest.fail("README.md has no plain Python example with BaseSocketServer")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Built from a copy, because setuptools leaves its scratch files beside pyproject.toml, and
+    # without isolation, because that needs no network.
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
+    build = pip(
+        "wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "tree", cwd=folder
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_every_file_of_the_package_once_and_no_other(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert sorted(names) == sorted(files_of_the_tree())
+    assert "django_sockets/py.typed" in names
+    assert "django_sockets/backends/memory.py" in names
+
+
+def test_the_wheel_alone_runs_the_example_of_the_readme(wheel: Path, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(plain_python_example(), encoding="utf-8")
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv/bin/python"
+    alone = pip("--python", python, "install", "--no-deps", wheel, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    with_dependencies = pip("--python", python, "install", wheel, cwd=tmp_path)
+    if with_dependencies.returncode and not SKIP_NOTHING:
+        pytest.skip("the dependencies could not be installed; is there a network?")
+    assert with_dependencies.returncode == 0, with_dependencies.stderr
+
+    # Neither the environment nor the working directory leads back to this checkout.
+    example = run(python, "-I", script, cwd=tmp_path, env={})
+    assert example.returncode == 0, example.stderr
+    assert example.stdout.strip(), "the example printed nothing, so it showed nothing"
+    assert "Traceback" not in example.stderr, example.stderr
+
+    # The declared dependencies are enough for the main backend, too.
+    opened = "from django_sockets import open_broker; print(open_broker('redis://localhost').url)"
+    backend = run(python, "-I", "-c", opened, cwd=tmp_path, env={})
+    assert backend.stdout.strip() == "redis://localhost", backend.stderr
