@@ -337,9 +337,6 @@ class BaseSocketServer(ChannelNames):
         self._end(GOING_AWAY)
         await self._finished.wait()
 
-    def _has_ended(self) -> bool:
-        return not self.is_alive
-
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
         if self._ended is not None and not self._ended.done():
@@ -496,7 +493,7 @@ class BaseSocketServer(ChannelNames):
         return self._hub
 
     async def _add(self, names: list[str]) -> None:
-        if self._has_ended():
+        if not self.is_alive:
             return
         hub = self._shared_hub()
         if len(hub.channels_of(self).union(names)) > self.max_subscriptions:
@@ -505,8 +502,6 @@ class BaseSocketServer(ChannelNames):
         if self._queue is None and self._ended is None:
             self._queue = EventQueue(hub)
         await hub.add(self, names)
-        if self._has_ended():  # Meanwhile: leave nothing behind.
-            await hub.remove(self)
 
     async def _remove(self, names: list[str]) -> None:
         if self._hub is not None:

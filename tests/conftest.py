@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,22 +19,27 @@ from django_sockets.testing.servers import (
     ValkeyServer,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = "CI" in os.environ or "DJANGO_SOCKETS_REQUIRE_SERVERS" in os.environ
 
 
-def missing(what: str) -> None:
-    """Skip, or fail where nothing may be missing."""
+def skip_or_fail(what: str) -> NoReturn:
     if REQUIRED:
         pytest.fail(what)
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def missing() -> Callable[[str], NoReturn]:
+    """Call it with what is not there: a skip, or a failure where nothing may be missing."""
+    return skip_or_fail
 
 
 def running(make: Callable[[], CacheServer]) -> Iterator[CacheServer]:
     try:
         server = make()
     except ServerUnavailable as exc:
-        missing(str(exc))
-        raise
+        skip_or_fail(str(exc))
     with server:
         yield server
 
@@ -58,3 +68,24 @@ def redis_unix_server() -> Iterator[CacheServer]:
 def fresh_valkey_server() -> Iterator[CacheServer]:
     """A server for one test, to be killed and stopped at will."""
     yield from running(ValkeyServer)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as users install it."""
+    # Built from a copy, because setuptools leaves its scratch files beside pyproject.toml, and
+    # without isolation, because that needs no network.
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
+    build = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
+        + ["--no-build-isolation", "-w", folder, folder / "tree"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    (built,) = folder.glob("*.whl")
+    return built

@@ -217,3 +217,26 @@ async def test_the_first_failed_connection_spoils_nothing_for_later(
     assert await broadcaster.async_receive_broadcast() == ("room", "after")
     await broadcaster.aclose()
     await shared_hub(broadcaster._config).aclose()
+
+
+async def test_a_client_that_leaves_while_subscribing_leaves_nothing_on_the_server(
+    fresh_valkey_server: Any,
+) -> None:
+    entered = asyncio.Event()
+
+    class Member(BaseSocketServer):
+        config = fresh_valkey_server.url
+
+        async def connect(self) -> None:
+            await self.async_subscribe("first")
+            fresh_valkey_server.pause()
+            entered.set()
+            await self.async_subscribe("second")
+
+    client = SocketClient(Member.as_asgi)
+    await client.connect()
+    await entered.wait()
+    leaving = asyncio.ensure_future(client.close())
+    fresh_valkey_server.resume()
+    await leaving
+    await wait_until(lambda: not fresh_valkey_server.execute("PUBSUB", "CHANNELS"))

@@ -11,6 +11,8 @@ import pytest
 
 from django_sockets import Reject
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.conf import load_config
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient, SocketClosed
 
@@ -20,7 +22,6 @@ class Recorder(BaseSocketServer):
 
     config = "memory://lifecycle"
     log: list[Any]
-    ended: asyncio.Event
 
     def __init_subclass__(cls) -> None:
         cls.log = []
@@ -267,6 +268,8 @@ async def test_authorize_refuses_before_the_handshake_is_accepted(
         ({"origin": "https://friend.example"}, True),
         ({"origin": "https://sub.friends.example"}, True),
         ({"origin": "https://friends.example"}, False),
+        ({"origin": "http://sub.friends.example"}, False),
+        ({"origin": "https://sub.friends.example:8443"}, False),
         ({"origin": "https://evilfriends.example"}, False),
         ({"origin": "https://testserver"}, False),
         ({"origin": "http://testserver:8000"}, False),
@@ -307,17 +310,20 @@ async def test_without_an_origin_only_a_request_without_cookies_is_accepted() ->
         await client(b"origin", b"origin").connect()
 
 
-async def test_a_server_may_close_the_socket_from_connect() -> None:
+async def test_a_close_is_sent_once_and_nothing_after_it() -> None:
     class Closes(Recorder):
-        def connect(self) -> None:
-            self.close(4003)
-            self.send("too late")
+        async def connect(self) -> None:
+            await self.async_close(4003)
+            await self.async_send("too late")
+            await self.async_close(4004)
 
-    async with SocketClient(Closes.as_asgi) as client:
-        with pytest.raises(SocketClosed) as closed:
-            await client.receive()
-        assert closed.value.code == 4003
-        assert client._from_app.empty()
+    client = SocketClient(Closes.as_asgi)
+    await client.connect()
+    with pytest.raises(SocketClosed) as closed:
+        await client.receive()
+    assert closed.value.code == 4003
+    await client.close()
+    assert client._from_app.empty()
 
 
 async def test_disconnect_may_be_written_without_a_code() -> None:
@@ -410,7 +416,7 @@ async def test_a_socket_with_too_many_subscriptions_is_told_so() -> None:
         assert "max_subscriptions" in await client.receive_json()
 
 
-async def test_a_client_that_leaves_while_connect_runs_leaves_no_subscription() -> None:
+async def test_a_subscribe_after_the_client_has_left_subscribes_nothing() -> None:
     entered, left = asyncio.Event(), asyncio.Event()
 
     class Late(Recorder):
@@ -455,6 +461,7 @@ async def test_plain_http_is_answered_and_lifespan_is_served() -> None:
     await Recorder.as_asgi({"type": "http"}, incoming.get, send)
     assert events[0]["status"] == 426
     events.clear()
+    hub = shared_hub(load_config("memory://lifecycle"))
     incoming.put_nowait({"type": "lifespan.startup"})
     incoming.put_nowait({"type": "lifespan.shutdown"})
     await Recorder.as_asgi({"type": "lifespan"}, incoming.get, send)
@@ -462,3 +469,4 @@ async def test_plain_http_is_answered_and_lifespan_is_served() -> None:
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
+    assert hub.closed
