@@ -24,6 +24,7 @@ __all__ = [
     "Settings",
     "database_hygiene",
     "default_config",
+    "default_config_and_origin",
     "django_site",
     "lazy_text",
     "load_config",
@@ -33,6 +34,7 @@ __all__ = [
 DEFAULT_URL = "memory://"
 ENVIRONMENT_VARIABLE = "DJANGO_SOCKETS_URL"
 DJANGO_SETTING = "DJANGO_SOCKETS_CONFIG"
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -102,12 +104,22 @@ _overrides: list[Config] = []
 
 def default_config() -> Config:
     """Django's `DJANGO_SOCKETS_CONFIG`, else the variable `DJANGO_SOCKETS_URL`, else memory."""
+    return default_config_and_origin()[0]
+
+
+def default_config_and_origin() -> tuple[Config, str]:
+    """The default configuration, and "override", "setting", "environment" or "default".
+
+    Raises:
+        ConfigurationError: it is wrong.
+    """
     if _overrides:
-        return _overrides[-1]
+        return _overrides[-1], "override"
     configured = getattr(_django_settings(), DJANGO_SETTING, None)
     if configured is not None:
-        return load_config(configured)
-    return load_config(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_URL)
+        return load_config(configured), "setting"
+    url = os.environ.get(ENVIRONMENT_VARIABLE)
+    return load_config(url or DEFAULT_URL), "environment" if url else "default"
 
 
 @contextlib.contextmanager

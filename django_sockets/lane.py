@@ -6,12 +6,25 @@ An idle socket costs no task for its outbox.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .mailbox import Congestion, Mailbox
 
 __all__ = ["Lane"]
+
+if sys.version_info >= (3, 12):
+
+    def _start_now(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine up to where it has to wait, which for a server's `send` is rare."""
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+
+else:
+
+    def _start_now(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine soon; before 3.12 no task can begin at once."""
+        return asyncio.get_running_loop().create_task(work)
 
 
 class Lane:
@@ -100,7 +113,8 @@ class Lane:
     def _start(self) -> None:
         if not self._working and not self.held and not self._closed:
             self._working = True
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+            worker = _start_now(self._work())
+            self._worker = None if worker.done() else worker
 
     async def _work(self) -> None:
         mailbox = self._mailbox
@@ -115,7 +129,6 @@ class Lane:
         finally:
             mailbox.rest()
             self._working = False
-            self._worker = None
 
     async def _one(self, item: Any) -> None:
         try:

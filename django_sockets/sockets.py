@@ -14,9 +14,10 @@ from .calls import Calls, running_loop
 from .channels import ChannelNames
 from .codec import Delivery, decode_json, encode, send_event
 from .conf import Source, database_hygiene, load_config
-from .errors import CallError, EncodeError, Reject, SubscribeError
+from .errors import BrokerError, CallError, EncodeError, Reject, SubscribeError
 from .hub import EventQueue, Gap, Hub
 from .lane import Lane
+from .log import LogThrottle
 from .origin import origin_problem
 from .runtime import (
     EXIT_SECONDS,
@@ -27,10 +28,12 @@ from .runtime import (
     shared_hub,
     worker_pool,
 )
+from .url import BrokerOptions
 
 __all__ = ["BaseSocketServer"]
 
 logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -158,7 +161,7 @@ class BaseSocketServer(ChannelNames):
 
     def receive(self, data: Any) -> Any:
         """The client sent `data`."""
-        self._warn_once("receive", "%s got a frame and has no receive method", type(self).__name__)
+        self._warn_once("receive", "%s got a frame and has no receive method")
 
     def disconnect(self, code: int) -> Any:
         """The connection has ended; runs exactly once. May also be written without `code`."""
@@ -347,7 +350,7 @@ class BaseSocketServer(ChannelNames):
     async def _read(self) -> None:
         receive = self._asgi_receive
         if receive is None:
-            self._warn_once("receive side", "%s has no receive callable: it hears nothing", self)
+            self._warn_once("receive side", "%s has no receive callable: it hears nothing")
             return
         try:
             while True:
@@ -425,7 +428,12 @@ class BaseSocketServer(ChannelNames):
         return await result if inspect.isawaitable(result) else result
 
     async def _failed(self, exc: Exception) -> None:
-        logger.error("%s: a handler failed", type(self).__name__, exc_info=exc)
+        name = type(self).__name__
+        if isinstance(exc, BrokerError):
+            # Its message says it all, and an outage makes every socket say it.
+            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
+        else:
+            logger.error("%s: a handler failed", name, exc_info=exc)
         try:
             await self._call(self.error, exc)
         except Exception:
@@ -475,7 +483,7 @@ class BaseSocketServer(ChannelNames):
 
     async def _asgi_write(self, event: MutableMapping[str, Any]) -> None:
         if self._asgi_send is None:
-            self._warn_once("send side", "%s has no send callable: nothing is sent", self)
+            self._warn_once("send side", "%s has no send callable: nothing is sent")
         elif not self._muted:
             await self._asgi_send(event)
 
@@ -563,7 +571,7 @@ class BaseSocketServer(ChannelNames):
 
     def _push(self, delivery: Delivery) -> None:
         if self._asgi_send is None:
-            self._warn_once("send side", "%s has no send callable: nothing is sent", self)
+            self._warn_once("send side", "%s has no send callable: nothing is sent")
             return
         if self._muted or self._closing:
             return
@@ -585,10 +593,10 @@ class BaseSocketServer(ChannelNames):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _warn_once(self, key: str, message: str, *args: object) -> None:
+    def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
-            logger.warning(message, *args)
+            logger.warning(message, type(self).__name__)
 
 
 def _size_bytes(frame: str | bytes) -> int:

@@ -1,0 +1,213 @@
+"""The command line: `python -m django_sockets {check,publish,tail}`; `--help` tells the rest.
+
+Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; 130 Ctrl-C, which
+is how `tail` ends unless `--count` ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+from .check import SOURCES, Findings, check, configuration
+from .codec import decode_json, encode
+from .conf import load_config
+from .errors import BrokerError, DjangoSocketsError
+from .hub import Event, Gap, open_hub
+
+logger = logging.getLogger("django_sockets")
+
+OK, NOT_USABLE, WRONG_USAGE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
+IN_PROCESS = ("memory", "fakeredis")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    logger.setLevel(logging.CRITICAL)  # We say it ourselves, once.
+    commands = {"check": _check, "publish": _publish, "tail": _tail}
+    try:
+        return asyncio.run(commands[arguments.command](arguments))
+    except DjangoSocketsError as exc:
+        if arguments.json and arguments.command != "tail":
+            print(json.dumps({"ok": False, "problem": str(exc)}))
+        _say(f"error: {exc}")
+        return NOT_USABLE if isinstance(exc, BrokerError) else WRONG_USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m django_sockets",
+        description="Look at a broker, publish to it, listen to it.",
+        epilog="Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; "
+        "130 ended by Ctrl-C.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what)
+        added.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return added
+
+    checking = command("check", "Is this broker usable, and how well?")
+    checking.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        help="without it: Django's setting, the environment variable, or memory://",
+    )
+    publishing = command("publish", "Broadcast JSON to a channel.")
+    publishing.add_argument("url", metavar="URL", help="such as redis://localhost:6379")
+    publishing.add_argument("channel", metavar="CHANNEL")
+    publishing.add_argument("data", metavar="JSON", type=_json, help="such as '{\"hello\": 1}'")
+    tailing = command("tail", "Print what arrives on channels, until Ctrl-C.")
+    tailing.add_argument("url", metavar="URL", help="such as redis://localhost:6379")
+    tailing.add_argument("channels", metavar="CHANNEL", nargs="+")
+    tailing.add_argument("--count", metavar="N", type=_count, help="stop after N messages")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return decode_json(text)
+    except ValueError as exc:
+        shown = repr(text if len(text) <= 60 else text[:57] + "...")
+        raise argparse.ArgumentTypeError(
+            f"{shown} is not JSON: {exc} (a text needs quotes of its own: '\"hello\"')"
+        ) from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# check
+
+
+async def _check(arguments: argparse.Namespace) -> int:
+    findings = await check(*configuration(arguments.url))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(findings)))
+    else:
+        _print_findings(findings)
+    if findings.problem is not None:
+        _say(f"not usable: {findings.problem}")
+    return OK if findings.ok else NOT_USABLE
+
+
+def _print_findings(findings: Findings) -> None:
+    rows = [("broker", f"{findings.broker} ({SOURCES[findings.source or 'default']})")]
+    if findings.server is not None:
+        rows.append(("server", f"{findings.server}; {findings.topology}"))
+    if findings.round_trip_ms is not None:
+        rows.append(("connect", f"{findings.connect_ms:.2f} ms to an acknowledged subscription"))
+        rows.append(("round trip", f"{findings.round_trip_ms:.2f} ms from publish to arrival"))
+    for title, facts in (("features", findings.features), ("limits", findings.limits)):
+        if facts:
+            rows.append((title, "; ".join(f"{name}: {value}" for name, value in facts.items())))
+    rows += [("warning", warning) for warning in findings.warnings]
+    if findings.ok:
+        rows.append(("verdict", "usable" + (", mind the warnings" if findings.warnings else "")))
+    for title, text in rows:
+        print(f"{title:<12}{text}")
+
+
+# publish
+
+
+async def _publish(arguments: argparse.Namespace) -> int:
+    payload, is_text = encode(arguments.data)
+    config = load_config(arguments.url)
+    _note_in_process(config.url.scheme)
+    async with open_hub(config) as hub:
+        await hub.publish(arguments.channel, payload, is_text=is_text)
+    if arguments.json:
+        result = {
+            "ok": True,
+            "broker": str(config.url),
+            "channel": arguments.channel,
+            "payload_bytes": len(payload),
+        }
+        print(json.dumps(result))
+    else:
+        print(f"published to {arguments.channel!r} on {config.url}: {len(payload)} bytes")
+    return OK
+
+
+def _note_in_process(scheme: str) -> None:
+    if scheme in IN_PROCESS:
+        _say(f"note: {scheme}:// stays inside this process; no other process takes part")
+
+
+# tail
+
+
+async def _tail(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.url)
+    _note_in_process(config.url.scheme)
+    left = arguments.count
+    async with open_hub(config) as hub, hub.subscribe(*arguments.channels) as events:
+        _say(f"subscribed to {', '.join(arguments.channels)} on {config.url}; Ctrl-C ends")
+        logger.setLevel(logging.NOTSET)  # From here on, lost links are part of the story.
+        async for event in events:
+            print(_as_json(event) if arguments.json else _as_text(event), flush=True)
+            if left is not None and not isinstance(event, Gap):
+                left -= 1
+                if not left:
+                    break
+    return OK
+
+
+def _as_json(event: Event) -> str:
+    """One line; the payload is `data` if it is JSON, else `text`, else `base64`."""
+    line: dict[str, Any] = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat()}
+    if isinstance(event, Gap):
+        line |= {"event": "gap", "channels": event.channels, "reason": event.reason}
+        return json.dumps(line)
+    line |= {"event": "message", "channel": event.channel}
+    with contextlib.suppress(ValueError):
+        return json.dumps({**line, "data": decode_json(event.payload)})
+    with contextlib.suppress(ValueError):
+        return json.dumps({**line, "text": event.payload.decode()})
+    return json.dumps({**line, "base64": base64.b64encode(event.payload).decode()})
+
+
+def _as_text(event: Event) -> str:
+    now = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
+    if isinstance(event, Gap):
+        names = ", ".join(event.channels)
+        return f"{now} GAP on {names}: messages may be missing here ({event.reason})"
+    return f"{now} {event.channel}: {_printable(event.payload)}"
+
+
+def _printable(payload: bytes) -> str:
+    """As text on one line, in which nothing steers the terminal."""
+    text = payload.decode(errors="backslashreplace")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Is a broker usable? What `python -m django_sockets check` finds out; it prints nothing.
+
+Only `__main__` imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import statistics
+import time
+
+from .broker import Inspectable
+from .conf import (
+    DJANGO_SETTING,
+    ENVIRONMENT_VARIABLE,
+    Config,
+    default_config_and_origin,
+    load_config,
+)
+from .errors import BrokerError, ConfigurationError
+from .hub import Gap, Hub, open_hub
+from .registry import open_broker
+
+__all__ = ["SOURCES", "Findings", "check", "configuration"]
+
+ROUND_TRIPS = 20
+
+SOURCES = {
+    "argument": "given as the argument",
+    "setting": f"from Django's setting {DJANGO_SETTING}",
+    "environment": f"from the environment variable {ENVIRONMENT_VARIABLE}",
+    "override": "set by a test",
+    "default": "the built-in default",
+}
+"""Where a configuration can come from, and how to say it."""
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found out; what could not be is None or empty.
+
+    Attributes:
+        ok: messages went through it.
+        broker: the URL without its password.
+        source: a key of SOURCES.
+        problem: why it is not ok.
+        server, topology, features, limits, warnings: see `django_sockets.broker.Report`.
+        connect_ms: from nothing to an acknowledged subscription.
+        round_trip_ms: median from the call of publish to the message's arrival.
+    """
+
+    ok: bool
+    broker: str | None = None
+    source: str | None = None
+    problem: str | None = None
+    server: str | None = None
+    topology: str | None = None
+    connect_ms: float | None = None
+    round_trip_ms: float | None = None
+    features: dict[str, str] = dataclasses.field(default_factory=dict)
+    limits: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def configuration(url: str | None) -> tuple[Config, str]:
+    """The configuration for a URL, or the default one; and its key in SOURCES.
+
+    Raises:
+        ConfigurationError: it is wrong, or Django's settings cannot be loaded.
+    """
+    if url is not None:
+        return load_config(url), "argument"
+    try:
+        return default_config_and_origin()
+    except ConfigurationError:
+        raise
+    except Exception as exc:  # A settings module may raise anything.
+        raise ConfigurationError(f"Django's settings cannot be loaded: {exc}") from exc
+
+
+async def check(config: Config, source: str) -> Findings:
+    """Look at the broker of a configuration, and send messages through it.
+
+    Raises:
+        ConfigurationError: no broker can be made of it.
+    """
+    findings = Findings(ok=False, broker=str(config.url), source=source)
+    try:
+        await _inspect(config, findings)
+        async with open_hub(config) as hub:
+            findings.limits["payload"] = f"at most {hub.max_payload_bytes} bytes"
+            await _measure(hub, findings)
+    except BrokerError as exc:
+        findings.problem = str(exc)
+    else:
+        findings.ok = True
+    return findings
+
+
+async def _inspect(config: Config, findings: Findings) -> None:
+    broker = open_broker(config.url)
+    try:
+        if isinstance(broker, Inspectable):
+            report = await broker.inspect()
+            findings.server, findings.topology = report.server, report.topology
+            findings.features = report.features
+            findings.limits, findings.warnings = report.limits, report.warnings
+        findings.limits["channel name"] = f"at most {broker.limits.max_channel_bytes} bytes"
+    finally:
+        await broker.aclose()
+
+
+async def _measure(hub: Hub, findings: Findings) -> None:
+    channel = f"check:{os.urandom(8).hex()}"
+    seconds = hub.config.url.options.publish_timeout_seconds
+    durations = []
+    started = time.perf_counter()
+    async with hub.subscribe(channel) as events:
+        findings.connect_ms = _ms(time.perf_counter() - started)
+        # The first one opens the publishing connection and is not counted.
+        for _ in range(1 + ROUND_TRIPS):
+            started = time.perf_counter()
+            await hub.publish(channel, b"round trip")
+            try:
+                event = await asyncio.wait_for(anext(events), seconds)
+            except asyncio.TimeoutError:
+                problem = f"it took a message, but did not deliver it within {seconds:g} s"
+                raise BrokerError(hub.config.url, problem) from None
+            if isinstance(event, Gap):
+                raise BrokerError(hub.config.url, f"the link was lost meanwhile: {event.reason}")
+            durations.append(time.perf_counter() - started)
+    findings.round_trip_ms = _ms(statistics.median(durations[1:]))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,6 @@
+"""Helpers for the tests of applications. Nothing else of the library imports this package."""
+
+from .client import HandshakeRefused, SocketClient, SocketClosed
+from .override import override_broker
+
+__all__ = ["HandshakeRefused", "SocketClient", "SocketClosed", "override_broker"]

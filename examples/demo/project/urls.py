@@ -1,0 +1,8 @@
+"""Addresses of pages, and of websockets."""
+
+from chat.sockets import ChatSocket
+from chat.views import room
+from django.urls import path
+
+urlpatterns = [path("", room)]
+websocket_urlpatterns = [path("ws/", ChatSocket.as_asgi)]
