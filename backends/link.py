@@ -194,8 +194,11 @@ async def _shake_hands(connect: Connect) -> Link:
 async def _connected(connection: AbstractConnection) -> StreamLink:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
-    except BaseException:
+    except BaseException as exc:
         await connection.disconnect(nowait=True)
+        if isinstance(exc, driver.ConnectionError) and isinstance(exc.__cause__, driver.RedisError):
+            # On a unix socket redis-py 8.1 wraps what the server says to its HELLO or AUTH.
+            raise exc.__cause__ from None
         raise
     reader, writer = connection._reader, connection._writer
     # The driver's connection must not close, on its own end, what is ours from here.
@@ -226,12 +229,16 @@ async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing
 
 
 async def keepalive(
-    link: Link, ping: Callable[[], asyncio.Future[Any]], dead_peer_seconds: float
+    link: Link,
+    ping: Callable[[], asyncio.Future[Any]],
+    dead_peer_seconds: float,
+    grace_seconds: Callable[[], float] = float,
 ) -> None:
     """PING twice in `dead_peer_seconds`, with a deadline on the answer.
 
     Args:
         ping: writes a PING and returns the future of its answer.
+        grace_seconds: how much longer the answer may take at this moment.
 
     Raises:
         LinkLost: no answer came.
@@ -239,7 +246,7 @@ async def keepalive(
     half = dead_peer_seconds / 2
     while True:
         await asyncio.sleep(half)
-        await expect(link, ping(), half, "no answer to PING")
+        await expect(link, ping(), half + grace_seconds(), "no answer to PING")
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:

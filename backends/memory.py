@@ -1,14 +1,15 @@
 """`memory://[name]`: a bus inside this process.
 
-Every broker with the same name shares one bus, whatever event loop or thread it lives on. A publish
-puts the message into the inbox of each subscribed broker under one lock, which is the order that
-everybody sees, and wakes that broker's loop. It then waits while an inbox is long, so that a fast
-publisher cannot run away from a loop that is reading.
+Every broker with the same name and prefix shares one bus, whatever event loop or thread it lives
+on. A publish puts the message into the inbox of each subscribed broker under one lock, which is the
+order that everybody sees, and wakes that broker's loop. It then waits while an inbox is long, so
+that a fast publisher cannot run away from a loop that is reading.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -72,7 +73,7 @@ class MemoryBroker:
         self.url = url
         self.limits = Limits()
         self._sink = sink
-        self._bus = _bus(",".join(map(str, url.addresses)) + url.path)
+        self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._dropped: dict[str, None] = {}
@@ -144,17 +145,21 @@ class MemoryBroker:
                 batch = list(self._inbox)
                 self._inbox.clear()
                 dropped, self._dropped = list(self._dropped), {}
-                waiting, self._room = self._room, []
-            for loop, room in waiting:
-                try:
-                    loop.call_soon_threadsafe(room.set)
-                except RuntimeError:
-                    continue
+            self._release()
             batch = [item for item in batch if item[0] in self._channels]
             if batch:
                 await self._sink.deliver(batch)
             if dropped:
                 self._sink.lost([name for name in dropped if name in self._channels], OVERFLOW)
+
+    def _release(self) -> None:
+        """Let the publishers that wait for room in the inbox go on."""
+        with self._bus.lock:
+            waiting, self._room = self._room, []
+        for loop, room in waiting:
+            # Without a loop nobody waits any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(room.set)
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         if self._closed:
@@ -193,3 +198,5 @@ class MemoryBroker:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
+        self._inbox.clear()
+        self._release()

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import BrokerClosed, ConnectError
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .link import Link, LinkLost, first_of, is_push, keepalive, pack
+from .link import LARGE_BYTES, Link, LinkLost, first_of, is_push, keepalive, pack
 
 __all__ = ["NotSent", "OutcomeUnknown", "Pipeline"]
 
@@ -33,12 +33,17 @@ class OutcomeUnknown(Exception):
 
 
 class _Request:
-    __slots__ = ("commands", "deadline", "expected", "future", "replies")
+    __slots__ = ("commands", "deadline", "expected", "future", "replies", "size_bytes")
 
     def __init__(
-        self, commands: Sequence[bytes], future: asyncio.Future[list[Any]], deadline: float
+        self,
+        commands: Sequence[bytes],
+        size_bytes: int,
+        future: asyncio.Future[list[Any]],
+        deadline: float,
     ) -> None:
         self.commands = commands
+        self.size_bytes = size_bytes
         self.expected = len(commands)
         self.future = future
         self.deadline = deadline
@@ -85,10 +90,13 @@ class Pipeline:
 
     def _enqueue(self, packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
         loop = asyncio.get_running_loop()
-        seconds = self._url.options.publish_timeout_seconds
-        seconds += sum(map(len, packed)) / SLOWEST_BYTES_PER_SECOND
-        request = _Request(packed, loop.create_future(), loop.time() + seconds)
+        size = sum(map(len, packed))
+        seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
+        request = _Request(packed, size, loop.create_future(), loop.time() + seconds)
         self._queued.append(request)
+        if self._timer is not None and request.deadline < self._timer.when():
+            self._timer.cancel()  # It was set for a large request, which may be done.
+            self._timer = None
         if self._timer is None:
             self._timer = loop.call_at(request.deadline, self._expire)
         if self._link is not None:
@@ -134,7 +142,13 @@ class Pipeline:
         try:
             self._flush()
             await first_of(
-                self._read(link), keepalive(link, self._ping, self._url.options.dead_peer_seconds)
+                self._read(link),
+                keepalive(
+                    link,
+                    self._ping,
+                    self._url.options.dead_peer_seconds,
+                    grace_seconds=self._upload_seconds,
+                ),
             )
         except LinkLost as exc:
             reason = self._abort_reason or str(exc)
@@ -152,6 +166,11 @@ class Pipeline:
         answer = self._enqueue([pack((b"PING",))])
         answer.add_done_callback(_retrieve)
         return answer
+
+    def _upload_seconds(self) -> float:
+        """What a PING may have to wait for large payloads on their way before it."""
+        sizes = (request.size_bytes for request in self._written)
+        return sum(size for size in sizes if size >= LARGE_BYTES) / SLOWEST_BYTES_PER_SECOND
 
     async def _read(self, link: Link) -> None:
         written = self._written

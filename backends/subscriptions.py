@@ -230,6 +230,8 @@ class Subscriptions:
         self._dirty.pop(channel, None)
         del self._channels[channel]
         del self._by_name[state.name]
+        if not self._channels and self._link is None:
+            self._needed.clear()  # Nobody waits for a link any more.
 
     # What is sent
 

@@ -42,18 +42,17 @@ class Congestion:
     async def relieve(self) -> None:
         """Return when every mailbox has room again or belongs to a slow consumer."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
         while self._full:
             self._changed.clear()
+            now = loop.time()
             wait = loop.create_task(self._changed.wait())
             try:
                 await asyncio.wait([wait], timeout=min(box.allowance(now) for box in self._full))
             finally:
                 wait.cancel()
-            started, now = now, loop.time()
+            now = loop.time()
             for mailbox in list(self._full):
-                if mailbox.strained(now, now - started):
-                    self._full.discard(mailbox)
+                mailbox.judge(now)
 
 
 class Mailbox:
@@ -72,6 +71,7 @@ class Mailbox:
         "_busy_since",
         "_bytes",
         "_congestion",
+        "_full_since",
         "_items",
         "_loop",
         "_max_bytes",
@@ -91,6 +91,7 @@ class Mailbox:
         self._waiter: asyncio.Future[None] | None = None
         # Nobody has asked for an item yet: as good as busy.
         self._busy_since: float | None = self._loop.time()
+        self._full_since: float | None = None
         self._strain_seconds = 0.0
         self.slow = False
 
@@ -110,7 +111,8 @@ class Mailbox:
         self._items.append((item, size_bytes))
         self._bytes += size_bytes
         self.wake()
-        if not self.slow and self.full:
+        if self._full_since is None and not self.slow and self.full:
+            self._full_since = self._loop.time()
             self._congestion.add(self)
         return True
 
@@ -118,12 +120,12 @@ class Mailbox:
         """Remove and return the first item; the consumer is busy with it until it asks again."""
         item, size_bytes = self._items.popleft()
         self._bytes -= size_bytes
+        if self._full_since is not None and not self.full:
+            self._relieved(self._loop.time())
         self.begin()
         if not self._items:
             self.slow = False
             self._strain_seconds = 0.0
-        if not self.full:
-            self._congestion.discard(self)
         return item
 
     def begin(self) -> None:
@@ -153,14 +155,22 @@ class Mailbox:
         """Seconds that the hub may wait for this mailbox before it looks again."""
         return max(0.0, STUCK_SECONDS - self._busy_seconds(now))
 
-    def strained(self, now: float, waited_seconds: float) -> bool:
-        """Note that the hub waited for this mailbox; True if its consumer is slow from now on."""
-        if self._busy_since is not None:
-            self._strain_seconds += waited_seconds
-        self.slow = (
-            self._busy_seconds(now) >= STUCK_SECONDS or self._strain_seconds >= STRAIN_SECONDS
-        )
-        return self.slow
+    def judge(self, now: float) -> None:
+        """Give the consumer of a full mailbox up as slow, if it is."""
+        waited = 0.0 if self._full_since is None else now - self._full_since
+        if self._busy_seconds(now) >= STUCK_SECONDS or (
+            self._busy_since is not None and self._strain_seconds + waited >= STRAIN_SECONDS
+        ):
+            self._relieved(now)
+            self.slow = True
+
+    def _relieved(self, now: float) -> None:
+        """The hub waits for this mailbox no longer; note how long it did."""
+        if self._full_since is not None and self._busy_since is not None:
+            self._strain_seconds += now - self._full_since
+            self.slow = self._strain_seconds >= STRAIN_SECONDS
+        self._full_since = None
+        self._congestion.discard(self)
 
     def _busy_seconds(self, now: float) -> float:
         return 0.0 if self._busy_since is None else now - self._busy_since
@@ -170,5 +180,6 @@ class Mailbox:
         left = [item for item, _ in self._items]
         self._items.clear()
         self._bytes = 0
+        self._full_since = None
         self._congestion.discard(self)
         return left

@@ -144,6 +144,11 @@ class BrokerURL:
             )
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
+        if authority and "@" not in authority and "@" in path + query.partition("=")[0]:
+            raise ConfigurationError(
+                "a broker URL has an '@' behind its host: in a password write %2F for '/' and %3F "
+                "for '?'"
+            )
         username, password, hosts = _split_authority(authority)
         options, extra = _split_options(query)
         return cls(
@@ -190,8 +195,8 @@ def canonical_scheme(scheme: str) -> str:
     return re.sub(r"^valkey(s?)(?=\+|$)", r"redis\1", scheme)
 
 
-def _redact(text: object) -> str:
-    return re.sub(r"(//|^)[^/@]*@", r"\1***@", str(text))
+def _redact(text: str) -> str:
+    return re.sub(r".*@", "***@", text, flags=re.DOTALL)
 
 
 def _split_authority(authority: str) -> tuple[str | None, str | None, str]:
@@ -211,15 +216,17 @@ def _addresses(hosts: str) -> tuple[Address, ...]:
 def _address(part: str) -> Address:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", part)
     if match is None or not match[1]:
+        # What stands behind a colon is not repeated: it may be a password without its host.
+        shown = part.partition(":")[0]
         raise ConfigurationError(
-            f"host {part!r} in a broker URL: write host:port, [IPv6 address]:port, or host alone"
+            f"host {shown!r} in a broker URL: write host:port, [IPv6 address]:port, or host alone"
         )
     host, port = match[1].strip("[]"), match[2]
     if port is None:
         return Address(host)
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ConfigurationError(
-            f"port {port!r} of host {host!r} in a broker URL: use a number from 1 to 65535 "
+            f"the port of host {host!r} in a broker URL: use a number from 1 to 65535 "
             "(special characters in a password must be percent-encoded)"
         )
     return Address(host, int(port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -36,11 +37,11 @@ def missing() -> Callable[[str], NoReturn]:
 
 
 def running(make: Callable[[], CacheServer]) -> Iterator[CacheServer]:
-    try:
-        server = make()
-    except ServerUnavailable as exc:
-        skip_or_fail(str(exc))
-    with server:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(make())
+        except ServerUnavailable as exc:
+            skip_or_fail(str(exc))
         yield server
 
 
@@ -70,6 +71,21 @@ def fresh_valkey_server() -> Iterator[CacheServer]:
     yield from running(ValkeyServer)
 
 
+@pytest.fixture
+def fresh_redis_server() -> Iterator[CacheServer]:
+    yield from running(RedisServer)
+
+
+@pytest.fixture
+def fresh_redis_tls_server() -> Iterator[CacheServer]:
+    yield from running(lambda: RedisServer(tls=True))
+
+
+@pytest.fixture
+def fresh_unix_server() -> Iterator[CacheServer]:
+    yield from running(lambda: ValkeyServer(unix=True))
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as users install it."""
@@ -78,9 +94,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
-        + ["--no-build-isolation", "-w", folder, folder / "tree"],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "tree"],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -72,7 +72,7 @@ def interpreter(version: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def default_server() -> Iterator[None]:
-    """A server where scripts without another address look for it, one user of the port at a time."""
+    """A server where scripts look for it by default; one user of the port at a time."""
     with (Path(tempfile.gettempdir()) / "django-sockets-6379.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with socket.socket() as probe:

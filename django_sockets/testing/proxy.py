@@ -1,59 +1,80 @@
-"""FaultProxy: a TCP proxy on a loopback port that can lose what it carries.
+"""FaultProxy: a TCP proxy on a loopback port that can lose, delay and refuse.
 
-For tests: put it between a broker and its server, in the test's own event loop.
+For tests, on Linux and macOS: put it between a client and its server, in the test's own event loop.
+It carries bytes and does not look at them: TLS passes through, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from typing import Literal
 
-__all__ = ["FaultProxy"]
+from .ports import HOST, bind_free_port
 
-CHUNK_BYTES = 64 * 1024
+__all__ = ["Direction", "FaultProxy"]
+
 Direction = Literal["both", "reads", "writes"]
+
+_CHUNK_BYTES = 64 * 1024
+
+# SO_LINGER for a close that resets (RST) instead of ending (FIN), and for a usual one.
+_RESET, _END = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 class _Connection:
-    """One client's connection with its counterpart at the target."""
+    """A client's connection and its other half; `swallowed` holds the directions that are lost.
 
-    def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
+    Both halves reset when they are closed, until `end_well`.
+    """
+
+    def __init__(self, client: socket.socket, swallowed: frozenset[str]) -> None:
         self.client = client
-        self.target = target
-        self.swallow_reads = False
-        self.swallow_writes = False
+        self.target = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.swallowed = swallowed
+        for half in (self.client, self.target):
+            half.setblocking(False)
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
-    def abort(self) -> None:
-        self.client.transport.abort()
-        self.target.transport.abort()
+    def end_well(self) -> None:
+        for half in (self.client, self.target):
+            with contextlib.suppress(OSError):
+                half.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END)
+
+    def close(self) -> None:
+        self.client.close()
+        self.target.close()
 
 
 class FaultProxy:
     """Forwards connections to a target until told otherwise; use it with `async with`.
 
-    "reads" are the bytes that the client would read (from the target), "writes" those it writes.
+    "reads" are the bytes on their way from the target to the client, "writes" those to the target.
+    What the kernel or a peer that does not read has taken over already is beyond every fault. The
+    proxy holds at most some 128 KiB for each connection and direction.
 
     Args:
-        host, port: the target.
+        host: the target's, a name or an IPv4 address.
+        port: the target's.
 
     Attributes:
-        port: where the proxy listens on 127.0.0.1.
-        delay_seconds: every chunk waits so long before it is forwarded.
+        port: where the proxy listens on 127.0.0.1, the same for its whole life.
+        delay_seconds: how long every chunk waits before it is forwarded. What arrives meanwhile is
+            the next chunk, so that a byte is late by one to two delays.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._target_port = port
+        self._target = (host, port)
         self.port = 0
         self.delay_seconds = 0.0
-        self._server: asyncio.Server | None = None
-        self._connections: set[_Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._refusing = False
+        self._listener: socket.socket | None = None
+        self._swallow_new: frozenset[str] = frozenset()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
 
     async def __aenter__(self) -> FaultProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.accept()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,96 +82,120 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """Connections that are open now."""
+        """The connections that are open now."""
         return len(self._connections)
 
-    def blackhole(self, direction: Direction = "both") -> None:
-        """From now on swallow what the existing connections carry; new ones are forwarded.
+    def blackhole(self, direction: Direction = "both", *, existing_only: bool = True) -> None:
+        """From now on lose what the existing connections carry, the end of a connection included.
 
-        The sockets stay open: neither side sees more than silence.
+        The sockets stay open: neither peer sees more than silence. There is no way back for them,
+        because bytes are missing.
+
+        Args:
+            direction: what is lost.
+            existing_only: connections made later work; else they are lost, too, until `accept`.
         """
-        for connection in self._connections:
-            connection.swallow_reads |= direction in ("both", "reads")
-            connection.swallow_writes |= direction in ("both", "writes")
+        lost = frozenset(("reads", "writes") if direction == "both" else (direction,))
+        for connection in self._connections.values():
+            connection.swallowed |= lost
+        if not existing_only:
+            self._swallow_new = lost
 
     def drop(self) -> None:
-        """Reset the existing connections."""
-        for connection in list(self._connections):
-            connection.abort()
+        """Reset (RST) the existing connections on both sides, in the loop's next turns."""
+        for task in self._connections:
+            task.cancel()
 
-    def refuse(self, refusing: bool = True) -> None:
-        """Reset new connections as soon as they come, or forward them again."""
-        self._refusing = refusing
+    def refuse(self) -> None:
+        """Stop listening: new connections are refused. Existing ones go on."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def accept(self) -> None:
+        """Take new connections and forward them: the end of `refuse`, and of losing new ones."""
+        self._swallow_new = frozenset()
+        if self._listener is not None:
+            return
+        listener = socket.create_server((HOST, self.port)) if self.port else bind_free_port()
+        listener.listen()
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(listener, self._take, listener)
+        self._listener = listener
 
     async def aclose(self) -> None:
-        """Stop listening and reset everything; leaves no task."""
-        if self._server is not None:
-            self._server.close()
+        """Stop listening and reset all connections; leaves no task. May be called twice."""
+        self.refuse()
         self.drop()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
+        if self._connections:
+            await asyncio.wait(list(self._connections))
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            return
-        self._tasks.add(task)
+    def _take(self, listener: socket.socket) -> None:
         try:
-            if self._refusing:
-                writer.transport.abort()
-                return
-            try:
-                from_target, to_target = await asyncio.open_connection(
-                    self._host, self._target_port
-                )
-            except OSError:
-                writer.transport.abort()
-                return
-            connection = _Connection(writer, to_target)
-            self._connections.add(connection)
-            try:
-                await self._forward(connection, reader, from_target)
-            finally:
-                self._connections.discard(connection)
-                connection.abort()
-        except asyncio.CancelledError:
-            writer.transport.abort()  # aclose: the stream server's own callback would log it.
-        finally:
-            self._tasks.discard(task)
+            client, _ = listener.accept()
+        except OSError:
+            return  # It was gone before we came.
+        connection = _Connection(client, self._swallow_new)
+        task = asyncio.get_running_loop().create_task(
+            self._carry(connection), name="FaultProxy connection"
+        )
+        self._connections[task] = connection
+        # Not in the task: one that is cancelled before its first step runs no `finally`.
+        task.add_done_callback(lambda task: self._connections.pop(task).close())
 
-    async def _forward(
-        self,
-        connection: _Connection,
-        from_client: asyncio.StreamReader,
-        from_target: asyncio.StreamReader,
-    ) -> None:
-        pumps = [
-            asyncio.ensure_future(self._pump(connection, from_client, connection.target, True)),
-            asyncio.ensure_future(self._pump(connection, from_target, connection.client, False)),
-        ]
+    async def _carry(self, connection: _Connection) -> None:
+        writers: list[asyncio.StreamWriter] = []
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.get_running_loop().sock_connect(connection.target, self._target)
+            from_client, to_client = await asyncio.open_connection(sock=connection.client)
+            writers.append(to_client)
+            from_target, to_target = await asyncio.open_connection(sock=connection.target)
+            writers.append(to_target)
+            await asyncio.gather(
+                self._pump(connection, "writes", from_client, to_target),
+                self._pump(connection, "reads", from_target, to_client),
+            )
+            connection.end_well()
+            for writer in writers:
+                writer.close()
+                await writer.wait_closed()
+        except OSError:
+            pass  # The target is down, or a peer went away while its last bytes were written.
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            for writer in writers:
+                # asyncio's abort() trips over a transport that flushed its buffer after close().
+                with contextlib.suppress(AttributeError):
+                    writer.transport.abort()
+            for writer in writers:
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
     async def _pump(
         self,
         connection: _Connection,
+        direction: str,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        is_write: bool,
     ) -> None:
-        while data := await reader.read(CHUNK_BYTES):
-            if self.delay_seconds:
-                await asyncio.sleep(self.delay_seconds)
-            if connection.swallow_writes if is_write else connection.swallow_reads:
-                continue
-            writer.write(data)
-            await writer.drain()
+        """Carry one direction to its end, and then the end itself: EOF or reset."""
+        was_reset = False
+        try:
+            while chunk := await reader.read(_CHUNK_BYTES):
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
+                if direction in connection.swallowed or writer.is_closing():
+                    continue
+                writer.write(chunk)
+                with contextlib.suppress(OSError):  # It is the other direction's to report.
+                    await writer.drain()
+        except OSError:
+            was_reset = True
+        if direction in connection.swallowed:
+            return
+        if was_reset:
+            writer.transport.abort()
+        else:
+            with contextlib.suppress(OSError):
+                writer.write_eof()

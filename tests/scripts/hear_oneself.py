@@ -9,8 +9,6 @@ async def send(event):
     print("to the client:", event)
 
 
-
-
 config = {"hosts": [{"address": "redis://0.0.0.0:6379"}]}
 socket = BaseSocketServer({}, asyncio.Queue().get, send, config)
 socket.start_listeners()

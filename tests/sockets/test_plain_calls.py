@@ -101,7 +101,8 @@ async def test_plain_and_async_calls_of_one_socket_keep_their_order_on_the_loop(
 
 async def test_a_handler_may_use_every_plain_call_with_all_threads_busy() -> None:
     class Chatty(BaseSocketServer):
-        config = {"url": URL, "handler_threads": 1}
+        def configure(self) -> None:
+            self.config = {"url": URL, "handler_threads": 1}
 
         def connect(self) -> None:
             self.subscribe("chatty")

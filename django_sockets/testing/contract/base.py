@@ -1,0 +1,104 @@
+"""What every part of the contract stands on: waivers, URLs, channels of one's own, bare brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import pytest
+
+from ...broker import Broker
+
+__all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
+
+
+def with_options(url: str, **options: object) -> str:
+    """The URL with more options."""
+    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items())
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
+
+
+def with_password(url: str, username: str, password: str) -> str:
+    """The URL with other credentials."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    hosts = authority.rpartition("@")[2]
+    return f"{scheme}://{username}:{quote(password, safe='')}@{hosts}{slash}{path}"
+
+
+class RecordingSink:
+    """What a bare broker reports, in order: "message", channel, payload; "lost", channels."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self._changed = asyncio.Event()
+
+    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        self.seen += [("message", *item) for item in batch]
+        self._changed.set()
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        self.seen.append(("lost", tuple(sorted(channels))))
+        self._changed.set()
+
+    async def until(self, *wanted: Any, within_seconds: float = 10.0) -> None:
+        """Wait for one thing in `seen`."""
+
+        async def look() -> None:
+            while wanted not in self.seen:
+                self._changed.clear()
+                await self._changed.wait()
+
+        try:
+            await asyncio.wait_for(look(), within_seconds)
+        except asyncio.TimeoutError:
+            raise AssertionError(f"{wanted} not among {self.seen[-5:]}") from None
+
+    def channels(self) -> set[str]:
+        """Channels on which something was heard."""
+        return {seen[1] for seen in self.seen if seen[0] == "message"}
+
+
+async def fence(publisher: Broker, subscriber: Broker, sink: RecordingSink, channel: str) -> None:
+    """Return when what `publisher` published before has reached the sink, or will not any more."""
+    mark = uuid.uuid4().bytes
+    await subscriber.subscribe([channel])
+    await publisher.publish([channel], mark)
+    await sink.until("message", channel, mark)
+    await subscriber.unsubscribe([channel])
+
+
+@pytest.mark.asyncio
+class ContractTests:
+    """Tests on the broker of one URL.
+
+    Attributes:
+        url: of the broker; or override the fixture `broker_url`.
+        waivers: name of a test method -> the reason why this backend cannot pass it.
+    """
+
+    url: ClassVar[str] = ""
+    waivers: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        unknown = [name for name in cls.waivers if not hasattr(cls, name)]
+        if unknown:
+            raise TypeError(f"{cls.__name__} waives tests that do not exist: {unknown}")
+
+    @pytest.fixture(autouse=True)
+    def _waive(self, request: pytest.FixtureRequest) -> None:
+        name = request.node.originalname
+        if name in self.waivers:
+            pytest.skip(f"waived: {self.waivers[name]}")
+
+    @pytest.fixture
+    def broker_url(self) -> str:
+        return self.url
+
+    @pytest.fixture
+    def room(self) -> str:
+        """A channel that no other test uses."""
+        return f"contract:{uuid.uuid4().hex}"

@@ -1,0 +1,76 @@
+"""Publishing and subscribing while all is well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ...hub import Message, open_hub
+from ..ledger import Ledger, check_stream, listening
+from .base import ContractTests
+
+
+class DeliveryContract(ContractTests):
+    """Who publishes, who hears it, and in which order."""
+
+    async def test_a_message_reaches_every_channel_it_is_published_to(
+        self, broker_url: str, room: str
+    ) -> None:
+        channels = [f"{room}:{i}" for i in range(3)]
+        async with open_hub(broker_url) as hub, listening(hub, *channels) as heard:
+            await hub.publish(channels[0], b"to one")
+            await hub.publish(iter([channels[0], channels[2], channels[0]]), b"to two")
+            await hub.publish([], b"to none")
+            await hub.publish(channels, b"to all")
+            await heard.until(lambda e: e == Message(channel=channels[2], payload=b"to all"))
+            await heard.until(lambda e: e == Message(channel=channels[1], payload=b"to all"))
+            await heard.until(lambda e: e == Message(channel=channels[0], payload=b"to all"))
+            per_channel = {
+                channel: [m.payload for m in heard.messages if m.channel == channel]
+                for channel in channels
+            }
+        assert list(per_channel.values()) == [
+            [b"to one", b"to two", b"to all"],
+            [b"to all"],
+            [b"to two", b"to all"],
+        ]
+
+    async def test_one_publish_takes_a_thousand_channels(self, broker_url: str, room: str) -> None:
+        channels = [f"{room}:{i}" for i in range(1000)]
+        ledger = Ledger()
+        async with open_hub(broker_url) as hub, listening(hub, *channels) as heard:
+            await hub.publish(channels, ledger.write(*channels))
+            await hub.publish(channels, ledger.write(*channels))
+            await heard.until(lambda _: len(heard.messages) == 2000)
+            assert check_stream(heard.events, ledger) == []
+
+    async def test_each_publisher_is_heard_in_the_order_of_its_calls(
+        self, broker_url: str, room: str
+    ) -> None:
+        channels = [f"{room}:{i}" for i in range(20)]
+        ledgers = [Ledger("a"), Ledger("b")]
+        async with (
+            open_hub(broker_url) as one,
+            open_hub(broker_url) as other,
+            open_hub(broker_url) as reader,
+            listening(reader, *channels) as heard,
+        ):
+            calls: list[Coroutine[Any, Any, None]] = []
+            for i in range(1000):
+                for hub, ledger in zip((one, other), ledgers, strict=True):
+                    some = [channels[i % 20], channels[i // 20 % 20]]
+                    payload = ledger.write(*dict.fromkeys(some), pad_bytes=i % 7 * 500)
+                    calls.append(hub.publish(some, payload))
+            await asyncio.gather(*calls)
+            total = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
+            await heard.until(lambda _: len(heard.messages) == total)
+            assert check_stream(heard.events, *ledgers) == []
+            assert heard.gaps == []
+
+    async def test_a_thousand_callers_publish_at_once(self, broker_url: str, room: str) -> None:
+        async with open_hub(broker_url) as hub, listening(hub, room) as heard:
+            payloads = [f"caller {i}".encode() for i in range(1000)]
+            await asyncio.gather(*(hub.publish(room, payload) for payload in payloads))
+            await heard.until_payload(payloads[-1])
+            assert [message.payload for message in heard.messages] == payloads

@@ -1,0 +1,117 @@
+"""What was lost, repeated or reordered between the server and the hub."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ...hub import Gap, Message, open_hub
+from ..faulty import Faults
+from ..ledger import Ledger, check_stream, listening
+from .base import ContractTests, with_options
+
+
+class LossContract(ContractTests):
+    """No loss without a gap, nothing twice, nothing late."""
+
+    async def test_a_lost_message_is_signalled_before_the_next_one(
+        self, broker_url: str, room: str
+    ) -> None:
+        faults = Faults()
+        ledger = Ledger()
+        async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
+            await hub.publish(room, ledger.write(room))
+            await heard.until(lambda _: True)
+            faults.drop(2)
+            for _ in range(3):
+                await hub.publish(room, ledger.write(room))
+            await heard.until(lambda _: len(heard.events) == 3)
+            assert [type(event) for event in heard.events] == [Message, Gap, Message]
+            assert heard.gaps == [Gap(channels=(room,), reason="missed")]
+            assert check_stream(heard.events, ledger) == [("publisher", room, n) for n in (2, 3)]
+
+    async def test_a_lost_link_is_signalled_in_its_place_with_its_channels(
+        self, broker_url: str, room: str
+    ) -> None:
+        faults = Faults()
+        ledger = Ledger()
+        rooms = [room, f"{room}:b"]
+        async with open_hub(faults.around(broker_url)) as hub, listening(hub, *rooms) as heard:
+            async with hub.subscribe(f"{room}:left"):
+                pass
+            faults.pass_on(2)
+            faults.disconnect(2)
+            for _ in range(3):
+                await hub.publish(rooms, ledger.write(*rooms))
+            await heard.until(lambda _: len(heard.messages) == 4)
+            kinds = [type(event) for event in heard.events]
+            assert kinds == [Message, Message, Gap, Message, Message]
+            assert sorted(heard.gaps[0].channels) == sorted(rooms)
+            assert len(check_stream(heard.events, ledger)) == 2
+
+    async def test_a_repeated_or_late_message_is_never_delivered(
+        self, broker_url: str, room: str
+    ) -> None:
+        faults = Faults()
+        ledger = Ledger()
+        async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
+            faults.pass_on()
+            faults.duplicate()
+            faults.reorder()
+            for _ in range(5):
+                await hub.publish(room, ledger.write(room))
+            await heard.until_payload(b"publisher 5 ")
+            assert check_stream(heard.events, ledger) == [("publisher", room, 3)]
+            assert hub.stats()["dropped_late"] == 2
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_no_mix_of_faults_loses_repeats_or_reorders_silently(
+        self, broker_url: str, room: str, seed: int
+    ) -> None:
+        faults = Faults(seed=seed, rate=0.25)
+        rooms = [f"{room}:{i}" for i in range(3)]
+        ledgers = [Ledger("a"), Ledger("b")]
+        async with (
+            open_hub(faults.around(broker_url)) as hub,
+            open_hub(broker_url) as other,
+            listening(hub, *rooms) as heard,
+        ):
+            publishers = list(zip((hub, other), ledgers, strict=True))
+            faults.pass_on(2 * len(rooms))
+            for publisher, ledger in publishers:
+                await publisher.publish(rooms, ledger.write(*rooms))
+            await heard.until(lambda _: len(heard.messages) == 2 * len(rooms))
+            for i in range(300):
+                for publisher, ledger in publishers:
+                    some = rooms[i % 3 : i % 3 + 2]
+                    await publisher.publish(some, ledger.write(*some))
+            published = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
+            await asyncio.wait_for(faults.until_seen(published), 10)
+            faults.stop()
+            for publisher, ledger in publishers:
+                await publisher.publish(rooms, ledger.write(*rooms))
+            for ledger in ledgers:
+                last = f"{ledger.name} {ledger.numbers[rooms[-1]][-1]} ".encode()
+                await heard.until_payload(last)
+            assert set(faults.done) >= {"drop", "duplicate", "reorder", "delay", "disconnect"}
+            assert check_stream(heard.events, *ledgers)
+
+    async def test_a_reader_that_does_not_keep_up_is_told_in_its_place(
+        self, broker_url: str, room: str
+    ) -> None:
+        url = with_options(broker_url, events_queue_size=10)
+        ledger = Ledger()
+        async with open_hub(url) as hub, listening(hub, room) as quick:
+            async with hub.subscribe(room) as slow:
+                for _ in range(100):
+                    await hub.publish(room, ledger.write(room))
+                await quick.until_payload(b"publisher 100 ")
+                events = [await anext(slow) for _ in range(11)]
+                await hub.publish(room, ledger.write(room))
+                events.append(await asyncio.wait_for(anext(slow), 5))
+            assert [type(event) for event in events] == [*[Message] * 10, Gap, Message]
+            assert events[10] == Gap(channels=(room,), reason="overflow")
+            assert len(check_stream(events, ledger)) == 90
+            await quick.until_payload(b"publisher 101 ")
+            assert check_stream(quick.events, ledger) == []

@@ -1,0 +1,131 @@
+"""Subscribing and unsubscribing, in any order and at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from ...hub import Message, open_hub
+from ...registry import open_broker
+from ..ledger import listening
+from .base import ContractTests, RecordingSink, fence, with_options
+
+
+class SubscribingContract(ContractTests):
+    """When a subscription begins, and when it ends."""
+
+    async def test_nothing_published_after_subscribe_returned_is_missed(
+        self, broker_url: str, room: str
+    ) -> None:
+        async with open_hub(broker_url) as publisher, open_hub(broker_url) as reader:
+            for i in range(300):
+                async with reader.subscribe(f"{room}:{i % 7}", f"{room}:{i}") as events:
+                    await publisher.publish(f"{room}:{i}", b"%d" % i)
+                    event = await asyncio.wait_for(anext(events), 5)
+                    assert event == Message(channel=f"{room}:{i}", payload=b"%d" % i)
+
+    async def test_subscribing_twice_delivers_once(self, broker_url: str, room: str) -> None:
+        sink = RecordingSink()
+        publisher, broker = open_broker(broker_url), open_broker(broker_url, sink)
+        await asyncio.gather(*(broker.subscribe([room, f"{room}:other"]) for _ in range(5)))
+        await broker.subscribe([room])
+        await publisher.publish([room], b"one")
+        await fence(publisher, broker, sink, f"{room}:fence")
+        assert sink.seen.count(("message", room, b"one")) == 1
+        await broker.unsubscribe([room])
+        await publisher.publish([room], b"two")
+        await fence(publisher, broker, sink, f"{room}:fence")
+        assert ("message", room, b"two") not in sink.seen
+        await asyncio.gather(broker.aclose(), publisher.aclose())
+
+    async def test_local_subscribers_come_and_go_without_harm_to_each_other(
+        self, broker_url: str, room: str
+    ) -> None:
+        async with open_hub(broker_url) as hub, listening(hub, room) as stays:
+            async with listening(hub, room) as leaves:
+                await hub.publish(room, b"to both")
+                await leaves.until_payload(b"to both")
+            await hub.publish(room, b"to one")
+            await stays.until_payload(b"to one")
+            assert [message.payload for message in leaves.messages] == [b"to both"]
+            assert [message.payload for message in stays.messages] == [b"to both", b"to one"]
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_the_last_call_decides_when_subscribe_and_unsubscribe_race(
+        self, broker_url: str, room: str, seed: int
+    ) -> None:
+        rng = random.Random(seed)  # noqa: S311 - reproducible, no secret
+        channels = [f"{room}:{i}" for i in range(4)]
+        sink = RecordingSink()
+        publisher, broker = open_broker(broker_url), open_broker(broker_url, sink)
+        wanted: set[str] = set()
+        calls: list[asyncio.Task[None]] = []
+        for _ in range(100):
+            some = rng.sample(channels, rng.randint(1, 3))
+            if rng.random() < 0.5:
+                calls.append(asyncio.create_task(broker.subscribe(some)))
+                wanted |= set(some)
+            else:
+                calls.append(asyncio.create_task(broker.unsubscribe(some)))
+                wanted -= set(some)
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.choice((0, 0, 0.0005)))
+        await asyncio.wait_for(asyncio.gather(*calls), 10)
+        await publisher.publish(channels, b"who hears this?")
+        await fence(publisher, broker, sink, f"{room}:fence")
+        assert sink.channels() - {f"{room}:fence"} == wanted
+        await asyncio.gather(broker.aclose(), publisher.aclose())
+
+    async def test_a_cancelled_subscribe_leaves_no_subscription(
+        self, broker_url: str, room: str
+    ) -> None:
+        sink = RecordingSink()
+        publisher, broker = open_broker(broker_url), open_broker(broker_url, sink)
+        kept = f"{room}:kept"
+        await broker.subscribe([kept])
+        cancelled = []
+        for i in range(20):
+            call = asyncio.create_task(broker.subscribe([f"{room}:{i}", kept]))
+            for _ in range(i % 5):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            if call.cancelled():
+                cancelled.append(f"{room}:{i}")
+        await publisher.publish([*cancelled, kept], b"?")
+        await fence(publisher, broker, sink, f"{room}:fence")
+        assert sink.channels() == {kept, f"{room}:fence"}
+        await asyncio.gather(broker.aclose(), publisher.aclose())
+
+    async def test_nothing_arrives_after_unsubscribe(self, broker_url: str, room: str) -> None:
+        sink = RecordingSink()
+        publisher, broker = open_broker(broker_url), open_broker(broker_url, sink)
+        for i in range(10):
+            await broker.subscribe([room])
+            storm = [
+                asyncio.create_task(publisher.publish([room], b"%d %d" % (i, j)))
+                for j in range(200)
+            ]
+            await sink.until("message", room, b"%d 0" % i)
+            leaving = asyncio.create_task(broker.unsubscribe([room]))
+            await asyncio.sleep(0)
+            before = len(sink.seen)
+            await asyncio.gather(leaving, *storm)
+            await fence(publisher, broker, sink, f"{room}:fence")
+            assert [seen[1] for seen in sink.seen[before:]] == [f"{room}:fence"]
+        await asyncio.gather(broker.aclose(), publisher.aclose())
+
+    async def test_applications_with_different_prefixes_do_not_hear_each_other(
+        self, broker_url: str, room: str
+    ) -> None:
+        async with (
+            open_hub(with_options(broker_url, prefix="shop")) as shop,
+            open_hub(with_options(broker_url, prefix="shop2")) as other,
+            listening(shop, room) as heard,
+        ):
+            await other.publish(room, b"of the other application")
+            await shop.publish(room, b"own")
+            await heard.until_payload(b"own")
+            assert [message.payload for message in heard.messages] == [b"own"]

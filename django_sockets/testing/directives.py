@@ -1,0 +1,66 @@
+"""What a cache server is told at its start: its directives, and its certificates for TLS.
+
+For `servers`, which knows when and where.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from .ports import HOST
+
+__all__ = ["CA_FILE", "SOCKET_FILE", "arguments", "certificates"]
+
+CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.pem", "server.pem", "server.key"
+SOCKET_FILE = "server.sock"
+
+
+def arguments(
+    *,
+    port: int,
+    tls: bool,
+    unix: bool,
+    username: str | None,
+    password: str | None,
+    config: Mapping[str, str],
+) -> list[str]:
+    """The directives as command line arguments; files are named relative to its directory.
+
+    Args:
+        config: further directives, which win; values as in a configuration file.
+    """
+    directives = {"bind": HOST, "save": "", "appendonly": "no"}
+    if tls:
+        directives |= {"port": "0", "tls-port": str(port), "tls-auth-clients": "no"}
+        directives |= {"tls-cert-file": CERTIFICATE_FILE, "tls-key-file": KEY_FILE}
+    else:
+        directives["port"] = str(port)
+    if unix:
+        directives["unixsocket"] = SOCKET_FILE
+    words: list[str] = []
+    for name, value in {**directives, **config}.items():
+        words += [f"--{name}", *(shlex.split(value) or [""])]
+    if username:
+        words += ["--user", username, "on", f">{password}", "~*", "&*", "+@all"]
+        words += ["--user", "default", "off"]
+    elif password:
+        words += ["--requirepass", password]
+    return words
+
+
+def certificates() -> dict[str, bytes]:
+    """File name -> contents: an authority, and its certificate for localhost and 127.0.0.1.
+
+    Raises:
+        ImportError: trustme is not installed.
+    """
+    import trustme
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", HOST)
+    return {
+        CA_FILE: authority.cert_pem.bytes(),
+        CERTIFICATE_FILE: b"".join(pem.bytes() for pem in certificate.cert_chain_pems),
+        KEY_FILE: certificate.private_key_pem.bytes(),
+    }

@@ -1,0 +1,199 @@
+"""A broker that loses, repeats, holds back and delays what a hub hears, as a test asks it to.
+
+    faults = Faults()
+    async with open_hub(faults.around("memory://")) as hub, hub.subscribe("room") as events:
+        faults.drop()
+        ...
+
+A `Faults` is the programme. Whatever is opened with the configuration that `around` returns, hubs
+as well as sockets, hears through a `FaultyBroker`, which stands between the real broker and its
+sink. What is published is not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..broker import Sink
+from ..conf import Config, Source, load_config
+from ..registry import open_broker
+from ..url import BrokerURL
+
+__all__ = ["Faults", "FaultyBroker"]
+
+LOST_LINK = "lost by a test"
+"""Gap reason of `disconnect` and `gap`."""
+
+
+class _Step(NamedTuple):
+    kind: str
+    messages: int = 1
+    seconds: float = 0.0
+
+
+class Faults:
+    """What happens to the messages that reach a hub. Every method belongs to the hub's event loop.
+
+    Each message takes the first step that was programmed and is not used up; without one it passes,
+    or, with a seed, meets a random fault.
+
+    Args:
+        seed: makes faults happen at random, the same way for the same seed and messages.
+        rate: how many messages meet a random fault, 0 to 1.
+        max_delay_seconds: of a random delay.
+
+    Attributes:
+        done: kind of fault -> how many messages met it.
+    """
+
+    def __init__(
+        self, *, seed: int | None = None, rate: float = 0.2, max_delay_seconds: float = 0.002
+    ) -> None:
+        self.done: Counter[str] = Counter()
+        self._seen = 0
+        self._more_seen = asyncio.Event()
+        self._steps: deque[_Step] = deque()
+        self._random = None if seed is None else random.Random(seed)  # noqa: S311 - no secret
+        self._rate = rate
+        self._max_delay_seconds = max_delay_seconds
+        self._brokers: list[FaultyBroker] = []
+
+    def around(self, source: Source | None = None) -> Config:
+        """A configuration that opens the broker of `source` with these faults before it."""
+        return replace(load_config(source), broker_factory=self._open)
+
+    def _open(self, url: BrokerURL, sink: Sink) -> FaultyBroker:
+        broker = FaultyBroker(url, sink, self)
+        self._brokers.append(broker)
+        return broker
+
+    def pass_on(self, messages: int = 1) -> None:
+        """Let the next messages through."""
+        self._steps.append(_Step("pass", messages))
+
+    def drop(self, messages: int = 1) -> None:
+        """Lose the next messages, and say nothing."""
+        self._steps.append(_Step("drop", messages))
+
+    def duplicate(self, messages: int = 1) -> None:
+        """Deliver each of the next messages twice."""
+        self._steps.append(_Step("duplicate", messages))
+
+    def reorder(self, messages: int = 1) -> None:
+        """Hold the next messages back until another one on the same channel has gone before."""
+        self._steps.append(_Step("reorder", messages))
+
+    def delay(self, seconds: float, messages: int = 1) -> None:
+        """Wait before each of the next messages; what comes after them waits too."""
+        self._steps.append(_Step("delay", messages, seconds))
+
+    def disconnect(self, messages: int = 1) -> None:
+        """Lose the next messages as with a lost link: then every subscribed channel has a gap."""
+        self._steps.append(_Step("disconnect", messages))
+
+    def gap(self) -> None:
+        """Report a lost link at this point, on every subscribed channel, with nothing lost."""
+        for broker in self._brokers:
+            broker.signal_gap()
+
+    def stop(self) -> None:
+        """Let everything through from now on; what is held back still comes late."""
+        self._steps.clear()
+        self._random = None
+
+    async def until_seen(self, messages: int) -> None:
+        """Return when so many messages in all have come, whatever became of them."""
+        while self._seen < messages:
+            self._more_seen.clear()
+            await self._more_seen.wait()
+
+    def next_step(self) -> _Step:
+        """The step for one message; `messages` counts down to 1."""
+        self._seen += 1
+        self._more_seen.set()
+        if self._steps:
+            step = self._steps.popleft()
+            if step.messages > 1:
+                self._steps.appendleft(step._replace(messages=step.messages - 1))
+        elif self._random is not None and self._random.random() < self._rate:
+            step = self._random_step(self._random)
+        else:
+            return _PASS
+        self.done[step.kind] += 1
+        return step
+
+    def _random_step(self, random: random.Random) -> _Step:
+        kind = random.choice(("drop", "duplicate", "reorder", "delay", "disconnect"))
+        if kind == "disconnect":
+            lost = random.randint(1, 5)
+            if lost > 1:
+                self._steps.appendleft(_Step(kind, lost - 1))
+            return _Step(kind, lost)
+        return _Step(kind, 1, random.uniform(0, self._max_delay_seconds))
+
+
+_PASS = _Step("pass")
+
+
+class FaultyBroker:
+    """A broker that puts `faults` between the broker of a URL and its sink."""
+
+    def __init__(self, url: BrokerURL, sink: Sink, faults: Faults) -> None:
+        self._sink = sink
+        self._faults = faults
+        self._broker = open_broker(url, self)
+        self.url = self._broker.url
+        self.limits = self._broker.limits
+        self._subscribed: dict[str, None] = {}
+        self._held: dict[str, list[bytes]] = {}
+
+    async def publish(
+        self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
+    ) -> None:
+        await self._broker.publish(channels, payload, headers)
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        await self._broker.subscribe(channels)
+        self._subscribed.update(dict.fromkeys(channels))
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        for channel in channels:
+            self._subscribed.pop(channel, None)
+            self._held.pop(channel, None)
+        await self._broker.unsubscribe(channels)
+
+    async def aclose(self) -> None:
+        await self._broker.aclose()
+
+    # The sink of the real broker
+
+    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        for channel, message in batch:
+            step = self._faults.next_step()
+            if step.kind == "drop":
+                continue
+            if step.kind == "disconnect":
+                if step.messages == 1:
+                    self.signal_gap()
+                continue
+            if step.kind == "reorder":
+                self._held.setdefault(channel, []).append(message)
+                continue
+            if step.kind == "delay":
+                await asyncio.sleep(step.seconds)
+            copies = 2 if step.kind == "duplicate" else 1
+            late = self._held.pop(channel, [])
+            await self._sink.deliver([(channel, message)] * copies + [(channel, x) for x in late])
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        self._sink.lost(channels, reason)
+
+    def signal_gap(self) -> None:
+        """Tell the hub that every subscribed channel may have lost something."""
+        if self._subscribed:
+            self._sink.lost(list(self._subscribed), LOST_LINK)

@@ -1,0 +1,119 @@
+"""A server process that leaves nothing behind: neither itself nor its files.
+
+For the other modules of `testing`, on Linux and macOS. What the server is, and when it is ready,
+is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["GuardedProcess", "OwnDirectory"]
+
+_LOG_TAIL_LINES = 20
+
+# Waits for the end of its standard input, which only this process holds open: it ends however this
+# process does, SIGKILL included. (Linux's PDEATHSIG would fire when the starting *thread* ends.)
+_GUARD = 'read -r _; kill -KILL "$1"; rm -rf -- "$2"'
+
+
+class OwnDirectory:
+    """A temporary directory that is removed with its object, or when the process ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="django_sockets-"))
+        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+
+def _remove(path: Path, owner_pid: int) -> None:
+    # A forked child has a copy of the object, and must leave the parent's files alone.
+    if os.getpid() == owner_pid:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class GuardedProcess:
+    """A running child process, in a session of its own so that Ctrl-C does not reach it.
+
+    Args:
+        command: program and arguments.
+        directory: its working directory; removed if this process ends before the child.
+    """
+
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        self._log = directory / "server.log"
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - test code names the program
+                command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._paused = False
+        try:
+            self._guard = subprocess.Popen(  # noqa: S603
+                ["/bin/sh", "-c", _GUARD, "guard", str(self.pid), str(directory)],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended; a stopped one (SIGSTOP) is running."""
+        return self._process.poll() is None
+
+    def log_tail(self) -> str:
+        """The last lines of what it has printed."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for the end of the process; False if it has not come in time."""
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def terminate(self, timeout_seconds: float) -> None:
+        """SIGTERM, then SIGKILL if it is not gone in time. Nothing is left, not even a zombie."""
+        if self.running:
+            self._process.terminate()
+            self.resume()
+            self.wait(timeout_seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end. Does nothing to a process that has ended."""
+        # The guard first: once the process is reaped, its number may be given to another one.
+        self._guard.kill()
+        self._guard.wait()
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: its sockets stay open and nothing answers. Returns when it has stopped."""
+        if self.running and not self._paused:
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self.pid, os.WUNTRACED)
+            self._paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: go on after `pause`."""
+        self._process.send_signal(signal.SIGCONT)
+        self._paused = False

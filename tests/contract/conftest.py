@@ -1,0 +1,5 @@
+"""Failed assertions of the public suites explain themselves."""
+
+import pytest
+
+pytest.register_assert_rewrite("django_sockets.testing.contract")
