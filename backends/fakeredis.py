@@ -14,7 +14,7 @@ from redis import exceptions as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ..broker import Sink
+from ..broker import Report, Sink
 from ..url import BrokerURL
 from .link import Link, LinkLost, ReplyError, map_errors
 from .redis import RedisBroker
@@ -36,6 +36,14 @@ class FakeredisBroker(RedisBroker):
         url.check_extra({})
         self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
         super().__init__(url, sink)
+
+    async def inspect(self) -> Report:
+        """Describe the fake."""
+        return Report(
+            server="fakeredis inside this process",
+            topology="in process",
+            warnings=["other processes hear nothing: use a server when there is more than one"],
+        )
 
     def _opener(self) -> Callable[[], Awaitable[Link]]:
         return self._open_link

@@ -156,17 +156,23 @@ def map_errors(url: BrokerURL) -> Iterator[None]:
     """Turn what a driver raises while connecting into our errors, with the URL redacted."""
     try:
         yield
-    except (driver.AuthenticationError, driver.NoPermissionError) as exc:
-        raise AuthError(url, f"the server refused the credentials: {exc}") from exc
-    except driver.ResponseError as exc:
-        if str(exc).startswith(("WRONGPASS", "NOAUTH")):
-            raise AuthError(url, f"the server refused the credentials: {exc}") from exc
+    except (driver.AuthenticationError, driver.ResponseError) as exc:
+        kinds = (driver.AuthenticationError, driver.NoPermissionError)
+        if isinstance(exc, kinds) or str(exc).startswith(("WRONGPASS", "NOAUTH")):
+            raise AuthError(url, _refused_credentials(url, exc)) from exc
         raise ConnectError(url, f"the server refused the handshake: {exc}") from exc
     except (driver.RedisError, OSError, asyncio.TimeoutError) as exc:
-        detail = str(exc) or type(exc).__name__
+        detail = str(exc).rstrip(".") or type(exc).__name__
         raise ConnectError(
             url, f"cannot connect: {detail}; is the server running and reachable?"
         ) from exc
+
+
+def _refused_credentials(url: BrokerURL, exc: Exception) -> str:
+    if not url.password and not url.driver_options.get("password"):
+        scheme = url.scheme
+        return f"the server wants a password: write {scheme}://:password@..., or user:password@"
+    return f"the server refused the credentials: {exc}"
 
 
 async def open_link(url: BrokerURL, connect: Connect) -> Link:

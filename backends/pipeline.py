@@ -189,7 +189,7 @@ class Pipeline:
         self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)
         queued, self._queued = self._queued, deque()
         for request in queued:
-            refusal = NotSent(str(error))
+            refusal = NotSent(error.problem)
             refusal.__cause__ = error
             request.fail(refusal)
 

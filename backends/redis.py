@@ -68,8 +68,7 @@ class RedisBroker:
         try:
             replies = await self._pipeline.execute(commands)
         except NotSent as exc:
-            problem = f"cannot publish: {exc}"
-            raise PublishError(self.url, problem, failed=channels) from exc.__cause__
+            raise PublishError(self.url, str(exc), failed=channels) from exc.__cause__
         except OutcomeUnknown as exc:
             raise PublishError(self.url, str(exc), unknown=channels) from None
         error = first_error(replies)

@@ -33,11 +33,11 @@ def make_report(replies: Sequence[Any], url: BrokerURL) -> Report:
     report = Report(server=f"{product} {version}", topology="one node")
     if isinstance(role, list):
         kind = role[0].decode()
-        report.features["role"] = "primary" if kind == "master" else kind
+        report.features["role"] = "primary" if kind == "master" else "replica"
         if kind != "master":
-            report.warnings.append(
-                "this server is a replica: messages reach only its own subscribers; "
-                "point the URL at the primary"
+            report.problem = (
+                "this server is a replica: what is published here reaches only its own "
+                "subscribers; point the URL at the primary"
             )
     else:
         report.warnings.append("ROLE is not allowed: a demoted primary is noticed later")

@@ -187,10 +187,10 @@ class Subscriptions:
             if isinstance(exc, asyncio.TimeoutError):
                 problem = f"no acknowledgement within {seconds:g} s"
                 if self._trouble is not None:
-                    problem += f" ({self._trouble})"
+                    problem += f": {getattr(self._trouble, 'problem', self._trouble)}"
                 raise SubscribeError(self._url, problem, channels=channels) from self._trouble
             if isinstance(exc, ConnectError):
-                raise SubscribeError(self._url, str(exc), channels=channels) from exc
+                raise SubscribeError(self._url, exc.problem, channels=channels) from exc
             if isinstance(exc, _Refused):
                 problem = f"the server refused the subscription: {exc}"
                 raise SubscribeError(self._url, problem, channels=channels) from None

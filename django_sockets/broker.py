@@ -112,6 +112,7 @@ class Report:
         features: short name -> what was found.
         limits: short name -> value with its unit.
         warnings: sentences about what will bite, with what to do.
+        problem: why the server cannot serve as a broker, or None.
     """
 
     server: str
@@ -119,6 +120,7 @@ class Report:
     features: dict[str, str] = dataclasses.field(default_factory=dict)
     limits: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    problem: str | None = None
 
 
 @runtime_checkable

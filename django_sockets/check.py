@@ -94,8 +94,7 @@ async def check(config: Config, source: str) -> Findings:
             await _measure(hub, findings)
     except BrokerError as exc:
         findings.problem = str(exc)
-    else:
-        findings.ok = True
+    findings.ok = findings.problem is None
     return findings
 
 
@@ -107,6 +106,7 @@ async def _inspect(config: Config, findings: Findings) -> None:
             findings.server, findings.topology = report.server, report.topology
             findings.features = report.features
             findings.limits, findings.warnings = report.limits, report.warnings
+            findings.problem = report.problem
         findings.limits["channel name"] = f"at most {broker.limits.max_channel_bytes} bytes"
     finally:
         await broker.aclose()

@@ -88,10 +88,12 @@ class BrokerError(DjangoSocketsError):
 
     Attributes:
         url: the broker's URL with its password left out.
+        problem: the message without the URL.
     """
 
     def __init__(self, url: object, problem: str) -> None:
         self.url = str(url)
+        self.problem = problem
         super().__init__(f"{self.url}: {problem}")
 
 

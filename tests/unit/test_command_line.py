@@ -137,6 +137,22 @@ def test_check_of_a_dead_server(nobody: str, form: list[str]) -> None:
         assert found["problem"].startswith(f"{nobody}: cannot connect")
 
 
+def test_check_of_a_server_that_wants_a_password_says_where_to_write_it(
+    locked_server: CacheServer,
+) -> None:
+    ended = run("check", f"redis://127.0.0.1:{locked_server.port}")
+    assert ended.returncode == 1
+    assert "wants a password: write redis://:password@" in ended.stderr
+
+
+def test_check_of_a_replica_is_not_usable(valkey_server: CacheServer) -> None:
+    with ValkeyServer(config={"replicaof": f"127.0.0.1 {valkey_server.port}"}) as replica:
+        ended = run("check", replica.url)
+    assert ended.returncode == 1
+    assert "this server is a replica" in ended.stderr
+    assert "verdict" not in ended.stdout
+
+
 def test_check_of_a_wrong_password(locked_server: CacheServer) -> None:
     ended = run("check", f"redis://:not-{PASSWORD}@127.0.0.1:{locked_server.port}")
     assert ended.returncode == 1
