@@ -551,8 +551,10 @@ class BaseSocketServer(ChannelNames):
         """Called by the hub where broadcasts may be missing."""
         if self._queue is not None:
             self._queue.on_gap(channels, reason)
-        elif self._inbox is not None:
-            self._inbox.put(Gap(channels=tuple(channels), reason=reason), 0)
+            return
+        gap = Gap(channels=tuple(channels), reason=reason)
+        if self._inbox is not None and not self._inbox.put(gap, 0):
+            self._too_slow()
 
     async def _take(self, event: Delivery | Gap) -> None:
         """One event, in a class with hooks of its own."""
