@@ -1,7 +1,7 @@
 """`redis://`, `rediss://`, `redis+unix://` and their `valkey` spellings: one node.
 
 At most two connections, however many channels and callers there are: one that publishes
-(`pipeline`) and one that subscribes (`subscriptions`). The delivery probe runs from the first
+(`pipeline`) and one that subscribes (`reader`). The delivery probe runs from the first
 through the server to the second.
 """
 
@@ -19,6 +19,7 @@ from ..url import BrokerURL
 from .connector import Connector
 from .link import Link, LinkLost, ReplyError, expect, first_error, open_link
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
+from .reader import Reader
 from .report import COMMANDS, make_report
 from .subscriptions import Subscriptions
 
@@ -40,10 +41,13 @@ class RedisBroker:
         self._probe_payload = b""
         self._ask_role = True
         self._subscriptions = Subscriptions(
+            url, server_name=self._name, reader_for=lambda _: self._reader
+        )
+        self._reader = Reader(
             url,
             sink,
+            self._subscriptions,
             open_link=open_link,
-            server_name=self._name,
             probe=self._probe,
             probe_name=self._probe_name,
             on_probe=self._on_probe,
@@ -88,6 +92,7 @@ class RedisBroker:
 
     async def aclose(self) -> None:
         await self._subscriptions.aclose()
+        await self._reader.aclose()
         await self._pipeline.aclose()
 
     # The delivery probe
@@ -101,7 +106,7 @@ class RedisBroker:
         options = self.url.options
         while True:
             await asyncio.sleep(options.probe_interval_seconds)
-            if not self._subscriptions.can_probe or not self._subscriptions.probing:
+            if not self._reader.can_probe or not self._reader.probing:
                 continue
             heard = self._probe_heard = asyncio.get_running_loop().create_future()
             self._probe_payload = b"%d" % next(self._probe_numbers)

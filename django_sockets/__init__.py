@@ -19,7 +19,8 @@ from .errors import (
     Reject,
     SubscribeError,
 )
-from .hub import Gap, Hub, Message, open_hub
+from .events import Gap, Message
+from .hub import Hub, open_hub
 from .registry import open_broker
 
 __all__ = [

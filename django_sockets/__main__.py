@@ -22,7 +22,8 @@ from .check import SOURCES, Findings, check, configuration
 from .codec import decode_json, encode
 from .conf import load_config
 from .errors import BrokerError, DjangoSocketsError
-from .hub import Event, Gap, open_hub
+from .events import Event, Gap
+from .hub import open_hub
 
 logger = logging.getLogger("django_sockets")
 

@@ -12,7 +12,7 @@ from .calls import Calls, running_loop
 from .channels import ChannelNames
 from .conf import Source, load_config
 from .errors import CallError
-from .hub import EventQueue, Gap
+from .events import EventQueue, Gap
 from .runtime import background_loop, existing_hub, shared_hub
 
 __all__ = ["Broadcaster"]
@@ -72,7 +72,7 @@ class Broadcaster(ChannelNames):
     async def _add(self, names: list[str]) -> None:
         hub = shared_hub(self._config)
         if self._queue is None:
-            self._queue = EventQueue(hub)
+            self._queue = hub.new_queue()
         await hub.add(self._queue, names)
 
     async def _remove(self, names: list[str]) -> None:

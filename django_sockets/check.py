@@ -20,7 +20,8 @@ from .conf import (
     load_config,
 )
 from .errors import BrokerError, ConfigurationError
-from .hub import Gap, Hub, open_hub
+from .events import Gap
+from .hub import Hub, open_hub
 from .registry import open_broker
 
 __all__ = ["SOURCES", "Findings", "check", "configuration"]

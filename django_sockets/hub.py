@@ -9,73 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Protocol
 
 from .broker import check_channel
 from .codec import Delivery
 from .conf import Config, Source, load_config
 from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
+from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .log import LogThrottle
-from .mailbox import Congestion, Mailbox
+from .mailbox import Congestion
 from .registry import open_broker
 
-__all__ = [
-    "Event",
-    "EventQueue",
-    "Events",
-    "Gap",
-    "Hub",
-    "Message",
-    "Subscriber",
-    "hub_on",
-    "open_hub",
-]
+__all__ = ["Hub", "Subscriber", "hub_on", "open_hub"]
 
 logger = logging.getLogger("django_sockets")
-
-MISSED = "missed"
-"""Gap reason: the publisher's chain jumped, messages are missing before the next one."""
-LATE = "late"
-"""Gap reason: a message came after a newer one of its publisher and was dropped."""
-VERSION = "version"
-"""Gap reason: a message of a newer format than this process can read."""
-OVERFLOW = "overflow"
-"""Gap reason: this subscriber did not keep up and messages for it were dropped."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Message:
-    """A payload as it was published.
-
-    Attributes:
-        channel: where.
-        payload: the bytes; JSON text in UTF-8 if it was broadcast as data.
-    """
-
-    channel: str
-    payload: bytes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gap:
-    """Messages may be missing at this point of the stream: fetch the present state anew.
-
-    Attributes:
-        channels: 1..n subscribed channels.
-        reason: "missed", "late", "version", "overflow", or the broker's words for a lost link.
-    """
-
-    channels: tuple[str, ...]
-    reason: str
-
-
-Event: TypeAlias = Message | Gap
 
 
 class Subscriber(Protocol):
@@ -187,13 +139,21 @@ class Hub:
         Raises:
             ChannelError, SubscribeError: nothing is subscribed.
         """
-        events = Events(self)
+        events = Events(*self._queue_limits())
         await self.add(events, channels)
         try:
             yield events
         finally:
             events.close()
             await self.remove(events)
+
+    def new_queue(self) -> EventQueue:
+        """A queue to be subscribed with `add`."""
+        return EventQueue(*self._queue_limits())
+
+    def _queue_limits(self) -> tuple[int, int, Congestion, Callable[[str], None]]:
+        size = self._options.events_queue_size
+        return size, self.max_payload_bytes, self.congestion, self.count_gap
 
     async def add(self, subscriber: Subscriber, channels: str | Iterable[str]) -> None:
         """Subscribe a local subscriber; returns once the server has acknowledged every channel.
@@ -342,75 +302,6 @@ class Hub:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-class EventQueue:
-    """A subscriber with a bounded queue, for one reader that takes events one by one.
-
-    A reader that does not keep up gets `Gap(reason="overflow")` in place of what was dropped.
-    """
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        size = hub.config.url.options.events_queue_size
-        self._mailbox = Mailbox(size, hub.max_payload_bytes, hub.congestion)
-        self._overflowed: dict[str, None] = {}
-        self._closed = False
-
-    def on_delivery(self, delivery: Delivery) -> None:
-        self._put(delivery, len(delivery.payload), [delivery.channel])
-
-    def on_gap(self, channels: Sequence[str], reason: str) -> None:
-        self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
-
-    def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
-        if self._overflowed and not self._mailbox.full:
-            self._mailbox.put(self._overflow(), 0)
-        if not self._mailbox.put(event, size_bytes):
-            self._overflowed.update(dict.fromkeys(channels))
-
-    def _overflow(self) -> Gap:
-        gap = Gap(channels=tuple(self._overflowed), reason=OVERFLOW)
-        self._overflowed.clear()
-        self._hub.count_gap(OVERFLOW)
-        return gap
-
-    async def next(self) -> Delivery | Gap | None:
-        """The next event, None once closed and empty; cancelling loses none."""
-        mailbox = self._mailbox
-        if not mailbox and not self._overflowed and not self._closed:
-            await mailbox.wait()
-        if mailbox:
-            event: Delivery | Gap = mailbox.take()
-            return event
-        return self._overflow() if self._overflowed else None
-
-    def drain(self) -> list[Delivery | Gap]:
-        """Everything that is queued, without waiting."""
-        left: list[Delivery | Gap] = self._mailbox.clear()
-        if self._overflowed:
-            left.append(self._overflow())
-        return left
-
-    def close(self) -> None:
-        """End the reading after what is queued."""
-        self._closed = True
-        self._mailbox.wake()
-
-
-class Events(EventQueue):
-    """The events of one `hub.subscribe`, as an async iterator of `Message` and `Gap`."""
-
-    def __aiter__(self) -> Events:
-        return self
-
-    async def __anext__(self) -> Event:
-        event = await self.next()
-        if event is None:
-            raise StopAsyncIteration
-        if isinstance(event, Gap):
-            return event
-        return Message(channel=event.channel, payload=event.payload)
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Hub]] = weakref.WeakKeyDictionary()

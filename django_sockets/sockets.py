@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
 from .channels import ChannelNames
 from .codec import Delivery, decode_json, encode, send_event
-from .conf import Source, database_hygiene, load_config
+from .conf import Source, load_config
 from .errors import BrokerError, CallError, EncodeError, Reject, SubscribeError
-from .hub import EventQueue, Gap, Hub
+from .events import EventQueue, Gap
+from .frames import NO_CODE, Frames
+from .hooks import call_hook, takes_code
+from .hub import Hub
 from .lane import Lane
 from .log import LogThrottle
 from .origin import origin_problem
@@ -39,12 +40,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-FRAMES_READ_AHEAD = 16
-"""Frames read while a handler is busy; beyond, the client has to wait."""
 CLOSE_SECONDS = 1.0
 """How long a close waits for what is queued before it."""
-NORMAL, GOING_AWAY, NO_CODE, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
-    1000, 1001, 1005, 1007, 1009, 1011, 1013,
+NORMAL, GOING_AWAY, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
+    1000, 1001, 1007, 1009, 1011, 1013,
 )  # fmt: skip
 """Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
 
@@ -130,9 +129,7 @@ class BaseSocketServer(ChannelNames):
         self._queue: EventQueue | None = None
         self._outbox: Lane | None = None
         self._inbox: Lane | None = None
-        self._frames: list[MutableMapping[str, Any]] = []
-        self._frame_taken: asyncio.Future[None] | None = None
-        self._handler: asyncio.Task[None] | None = None
+        self._frames = Frames(self._take_frame, self._end)
         self._ended: asyncio.Future[int] | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -261,7 +258,7 @@ class BaseSocketServer(ChannelNames):
         if status is not None:
             await self._deny(status)
             return
-        self._frames.append(event)
+        self._frames.push(event)
         await self._serve()
 
     async def _refusal(self) -> int | None:
@@ -302,7 +299,6 @@ class BaseSocketServer(ChannelNames):
             at_exit(self._at_exit)
         self._start_delivery()
         reader = loop.create_task(self._read())
-        self._handle_soon()
         try:
             await asyncio.wait([self._ended])
         finally:
@@ -322,13 +318,10 @@ class BaseSocketServer(ChannelNames):
         for lane in (self._inbox, self._outbox):
             if lane is not None:
                 lane.close()
-        handler = self._handler
-        if handler is not None and handler is not asyncio.current_task():
-            # Only the exit of the interpreter cannot wait for a handler that never returns.
-            await asyncio.wait([handler], timeout=EXIT_SECONDS / 2 if self._muted else None)
-            handler.cancel()
+        # Only the exit of the interpreter cannot wait for a handler that never returns.
+        await self._frames.finish(EXIT_SECONDS / 2 if self._muted else None)
         try:
-            if _takes_code(type(self).disconnect):
+            if takes_code(type(self).disconnect):
                 await self._call(self.disconnect, code)
             else:
                 await self._call(self.disconnect)
@@ -348,41 +341,16 @@ class BaseSocketServer(ChannelNames):
     # Frames from the client
 
     async def _read(self) -> None:
-        receive = self._asgi_receive
-        if receive is None:
+        if self._asgi_receive is None:
             self._warn_once("receive side", "%s has no receive callable: it hears nothing")
-            return
-        try:
-            while True:
-                event = await receive()
-                if event["type"] == "websocket.disconnect":
-                    self._end(event.get("code") or NO_CODE)
-                    return
-                self._frames.append(event)
-                self._handle_soon()
-                while len(self._frames) >= FRAMES_READ_AHEAD:
-                    self._frame_taken = asyncio.get_running_loop().create_future()
-                    await self._frame_taken
-        except Exception:
-            logger.exception("the server's receive failed")
-            self._end(INTERNAL_ERROR)
+        else:
+            await self._frames.read(self._asgi_receive)
 
-    def _handle_soon(self) -> None:
-        if self._frames and self._handler is None:
-            self._handler = asyncio.get_running_loop().create_task(self._handle_frames())
-
-    async def _handle_frames(self) -> None:
+    async def _take_frame(self, event: MutableMapping[str, Any]) -> None:
         try:
-            while self._frames and not self._closing:
-                event = self._frames.pop(0)
-                if self._frame_taken is not None and not self._frame_taken.done():
-                    self._frame_taken.set_result(None)
-                try:
-                    await self._handle(event)
-                except Exception as exc:
-                    await self._failed(exc)
-        finally:
-            self._handler = None
+            await self._handle(event)
+        except Exception as exc:
+            await self._failed(exc)
 
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
@@ -419,13 +387,9 @@ class BaseSocketServer(ChannelNames):
 
     async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
-        if inspect.iscoroutinefunction(handler):
-            return await handler(*args)
         if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
             return handler(*args)
-        pool = worker_pool(self._config.settings)
-        result = await pool.run(_in_thread, handler, args)
-        return await result if inspect.isawaitable(result) else result
+        return await call_hook(worker_pool(self._config.settings), handler, *args)
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
@@ -461,6 +425,7 @@ class BaseSocketServer(ChannelNames):
         if self._closing or not self.is_alive:
             return
         self._closing = True
+        self._frames.stop()
         if not self._muted and not self._held and self._asgi_send is not None:
             out = self._out()
             if out.full:
@@ -508,7 +473,7 @@ class BaseSocketServer(ChannelNames):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and self._ended is None:
-            self._queue = EventQueue(hub)
+            self._queue = hub.new_queue()
         await hub.add(self, names)
 
     async def _remove(self, names: list[str]) -> None:
@@ -605,17 +570,6 @@ def _size_bytes(frame: str | bytes) -> int:
     if isinstance(frame, str) and not frame.isascii():
         return len(frame.encode(errors="surrogatepass"))
     return len(frame)
-
-
-def _in_thread(handler: Callable[..., Any], args: Sequence[Any]) -> Any:
-    with database_hygiene():
-        return handler(*args)
-
-
-@lru_cache(maxsize=1024)
-def _takes_code(disconnect: Callable[..., Any]) -> bool:
-    """Whether a `disconnect` method takes anything besides `self`."""
-    return len(inspect.signature(disconnect).parameters) > 1
 
 
 BaseSocketServer.as_asgi = AsgiApp.descriptor()

@@ -1,0 +1,85 @@
+"""The frames of one client: read a little ahead, handled one at a time and in order.
+
+Reading goes on while a handler is busy, so that a client that leaves is noticed at once. A client
+that sends faster than its handlers work has to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+__all__ = ["Frames"]
+
+logger = logging.getLogger("django_sockets")
+
+Event: TypeAlias = MutableMapping[str, Any]
+
+READ_AHEAD = 16
+"""Frames read while a handler is busy."""
+NO_CODE, INTERNAL_ERROR = 1005, 1011
+"""Close codes: the client gave none; the server's `receive` failed (RFC 6455, section 7.4.1)."""
+
+
+class Frames:
+    """The way from an ASGI `receive` to a handler, on one event loop.
+
+    Args:
+        handle: awaited with each event but the last; must not raise.
+        ended: called with the close code when the client has gone.
+    """
+
+    def __init__(
+        self, handle: Callable[[Event], Awaitable[None]], ended: Callable[[int], None]
+    ) -> None:
+        self._handle = handle
+        self._ended = ended
+        self._waiting: list[Event] = []
+        self._taken: asyncio.Future[None] | None = None
+        self._handler: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def push(self, event: Event) -> None:
+        """Have an event handled after those that wait."""
+        self._waiting.append(event)
+        if self._handler is None:
+            self._handler = asyncio.get_running_loop().create_task(self._work())
+
+    async def read(self, receive: Callable[[], Awaitable[Event]]) -> None:
+        """Read events until the client leaves."""
+        try:
+            while True:
+                event = await receive()
+                if event["type"] == "websocket.disconnect":
+                    self._ended(event.get("code") or NO_CODE)
+                    return
+                self.push(event)
+                while len(self._waiting) >= READ_AHEAD:
+                    self._taken = asyncio.get_running_loop().create_future()
+                    await self._taken
+        except Exception:
+            logger.exception("the server's receive failed")
+            self._ended(INTERNAL_ERROR)
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and not self._stopped:
+                event = self._waiting.pop(0)
+                if self._taken is not None and not self._taken.done():
+                    self._taken.set_result(None)
+                await self._handle(event)
+        finally:
+            self._handler = None
+
+    def stop(self) -> None:
+        """Handle nothing more after the event in hand."""
+        self._stopped = True
+
+    async def finish(self, timeout_seconds: float | None) -> None:
+        """Wait until what was read is handled; after the timeout, give up on it."""
+        handler = self._handler
+        if handler is not None and handler is not asyncio.current_task():
+            await asyncio.wait([handler], timeout=timeout_seconds)
+            handler.cancel()
