@@ -1,4 +1,4 @@
-"""A broker that loses, repeats, holds back and delays what a hub hears, as a test asks it to.
+"""A broker that loses, repeats, holds back and delays what a hub hears, as a test asks.
 
     faults = Faults()
     async with open_hub(faults.around("memory://")) as hub, hub.subscribe("room") as events:
@@ -28,6 +28,8 @@ __all__ = ["Faults", "FaultyBroker"]
 
 LOST_LINK = "lost by a test"
 """Gap reason of `disconnect` and `gap`."""
+REPLAYED = 5
+"""Messages of one channel that `replay` repeats."""
 
 
 class _Step(NamedTuple):
@@ -92,6 +94,10 @@ class Faults:
         """Wait before each of the next messages; what comes after them waits too."""
         self._steps.append(_Step("delay", messages, seconds))
 
+    def replay(self, messages: int = 1) -> None:
+        """Before each of the next messages, deliver the last ones on its channel once more."""
+        self._steps.append(_Step("replay", messages))
+
     def disconnect(self, messages: int = 1) -> None:
         """Lose the next messages as with a lost link: then every subscribed channel has a gap."""
         self._steps.append(_Step("disconnect", messages))
@@ -128,7 +134,7 @@ class Faults:
         return step
 
     def _random_step(self, random: random.Random) -> _Step:
-        kind = random.choice(("drop", "duplicate", "reorder", "delay", "disconnect"))
+        kind = random.choice(("drop", "duplicate", "reorder", "delay", "replay", "disconnect"))
         if kind == "disconnect":
             lost = random.randint(1, 5)
             if lost > 1:
@@ -151,6 +157,7 @@ class FaultyBroker:
         self.limits = self._broker.limits
         self._subscribed: dict[str, None] = {}
         self._held: dict[str, list[bytes]] = {}
+        self._recent: dict[str, deque[bytes]] = {}
 
     async def publish(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
@@ -165,6 +172,7 @@ class FaultyBroker:
         for channel in channels:
             self._subscribed.pop(channel, None)
             self._held.pop(channel, None)
+            self._recent.pop(channel, None)
         await self._broker.unsubscribe(channels)
 
     async def aclose(self) -> None:
@@ -186,9 +194,12 @@ class FaultyBroker:
                 continue
             if step.kind == "delay":
                 await asyncio.sleep(step.seconds)
-            copies = 2 if step.kind == "duplicate" else 1
+            recent = self._recent.setdefault(channel, deque(maxlen=REPLAYED))
+            before = list(recent) if step.kind == "replay" else []
+            recent.append(message)
+            copies = [message] * (2 if step.kind == "duplicate" else 1)
             late = self._held.pop(channel, [])
-            await self._sink.deliver([(channel, message)] * copies + [(channel, x) for x in late])
+            await self._sink.deliver([(channel, each) for each in (*before, *copies, *late)])
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         self._sink.lost(channels, reason)

@@ -11,9 +11,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from ..hub import Event, Events, Gap, Hub, Message
+from ..events import Event, Events, Gap, Message
+from ..hub import Hub
 
 __all__ = ["Ledger", "Listener", "check_stream", "listening"]
+
+
+PATIENCE_SECONDS = 10.0
+"""How long to wait for what is certain to come, unless a test says otherwise."""
 
 
 class Ledger:
@@ -117,7 +122,11 @@ class Listener:
         return [event for event in self.events if isinstance(event, Gap)]
 
     async def until(
-        self, wanted: Callable[[Event], bool], *, within_seconds: float = 10.0, start: int = 0
+        self,
+        wanted: Callable[[Event], bool],
+        *,
+        within_seconds: float | None = None,
+        start: int = 0,
     ) -> int:
         """Wait for an event and return its place in `events`.
 
@@ -138,6 +147,8 @@ class Listener:
                 self._changed.clear()
                 await self._changed.wait()
 
+        if within_seconds is None:
+            within_seconds = PATIENCE_SECONDS
         try:
             return await asyncio.wait_for(look(), within_seconds)
         except asyncio.TimeoutError:
@@ -147,14 +158,14 @@ class Listener:
                 f"{len(self.events) - start} events: {seen}"
             ) from None
 
-    async def until_payload(self, payload: bytes, *, within_seconds: float = 10.0) -> int:
+    async def until_payload(self, payload: bytes, *, within_seconds: float | None = None) -> int:
         """Wait for a message with this payload."""
         return await self.until(
             lambda event: isinstance(event, Message) and event.payload == payload,
             within_seconds=within_seconds,
         )
 
-    async def until_gap(self, *, within_seconds: float = 10.0, start: int = 0) -> int:
+    async def until_gap(self, *, within_seconds: float | None = None, start: int = 0) -> int:
         """Wait for a gap."""
         return await self.until(
             lambda event: isinstance(event, Gap), within_seconds=within_seconds, start=start

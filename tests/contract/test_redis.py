@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,18 @@ async def test_a_thousand_channels_cost_one_round_trip(
     await broker.aclose()
 
 
+class Recorder:
+    """A subscriber that only counts."""
+
+    heard = 0
+
+    def on_delivery(self, delivery: object) -> None:
+        self.heard += 1
+
+    def on_gap(self, channels: object, reason: str) -> None:
+        self.heard += 1
+
+
 @pytest.fixture
 def user(valkey_server: CacheServer, room: str) -> Iterator[Callable[..., str]]:
     """Adds a user with these channel patterns and returns the URL for it."""
@@ -83,6 +96,11 @@ async def test_channels_that_the_server_forbids_are_named(
                 pass
         assert subscribing.value.channels == (f"{room}:2:allowed", forbidden)
         assert hub.stats()["channels"] == 1
+        # Whoever asks at the same time gets what is allowed.
+        sides = [hub.add(Recorder(), [forbidden]), hub.add(Recorder(), [f"{room}:3:allowed"])]
+        refused, granted = await asyncio.gather(*sides, return_exceptions=True)
+        assert isinstance(refused, SubscribeError)
+        assert granted is None
         # The others are none the worse for it.
         await hub.publish([allowed, f"{room}:2:allowed"], b"y")
         await heard.until_payload(b"y")

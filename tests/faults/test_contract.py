@@ -59,6 +59,9 @@ class FakeControl:
     async def start(self) -> None:
         self._server.connected = True
 
+    async def pause(self) -> None:
+        """Nobody can tell the difference: it does nothing unless it is asked."""
+
     async def channels(self) -> int:
         subscribers = self._server.subscribers
         return sum(b":{" in name for name in subscribers if subscribers[name])

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from ...broker import Broker
+from .. import ledger
 
 __all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
 
@@ -44,7 +45,7 @@ class RecordingSink:
         self.seen.append(("lost", tuple(sorted(channels))))
         self._changed.set()
 
-    async def until(self, *wanted: Any, within_seconds: float = 10.0) -> None:
+    async def until(self, *wanted: Any) -> None:
         """Wait for one thing in `seen`."""
 
         async def look() -> None:
@@ -53,7 +54,7 @@ class RecordingSink:
                 await self._changed.wait()
 
         try:
-            await asyncio.wait_for(look(), within_seconds)
+            await asyncio.wait_for(look(), ledger.PATIENCE_SECONDS)
         except asyncio.TimeoutError:
             raise AssertionError(f"{wanted} not among {self.seen[-5:]}") from None
 

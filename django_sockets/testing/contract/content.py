@@ -11,7 +11,8 @@ import pytest
 
 from ...envelope import HEADER_BYTES
 from ...errors import ChannelError, PayloadTooLarge
-from ...hub import Gap, Message, open_hub
+from ...events import Gap, Message
+from ...hub import open_hub
 from ...registry import open_broker
 from ..ledger import listening
 from .base import ContractTests, with_options

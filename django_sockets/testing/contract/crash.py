@@ -31,11 +31,13 @@ class CrashContract(FaultTests):
     ) -> None:
         await server.kill()
         url = with_password(quick(server.url), "someone", "s3cr3t")
+        tasks = asyncio.all_tasks()
         async with open_hub(url) as hub:
             started = time.monotonic()
             with pytest.raises(PublishError) as caught:
                 await hub.publish([room, f"{room}:2"], b"x")
             assert time.monotonic() - started < 1.5
+            assert asyncio.all_tasks() == tasks
             assert caught.value.failed == (room, f"{room}:2")
             assert caught.value.unknown == ()
             assert f"not published to {room!r}" in str(caught.value)
@@ -157,7 +159,8 @@ class CrashContract(FaultTests):
         url, ledger = quick(server.url, subscribe_timeout_seconds=10), Ledger()
         async with open_hub(url) as hub, listening(hub, room) as heard:
             async with hub.subscribe(f"{room}:dropped"):
-                await server.kill()
+                await server.pause()  # So that this one is not told any more.
+            await server.kill()
             subscription = hub.subscribe(f"{room}:new")
             entering = asyncio.create_task(subscription.__aenter__())
             await asyncio.sleep(0.1)

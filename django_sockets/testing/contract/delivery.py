@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any
 
-from ...hub import Message, open_hub
+from ...events import Message
+from ...hub import open_hub
 from ..ledger import Ledger, check_stream, listening
 from .base import ContractTests
 
@@ -74,3 +76,24 @@ class DeliveryContract(ContractTests):
             await asyncio.gather(*(hub.publish(room, payload) for payload in payloads))
             await heard.until_payload(payloads[-1])
             assert [message.payload for message in heard.messages] == payloads
+
+    async def test_a_cancelled_publish_harms_no_other(self, broker_url: str, room: str) -> None:
+        rng = random.Random(0)  # noqa: S311 - reproducible, no secret
+        async with open_hub(broker_url) as hub, listening(hub, room) as heard:
+            kept = []
+            for i in range(300):
+                payload = b"%d" % i
+                call = asyncio.create_task(hub.publish(room, payload))
+                for _ in range(rng.randint(0, 4)):
+                    await asyncio.sleep(0)
+                if call.done() or rng.random() < 0.5:
+                    kept.append(payload)
+                    await call
+                else:
+                    call.cancel()
+            await hub.publish(room, b"end")
+            await heard.until_payload(b"end")
+            numbers = [int(message.payload) for message in heard.messages[:-1]]
+            assert numbers == sorted(set(numbers))
+            assert {b"%d" % number for number in numbers} >= set(kept)
+            assert heard.gaps == []

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from ...errors import PublishError
-from ...hub import Hub, Message
+from ...events import Message
+from ...hub import Hub
 from ..ledger import Ledger, Listener
 from .base import ContractTests, with_options
 from .control import ServerControl

@@ -13,7 +13,8 @@ import pytest
 
 from ...conf import load_config
 from ...errors import BrokerClosed
-from ...hub import EventQueue, open_hub
+from ...events import EventQueue
+from ...hub import open_hub
 from ...registry import open_broker
 from ..ledger import Ledger, check_stream, listening
 from .base import ContractTests, with_password

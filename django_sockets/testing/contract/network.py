@@ -34,6 +34,20 @@ async def proxied(url: str) -> AsyncIterator[tuple[FaultProxy, str]]:
 class NetworkContract(FaultTests):
     """The promises of a backend whose network fails."""
 
+    async def test_subscribed_means_that_the_server_said_so(
+        self, server: ServerControl, room: str
+    ) -> None:
+        async with (
+            proxied(server.url) as (proxy, url),
+            open_hub(server.url) as publisher,
+            open_hub(url) as reader,
+        ):
+            proxy.delay_seconds = 0.05
+            for i in range(3):
+                async with listening(reader, f"{room}:{i}") as heard:
+                    await publisher.publish(f"{room}:{i}", b"x")
+                    await heard.until_payload(b"x")
+
     @pytest.mark.parametrize("direction", ["both", "reads", "writes"])
     async def test_a_silent_link_is_noticed_and_replaced_in_time(
         self, server: ServerControl, room: str, direction: Literal["both", "reads", "writes"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 
 import pytest
 
-from ...hub import Message, open_hub
+from ...events import Message
+from ...hub import Hub, open_hub
 from ...registry import open_broker
+from .. import ledger
 from ..ledger import listening
 from .base import ContractTests, RecordingSink, fence, with_options
 
@@ -19,12 +22,32 @@ class SubscribingContract(ContractTests):
     async def test_nothing_published_after_subscribe_returned_is_missed(
         self, broker_url: str, room: str
     ) -> None:
-        async with open_hub(broker_url) as publisher, open_hub(broker_url) as reader:
-            for i in range(300):
-                async with reader.subscribe(f"{room}:{i % 7}", f"{room}:{i}") as events:
-                    await publisher.publish(f"{room}:{i}", b"%d" % i)
-                    event = await asyncio.wait_for(anext(events), 5)
-                    assert event == Message(channel=f"{room}:{i}", payload=b"%d" % i)
+        elsewhere = asyncio.new_event_loop()
+        thread = threading.Thread(target=elsewhere.run_forever)
+        thread.start()
+
+        def publish(channel: str) -> None:
+            """Publish on the other loop while this one stands still."""
+            call = publisher.publish(channel, channel.encode())
+            asyncio.run_coroutine_threadsafe(call, elsewhere).result(ledger.PATIENCE_SECONDS)
+
+        async def open_there() -> Hub:
+            return open_hub(broker_url)
+
+        publisher = asyncio.run_coroutine_threadsafe(open_there(), elsewhere).result()
+        try:
+            async with open_hub(broker_url) as reader:
+                for i in range(300):
+                    channel = f"{room}:{i}"
+                    async with reader.subscribe(f"{room}:{i % 7}", channel) as events:
+                        publish(channel)
+                        event = await asyncio.wait_for(anext(events), ledger.PATIENCE_SECONDS)
+                        assert event == Message(channel=channel, payload=channel.encode())
+        finally:
+            asyncio.run_coroutine_threadsafe(publisher.aclose(), elsewhere).result()
+            elsewhere.call_soon_threadsafe(elsewhere.stop)
+            thread.join()
+            elsewhere.close()
 
     async def test_subscribing_twice_delivers_once(self, broker_url: str, room: str) -> None:
         sink = RecordingSink()
@@ -103,16 +126,19 @@ class SubscribingContract(ContractTests):
         sink = RecordingSink()
         publisher, broker = open_broker(broker_url), open_broker(broker_url, sink)
         for i in range(10):
+
+            async def storm(i: int = i) -> None:
+                for j in range(100):
+                    await publisher.publish([room], b"%d %d" % (i, j))
+                    await asyncio.sleep(0)
+
             await broker.subscribe([room])
-            storm = [
-                asyncio.create_task(publisher.publish([room], b"%d %d" % (i, j)))
-                for j in range(200)
-            ]
-            await sink.until("message", room, b"%d 0" % i)
+            publishing = asyncio.create_task(storm())
+            await sink.until("message", room, b"%d 3" % i)
             leaving = asyncio.create_task(broker.unsubscribe([room]))
             await asyncio.sleep(0)
             before = len(sink.seen)
-            await asyncio.gather(leaving, *storm)
+            await asyncio.gather(leaving, publishing)
             await fence(publisher, broker, sink, f"{room}:fence")
             assert [seen[1] for seen in sink.seen[before:]] == [f"{room}:fence"]
         await asyncio.gather(broker.aclose(), publisher.aclose())

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ...errors import PublishError, SubscribeError
+from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub import open_hub
 from ..ledger import Ledger, check_stream, listening
 from .base import with_options
@@ -82,6 +82,25 @@ class TroubleContract(FaultTests):
             await server.resume()
             await flow(hub, Ledger(), heard, room)
             await eventually(server.channels, 1)
+
+    async def test_aclose_does_not_wait_for_a_frozen_server(
+        self, server: ServerControl, room: str
+    ) -> None:
+        tasks = asyncio.all_tasks()
+        hub = open_hub(server.url)
+        async with hub.subscribe(room):
+            await hub.publish(room, b"x")
+            await server.pause()
+            publishing = asyncio.create_task(hub.publish(room, b"y"))
+            subscribing = asyncio.create_task(hub.subscribe(f"{room}:2").__aenter__())
+            await asyncio.sleep(0.05)
+            await asyncio.wait_for(hub.aclose(), 1)
+            with pytest.raises(PublishError) as caught:
+                await asyncio.wait_for(publishing, 1)
+            assert caught.value.unknown == (room,)
+            with pytest.raises(BrokerClosed):
+                await asyncio.wait_for(subscribing, 1)
+        assert asyncio.all_tasks() == tasks
 
     # Cut off and demoted
 

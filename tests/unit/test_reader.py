@@ -1,0 +1,241 @@
+"""What the reader makes of a stream that arrives in one piece, or not as expected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import hiredis
+import pytest
+
+from django_sockets import SubscribeError
+from django_sockets.backends.link import Link, LinkLost
+from django_sockets.backends.redis import RedisBroker
+from django_sockets.testing.contract.base import RecordingSink
+from django_sockets.url import BrokerURL
+
+PROBE = "probe"
+
+
+def ack(*names: str, verb: bytes = b"subscribe") -> list[list[Any]]:
+    return [[verb, name, 1] for name in names]
+
+
+def message(name: str, payload: bytes) -> list[Any]:
+    return [b"message", name, payload]
+
+
+class ScriptedLink:
+    """A link whose server is the test."""
+
+    received_bytes = partial_bytes = 0
+    held_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.chunks: asyncio.Queue[list[Any] | None] = asyncio.Queue()
+        self.written: list[list[str]] = []
+        self.wrote = asyncio.Event()
+        self.probe = b""
+
+    async def read(self) -> list[Any]:
+        chunk = await self.chunks.get()
+        if chunk is None:
+            raise LinkLost("gone")
+        return chunk
+
+    def write(self, data: bytes) -> None:
+        parser = hiredis.Reader()
+        parser.feed(data)
+        while (command := parser.gets()) is not False:
+            self.written.append([command[0].decode(), *map(self.short, command[1:])])
+        self.wrote.set()
+
+    def abort(self) -> None:
+        pass
+
+    def short(self, name: bytes) -> str:
+        if name.startswith(b"django_sockets:{"):
+            return name[len(b"django_sockets:{") : -1].decode()
+        self.probe = name
+        return PROBE
+
+    def long(self, name: str) -> bytes:
+        return self.probe if name == PROBE else b"django_sockets:{%s}" % name.encode()
+
+    def say(self, *replies: Any) -> None:
+        """Send replies, which name channels, in one piece."""
+        self.chunks.put_nowait(
+            [
+                [reply[0], self.long(reply[1]), *reply[2:]] if isinstance(reply, list) else reply
+                for reply in replies
+            ]
+        )
+
+    def close(self) -> None:
+        self.chunks.put_nowait(None)
+
+    async def commands(self, count: int) -> list[list[str]]:
+        """The next commands, once there are so many."""
+        while len(self.written) < count:
+            self.wrote.clear()
+            await asyncio.wait_for(self.wrote.wait(), 5)
+        commands, self.written = self.written[:count], self.written[count:]
+        return commands
+
+
+class ScriptedBroker(RedisBroker):
+    """The redis backend's own code on links whose server is the test."""
+
+    def __init__(self, sink: RecordingSink) -> None:
+        self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+        super().__init__(BrokerURL.parse("redis://h?probe_interval_seconds=1000"), sink)
+
+    def _opener(self) -> Callable[[], Awaitable[Link]]:
+        return self._open
+
+    async def _open(self) -> Link:
+        link = ScriptedLink()
+        self.links.put_nowait(link)
+        return link
+
+    async def next_link(self) -> ScriptedLink:
+        return await asyncio.wait_for(self.links.get(), 5)
+
+    async def subscribed(self, *channels: str) -> ScriptedLink:
+        """Subscribe to the first channels, and return the link that was opened for it."""
+        call = asyncio.create_task(self.subscribe(channels))
+        link = await self.next_link()
+        assert await link.commands(1) == [["SUBSCRIBE", *channels, PROBE]]
+        link.say(*ack(*channels, PROBE))
+        await call
+        return link
+
+
+@pytest.fixture
+def sink() -> RecordingSink:
+    return RecordingSink()
+
+
+@pytest.fixture
+async def broker(sink: RecordingSink) -> AsyncIterator[ScriptedBroker]:
+    broker = ScriptedBroker(sink)
+    yield broker
+    await broker.aclose()
+
+
+def seen(sink: RecordingSink) -> Sequence[Any]:
+    return [event[1:] if event[0] == "message" else event for event in sink.seen]
+
+
+async def test_a_gap_stands_between_old_and_new_messages_of_one_read(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    link = await broker.subscribed("a", "b")
+    link.say(message("a", b"1"))
+    link.close()
+    link = await broker.next_link()
+    await link.commands(1)
+    # Everything in one read: each gap comes before the first message behind it, and not later
+    # because another acknowledgement follows.
+    link.say(
+        *ack("a"),
+        message("a", b"5"),
+        *ack("b"),
+        message("b", b"6"),
+        *ack(PROBE),
+        message("a", b"7"),
+    )
+    await sink.until("message", "a", b"7")
+    assert seen(sink) == [
+        ("a", b"1"),
+        ("lost", ("a",)),
+        ("a", b"5"),
+        ("lost", ("b",)),
+        ("b", b"6"),
+        ("a", b"7"),
+    ]
+
+
+async def test_a_link_lost_before_the_gap_was_told_tells_it_later_and_once(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    link = await broker.subscribed("a")
+    link.close()
+    for _ in range(3):  # Lost again before anything was acknowledged.
+        link = await broker.next_link()
+        link.close()
+    link = await broker.next_link()
+    await link.commands(1)
+    link.say(*ack("a", PROBE), message("a", b"x"))
+    await sink.until("message", "a", b"x")
+    assert seen(sink) == [("lost", ("a",)), ("a", b"x")]
+
+
+async def test_many_callers_at_once_are_one_command(broker: ScriptedBroker) -> None:
+    link = await broker.subscribed("a")
+    calls = [asyncio.create_task(broker.subscribe([c, "a"])) for c in "bcd"]
+    assert await link.commands(1) == [["SUBSCRIBE", "b", "c", "d"]]
+    link.say(*ack("b", "c"))
+    await asyncio.gather(*calls[:2])
+    assert not calls[2].done()
+    link.say(*ack("d"))
+    await calls[2]
+
+
+async def test_a_change_of_mind_before_anything_was_sent_sends_nothing(
+    broker: ScriptedBroker,
+) -> None:
+    link = await broker.subscribed("a")
+    going = asyncio.create_task(broker.subscribe(["b"]))
+    await asyncio.sleep(0)
+    await broker.unsubscribe(["b"])
+    await broker.unsubscribe(["a"])
+    await broker.subscribe(["a"])
+    await going
+    last = asyncio.create_task(broker.subscribe(["z"]))
+    assert await link.commands(1) == [["SUBSCRIBE", "z"]]
+    link.say(*ack("z"))
+    await last
+
+
+async def test_the_last_name_takes_the_probe_with_it(broker: ScriptedBroker) -> None:
+    link = await broker.subscribed("a")
+    await broker.unsubscribe(["a"])
+    assert await link.commands(1) == [["UNSUBSCRIBE", "a", PROBE]]
+    link.say(*ack("a", PROBE, verb=b"unsubscribe"))
+    again = asyncio.create_task(broker.subscribe(["b"]))
+    assert await link.commands(1) == [["SUBSCRIBE", "b", PROBE]]
+    link.say(*ack("b", PROBE))
+    await again
+
+
+async def test_a_name_that_was_refused_and_is_not_wanted_any_more_is_left_alone(
+    broker: ScriptedBroker,
+) -> None:
+    link = await broker.subscribed("a")
+    both = asyncio.create_task(broker.subscribe(["b", "c"]))
+    assert await link.commands(1) == [["SUBSCRIBE", "b", "c"]]
+    await broker.unsubscribe(["b"])
+    assert await link.commands(1) == [["UNSUBSCRIBE", "b"]]
+    # c is forbidden, so the server refused both; then it did what it was told about b.
+    link.say(hiredis.ReplyError("NOPERM"), *ack("b", verb=b"unsubscribe"))
+    assert await link.commands(1) == [["SUBSCRIBE", "c"]]
+    link.say(hiredis.ReplyError("NOPERM"))
+    with pytest.raises(SubscribeError, match="NOPERM"):
+        await asyncio.wait_for(both, 5)
+    again = asyncio.create_task(broker.subscribe(["b"]))
+    assert await link.commands(1) == [["SUBSCRIBE", "b"]]
+    link.say(*ack("b"))
+    await asyncio.wait_for(again, 5)
+
+
+async def test_what_the_server_takes_away_is_asked_for_again_and_is_a_gap(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    link = await broker.subscribed("a", "b")
+    link.say(*ack("a", verb=b"unsubscribe"), message("b", b"1"))
+    assert await link.commands(1) == [["SUBSCRIBE", "a"]]
+    link.say(*ack("a"), message("a", b"2"))
+    await sink.until("message", "a", b"2")
+    assert seen(sink) == [("b", b"1"), ("lost", ("a",)), ("a", b"2")]
