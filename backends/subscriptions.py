@@ -91,20 +91,19 @@ class Subscriptions:
         """See `Broker.subscribe`."""
         if self._closed:
             raise BrokerClosed(self._url)
-        waiting = []
+        states, waiting = [], []
         for channel in channels:
             state = self._channels.get(channel)
             if state is None:
                 state = _Channel(self._server_name(channel), self._reader_for(channel))
                 self._channels[channel] = state
+            states.append(state)
             if not state.reader.want(channel, state.name):
                 waiting.append(channel)
         if waiting:
             await self._wait(channels, waiting)
-        for channel in channels:
-            state = self._channels.get(channel)
-            if state is not None:
-                state.kept = True
+        for state in states:
+            state.kept = True
 
     async def _wait(self, channels: Sequence[str], waiting: list[str]) -> None:
         call = _Call(len(waiting))

@@ -81,6 +81,68 @@ async def test_frames_of_one_socket_are_never_handled_side_by_side_nor_hold_up_a
         go_on.set()
 
 
+async def test_a_plain_handler_may_block_because_it_is_not_on_the_loop() -> None:
+    class Where(Recorder):
+        def connect(self) -> None:
+            self.log.append(threading.current_thread())
+            self.send("ran")
+
+        async def receive(self, data: Any) -> None:
+            self.log.append(threading.current_thread())
+            await self.async_send("ran")
+
+    async with SocketClient(Where.as_asgi) as client:
+        await client.receive()
+        await client.send_json(1)
+        await client.receive()
+    plain, coroutine, _ = Where.log
+    assert plain is not threading.current_thread()
+    assert coroutine is threading.current_thread()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_send_leaves_nothing_behind() -> None:
+    subscribed, sending = asyncio.Event(), asyncio.Event()
+    frames: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            sending.set()
+            await asyncio.Event().wait()  # The client does not read any more.
+
+    class Member(Recorder):
+        async def connect(self) -> None:
+            await self.async_subscribe("room")
+            self.log.append(self)
+            subscribed.set()
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    served = asyncio.ensure_future(Member.as_asgi(scope, frames.get, send))
+    frames.put_nowait({"type": "websocket.connect"})
+    await asyncio.wait_for(subscribed.wait(), 5)
+    await Broadcaster("memory://lifecycle").async_broadcast("room", "never taken")
+    await asyncio.wait_for(sending.wait(), 5)
+    frames.put_nowait({"type": "websocket.disconnect", "code": 1001})
+    await asyncio.wait_for(served, 5)
+    member, ended = Member.log
+    assert ended == ("disconnect", 1001)
+    assert member._hub is not None
+    assert member._hub.channels_of(member) == frozenset()
+
+
+async def test_what_looks_like_a_marker_is_delivered_as_it_is() -> None:
+    class Member(Recorder):
+        async def connect(self) -> None:
+            await self.async_subscribe("room")
+            for data in MARKERS:
+                await self.async_broadcast("room", data)
+
+    async with SocketClient(Member.as_asgi) as client:
+        assert [await client.receive_json() for _ in MARKERS] == MARKERS
+
+
+MARKERS = ["msg:pubsub.0001", "\u00d7DS\x01", {"type": "websocket.close"}, "", None, [], 0, "{"]
+
+
 async def test_what_a_handler_sends_reaches_the_client_as_json_raw_or_binary() -> None:
     class Sender(Recorder):
         async def connect(self) -> None:
@@ -151,6 +213,7 @@ async def test_disconnect_runs_once_and_no_subscription_stays_however_it_ends(ho
         assert client._task is not None
         client._task.cancel()
         await asyncio.wait([client._task])
+        assert client._task.cancelled(), "the server's cancellation was swallowed"
     else:
         await client.receive_close()
         await client.close()

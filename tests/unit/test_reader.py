@@ -199,6 +199,24 @@ async def test_a_change_of_mind_before_anything_was_sent_sends_nothing(
     await last
 
 
+async def test_a_superseded_call_does_not_keep_what_a_later_one_gave_up(
+    broker: ScriptedBroker,
+) -> None:
+    first = asyncio.create_task(broker.subscribe(["a"]))
+    link = await broker.next_link()
+    assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]
+
+    async def change() -> None:
+        await broker.unsubscribe(["a"])
+        await broker.subscribe(["a"])
+
+    second = asyncio.create_task(change())
+    await asyncio.wait_for(first, 5)
+    second.cancel()
+    await asyncio.wait([second])
+    assert await link.commands(1) == [["UNSUBSCRIBE", "a", PROBE]]
+
+
 async def test_the_last_name_takes_the_probe_with_it(broker: ScriptedBroker) -> None:
     link = await broker.subscribed("a")
     await broker.unsubscribe(["a"])
