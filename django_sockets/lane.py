@@ -81,17 +81,6 @@ class Lane:
         """Queue an item behind the others and return once it was handled, or the lane closed."""
         if self._closed:
             return
-        if not self._working and not self._mailbox and not self.held:
-            self._working = True
-            self._mailbox.begin()
-            try:
-                await self._one(item)
-            finally:
-                self._mailbox.rest()
-                self._working = False
-                if self._mailbox:
-                    self._start()
-            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # At most one for each caller that waits, so this is bounded without the mailbox's limits.
         self._mailbox.put((item, done), 0, force=True)

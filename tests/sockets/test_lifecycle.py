@@ -533,3 +533,32 @@ async def test_plain_http_is_answered_and_lifespan_is_served() -> None:
         "lifespan.shutdown.complete",
     ]
     assert hub.closed
+
+
+async def test_a_client_that_does_not_read_is_closed_and_holds_up_nobody() -> None:
+    joined = asyncio.Event()
+
+    class Small(Recorder):
+        outbox_messages = 4
+
+        async def connect(self) -> None:
+            await self.async_subscribe("busy")
+            await self.async_send("joined")
+
+    async def stuck(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            joined.set()
+            await asyncio.Event().wait()
+
+    frames: asyncio.Queue[Any] = asyncio.Queue()
+    frames.put_nowait({"type": "websocket.connect"})
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    served = asyncio.ensure_future(Small.as_asgi(scope, frames.get, stuck))
+    await asyncio.wait_for(joined.wait(), 5)
+    async with SocketClient(Small.as_asgi) as healthy:
+        assert await healthy.receive_json() == "joined"
+        for number in range(30):
+            await Broadcaster("memory://lifecycle").async_broadcast("busy", number)
+        assert [await healthy.receive_json() for _ in range(30)] == list(range(30))
+        await asyncio.wait_for(served, 5)
+        assert Small.log == [("disconnect", 1013)]
