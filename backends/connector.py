@@ -1,9 +1,14 @@
-"""URL and driver options -> redis-py's connection to one node, not yet connected."""
+"""URL and driver options -> redis-py's connections, not yet connected.
+
+One connector serves every server behind a URL: they share TLS settings, credentials and options,
+and differ in their address only.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..errors import ConfigurationError
-from ..url import BrokerURL, suggest
+from ..url import Address, BrokerURL, suggest
+from .credentials import AUTH_OPTIONS, CredentialProvider, load_provider
+from .link import Link, open_link
 
-__all__ = ["Connector"]
+__all__ = ["DEFAULT_PORT", "DRIVER_OPTIONS", "Connector", "database"]
 
 DEFAULT_PORT = 6379
 TLS_OPTIONS = {
@@ -28,6 +35,7 @@ TLS_OPTIONS = {
     "tls_key_file": "file with the client certificate's key",
     "tls_verify": "'full' (default), 'ca' (any host name) or 'none'",
 }
+DRIVER_OPTIONS = {"driver": "'redis' (default), or 'glide' to publish through valkey-glide"}
 _SINCE_REDIS_PY = frozenset(
     # What the published package passed on to a connection pool; all of it is ours to decide now.
     "decode_responses encoding encoding_errors health_check_interval max_connections protocol "
@@ -36,59 +44,99 @@ _SINCE_REDIS_PY = frozenset(
 
 
 class Connector:
-    """Makes the driver's connection for a URL."""
+    """Makes connections to the servers of one URL.
 
-    def __init__(self, url: BrokerURL) -> None:
-        extra = url.check_extra(TLS_OPTIONS if url.scheme == "rediss" else {})
+    Args:
+        scheme_options: option -> one line of help, of what only this scheme knows.
+        always_tls: TLS with a verified certificate, whatever the scheme's spelling.
+        database: of a server that has several.
+        credentials: other than the URL's.
+
+    Attributes:
+        extra: the URL's options of this scheme, as text.
+        tls: whether connections are encrypted.
+        provider: of the credentials.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        scheme_options: Mapping[str, str] | None = None,
+        *,
+        always_tls: bool = False,
+        database: int | None = None,
+        credentials: CredentialProvider | None = None,
+    ) -> None:
+        self.url = url
+        self.tls = always_tls or url.scheme.startswith("rediss")
+        tls_options = dict(TLS_OPTIONS) if self.tls else {}
+        if always_tls:
+            tls_options.pop("tls_verify")
+        self.extra = url.check_extra({**tls_options, **AUTH_OPTIONS, **(scheme_options or {})})
+        self._class: type[AbstractConnection]
+        if url.scheme == "redis+unix":
+            self._class = UnixDomainSocketConnection
+        else:
+            self._class = SSLConnection if self.tls else Connection
         self._arguments = {
-            **_known_driver_options(url),
-            "username": url.username,
-            "password": url.password,
+            **_known_driver_options(url, self._class),
             "socket_connect_timeout": url.options.connect_timeout_seconds,
             "socket_timeout": url.options.connect_timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
             "health_check_interval": 0,
             "driver_info": None,
         }
-        if not url.username and not url.password:
-            for name in ("username", "password"):
-                self._arguments[name] = url.driver_options.get(name)
-        self._class = _CLASSES[url.scheme]
-        if url.scheme == "redis+unix":
-            if url.addresses or not url.path:
-                raise ConfigurationError(
-                    f"{url}: write redis+unix:///path/to/socket, with three slashes"
-                )
-            self._arguments["path"] = "/" + url.path
-            return
-        if len(url.addresses) != 1:
-            raise ConfigurationError(
-                f"{url}: {url.scheme}:// takes exactly one host, not {len(url.addresses)}"
-            )
-        self._arguments["host"] = url.addresses[0].host
-        self._arguments["port"] = url.addresses[0].port or DEFAULT_PORT
-        if url.path:
-            self._arguments["db"] = _database(url)
-        if url.scheme == "rediss":
-            self._arguments.update(_tls_arguments(url, extra))
+        if database is not None:
+            self._arguments["db"] = database
+        if self.tls:
+            self._arguments.update(_tls_arguments(url, self.extra))
+        self.provider = credentials or load_provider(url, self.extra)
 
-    def __call__(self, protocol: int) -> AbstractConnection:
-        return self._class(**self._arguments, protocol=protocol)
+    @property
+    def glide(self) -> bool:
+        """Whether the URL asks for valkey-glide as the publishing driver.
 
+        Raises:
+            ConfigurationError: it asks for another driver that we do not know.
+        """
+        driver = self.extra.get("driver", "redis")
+        if driver not in ("redis", "glide"):
+            raise ConfigurationError(f"{self.url}: driver={driver!r}: use 'redis' or 'glide'")
+        return driver == "glide"
 
-_CLASSES: dict[str, type[AbstractConnection]] = {
-    "redis": Connection,
-    "rediss": SSLConnection,
-    "redis+unix": UnixDomainSocketConnection,
-}
-
-
-def _database(url: BrokerURL) -> int:
-    if not url.path.isascii() or not url.path.isdigit():
-        raise ConfigurationError(
-            f"{url}: database {url.path!r} is not a number: write redis://host:6379/0, or nothing"
+    async def open(self, address: Address, *, need_primary: bool = False) -> Link:
+        """Open a link to one server; see `open_link`."""
+        where = {"host": address.host, "port": address.port or DEFAULT_PORT}
+        return await open_link(
+            self.url, partial(self._connect, where), need_primary=need_primary
         )
-    return int(url.path)
+
+    async def open_socket(self, path: str) -> Link:
+        """Open a link over a unix socket; see `open_link`."""
+        return await open_link(self.url, partial(self._connect, {"path": path}))
+
+    async def _connect(self, where: Mapping[str, Any], protocol: int) -> AbstractConnection:
+        username, password = await self.provider.credentials()
+        return self._class(
+            **{**self._arguments, **where, "username": username, "password": password},
+            protocol=protocol,
+        )
+
+
+def database(url: BrokerURL, text: str) -> int | None:
+    """The number of a database in a URL's path, None for none.
+
+    Raises:
+        ConfigurationError: it is not a number.
+    """
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ConfigurationError(
+            f"{url}: database {text!r} is not a number: write it as in redis://host:6379/0, or "
+            "nothing"
+        )
+    return int(text)
 
 
 def _tls_arguments(url: BrokerURL, extra: Mapping[str, str]) -> dict[str, Any]:
@@ -109,7 +157,7 @@ def _tls_arguments(url: BrokerURL, extra: Mapping[str, str]) -> dict[str, Any]:
     return arguments
 
 
-def _known_driver_options(url: BrokerURL) -> dict[str, Any]:
+def _known_driver_options(url: BrokerURL, connection: type[AbstractConnection]) -> dict[str, Any]:
     """Keyword arguments of a `hosts` entry that the driver's connection takes.
 
     Raises:
@@ -117,7 +165,7 @@ def _known_driver_options(url: BrokerURL) -> dict[str, Any]:
     """
     known = {
         name
-        for cls in _CLASSES[url.scheme].__mro__
+        for cls in connection.__mro__
         if issubclass(cls, AbstractConnection)
         for name in inspect.signature(cls).parameters
         if name != "kwargs"

@@ -6,7 +6,6 @@ one fake server inside the process. What a fake cannot show: TCP, TLS, a dead pe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import fakeredis
@@ -16,8 +15,8 @@ from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
 from ..url import BrokerURL
-from .link import Link, LinkLost, ReplyError, map_errors
-from .redis import RedisBroker
+from .link import Identity, Link, LinkLost, ReplyError, map_errors
+from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
 
@@ -29,13 +28,13 @@ def fake_server(name: str = "") -> fakeredis.FakeServer:
     return _servers.setdefault(name, fakeredis.FakeServer(version=(7,)))
 
 
-class FakeredisBroker(RedisBroker):
-    """A `RedisBroker` whose links lead to a fake server."""
+class FakeredisBroker(SingleNodeBroker):
+    """The broker of one node, whose links lead to a fake server."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         url.check_extra({})
         self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
-        super().__init__(url, sink)
+        super().__init__(url, sink, open_link=self._open_link)
 
     async def inspect(self) -> Report:
         """Describe the fake."""
@@ -44,9 +43,6 @@ class FakeredisBroker(RedisBroker):
             topology="in process",
             warnings=["other processes hear nothing: use a server when there is more than one"],
         )
-
-    def _opener(self) -> Callable[[], Awaitable[Link]]:
-        return self._open_link
 
     async def _open_link(self) -> Link:
         connection = fakeredis.FakeAsyncRedisConnection(
@@ -65,6 +61,7 @@ class FakeredisBroker(RedisBroker):
 class FakeLink:
     """A link whose replies arrive as Python objects; see `link.Link`."""
 
+    identity = Identity()
     held_seconds = 0.0
     partial_bytes = 0
 

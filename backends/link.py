@@ -3,6 +3,8 @@
 redis-py connects, speaks TLS, HELLO and AUTH; from there on the stream is ours, because its own
 readers cost several times the parser's work and put no deadline on a PING (redis-py 8.1). This is
 the only module that touches the driver's connection.
+
+A new link knows whom it reached: the server's run id and its role, as far as the server tells.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
+import re
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 from redis import exceptions as driver
@@ -23,19 +25,20 @@ from ..errors import AuthError, ConnectError
 from ..url import BrokerURL
 
 __all__ = [
-    "Backoff",
+    "LARGE_BYTES",
+    "PRIMARY",
+    "Identity",
     "Link",
     "LinkLost",
+    "Opener",
     "ReplyError",
     "StreamLink",
-    "expect",
     "first_error",
-    "first_of",
     "is_push",
-    "keepalive",
     "map_errors",
     "open_link",
     "pack",
+    "read_identity",
 ]
 
 ReplyError = hiredis.ReplyError
@@ -51,17 +54,33 @@ READ_BYTES = 256 * 1024
 LARGE_BYTES = 64 * 1024
 """An unfinished reply of this size shows a link that is slow rather than dead."""
 
-Connect = Callable[[int], AbstractConnection]
+Connect = Callable[[int], Awaitable[AbstractConnection]]
 """Makes the driver's connection, not yet connected, for RESP protocol 2 or 3."""
+
+PRIMARY = "master"
+"""The role of a server that takes writes, as ROLE calls it."""
 
 
 class LinkLost(Exception):
     """The link is of no more use; `str()` says why."""
 
 
+class Identity(NamedTuple):
+    """Whom a link reached.
+
+    Attributes:
+        run_id: another one after each start of the server; "" where INFO is not allowed.
+        role: "master", "slave", ...; "" where ROLE is not allowed.
+    """
+
+    run_id: str = ""
+    role: str = ""
+
+
 class Link(Protocol):
     """What the pipeline and the subscriptions need of a connection."""
 
+    identity: Identity
     received_bytes: int
     partial_bytes: int
     held_seconds: float
@@ -80,6 +99,7 @@ class StreamLink:
     """A link over the streams that the driver opened.
 
     Attributes:
+        identity: see `Identity`.
         received_bytes: read so far.
         partial_bytes: read of a reply that is not complete yet.
         held_seconds: time in which nobody read because received messages were being handed on.
@@ -89,6 +109,7 @@ class StreamLink:
         self._reader = reader
         self._writer = writer
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self.identity = Identity()
         self.received_bytes = 0
         self.partial_bytes = 0
         self.held_seconds = 0.0
@@ -162,7 +183,7 @@ def map_errors(url: BrokerURL) -> Iterator[None]:
             raise AuthError(url, _refused_credentials(url, exc)) from exc
         raise ConnectError(url, f"the server refused the handshake: {exc}") from exc
     except (driver.RedisError, OSError, asyncio.TimeoutError) as exc:
-        detail = str(exc).rstrip(".") or type(exc).__name__
+        detail = str(exc).rstrip(".") or f"no answer in {url.options.connect_timeout_seconds:g} s"
         raise ConnectError(
             url, f"cannot connect: {detail}; is the server running and reachable?"
         ) from exc
@@ -175,26 +196,68 @@ def _refused_credentials(url: BrokerURL, exc: Exception) -> str:
     return f"the server refused the credentials: {exc}"
 
 
-async def open_link(url: BrokerURL, connect: Connect) -> Link:
-    """Connect and shake hands within `connect_timeout_seconds`.
+Opener = Callable[[], Awaitable[Link]]
+"""Opens a link; raises ConnectError."""
+
+
+async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = False) -> Link:
+    """Connect, shake hands and learn whom we reached, all within `connect_timeout_seconds`.
 
     RESP3 is tried first; a server that does not know it gets RESP2.
+
+    Args:
+        need_primary: refuse a server that says it is a replica.
 
     Raises:
         ConnectError: nobody answers, or not in time, or not a server we can use.
         AuthError: wrong credentials.
     """
-    with map_errors(url):
-        return await asyncio.wait_for(_shake_hands(connect), url.options.connect_timeout_seconds)
-
-
-async def _shake_hands(connect: Connect) -> Link:
+    seconds = url.options.connect_timeout_seconds
     try:
-        return await _connected(connect(3))
+        with map_errors(url):
+            link = await asyncio.wait_for(_open(connect), seconds)
+    except LinkLost as exc:
+        raise ConnectError(url, f"cannot connect: {exc}") from exc
+    if need_primary and link.identity.role not in (PRIMARY, ""):
+        link.abort()
+        raise ConnectError(url, "the server that was named as the primary is a replica")
+    return link
+
+
+async def _open(connect: Connect) -> Link:
+    link = await _shake_hands(connect)
+    try:
+        link.write(b"".join(map(pack, IDENTIFY)))
+        replies: list[Any] = []
+        while len(replies) < len(IDENTIFY):
+            replies += [reply for reply in await link.read() if not is_push(reply)]
+    except BaseException:
+        link.abort()
+        raise
+    link.identity = read_identity(replies)
+    return link
+
+
+IDENTIFY: Sequence[tuple[bytes, ...]] = ((b"ROLE",), (b"INFO", b"server"))
+
+
+def read_identity(replies: Sequence[Any]) -> Identity:
+    """The replies to ROLE and `INFO server`; what was refused stays empty."""
+    role, info = replies
+    run_id = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
+    return Identity(
+        run_id[1].decode() if run_id else "",
+        role[0].decode() if isinstance(role, list) and role else "",
+    )
+
+
+async def _shake_hands(connect: Connect) -> StreamLink:
+    try:
+        return await _connected(await connect(3))
     except driver.ResponseError as exc:
         if not any(word in str(exc) for word in ("unknown command", "NOPROTO")):
             raise
-        return await _connected(connect(2))
+        return await _connected(await connect(2))
 
 
 async def _connected(connection: AbstractConnection) -> StreamLink:
@@ -210,81 +273,6 @@ async def _connected(connection: AbstractConnection) -> StreamLink:
     # The driver's connection must not close, on its own end, what is ours from here.
     connection._reader = connection._writer = None
     return StreamLink(cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer))
-
-
-async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing: str) -> None:
-    """Wait for a reply at most `seconds`.
-
-    The time is granted anew when this process could not have seen the reply: its loop was held up,
-    the link's reader was waiting for slow subscribers, or a large payload is still arriving.
-
-    Raises:
-        LinkLost: the reply is missing.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        started, received, held = loop.time(), link.received_bytes, link.held_seconds
-        done, _ = await asyncio.wait([reply], timeout=seconds)
-        if done:
-            return
-        held_up = loop.time() - started > 1.5 * seconds
-        waiting = link.held_seconds - held > 0.25 * seconds
-        arriving = link.partial_bytes >= LARGE_BYTES and link.received_bytes > received
-        if not (held_up or waiting or arriving):
-            raise LinkLost(f"{missing} within {seconds:g} s")
-
-
-async def keepalive(
-    link: Link,
-    ping: Callable[[], asyncio.Future[Any]],
-    dead_peer_seconds: float,
-    grace_seconds: Callable[[], float] = float,
-) -> None:
-    """PING twice in `dead_peer_seconds`, with a deadline on the answer.
-
-    Args:
-        ping: writes a PING and returns the future of its answer.
-        grace_seconds: how much longer the answer may take at this moment.
-
-    Raises:
-        LinkLost: no answer came.
-    """
-    half = dead_peer_seconds / 2
-    while True:
-        await asyncio.sleep(half)
-        await expect(link, ping(), half + grace_seconds(), "no answer to PING")
-
-
-async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until one ends; cancel the others, raise what it raised."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-            raise result
-
-
-class Backoff:
-    """Pauses between attempts: none before the first, then doubling up to 1 s, with jitter."""
-
-    FIRST_SECONDS = 0.05
-    CAP_SECONDS = 1.0
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-
-    def reset(self) -> None:
-        self._seconds = 0.0
-
-    async def pause(self) -> None:
-        seconds = self._seconds
-        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * seconds))
-        await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
 
 def is_push(reply: object) -> bool:

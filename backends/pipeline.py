@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BrokerClosed, ConnectError
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .link import LARGE_BYTES, Link, LinkLost, first_of, is_push, keepalive, pack
+from .deadlines import first_of, keepalive
+from .link import LARGE_BYTES, Identity, Link, LinkLost, Opener, is_push, pack
 
 __all__ = ["NotSent", "OutcomeUnknown", "Pipeline"]
 
@@ -61,12 +62,14 @@ class Pipeline:
         open_link: connects; raises ConnectError.
     """
 
-    def __init__(self, url: BrokerURL, open_link: Callable[[], Awaitable[Link]]) -> None:
+    def __init__(self, url: BrokerURL, open_link: Opener) -> None:
         self._url = url
         self._open_link = open_link
         self._queued: deque[_Request] = deque()
         self._written: deque[_Request] = deque()
         self._link: Link | None = None
+        self._successor: Link | None = None
+        self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flush_due = False
         self._abort_reason = ""
@@ -74,19 +77,29 @@ class Pipeline:
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
-    async def execute(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
-        """Send 1..n commands in one piece and return their replies; errors are among them.
+    @property
+    def identity(self) -> Identity:
+        """The server at the other end, as far as there is one and it is known."""
+        return Identity() if self._link is None else self._link.identity
 
-        Requests are written in the order in which `execute` was called.
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits for its reply."""
+        return bool(self._queued or self._written)
 
-        Raises:
+    def submit(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
+        """Send 1..n commands in one piece; the future has their replies, errors among them.
+
+        Requests are written in the order of the calls. The future raises:
             NotSent: no connection could be made, its `__cause__` says why.
             OutcomeUnknown: the connection was lost, or no reply came in `publish_timeout_seconds`.
+
+        Raises:
             BrokerClosed: after `aclose`.
         """
         if self._closed:
             raise BrokerClosed(self._url)
-        return await self._enqueue([pack(command) for command in commands])
+        return self._enqueue([pack(command) for command in commands])
 
     def _enqueue(self, packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
         loop = asyncio.get_running_loop()
@@ -110,7 +123,7 @@ class Pipeline:
     def _flush(self) -> None:
         """Write what the callers of this turn of the loop have queued, in one piece."""
         self._flush_due = False
-        if self._link is None or not self._queued:
+        if self._link is None or self._successor is not None or not self._queued:
             return
         data = b"".join(chunk for request in self._queued for chunk in request.commands)
         try:
@@ -125,9 +138,9 @@ class Pipeline:
     async def _run(self) -> None:
         """Live through one connection, and as many more as there are requests waiting for one."""
         try:
-            while self._queued and not self._closed:
+            while (self._queued or self._successor is not None) and not self._closed:
                 try:
-                    link = await self._open_link()
+                    link, self._successor = self._successor or await self._open_link(), None
                 except ConnectError as exc:
                     self._refuse_queued(exc)
                     return
@@ -149,6 +162,7 @@ class Pipeline:
                     self._url.options.dead_peer_seconds,
                     grace_seconds=self._upload_seconds,
                 ),
+                self._until_succeeded(),
             )
         except LinkLost as exc:
             reason = self._abort_reason or str(exc)
@@ -161,6 +175,28 @@ class Pipeline:
             lost, self._written = self._written, deque()
             for request in lost:
                 request.fail(OutcomeUnknown(reason))
+
+    async def rotate(self) -> None:
+        """Put a new connection in the place of the present one, without failing a request.
+
+        Raises:
+            ConnectError: no new one could be made; the present one goes on.
+        """
+        if self._link is None:
+            return
+        replaced = self._link
+        link = await self._open_link()
+        if self._link is not replaced or self._closed:
+            link.abort()  # It was lost meanwhile, and what comes after it is new enough.
+            return
+        # From now on requests wait; what was written is answered on the old connection first.
+        self._successor = link
+        if not self._written:
+            self._drained.set()
+
+    async def _until_succeeded(self) -> None:
+        self._drained.clear()
+        await self._drained.wait()
 
     def _ping(self) -> asyncio.Future[list[Any]]:
         answer = self._enqueue([pack((b"PING",))])
@@ -184,6 +220,8 @@ class Pipeline:
                     written.popleft()
                     if not request.future.done():
                         request.future.set_result(request.replies)
+            if self._successor is not None and not written:
+                self._drained.set()
 
     def _refuse_queued(self, error: ConnectError) -> None:
         self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)
@@ -226,6 +264,8 @@ class Pipeline:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._successor is not None:
+            self._successor.abort()
         queued, self._queued = self._queued, deque()
         for request in queued:
             request.fail(NotSent("closed"))

@@ -2,8 +2,8 @@
 
 A supervisor task connects whenever something is wanted. Under it run the reading, the PING deadline
 and the delivery probe; whichever finds the link dead ends it, and the supervisor connects again and
-asks for everything again. A reader only reports; what a lost or refused channel means is decided by
-its owner (`subscriptions`).
+asks for everything again. A reader only reports; what a lost, displaced or refused channel means is
+decided by its owner (`subscriptions`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ..broker import Sink
 from ..errors import ConnectError
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .link import Backoff, Link, LinkLost, ReplyError, first_of, keepalive, pack
+from .deadlines import Backoff, first_of, keepalive
+from .link import Link, LinkLost, Opener, ReplyError, is_push, pack
+from .names import Verbs, slot_of
 
-__all__ = ["Owner", "Reader"]
+__all__ = ["Owner", "Probe", "Reader"]
 
 logger = logging.getLogger("django_sockets")
 
-SUBSCRIBE, UNSUBSCRIBE, PING = b"SUBSCRIBE", b"UNSUBSCRIBE", b"PING"
 NAMES_PER_COMMAND = 1000
 REFUSED_RETRY_SECONDS = 1.0
 """A subscription that was refused and is still wanted is asked for again this often."""
+HELD_MESSAGES = 65_536
+"""Messages that may wait while a link takes over from another; more end the new link."""
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
+"""How the errors begin that say: not here, or not now."""
 
 
 class Owner(Protocol):
@@ -39,13 +44,32 @@ class Owner(Protocol):
         """The server subscribed us. Returns why the subscription had been lost, if it had."""
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Granted subscriptions are gone; the reader asks for them again."""
+        """Granted subscriptions are gone; the link's are asked for again on the next link."""
+
+    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
+        """The server does not serve these wanted channels now, or took them away (no error).
+
+        The reader asks for them again when it is told to (`ask_again`), and on its next link.
+        """
 
     def refused(self, channel: str, error: ReplyError) -> None:
         """The server does not let us subscribe; the reader asks again while it is wanted."""
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
         """No connection could be made for these wanted channels; the reader tries again."""
+
+
+class Probe(Protocol):
+    """Proves again and again that what is published arrives on a reader's link."""
+
+    def name(self, like: bytes) -> bytes:
+        """The name to listen on, on the server that serves the name `like`."""
+
+    async def run(self, reader: Reader, link: Link) -> None:
+        """Probe until cancelled. Raises LinkLost."""
+
+    def heard(self, payload: bytes) -> None:
+        """A message arrived on the probe's name."""
 
 
 class _Grant:
@@ -65,22 +89,20 @@ class _Grant:
         self.sent: bytes | None = None
         self.unanswered = 0
 
-    @property
-    def active(self) -> bool:
-        return self.wanted and self.sent == SUBSCRIBE and not self.unanswered
-
 
 class _Command:
-    """A command not answered yet: a push comes for each name, or one reply, or an error."""
+    """What was written and is not answered yet.
 
-    __slots__ = ("answered", "names", "pong", "verb")
+    A subscribing command is answered by one push for each name, or by one error. Everything else
+    ends with a command that has a reply of its own, in `reply`: what comes before that is an answer
+    to the unsubscribing commands in front of it, in whatever way the server puts it.
+    """
 
-    def __init__(
-        self, verb: bytes, names: Sequence[bytes], pong: asyncio.Future[None] | None = None
-    ) -> None:
-        self.verb = verb
+    __slots__ = ("answered", "names", "reply")
+
+    def __init__(self, names: Sequence[bytes], reply: asyncio.Future[Any] | None = None) -> None:
         self.names = names
-        self.pong = pong
+        self.reply = reply
         self.answered = 0
 
 
@@ -89,11 +111,10 @@ class Reader:
 
     Args:
         open_link: connects; raises ConnectError.
-        probe: runs beside the reading; raises LinkLost.
-        probe_name: server-side name that the probe listens on; messages there go to `on_probe`.
+        gated: what is heard waits until `release`; for a reader that takes over from another.
 
     Attributes:
-        probing: the probe's name is asked for, because something is wanted.
+        probe_name: what the probe listens on, while something is wanted.
         can_probe: False once the server refused the probe's name.
         trouble: why there is no link at this moment, or None.
     """
@@ -104,19 +125,18 @@ class Reader:
         sink: Sink,
         owner: Owner,
         *,
-        open_link: Callable[[], Awaitable[Link]],
-        probe: Callable[[Link], Coroutine[Any, Any, None]],
-        probe_name: bytes,
-        on_probe: Callable[[bytes], None],
+        open_link: Opener,
+        probe: Probe,
+        verbs: Verbs,
+        gated: bool = False,
     ) -> None:
         self._url = url
         self._sink = sink
         self._owner = owner
         self._open_link = open_link
         self._probe = probe
-        self._probe_name = probe_name
-        self._on_probe = on_probe
-        self.probing = False
+        self._verbs = verbs
+        self.probe_name: bytes | None = None
         self.can_probe = True
         self.trouble: ConnectError | None = None
         self._grants: dict[bytes, _Grant] = {}
@@ -126,8 +146,12 @@ class Reader:
         self._commands: deque[_Command] = deque()
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self._abort_reason = ""
         self._flush_due = False
         self._needed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._gate: asyncio.Event | None = asyncio.Event() if gated else None
+        self._held: list[tuple[str, bytes]] = []
         self._backoff = Backoff()
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
@@ -139,9 +163,10 @@ class Reader:
         if grant is None:
             grant = self._grants[name] = _Grant(channel, name)
         grant.wanted = True
-        if grant.active:
+        if self._is_active(grant):
             self._routes[name] = channel
             return True
+        self._settled.clear()
         self._dirty[name] = None
         self._needed.set()
         if self._task is None:
@@ -157,15 +182,32 @@ class Reader:
             return
         grant.wanted = False
         self._routes.pop(name, None)
+        if self._held:
+            self._held = [item for item in self._held if item[0] != grant.channel]
         if grant.sent is None and not grant.unanswered:
-            self._drop(name)
+            self._drop(grant)
         else:
             self._dirty[name] = None
             self._flush_soon()
 
-    def _drop(self, name: bytes) -> None:
-        self._dirty.pop(name, None)
-        del self._grants[name]
+    def ask_again(self, name: bytes) -> None:
+        """Ask once more for a displaced or refused channel, if it is still wanted."""
+        if name in self._grants:
+            self._dirty[name] = None
+            self._flush_soon()
+
+    def grants(self, name: bytes) -> bool:
+        """Whether the server has granted this name, and it is wanted."""
+        grant = self._grants.get(name)
+        return grant is not None and self._is_active(grant)
+
+    def _is_active(self, grant: _Grant) -> bool:
+        return grant.wanted and grant.sent == self._verbs.subscribe and not grant.unanswered
+
+    def _drop(self, grant: _Grant) -> None:
+        self._dirty.pop(grant.name, None)
+        if self._grants.get(grant.name) is grant:
+            del self._grants[grant.name]
         if not self._grants and self._link is None:
             self._needed.clear()  # Nobody waits for a link any more.
 
@@ -181,129 +223,201 @@ class Reader:
         self._flush_due = False
         if self._link is None:
             return
-        commands: dict[bytes, list[bytes]] = {SUBSCRIBE: [], UNSUBSCRIBE: []}
+        verbs = self._verbs
+        asked: list[bytes] = []
+        ended: list[bytes] = []
         for name in self._dirty:
             grant = self._grants[name]
-            verb = SUBSCRIBE if grant.wanted else UNSUBSCRIBE
-            if grant.sent == verb or (grant.sent is None and verb == UNSUBSCRIBE):
+            verb = verbs.subscribe if grant.wanted else verbs.unsubscribe
+            if grant.sent == verb or (grant.sent is None and not grant.wanted):
                 continue
             grant.sent = verb
             grant.unanswered += 1
-            commands[verb].append(name)
+            (asked if grant.wanted else ended).append(name)
         self._dirty.clear()
-        wanted = any(grant.wanted for grant in self._grants.values())
-        if wanted != self.probing:
-            self.probing = wanted
-            commands[SUBSCRIBE if wanted else UNSUBSCRIBE].append(self._probe_name)
-        for verb, names in commands.items():
-            for start in range(0, len(names), NAMES_PER_COMMAND):
-                self._send(verb, names[start : start + NAMES_PER_COMMAND])
+        self._choose_probe(asked, ended)
+        self._subscribe(asked)
+        if ended:
+            data = [pack((verbs.unsubscribe, *names)) for names in self._grouped(ended)]
+            self._ask((b"PING",), after=data, names=ended)
 
-    def _send(
-        self, verb: bytes, names: Sequence[bytes], pong: asyncio.Future[None] | None = None
-    ) -> None:
+    def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
+        """Listen to the probe while anything else is subscribed here."""
+        carried = (
+            grant.name
+            for grant in self._grants.values()
+            if grant.wanted and grant.sent == self._verbs.subscribe
+        )
+        like = next(carried, None)
+        if like is not None and self.probe_name is None and self.can_probe:
+            self.probe_name = self._probe.name(like)
+            asked.append(self.probe_name)
+        elif like is None and self.probe_name is not None:
+            ended.append(self.probe_name)
+            self.probe_name = None
+
+    def _grouped(self, names: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """Split names into what one command may carry."""
+        groups: dict[int, list[bytes]] = {}
+        for name in names:
+            groups.setdefault(slot_of(name) if self._verbs.by_slot else 0, []).append(name)
+        for group in groups.values():
+            for start in range(0, len(group), NAMES_PER_COMMAND):
+                yield group[start : start + NAMES_PER_COMMAND]
+
+    def _subscribe(self, names: Iterable[bytes]) -> None:
+        data = []
+        for group in self._grouped(names):
+            self._commands.append(_Command(group))
+            data.append(pack((self._verbs.subscribe, *group)))
+        self._write(data)
+
+    def _ask(
+        self,
+        command: tuple[bytes, ...],
+        after: Sequence[bytes] = (),
+        names: Sequence[bytes] = (),
+    ) -> asyncio.Future[Any]:
+        """Write a command that has a reply of its own, after others that end `names`."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._commands.append(_Command(names, reply))
+        self._write([*after, pack(command)])
+        return reply
+
+    def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
+        """Ask on the link itself, behind all that was sent before; the reply, errors included.
+
+        When it comes, everything that the server had sent before it has been delivered. A server
+        that speaks RESP2 answers nothing but PING here.
+
+        Raises:
+            LinkLost: there is no link; later, through the future: the link was lost.
+        """
         if self._link is None:
-            return
-        self._commands.append(_Command(verb, names, pong))
-        # A write that fails needs no care: the reading of the same link is about to find out.
-        with contextlib.suppress(LinkLost):
-            self._link.write(pack((verb, *names)))
+            raise LinkLost("no link")
+        return self._ask(command)
 
-    def _ping(self) -> asyncio.Future[None]:
-        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._send(PING, (), pong)
-        return pong
+    def _write(self, data: Sequence[bytes]) -> None:
+        if self._link is not None and data:
+            # A write that fails needs no care: the reading of the link is about to find out.
+            with contextlib.suppress(LinkLost):
+                self._link.write(b"".join(data))
 
     # What is heard
 
     async def _read(self, link: Link) -> None:
-        routes, regained = self._routes, self._regained
+        routes, regained, kind_of_message = self._routes, self._regained, self._verbs.message
         batch: list[tuple[str, bytes]] = []
         while True:
+            if self._gate is not None and self._settled.is_set():
+                await self._wait_for_release(link)
             for reply in await link.read():
-                if isinstance(reply, list) and reply:
-                    kind = reply[0]
-                    if kind == b"message":
-                        if regained:
-                            self._report_regained()
-                        name = reply[1]
-                        channel = routes.get(name)
-                        if channel is not None:
-                            batch.append((channel, reply[2]))
-                        elif name == self._probe_name:
-                            self._on_probe(reply[2])
-                        continue
-                    if batch and kind == b"subscribe":
-                        # A gap may follow: what was read before it goes first.
-                        await self._deliver(link, batch)
-                        batch = []
-                    self._answered(kind, reply)
-                elif isinstance(reply, ReplyError):
-                    self._refused(reply)
-                else:
-                    self._ponged()
-            self._report_regained()
+                if isinstance(reply, list) and reply and reply[0] == kind_of_message:
+                    if regained and self._gate is None:
+                        self._report_regained()
+                    name = reply[1]
+                    channel = routes.get(name)
+                    if channel is not None:
+                        batch.append((channel, reply[2]))
+                    elif name == self.probe_name:
+                        self._probe.heard(reply[2])
+                    continue
+                if batch:
+                    # A gap may follow, or someone waits for this answer: first what came before.
+                    await self._deliver(link, batch)
+                    batch = []
+                self._answered(reply)
+            if self._gate is None:
+                self._report_regained()
             if batch:
                 await self._deliver(link, batch)
                 batch = []
 
     async def _deliver(self, link: Link, batch: list[tuple[str, bytes]]) -> None:
+        if self._gate is not None:
+            self._held += batch
+            if len(self._held) > HELD_MESSAGES:
+                raise LinkLost("too many messages came while it took over")
+            return
         started = time.monotonic()
         await self._sink.deliver(batch)
         link.held_seconds += time.monotonic() - started
+
+    async def _wait_for_release(self, link: Link) -> None:
+        """Everything is granted: read no more before the other reader has ended."""
+        if self._gate is None:
+            return
+        started = time.monotonic()
+        await self._gate.wait()
+        link.held_seconds += time.monotonic() - started
+        self._gate = None
+        self._report_regained()
+        held, self._held = self._held, []
+        if held:
+            await self._deliver(link, held)
 
     def _report_regained(self) -> None:
         for reason, channels in self._regained.items():
             self._sink.lost(channels, reason)
         self._regained.clear()
 
-    def _answered(self, kind: bytes, reply: Sequence[Any]) -> None:
-        """An acknowledgement, or an unsubscription that the server made by itself."""
-        if kind == b"pong":
-            self._ponged()
-            return
-        if kind not in (b"subscribe", b"unsubscribe"):
-            return
-        name = reply[1]
-        grant = self._grants.get(name)
-        command = self._commands[0] if self._commands else None
-        if (
-            command is not None
-            and command.verb.lower() == kind
-            and command.names[command.answered] == name
-        ):
-            command.answered += 1
-            if command.answered == len(command.names):
-                self._commands.popleft()
-            if grant is not None:
-                grant.unanswered -= 1
-                self._settle(grant)
-        elif kind == b"unsubscribe" and grant is not None and grant.active:
-            self._taken_away(grant)
+    def _answered(self, reply: Any) -> None:
+        """An acknowledgement, a reply, or something that the server did by itself."""
+        kind = reply[0] if isinstance(reply, list) and reply else None
+        if isinstance(reply, ReplyError):
+            self._refused(reply)
+        elif kind == self._verbs.subscribed:
+            self._subscribed(reply[1])
+        elif kind == self._verbs.unsubscribed:
+            self._unsubscribed(reply[1])
+        elif kind == b"pong" or not is_push(reply):
+            self._replied(reply)
+        if not self._commands and not self._dirty:
+            self._settled.set()
 
-    def _settle(self, grant: _Grant) -> None:
+    def _subscribed(self, name: bytes) -> None:
+        command = self._commands[0] if self._commands else None
+        if command is None or command.reply is not None or command.names[command.answered] != name:
+            return
+        command.answered += 1
+        if command.answered == len(command.names):
+            self._commands.popleft()
+        self._settle(name)
+
+    def _unsubscribed(self, name: bytes) -> None:
+        """What we ended is settled by the reply behind it; what we did not, was taken away."""
+        grant = self._grants.get(name)
+        if grant is not None and self._is_active(grant):
+            self._routes.pop(name, None)
+            grant.sent = None
+            self._owner.lost([grant.channel], "unsubscribed by the server")
+            self._owner.displaced([grant.channel], None)
+        elif name == self.probe_name:
+            self._displace_probe()
+
+    def _replied(self, reply: Any) -> None:
+        if not self._commands or self._commands[0].reply is None:
+            return
+        command = self._commands.popleft()
+        for name in command.names:
+            self._settle(name)
+        if command.reply is not None and not command.reply.done():
+            command.reply.set_result(reply)
+
+    def _settle(self, name: bytes) -> None:
         """Act on the last answer that a channel was waiting for."""
-        if grant.active:
-            self._routes[grant.name] = grant.channel
+        grant = self._grants.get(name)
+        if grant is None:
+            return
+        grant.unanswered -= 1
+        if self._is_active(grant):
+            self._routes[name] = grant.channel
             self._backoff.reset()
             reason = self._owner.granted(grant.channel)
             if reason is not None:
                 self._regained.setdefault(reason, []).append(grant.channel)
-        elif not grant.unanswered and not grant.wanted and grant.sent != SUBSCRIBE:
-            self._drop(grant.name)
-
-    def _taken_away(self, grant: _Grant) -> None:
-        self._routes.pop(grant.name, None)
-        grant.sent = None
-        self._owner.lost([grant.channel], "unsubscribed by the server")
-        self._dirty[grant.name] = None
-        self._flush_soon()
-
-    def _ponged(self) -> None:
-        if self._commands and self._commands[0].pong is not None:
-            pong = self._commands.popleft().pong
-            if pong is not None and not pong.done():
-                pong.set_result(None)
+        elif not grant.unanswered and not grant.wanted and grant.sent != self._verbs.subscribe:
+            self._drop(grant)
 
     # What is refused
 
@@ -311,22 +425,46 @@ class Reader:
         if not self._commands:
             raise LinkLost(f"the server says: {error}")
         command = self._commands[0]
-        if command.pong is not None:
-            self._ponged()  # An answer all the same.
-            return
+        if command.reply is not None:
+            if not command.names:
+                self._replied(error)
+            return  # We are rid of a name that this server does not even know: so be it.
         self._commands.popleft()
-        if len(command.names) > 1:
+        if str(error).startswith(ELSEWHERE):
+            self._elsewhere(command.names, error)
+        elif len(command.names) > 1:
             for name in command.names:  # Only some may be forbidden: find out which.
                 grant = self._grants.get(name)
-                if grant is None or grant.sent == command.verb:
-                    self._send(command.verb, [name])
+                if grant is None or grant.sent == self._verbs.subscribe:
+                    self._subscribe([name])
                 else:  # The opposite was sent meanwhile, and is the last word.
-                    grant.unanswered -= 1
-                    self._settle(grant)
-        elif command.names[0] == self._probe_name:
+                    self._settle(name)
+        elif command.names[0] == self.probe_name:
             self._no_probe(error)
-        else:
-            self._refused_one(self._grants[command.names[0]], error)
+        elif (grant := self._grants.get(command.names[0])) is not None:
+            self._refused_one(grant, error)
+
+    def _elsewhere(self, names: Sequence[bytes], error: ReplyError) -> None:
+        channels = []
+        for name in names:
+            grant = self._grants.get(name)
+            if grant is None:
+                if name == self.probe_name:
+                    self._displace_probe()
+                continue
+            grant.unanswered -= 1
+            if grant.wanted and not grant.unanswered:
+                grant.sent = None
+                channels.append(grant.channel)
+            elif not grant.wanted and not grant.unanswered:
+                self._drop(grant)
+        if channels:
+            self._owner.displaced(channels, error)
+
+    def _displace_probe(self) -> None:
+        """The slot of the probe's name has moved: choose another name."""
+        self.probe_name = None
+        self._flush_soon()
 
     def _refused_one(self, grant: _Grant, error: ReplyError) -> None:
         grant.unanswered -= 1
@@ -334,16 +472,12 @@ class Reader:
         self._owner.refused(grant.channel, error)
         if grant.wanted:
             loop = asyncio.get_running_loop()
-            loop.call_later(REFUSED_RETRY_SECONDS, self._ask_again, grant.name)
-        elif not grant.unanswered and grant.name in self._grants:
-            self._drop(grant.name)
-
-    def _ask_again(self, name: bytes) -> None:
-        if name in self._grants:
-            self._dirty[name] = None
-            self._flush_soon()
+            loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, grant.name)
+        elif not grant.unanswered:
+            self._drop(grant)
 
     def _no_probe(self, error: ReplyError) -> None:
+        self.probe_name = None
         if self.can_probe:
             self.can_probe = False
             logger.warning(
@@ -353,6 +487,44 @@ class Reader:
                 error,
                 f"{self._url.options.prefix}:*",
             )
+
+    # Taking over
+
+    async def until_granted(self) -> bool:
+        """Wait for the server's answers to all that was asked; whether it granted everything."""
+        await self._settled.wait()
+        return all(self._is_active(grant) for grant in self._grants.values() if grant.wanted)
+
+    @property
+    def wanted(self) -> list[tuple[str, bytes]]:
+        """The channels and names that are wanted."""
+        return [(grant.channel, name) for name, grant in self._grants.items() if grant.wanted]
+
+    def mute(self) -> None:
+        """Deliver nothing more; another reader has what comes from here on."""
+        self._routes.clear()
+        self._grants.clear()
+        self._dirty.clear()
+
+    def lose(self, reason: str) -> None:
+        """Report everything that the link carries as lost."""
+        self._owner.lost([g.channel for g in self._grants.values() if self._is_active(g)], reason)
+
+    def reset(self, reason: str) -> None:
+        """Drop the link, if there is one; what is wanted is asked for on the next."""
+        if self._link is not None:
+            self._abort_reason = reason
+            self._link.abort()
+
+    def release(self) -> None:
+        """Deliver what was held, after the gaps of what was lost before this reader took over."""
+        for grant in self._grants.values():
+            if self._is_active(grant):
+                reason = self._owner.granted(grant.channel)
+                if reason is not None:
+                    self._regained.setdefault(reason, []).append(grant.channel)
+        if self._gate is not None:
+            self._gate.set()
 
     # The life of links
 
@@ -372,6 +544,7 @@ class Reader:
 
     async def _live(self, link: Link) -> None:
         self._link = link
+        self._abort_reason = ""
         self.trouble = None
         self._dirty.update(dict.fromkeys(self._grants))
         reason = "closed"
@@ -379,11 +552,13 @@ class Reader:
             self._flush()
             await first_of(
                 self._read(link),
-                keepalive(link, self._ping, self._url.options.dead_peer_seconds),
-                self._probe(link),
+                keepalive(
+                    link, lambda: self._ask((b"PING",)), self._url.options.dead_peer_seconds
+                ),
+                self._probe.run(self, link),
             )
         except LinkLost as exc:
-            reason = str(exc)
+            reason = self._abort_reason or str(exc)
             self._throttle.log(
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
@@ -398,18 +573,24 @@ class Reader:
     def _unlink(self, reason: str) -> None:
         """The link is gone: tell what went with it, and forget what nobody wants."""
         self._link = None
-        self.probing = False
+        self.probe_name = None
+        self._settled.clear()
+        for command in self._commands:
+            if command.reply is not None and not command.reply.done():
+                command.reply.set_exception(LinkLost(reason))
+                command.reply.exception()  # Whoever asked may be gone: no complaint about that.
         self._commands.clear()
         self._routes.clear()
-        active = [grant.channel for grant in self._grants.values() if grant.active]
+        active = [grant.channel for grant in self._grants.values() if self._is_active(grant)]
+        self._held.clear()
         for earlier, channels in self._regained.items():
             self._owner.lost(channels, earlier)
         self._regained.clear()
-        self._owner.lost(active, reason)
-        for name, grant in list(self._grants.items()):
+        for grant in list(self._grants.values()):
             grant.sent, grant.unanswered = None, 0
             if not grant.wanted:
-                self._drop(name)
+                self._drop(grant)
+        self._owner.lost(active, reason)
         if not self._grants:
             self._needed.clear()
 

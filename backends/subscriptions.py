@@ -1,25 +1,46 @@
 """The subscriptions of one broker: who asked for what, what was granted, and what was lost.
 
-A channel that was granted and lost is asked for again by its reader; once it is granted again, the
-loss is reported in the stream. A call that is not acknowledged in time wants none of the channels
-that only it asked for.
+Each channel has its place, the server that serves it, and may move to another one. A channel that
+was granted and lost is asked for again there; once it is granted again, the loss is reported in the
+stream. A call that is not acknowledged in time wants none of the channels that only it asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from ..errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ..log import LogThrottle
 from ..url import BrokerURL
 from .link import ReplyError
-from .reader import Reader
 
-__all__ = ["Subscriptions"]
+__all__ = ["Place", "Subscriptions"]
 
 logger = logging.getLogger("django_sockets")
+
+
+RETRY_SECONDS = 0.1
+"""A server that could not serve a channel, and is the only one, is asked again so soon."""
+
+
+class Place(Protocol):
+    """Where channels are served, as far as it is known."""
+
+    @property
+    def trouble(self) -> ConnectError | None:
+        """Why nothing can be subscribed there at this moment."""
+
+    def want(self, channel: str, name: bytes) -> bool:
+        """Ask for a channel; True if the server has granted it already."""
+
+    def unwant(self, name: bytes) -> None:
+        """Ask for a channel no more; nothing is delivered on it from now on."""
+
+    def ask_again(self, name: bytes) -> None:
+        """Ask once more for a channel that the server could not serve."""
 
 
 class _Refused(Exception):
@@ -49,26 +70,30 @@ class _Channel:
     """One channel that somebody wants.
 
     Attributes:
+        granted: the server has acknowledged it and not lost it since.
         kept: a subscribe call for it has returned, so a failed one does not end it.
         lost: why a granted subscription was lost, until it is granted again.
     """
 
-    __slots__ = ("calls", "kept", "lost", "name", "reader")
+    __slots__ = ("calls", "granted", "kept", "lost", "name", "place")
 
-    def __init__(self, name: bytes, reader: Reader) -> None:
+    def __init__(self, name: bytes, place: Place) -> None:
         self.name = name
-        self.reader = reader
+        self.place = place
+        self.granted = False
         self.kept = False
         self.lost: str | None = None
         self.calls: list[_Call] = []
 
 
 class Subscriptions:
-    """The wanted channels of one broker, each at the reader of the server that serves it.
+    """The wanted channels of one broker, each at the place that serves it.
 
     Args:
         server_name: the server-side name of a channel.
-        reader_for: the reader for a channel.
+        place_for: the place for a server-side name.
+        displaced: told of names that their place could not serve; it moves them, or has them asked
+            for again. Without it the same place is asked again.
     """
 
     def __init__(
@@ -76,11 +101,13 @@ class Subscriptions:
         url: BrokerURL,
         *,
         server_name: Callable[[str], bytes],
-        reader_for: Callable[[str], Reader],
+        place_for: Callable[[bytes], Place],
+        displaced: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
         self._url = url
         self._server_name = server_name
-        self._reader_for = reader_for
+        self._place_for = place_for
+        self._displaced = displaced
         self._channels: dict[str, _Channel] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
@@ -95,10 +122,10 @@ class Subscriptions:
         for channel in channels:
             state = self._channels.get(channel)
             if state is None:
-                state = _Channel(self._server_name(channel), self._reader_for(channel))
-                self._channels[channel] = state
+                name = self._server_name(channel)
+                state = self._channels[channel] = _Channel(name, self._place_for(name))
             states.append(state)
-            if not state.reader.want(channel, state.name):
+            if not state.place.want(channel, state.name):
                 waiting.append(channel)
         if waiting:
             await self._wait(channels, waiting)
@@ -133,7 +160,7 @@ class Subscriptions:
     def _trouble(self, channels: Sequence[str]) -> ConnectError | None:
         """Why one of these channels has no link, if that is so."""
         states = [self._channels[name] for name in channels if name in self._channels]
-        return next((s.reader.trouble for s in states if s.reader.trouble is not None), None)
+        return next((s.place.trouble for s in states if s.place.trouble is not None), None)
 
     def _withdraw(self, call: _Call, waiting: Sequence[str]) -> None:
         """A call ended without success: nobody wants what only it asked for."""
@@ -152,7 +179,7 @@ class Subscriptions:
         for channel in channels:
             state = self._channels.pop(channel, None)
             if state is not None:
-                state.reader.unwant(state.name)
+                state.place.unwant(state.name)
                 for call in state.calls:
                     call.acknowledge()  # Superseded: this later call has its way.
 
@@ -161,6 +188,24 @@ class Subscriptions:
         self._closed = True
         self._fail_calls(list(self._channels), BrokerClosed(self._url))
 
+    # Where the channels are
+
+    def relocate(self) -> None:
+        """Move every channel that has another place now; its hole is a gap."""
+        for channel, state in self._channels.items():
+            place = self._place_for(state.name)
+            if place is not state.place:
+                state.place.unwant(state.name)
+                if state.granted:
+                    self.lost([channel], "moved to another server")
+                state.place = place
+                place.want(channel, state.name)
+
+    def ask_again(self, names: Iterable[bytes]) -> None:
+        """Ask for names once more, each at its place."""
+        for name in names:
+            self._place_for(name).ask_again(name)
+
     # What the readers report
 
     def granted(self, channel: str) -> str | None:
@@ -168,6 +213,7 @@ class Subscriptions:
         state = self._channels.get(channel)
         if state is None:
             return None
+        state.granted = True
         calls, state.calls = state.calls, []
         for call in calls:
             call.acknowledge()
@@ -178,8 +224,20 @@ class Subscriptions:
         """See `Owner.lost`."""
         for channel in channels:
             state = self._channels.get(channel)
-            if state is not None and state.lost is None:
-                state.lost = reason
+            if state is not None:
+                state.granted = False
+                if state.lost is None:
+                    state.lost = reason
+
+    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
+        """See `Owner.displaced`."""
+        names = [self._channels[c].name for c in channels if c in self._channels]
+        if self._displaced is not None:
+            self._displaced(names)
+        elif error is None:
+            self.ask_again(names)
+        else:
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.ask_again, names)
 
     def refused(self, channel: str, error: ReplyError) -> None:
         """See `Owner.refused`."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import hiredis
 import pytest
 
 from django_sockets import SubscribeError
-from django_sockets.backends.link import Link, LinkLost
-from django_sockets.backends.redis import RedisBroker
+from django_sockets.backends.link import Identity, Link, LinkLost
+from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
 
@@ -29,6 +29,7 @@ def message(name: str, payload: bytes) -> list[Any]:
 class ScriptedLink:
     """A link whose server is the test."""
 
+    identity = Identity()
     received_bytes = partial_bytes = 0
     held_seconds = 0.0
 
@@ -84,15 +85,13 @@ class ScriptedLink:
         return commands
 
 
-class ScriptedBroker(RedisBroker):
+class ScriptedBroker(SingleNodeBroker):
     """The redis backend's own code on links whose server is the test."""
 
     def __init__(self, sink: RecordingSink) -> None:
         self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
-        super().__init__(BrokerURL.parse("redis://h?probe_interval_seconds=1000"), sink)
-
-    def _opener(self) -> Callable[[], Awaitable[Link]]:
-        return self._open
+        url = BrokerURL.parse("redis://h?probe_interval_seconds=1000&dead_peer_seconds=1000")
+        super().__init__(url, sink, open_link=self._open)
 
     async def _open(self) -> Link:
         link = ScriptedLink()
@@ -214,14 +213,14 @@ async def test_a_superseded_call_does_not_keep_what_a_later_one_gave_up(
     await asyncio.wait_for(first, 5)
     second.cancel()
     await asyncio.wait([second])
-    assert await link.commands(1) == [["UNSUBSCRIBE", "a", PROBE]]
+    assert await link.commands(2) == [["UNSUBSCRIBE", "a", PROBE], ["PING"]]
 
 
 async def test_the_last_name_takes_the_probe_with_it(broker: ScriptedBroker) -> None:
     link = await broker.subscribed("a")
     await broker.unsubscribe(["a"])
-    assert await link.commands(1) == [["UNSUBSCRIBE", "a", PROBE]]
-    link.say(*ack("a", PROBE, verb=b"unsubscribe"))
+    assert await link.commands(2) == [["UNSUBSCRIBE", "a", PROBE], ["PING"]]
+    link.say(*ack("a", PROBE, verb=b"unsubscribe"), b"PONG")
     again = asyncio.create_task(broker.subscribe(["b"]))
     assert await link.commands(1) == [["SUBSCRIBE", "b", PROBE]]
     link.say(*ack("b", PROBE))
@@ -235,9 +234,9 @@ async def test_a_name_that_was_refused_and_is_not_wanted_any_more_is_left_alone(
     both = asyncio.create_task(broker.subscribe(["b", "c"]))
     assert await link.commands(1) == [["SUBSCRIBE", "b", "c"]]
     await broker.unsubscribe(["b"])
-    assert await link.commands(1) == [["UNSUBSCRIBE", "b"]]
+    assert await link.commands(2) == [["UNSUBSCRIBE", "b"], ["PING"]]
     # c is forbidden, so the server refused both; then it did what it was told about b.
-    link.say(hiredis.ReplyError("NOPERM"), *ack("b", verb=b"unsubscribe"))
+    link.say(hiredis.ReplyError("NOPERM"), *ack("b", verb=b"unsubscribe"), b"PONG")
     assert await link.commands(1) == [["SUBSCRIBE", "c"]]
     link.say(hiredis.ReplyError("NOPERM"))
     with pytest.raises(SubscribeError, match="NOPERM"):

@@ -1,0 +1,87 @@
+"""Waiting for a server: deadlines on its answers, and the pauses between attempts to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from .link import LARGE_BYTES, Link, LinkLost
+
+__all__ = ["Backoff", "expect", "first_of", "keepalive"]
+
+
+async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing: str) -> None:
+    """Wait for a reply at most `seconds`.
+
+    The time is granted anew when this process could not have seen the reply: its loop was held up,
+    the link's reader was waiting for slow subscribers, or a large payload is still arriving.
+
+    Raises:
+        LinkLost: the reply is missing.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        started, received, held = loop.time(), link.received_bytes, link.held_seconds
+        done, _ = await asyncio.wait([reply], timeout=seconds)
+        if done:
+            return
+        held_up = loop.time() - started > 1.5 * seconds
+        waiting = link.held_seconds - held > 0.25 * seconds
+        arriving = link.partial_bytes >= LARGE_BYTES and link.received_bytes > received
+        if not (held_up or waiting or arriving):
+            raise LinkLost(f"{missing} within {seconds:g} s")
+
+
+async def keepalive(
+    link: Link,
+    ping: Callable[[], asyncio.Future[Any]],
+    dead_peer_seconds: float,
+    grace_seconds: Callable[[], float] = float,
+) -> None:
+    """PING twice in `dead_peer_seconds`, with a deadline on the answer.
+
+    Args:
+        ping: writes a PING and returns the future of its answer.
+        grace_seconds: how much longer the answer may take at this moment.
+
+    Raises:
+        LinkLost: no answer came.
+    """
+    half = dead_peer_seconds / 2
+    while True:
+        await asyncio.sleep(half)
+        await expect(link, ping(), half + grace_seconds(), "no answer to PING")
+
+
+async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines side by side until one ends; cancel the others, raise what it raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+            raise result
+
+
+class Backoff:
+    """Pauses between attempts: none before the first, then doubling up to 1 s, with jitter."""
+
+    FIRST_SECONDS = 0.05
+    CAP_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def reset(self) -> None:
+        self._seconds = 0.0
+
+    async def pause(self) -> None:
+        seconds = self._seconds
+        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * seconds))
+        await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret

@@ -1,0 +1,248 @@
+"""One server: the connection that publishes, the one that subscribes, and the probe through both.
+
+Both connections are made when they are first needed and again after a loss. Where the service ends
+connections of a certain age, new ones take over before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import random
+
+from ..broker import Sink
+from ..errors import BrokerClosed, ConnectError
+from ..log import LogThrottle
+from ..url import BrokerURL
+from .credentials import rotation_delay_seconds
+from .deadlines import expect
+from .link import PRIMARY, Link, LinkLost, Opener, ReplyError
+from .names import Verbs, probe_name
+from .pipeline import NotSent, OutcomeUnknown, Pipeline
+from .publisher import Publisher
+from .reader import Owner, Reader
+
+__all__ = ["Node"]
+
+logger = logging.getLogger("django_sockets")
+
+
+class Node:
+    """One server of a broker.
+
+    Args:
+        owner: takes what the subscribing connection reports.
+        open_link: connects; raises ConnectError.
+        publisher: what publishes in the place of this node's own connection, if something does.
+        max_age_seconds: connections must not become older; None: they may.
+
+    Attributes:
+        pipeline: the publishing connection.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        sink: Sink,
+        owner: Owner,
+        *,
+        open_link: Opener,
+        verbs: Verbs,
+        publisher: Publisher | None = None,
+        max_age_seconds: float | None = None,
+    ) -> None:
+        self.pipeline = Pipeline(url, open_link)
+        self._url = url
+        self._sink = sink
+        self._owner = owner
+        self._open_link = open_link
+        self._verbs = verbs
+        self._publisher = publisher
+        self._max_age_seconds = max_age_seconds
+        self._reader = self._new_reader()
+        self._successor: Reader | None = None
+        self._rotating: asyncio.Task[None] | None = None
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+
+    def _new_reader(self, *, gated: bool = False) -> Reader:
+        return Reader(
+            self._url,
+            self._sink,
+            self._owner,
+            open_link=self._open_link,
+            probe=DeliveryProbe(self._url, self._verbs, self.pipeline, self._publisher),
+            verbs=self._verbs,
+            gated=gated,
+        )
+
+    # A place for subscriptions
+
+    @property
+    def trouble(self) -> ConnectError | None:
+        """Why there is no subscribing connection, if one is wanted."""
+        return self._reader.trouble
+
+    def want(self, channel: str, name: bytes) -> bool:
+        """See `Place`."""
+        self._keep_young()
+        if self._successor is None:
+            return self._reader.want(channel, name)
+        taken_over = self._successor.want(channel, name)
+        return taken_over or self._reader.grants(name)
+
+    def unwant(self, name: bytes) -> None:
+        """See `Place`."""
+        self._reader.unwant(name)
+        if self._successor is not None:
+            self._successor.unwant(name)
+
+    def ask_again(self, name: bytes) -> None:
+        """See `Place`."""
+        self._reader.ask_again(name)
+        if self._successor is not None:
+            self._successor.ask_again(name)
+
+    def reset(self, reason: str) -> None:
+        """Drop both connections; what needs one connects anew."""
+        self.pipeline.reset(reason)
+        self._reader.reset(reason)
+
+    # Young connections
+
+    def _keep_young(self) -> None:
+        if self._max_age_seconds is not None and self._rotating is None:
+            loop = asyncio.get_running_loop()
+            self._rotating = loop.create_task(
+                self._rotate_in_time(self._max_age_seconds), name="django_sockets rotation"
+            )
+
+    async def _rotate_in_time(self, max_age_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(rotation_delay_seconds(max_age_seconds, random.random()))  # noqa: S311
+            try:
+                await self.pipeline.rotate()
+                await self._rotate_reader()
+            except (ConnectError, LinkLost, asyncio.TimeoutError) as exc:
+                self._throttle.log(
+                    logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
+                )
+
+    async def _rotate_reader(self) -> None:
+        """Let a new subscribing connection take over without a hole.
+
+        It subscribes to everything and holds back what it hears. Then the old one answers a last
+        PING: what it heard before that was delivered, what comes after it the new one has too.
+        """
+        old = self._reader
+        wanted = old.wanted
+        new = self._successor = self._new_reader(gated=bool(wanted))
+        seconds = self._url.options.subscribe_timeout_seconds
+        try:
+            for channel, name in wanted:
+                new.want(channel, name)
+            if wanted and not await asyncio.wait_for(new.until_granted(), seconds):
+                raise LinkLost("not every subscription was granted again")
+        except BaseException:
+            self._successor = None
+            for channel, name in new.wanted:
+                old.want(channel, name)
+            await new.aclose()
+            raise
+        try:
+            await asyncio.wait_for(old.ask((b"PING",)), self._url.options.dead_peer_seconds)
+        except (LinkLost, asyncio.TimeoutError):
+            old.lose("lost while another connection took over")
+        old.mute()
+        self._reader, self._successor = new, None
+        new.release()
+        await old.aclose()
+
+    async def aclose(self) -> None:
+        """Close both connections."""
+        if self._rotating is not None:
+            self._rotating.cancel()
+            await asyncio.wait([self._rotating])
+        if self._successor is not None:
+            await self._successor.aclose()
+        await self._reader.aclose()
+        await self.pipeline.aclose()
+
+
+class DeliveryProbe:
+    """Publishes to ourselves, again and again; LinkLost when it does not arrive.
+
+    PUBLISH alone would be content with a replica, which accepts it and delivers it to its own
+    subscribers only: ROLE tells, and the run ids at the two ends do.
+    """
+
+    def __init__(
+        self, url: BrokerURL, verbs: Verbs, pipeline: Pipeline, publisher: Publisher | None
+    ) -> None:
+        self._url = url
+        self._verbs = verbs
+        self._pipeline = pipeline
+        self._publisher = publisher
+        self._prefix = url.options.prefix.encode()
+        self._id = os.urandom(8).hex().encode()
+        self._numbers = itertools.count(1)
+        self._arrived: asyncio.Future[None] | None = None
+        self._payload = b""
+        self._ask_role = True
+
+    def name(self, like: bytes) -> bytes:
+        """See `reader.Probe`."""
+        return probe_name(self._prefix, self._id, like if self._verbs.by_slot else None)
+
+    def heard(self, payload: bytes) -> None:
+        """See `reader.Probe`."""
+        arrived = self._arrived
+        if arrived is not None and payload == self._payload and not arrived.done():
+            arrived.set_result(None)
+
+    async def run(self, reader: Reader, link: Link) -> None:
+        """See `reader.Probe`."""
+        options = self._url.options
+        while True:
+            await asyncio.sleep(options.probe_interval_seconds)
+            name = reader.probe_name
+            if name is None:
+                continue
+            arrived = self._arrived = asyncio.get_running_loop().create_future()
+            self._payload = b"%d" % next(self._numbers)
+            try:
+                published = await self._publish(reader, link, name)
+            except (NotSent, OutcomeUnknown, BrokerClosed):
+                continue  # Says something of the publishing connection, nothing of this one.
+            if not published:
+                continue
+            try:
+                await expect(link, arrived, options.dead_peer_seconds, "no delivery of our probe")
+            except LinkLost:
+                if reader.probe_name == name:
+                    raise  # Else it was on its way to another name, of another slot.
+
+    async def _publish(self, reader: Reader, link: Link, name: bytes) -> bool:
+        """Whether the server took it; LinkLost if it is the wrong server."""
+        ask = [(b"ROLE",)] if self._ask_role else []
+        if self._publisher is not None:
+            (published,) = await self._publisher.send([(name, self._payload)])
+            role = [await reader.ask(command) for command in ask]
+            if published is not None and not isinstance(published, ReplyError):
+                raise published
+        else:
+            command = (self._verbs.publish, name, self._payload)
+            published, *role = await self._pipeline.submit([command, *ask])
+        problem = None
+        if role and isinstance(role[0], ReplyError):
+            self._ask_role = False
+        elif role and role[0][0] != PRIMARY.encode():
+            problem = "the server is a replica now"
+        here, there = link.identity.run_id, self._pipeline.identity.run_id
+        if here and there and here != there:
+            problem = "another server answers at this address now"
+        if problem is not None:
+            self._pipeline.reset(problem)
+            raise LinkLost(problem)
+        return not isinstance(published, ReplyError)

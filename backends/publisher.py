@@ -1,0 +1,93 @@
+"""The seam between a broker and what carries its messages to the servers.
+
+Our own connections (`PipelinePublisher`, and `router` for a cluster) stand behind it, or another
+driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+from ..errors import PublishError
+from ..url import BrokerURL
+from .link import ReplyError
+from .names import Verbs
+from .pipeline import NotSent, OutcomeUnknown, Pipeline
+
+__all__ = ["Outcome", "PipelinePublisher", "Publisher", "raise_for_outcomes"]
+
+Outcome = Exception | None
+"""What became of one message: None, it was accepted; NotSent, certainly not; OutcomeUnknown, it was
+written and no reply came; ReplyError, the server refused it."""
+
+
+class Publisher(Protocol):
+    """Publishes messages in the order of the calls."""
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
+        """Publish 1..n (server-side name, payload), and await what became of each.
+
+        The messages take their place in the order when this is called, before anything is awaited.
+
+        Raises:
+            BrokerClosed: after `aclose`.
+        """
+
+    async def aclose(self) -> None:
+        """Close; what waits for a reply ends as unknown."""
+
+
+class PipelinePublisher:
+    """Publishes over one `Pipeline`, which stays its owner's to close."""
+
+    def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
+        self._pipeline = pipeline
+        self._verb = verbs.publish
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
+        """See `Publisher`."""
+        verb = self._verb
+        request = self._pipeline.submit([(verb, name, payload) for name, payload in messages])
+        return _outcomes(request, len(messages))
+
+    async def aclose(self) -> None:
+        """See `Publisher`."""
+
+
+async def _outcomes(request: asyncio.Future[list[Any]], count: int) -> Sequence[Outcome]:
+    try:
+        replies = await request
+    except (NotSent, OutcomeUnknown) as exc:
+        return [exc] * count
+    return [reply if isinstance(reply, ReplyError) else None for reply in replies]
+
+
+def raise_for_outcomes(
+    url: BrokerURL, channels: Sequence[str], outcomes: Sequence[Outcome]
+) -> None:
+    """Nothing where every message was accepted.
+
+    Raises:
+        PublishError: naming the channels that failed and those whose outcome is unknown.
+    """
+    if not any(outcomes):
+        return
+    failed, unknown, problems = [], [], []
+    for channel, outcome in zip(channels, outcomes, strict=True):
+        if outcome is None:
+            continue
+        problem = str(outcome)
+        if isinstance(outcome, OutcomeUnknown):
+            unknown.append(channel)
+        else:
+            failed.append(channel)
+            if isinstance(outcome, ReplyError):
+                problem = f"the server refused it: {outcome}"
+        if problem not in problems:
+            problems.append(problem)
+    causes = (outcome.__cause__ for outcome in outcomes if outcome is not None)
+    cause = next((cause for cause in causes if cause is not None), None)
+    problem = "; ".join(problems[:3])
+    raise PublishError(url, problem, failed=failed, unknown=unknown) from cause
