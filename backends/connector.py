@@ -107,9 +107,7 @@ class Connector:
     async def open(self, address: Address, *, need_primary: bool = False) -> Link:
         """Open a link to one server; see `open_link`."""
         where = {"host": address.host, "port": address.port or DEFAULT_PORT}
-        return await open_link(
-            self.url, partial(self._connect, where), need_primary=need_primary
-        )
+        return await open_link(self.url, partial(self._connect, where), need_primary=need_primary)
 
     async def open_socket(self, path: str) -> Link:
         """Open a link over a unix socket; see `open_link`."""

@@ -28,6 +28,9 @@ __all__ = ["Node"]
 
 logger = logging.getLogger("django_sockets")
 
+RETIRE_SECONDS = 1.0
+"""How long a server that is needed no more may take for its last answers."""
+
 
 class Node:
     """One server of a broker.
@@ -158,6 +161,19 @@ class Node:
         self._reader, self._successor = new, None
         new.release()
         await old.aclose()
+
+    async def retire(self) -> None:
+        """Close both connections, once what was on its way to the server is answered or given up.
+
+        What is given up ends as unknown.
+        """
+        try:
+            if self.pipeline.busy:
+                answer = self.pipeline.submit([(b"PING",)])
+                await asyncio.wait([answer], timeout=RETIRE_SECONDS)
+                answer.exception() if answer.done() else answer.cancel()
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Close both connections."""

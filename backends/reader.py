@@ -552,9 +552,7 @@ class Reader:
             self._flush()
             await first_of(
                 self._read(link),
-                keepalive(
-                    link, lambda: self._ask((b"PING",)), self._url.options.dead_peer_seconds
-                ),
+                keepalive(link, lambda: self._ask((b"PING",)), self._url.options.dead_peer_seconds),
                 self._probe.run(self, link),
             )
         except LinkLost as exc:

@@ -25,6 +25,8 @@ _BUILT_IN = {
     "redis": "django_sockets.backends.redis:RedisBroker",
     "rediss": "django_sockets.backends.redis:RedisBroker",
     "redis+unix": "django_sockets.backends.redis:RedisBroker",
+    "redis+cluster": "django_sockets.backends.cluster:ClusterBroker",
+    "rediss+cluster": "django_sockets.backends.cluster:ClusterBroker",
 }
 # Driver package of a scheme -> the extra of ours that installs it.
 _EXTRAS = {"fakeredis": "fakeredis"}

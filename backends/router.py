@@ -1,0 +1,285 @@
+"""Publishing to a cluster: each message to the server that owns its slot, in order.
+
+Messages of one call are grouped by server. What a server certainly did not take (the slot has
+moved, or nobody is there) is sent again to the slot's new owner. Order is kept: a slot whose
+messages came back, or whose owner has changed, is held until the old owner has answered all that is
+on its way to it; then everything goes on in the order of the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from ..errors import BrokerClosed, ConnectError
+from ..url import Address, BrokerURL
+from .link import ReplyError
+from .names import Verbs, slot_of
+from .pipeline import NotSent, Pipeline
+from .publisher import Outcome
+from .reader import ELSEWHERE
+
+__all__ = ["Route", "Router", "moved_to"]
+
+ATTEMPTS = 5
+"""A message that is sent from one server to the next ends after so many."""
+BARRIER_SECONDS = 1.0
+"""A former owner that does not answer within this loses its connection: what was on its way to it
+ends as unknown, and the slot's other messages wait no longer."""
+
+
+class Route:
+    """A server to publish to."""
+
+    __slots__ = ("pipeline", "verbs")
+
+    def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
+        self.pipeline = pipeline
+        self.verbs = verbs
+
+
+class _Call:
+    """One `send`, until every message of it has an outcome."""
+
+    __slots__ = ("future", "missing", "outcomes")
+
+    def __init__(self, count: int, future: asyncio.Future[Sequence[Outcome]]) -> None:
+        self.outcomes: list[Outcome] = [None] * count
+        self.missing = count
+        self.future = future
+
+
+class _Message:
+    """One message of a call.
+
+    Attributes:
+        number: its place in the order of all messages.
+        refusal: what the last server said, and which one it was.
+    """
+
+    __slots__ = (
+        "attempts", "call", "deadline", "index", "name", "number", "payload", "refusal", "slot",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: _Call, index: int, name: bytes, payload: bytes, number: int, deadline: float
+    ) -> None:
+        self.call = call
+        self.index = index
+        self.name = name
+        self.payload = payload
+        self.slot = slot_of(name)
+        self.number = number
+        self.deadline = deadline
+        self.attempts = 0
+        self.refusal: tuple[Pipeline, Exception] | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        call = self.call
+        call.outcomes[self.index] = outcome
+        call.missing -= 1
+        if not call.missing and not call.future.done():
+            call.future.set_result(call.outcomes)
+
+    def may_go_to(self, pipeline: Pipeline, now: float) -> bool:
+        """Whether another attempt makes sense."""
+        if self.refusal is None:
+            return now < self.deadline
+        refuser, error = self.refusal
+        # "Moved" and "try again" may be about to change; the rest would be said again.
+        same = refuser is pipeline and not str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
+        return not same and self.attempts < ATTEMPTS and now < self.deadline
+
+
+class Router:
+    """The `Publisher` of a cluster.
+
+    Args:
+        route_for: where to publish to a slot, None while nobody is known to own it.
+        refresh: returns when who owns what has been asked anew; raises ConnectError.
+        on_moved: told of each "MOVED": slot and new owner.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        *,
+        route_for: Callable[[int], Route | None],
+        refresh: Callable[[], Awaitable[None]],
+        on_moved: Callable[[int, Address], None],
+    ) -> None:
+        self._url = url
+        self._route_for = route_for
+        self._refresh = refresh
+        self._on_moved = on_moved
+        self._numbers = itertools.count()
+        self._held: dict[int, list[_Message]] = {}
+        self._former: set[Pipeline] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
+        """See `Publisher`."""
+        if self._closed:
+            raise BrokerClosed(self._url)
+        loop = asyncio.get_running_loop()
+        call = _Call(len(messages), loop.create_future())
+        deadline = loop.time() + self._url.options.publish_timeout_seconds
+        self._dispatch(
+            _Message(call, index, name, payload, next(self._numbers), deadline)
+            for index, (name, payload) in enumerate(messages)
+        )
+        return call.future
+
+    def _dispatch(self, messages: Iterable[_Message]) -> None:
+        """Send messages to the owners of their slots, or hold them."""
+        batches: dict[Route, list[_Message]] = {}
+        for message in messages:
+            held = self._held.get(message.slot)
+            route = None if held is not None else self._route_for(message.slot)
+            if route is None:
+                self._hold(message)
+            else:
+                batches.setdefault(route, []).append(message)
+        for route, batch in batches.items():
+            verb = route.verbs.publish
+            commands = [(verb, message.name, message.payload) for message in batch]
+            request = route.pipeline.submit(commands)
+            request.add_done_callback(partial(self._answered, route.pipeline, batch))
+
+    def _answered(
+        self, pipeline: Pipeline, batch: Sequence[_Message], request: asyncio.Future[list[Any]]
+    ) -> None:
+        if request.cancelled():
+            return
+        error = request.exception()
+        if error is None:
+            for message, reply in zip(batch, request.result(), strict=True):
+                if isinstance(reply, ReplyError):
+                    self._refused(pipeline, message, reply)
+                else:
+                    message.settle(None)
+        else:
+            for message in batch:
+                if isinstance(error, NotSent) and not self._closed:
+                    self._come_back(pipeline, message, error)
+                else:
+                    message.settle(error if isinstance(error, Exception) else NotSent("cancelled"))
+
+    def _refused(self, pipeline: Pipeline, message: _Message, error: ReplyError) -> None:
+        if not str(error).startswith(ELSEWHERE) or self._closed:
+            message.settle(error)
+            return
+        target = moved_to(error)
+        if target is not None:
+            self._on_moved(*target)
+        self._come_back(pipeline, message, error)
+
+    def _come_back(self, pipeline: Pipeline, message: _Message, error: Exception) -> None:
+        """A message was certainly not taken: hold it until its slot's owner is clear."""
+        message.attempts += 1
+        message.refusal = pipeline, error
+        self._former.add(pipeline)
+        self._hold(message)
+
+    def _hold(self, message: _Message) -> None:
+        self._held.setdefault(message.slot, []).append(message)
+        self._go_on_later()
+
+    def hold(self, slots: Iterable[int], former: Pipeline) -> None:
+        """Slots have another owner now: hold them until the former one has answered."""
+        if former.busy:
+            for slot in slots:
+                self._held.setdefault(slot, [])
+            self._former.add(former)
+            self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._go_on(), name="django_sockets redirection")
+
+    async def _go_on(self) -> None:
+        """Let what is held go on, as soon as it is clear where to."""
+        try:
+            while self._held:
+                await self._until_answered()
+                problem = None
+                if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
+                    try:
+                        await self._refresh()
+                    except ConnectError as exc:
+                        problem = exc
+                    await self._until_answered()
+                self._release(problem)
+        finally:
+            self._task = None
+
+    def _needs_refresh(self, slot: int, held: Sequence[_Message]) -> bool:
+        came_back = any(message.refusal is not None for message in held)
+        return came_back or (bool(held) and self._route_for(slot) is None)
+
+    async def _until_answered(self) -> None:
+        """Wait until former owners have answered all that was on its way to them."""
+        former, self._former = self._former, set()
+        answers = {}
+        for pipeline in former:
+            if pipeline.busy:
+                answer = pipeline.submit([(b"PING",)])
+                answer.add_done_callback(_retrieve)
+                answers[answer] = pipeline
+        if answers:
+            _, late = await asyncio.wait(answers, timeout=BARRIER_SECONDS)
+            for answer in late:
+                answers[answer].reset("another server has its slots now")
+            if late:
+                await asyncio.wait(late)
+
+    def _release(self, problem: ConnectError | None) -> None:
+        held, self._held = self._held, {}
+        now = asyncio.get_running_loop().time()
+        waiting = sorted(itertools.chain(*held.values()), key=lambda message: message.number)
+        ready = []
+        for message in waiting:
+            route = None if problem is not None else self._route_for(message.slot)
+            if route is not None and message.may_go_to(route.pipeline, now):
+                ready.append(message)
+            elif message.refusal is not None:
+                message.settle(message.refusal[1])
+            else:
+                error = NotSent(
+                    "no server of the cluster serves its slot"
+                    if problem is None
+                    else problem.problem
+                )
+                error.__cause__ = problem
+                message.settle(error)
+        self._dispatch(ready)
+
+    async def aclose(self) -> None:
+        """See `Publisher`."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        held, self._held = self._held, {}
+        for message in itertools.chain(*held.values()):
+            message.settle(NotSent("closed"))
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Mark a failure as seen: that an answer came is all that counts."""
+    if not future.cancelled():
+        future.exception()
+
+
+def moved_to(error: ReplyError) -> tuple[int, Address] | None:
+    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or no host."""
+    words = str(error).split()
+    if len(words) != 3 or words[0] != "MOVED":
+        return None
+    host, _, port = words[2].rpartition(":")
+    return (int(words[1]), Address(host.strip("[]"), int(port))) if host else None

@@ -1,0 +1,194 @@
+"""Which server of a cluster owns which slot: asked of several at once, the newest answer counts.
+
+A server that was cut off, or has not heard the news yet, answers with what it knows. The epoch in
+CLUSTER INFO tells which answer is newer; MOVED redirections are taken as hints at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from ..errors import AuthError, ConnectError
+from ..url import Address, BrokerURL
+from .link import ReplyError
+from .names import PLAIN, SHARDED, SLOTS, Verbs
+
+__all__ = ["QUESTIONS", "SlotMap", "Topology"]
+
+QUESTIONS: Sequence[tuple[bytes, ...]] = (
+    (b"CLUSTER", b"SLOTS"),
+    (b"CLUSTER", b"INFO"),
+    (b"COMMAND", b"INFO", b"SSUBSCRIBE"),
+)
+ASKED_FIRST = 3
+"""So many servers that seem well are asked; all others only if none of these answers."""
+FIRST_SECONDS = 0.3
+"""How long those have."""
+GRACE_SECONDS = 0.05
+"""How long others may take after the first answer, which may not be the newest."""
+
+
+class SlotMap:
+    """One answer.
+
+    Attributes:
+        owners: slot -> address of its primary, or None.
+        primaries: those that own slots.
+        replicas: the others.
+        epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
+        verbs: sharded pub/sub where the servers have it.
+    """
+
+    def __init__(self) -> None:
+        self.owners: list[Address | None] = [None] * SLOTS
+        self.primaries: list[Address] = []
+        self.replicas: list[Address] = []
+        self.epoch = 0
+        self.verbs: Verbs = SHARDED
+
+    @property
+    def covered(self) -> int:
+        """How many slots have an owner."""
+        return SLOTS - self.owners.count(None)
+
+
+def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
+    """The answers to `QUESTIONS` of one server.
+
+    Raises:
+        ValueError: it knows of no cluster; the message says why.
+    """
+    slots, info, sharded = replies
+    if isinstance(slots, ReplyError):
+        raise ValueError(str(slots))
+    result = SlotMap()
+    for start, end, *servers in slots:
+        addresses = [_address(server, asked) for server in servers]
+        result.owners[start : end + 1] = addresses[:1] * (end - start + 1)
+        if addresses[0] not in result.primaries:
+            result.primaries.append(addresses[0])
+            result.replicas += addresses[1:]
+    if not result.primaries:
+        raise ValueError("it has no slots assigned")
+    if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
+        result.epoch = int(epoch[1])
+    if isinstance(sharded, list) and not any(sharded):
+        result.verbs = PLAIN
+    return result
+
+
+def _address(server: Sequence[Any], asked: Address) -> Address:
+    """A server of CLUSTER SLOTS; one that does not know its own name has the one we asked."""
+    host = server[0].decode() if isinstance(server[0], bytes) else ""
+    return Address(asked.host if host in ("", "?") else host, server[1])
+
+
+class Topology:
+    """The present slot map, and how to get a newer one.
+
+    Args:
+        ask: puts `QUESTIONS` to one server; raises ConnectError.
+        seems_well: whether a server is likely to answer.
+
+    Attributes:
+        slot_map: the newest answer so far, with hints applied.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        seeds: Sequence[Address],
+        ask: Callable[[Address], Awaitable[Sequence[Any]]],
+        seems_well: Callable[[Address], bool],
+    ) -> None:
+        self._url = url
+        self._seeds = seeds
+        self._ask = ask
+        self._seems_well = seems_well
+        self.slot_map: SlotMap | None = None
+
+    def hint(self, slot: int, address: Address) -> None:
+        """A server says that another one owns a slot."""
+        if self.slot_map is not None and address in self.slot_map.primaries:
+            self.slot_map.owners[slot] = address
+
+    async def refresh(self) -> SlotMap:
+        """Ask anew.
+
+        Raises:
+            ConnectError: nobody could be asked.
+            AuthError: and the credentials were wrong.
+        """
+        known = self.slot_map
+        primaries = [] if known is None else known.primaries
+        well = [address for address in primaries if self._seems_well(address)]
+        random.shuffle(well)
+        answers, _ = await self._ask_all(well[:ASKED_FIRST], FIRST_SECONDS)
+        newest = max(answers, key=lambda answer: answer.epoch, default=None)
+        if newest is None or (known is not None and newest.epoch < known.epoch):
+            others = [*self._seeds, *primaries, *([] if known is None else known.replicas)]
+            seconds = self._url.options.connect_timeout_seconds
+            answers, problems = await self._ask_all(dict.fromkeys(others), seconds)
+            newest = max(answers, key=lambda answer: answer.epoch, default=newest)
+            if newest is None:
+                raise self._worst(problems)
+        self.slot_map = newest
+        return newest
+
+    async def _ask_all(
+        self, addresses: Iterable[Address], seconds: float
+    ) -> tuple[list[SlotMap], list[Exception]]:
+        """Answers, and problems, of several servers: until `GRACE_SECONDS` after the first."""
+        loop = asyncio.get_running_loop()
+        pending: set[asyncio.Task[SlotMap]] = {
+            loop.create_task(self._ask_one(address), name="django_sockets topology")
+            for address in addresses
+        }
+        answers: list[SlotMap] = []
+        problems: list[Exception] = []
+        give_up = loop.time() + seconds
+        try:
+            while pending and (left := give_up - loop.time()) > 0:
+                done, pending = await asyncio.wait(
+                    pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    try:
+                        answers.append(task.result())
+                    except (ConnectError, ValueError) as exc:
+                        problems.append(exc)
+                if answers:
+                    give_up = min(give_up, loop.time() + GRACE_SECONDS)
+        finally:
+            for task in pending:
+                task.cancel()
+            if pending:
+                await asyncio.wait(pending)
+        return answers, problems
+
+    async def _ask_one(self, address: Address) -> SlotMap:
+        return read_slot_map(await self._ask(address), address)
+
+    def _worst(self, problems: Sequence[Exception]) -> ConnectError:
+        for problem in problems:
+            if isinstance(problem, AuthError):
+                return problem
+        hosts = ", ".join(map(str, self._seeds))
+        for problem in problems:
+            if isinstance(problem, ValueError):
+                error = f"cannot learn the slots of the cluster: {problem}"
+                if "cluster support disabled" in str(problem):
+                    error = f"{hosts} is no cluster: write {self._one_node()}://"
+                return ConnectError(self._url, error)
+        for problem in problems:
+            if isinstance(problem, ConnectError):
+                return problem
+        seconds = self._url.options.connect_timeout_seconds
+        return ConnectError(self._url, f"no answer from {hosts} within {seconds:g} s")
+
+    def _one_node(self) -> str:
+        return self._url.scheme.partition("+")[0]
