@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
+from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
 from django_sockets.testing.servers import (
     CacheServer,
     RedisServer,
@@ -36,10 +37,14 @@ def missing() -> Callable[[str], NoReturn]:
     return skip_or_fail
 
 
-def running(make: Callable[[], CacheServer]) -> Iterator[CacheServer]:
+_T = TypeVar("_T", bound=contextlib.AbstractContextManager[object])
+
+
+def running(make: Callable[[], _T]) -> Iterator[_T]:
     with contextlib.ExitStack() as stack:
         try:
-            server = stack.enter_context(make())
+            server = make()
+            stack.enter_context(server)
         except ServerUnavailable as exc:
             skip_or_fail(str(exc))
         yield server
@@ -84,6 +89,32 @@ def fresh_redis_tls_server() -> Iterator[CacheServer]:
 @pytest.fixture
 def fresh_unix_server() -> Iterator[CacheServer]:
     yield from running(lambda: ValkeyServer(unix=True))
+
+
+# Several servers that belong together. Whoever hurts one calls `restore`.
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[CacheCluster]:
+    yield from running(CacheCluster)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[CacheCluster]:
+    yield from running(lambda: CacheCluster(RedisServer))
+
+
+@pytest.fixture(scope="session")
+def redis_tls_cluster() -> Iterator[CacheCluster]:
+    yield from running(
+        lambda: CacheCluster(RedisServer, tls=True, username="alice", password="p@ss wörd")
+    )
+
+
+@pytest.fixture(scope="session")
+def old_cluster() -> Iterator[CacheCluster]:
+    """A cluster without sharded channels and without HELLO, as before Redis 7."""
+    yield from running(lambda: CacheCluster(replicas=0, without=(*SHARDED_COMMANDS, "HELLO")))
 
 
 @pytest.fixture(scope="session")

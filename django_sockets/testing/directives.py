@@ -6,7 +6,7 @@ For `servers`, which knows when and where.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .ports import HOST
 
@@ -24,11 +24,13 @@ def arguments(
     username: str | None,
     password: str | None,
     config: Mapping[str, str],
+    without: Iterable[str] = (),
 ) -> list[str]:
     """The directives as command line arguments; files are named relative to its directory.
 
     Args:
         config: further directives, which win; values as in a configuration file.
+        without: commands that the server shall not know.
     """
     directives = {"bind": HOST, "save": "", "appendonly": "no"}
     if tls:
@@ -41,6 +43,8 @@ def arguments(
     words: list[str] = []
     for name, value in {**directives, **config}.items():
         words += [f"--{name}", *(shlex.split(value) or [""])]
+    for command in without:
+        words += ["--rename-command", command, ""]
     if username:
         words += ["--user", username, "on", f">{password}", "~*", "&*", "+@all"]
         words += ["--user", "default", "off"]

@@ -58,7 +58,7 @@ class GuardedProcess:
                 start_new_session=True,
             )
         self.pid = self._process.pid
-        self._paused = False
+        self.paused = False
         try:
             self._guard = subprocess.Popen(  # noqa: S603
                 ["/bin/sh", "-c", _GUARD, "guard", str(self.pid), str(directory)],
@@ -108,12 +108,12 @@ class GuardedProcess:
 
     def pause(self) -> None:
         """SIGSTOP: its sockets stay open and nothing answers. Returns when it has stopped."""
-        if self.running and not self._paused:
+        if self.running and not self.paused:
             self._process.send_signal(signal.SIGSTOP)
             os.waitpid(self.pid, os.WUNTRACED)
-            self._paused = True
+            self.paused = True
 
     def resume(self) -> None:
         """SIGCONT: go on after `pause`."""
         self._process.send_signal(signal.SIGCONT)
-        self._paused = False
+        self.paused = False

@@ -8,11 +8,12 @@ where an event loop has to go on meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,7 +22,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .directives import CA_FILE, SOCKET_FILE, arguments, certificates
+from .directives import CA_FILE, SOCKET_FILE, arguments
+from .directives import certificates as make_certificates
 from .ports import HOST, free_port
 from .processes import GuardedProcess, OwnDirectory
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheServer", "RedisServer", "ServerUnavailable", "ValkeyServer", "free_port"]
 
+CLIENT_NAME = "django_sockets.testing"
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
 REPLY_TIMEOUT_SECONDS = 5.0
@@ -59,6 +62,9 @@ class CacheServer:
         password: of that user; without one, of the default user.
         config: further directives, {"maxclients": "5"}, their values as in the server's
             configuration file: several words, quotes around a word with spaces.
+        without: commands that it shall not know, as an older server would not.
+        certificates: for TLS, what `directives.certificates` has made: servers that share it are
+            trusted through the same authority.
 
     Raises:
         ServerUnavailable: the program, or what TLS needs, is not installed.
@@ -74,6 +80,8 @@ class CacheServer:
         username: str | None = None,
         password: str | None = None,
         config: Mapping[str, str] | None = None,
+        without: Iterable[str] = (),
+        certificates: Mapping[str, bytes] | None = None,
     ) -> None:
         if username and not password:
             raise ValueError("a username needs a password")
@@ -88,11 +96,12 @@ class CacheServer:
         self.username = username
         self.password = password
         try:
-            self._tls = certificates() if tls else None
+            self._tls = (certificates or make_certificates()) if tls else None
         except ImportError:
             raise ServerUnavailable("no certificates for TLS: run pip install trustme") from None
         self._unix = unix
         self._config = dict(config or {})
+        self._without = tuple(without)
         self._process: GuardedProcess | None = None
         self._directory: OwnDirectory | None = None
 
@@ -184,6 +193,16 @@ class CacheServer:
     # Facts
 
     @property
+    def running(self) -> bool:
+        """Whether its process is there, paused or not."""
+        return self._process is not None and self._process.running
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was paused and not resumed since."""
+        return self._process is not None and self._process.paused
+
+    @property
     def pid(self) -> int:
         """The number of the server's process."""
         return self._running().pid
@@ -223,6 +242,27 @@ class CacheServer:
         Raises:
             redis.RedisError: an error reply; no connection, or no reply within 5 seconds.
         """
+        with self._client() as client:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def execute_many(self, commands: Iterable[Sequence[str | bytes | float]]) -> list[Any]:
+        """Run commands in one round trip, all of them even if one fails.
+
+        Returns:
+            Their replies in order; see `execute`.
+
+        Raises:
+            redis.RedisError: the first error reply; or see `execute`.
+        """
+        with self._client() as client, client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipeline.execute()
+
+    # Insides
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[redis.Redis]:
         with redis.Redis(
             host=HOST,
             port=self.port,
@@ -233,16 +273,14 @@ class CacheServer:
             socket_connect_timeout=REPLY_TIMEOUT_SECONDS,
             socket_timeout=REPLY_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
-            client_name="django_sockets.testing",
+            client_name=CLIENT_NAME,
             protocol=2,
             decode_responses=True,
             encoding_errors="surrogateescape",
         ) as client:
             # Replies as the server gives them, not as the driver would dress them up.
             client.response_callbacks.clear()
-            return client.execute_command(*command)
-
-    # Insides
+            yield client
 
     def _running(self) -> GuardedProcess:
         if self._process is None or not self._process.running:
@@ -263,6 +301,7 @@ class CacheServer:
             username=self.username,
             password=self.password,
             config=self._config,
+            without=self._without,
         )
         process = GuardedProcess([str(self.binary), *told], self.directory)
         try:

@@ -1,0 +1,70 @@
+"""How many clients and subscriptions several servers have together, and waiting for such facts.
+
+For `clusters`, `sentinels` and `serverless`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import redis
+
+from .servers import CLIENT_NAME, CacheServer
+
+__all__ = ["answering", "count_channels", "count_connections", "each", "until"]
+
+_POLL_SECONDS = 0.01
+_THREADS = 32
+_USERS_CHANNELS = "*:{*"
+
+_T = TypeVar("_T")
+
+
+def answering(servers: Iterable[CacheServer]) -> list[CacheServer]:
+    """Those that run and are not paused."""
+    return [server for server in servers if server.running and not server.paused]
+
+
+def count_connections(servers: Iterable[CacheServer]) -> int:
+    """Client connections of all of them; the servers' own and the test kit's are left out."""
+    lines = [
+        dict(word.partition("=")[::2] for word in line.split(" "))
+        for server in answering(servers)
+        for line in server.execute("CLIENT", "LIST").splitlines()
+    ]
+    return sum(line["name"] != CLIENT_NAME and not set(line["flags"]) & set("MS") for line in lines)
+
+
+def count_channels(servers: Iterable[CacheServer]) -> int:
+    """Channels of users with a subscription, sharded or not, on any of them; each counts once."""
+    names: set[str] = set()
+    for server in answering(servers):
+        for kind in ("CHANNELS", "SHARDCHANNELS"):
+            # Servers before 7.0 know no sharded channels.
+            with contextlib.suppress(redis.ResponseError):
+                names.update(server.execute("PUBSUB", kind, _USERS_CHANNELS))
+    return len(names)
+
+
+def until(reach: Callable[[], _T | None], timeout_seconds: float, otherwise: str) -> _T:
+    """Ask servers, which send no events about themselves, until the answer is a true one.
+
+    Raises:
+        TimeoutError: with `otherwise`, what is not so.
+    """
+    give_up = time.monotonic() + timeout_seconds
+    while not (answer := reach()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{otherwise} within {timeout_seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+    return answer
+
+
+def each(act: Callable[[_T], object], items: Iterable[_T]) -> None:
+    """Act on all of them at the same time; raises the first error."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(act, items))

@@ -1,0 +1,179 @@
+"""Gives a cluster the shape that it should have, whatever has happened to it.
+
+For `clusters`, which also builds with it: a new cluster is one that has lost everything. Keys are
+not moved: a slot that holds some cannot change its node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import redis
+
+from .census import each
+from .ports import HOST
+from .servers import CacheServer
+from .slots import Line, Range, View, ranges, spread
+
+__all__ = ["Repair", "Shard", "Views", "move_slots", "owners"]
+
+_MEET_AGAIN_SECONDS = 1.0
+_LANES = 32
+
+Views = Mapping[str, View]
+"""Id of a node that answers -> what it knows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The ids of a primary and its replicas, and the slots they serve, as it should be."""
+
+    primary: str
+    replicas: tuple[str, ...]
+    slots: tuple[Range, ...]
+
+
+def owners(views: Views) -> dict[int, str]:
+    """Slot -> the node that claims it; of several, the one with the newest configuration."""
+    owner: dict[int, str] = {}
+    for view in sorted(views.values(), key=lambda view: view.me.epoch):
+        if not view.me.primary:
+            owner.update(dict.fromkeys(spread(view.me.slots), view.me.id))
+    return owner
+
+
+def move_slots(
+    slots: Iterable[int], source: CacheServer, target: CacheServer, others: Iterable[CacheServer]
+) -> None:
+    """Move slots without keys as an administrator does; `others` are the other primaries.
+
+    https://valkey.io/commands/cluster-setslot/. About 0.4 s for 1000 slots.
+
+    Raises:
+        redis.ResponseError: a node refused, for example because the slot is not the source's.
+    """
+    chosen = list(slots)
+    here, there = source.execute("CLUSTER", "MYID"), target.execute("CLUSTER", "MYID")
+
+    # Valkey (8 and newer) holds each one back until a replica has it on disk; what comes over other
+    # connections shares that wait.
+    lanes = _LANES if "valkey_version" in source.execute("INFO", "server") else 1
+
+    def say(node: CacheServer, *words: str) -> None:
+        commands: list[Sequence[str | bytes | float]] = [
+            ("CLUSTER", "SETSLOT", slot, *words) for slot in chosen
+        ]
+        parts = [commands[i::lanes] for i in range(min(lanes, len(commands)))]
+        each(node.execute_many, parts)
+
+    say(target, "IMPORTING", here)
+    say(source, "MIGRATING", there)
+    for node in (target, source, *others):
+        say(node, "NODE", there)
+
+
+class Repair:
+    """Brings nodes into a shape, step by step.
+
+    Args:
+        nodes: id -> node; all of them run, and none is paused.
+        shards: the shape.
+    """
+
+    def __init__(self, nodes: Mapping[str, CacheServer], shards: Sequence[Shard]) -> None:
+        self._nodes = nodes
+        self._shards = shards
+        self._lines = {shard.primary: ("", shard.slots) for shard in shards}
+        self._lines |= {name: (shard.primary, ()) for shard in shards for name in shard.replicas}
+        self._met_at: dict[str, float] = {}
+
+    def done(self, views: Views) -> bool:
+        """Whether every node answers, is well, and knows everything as it should be."""
+        return views.keys() == self._nodes.keys() and all(
+            view.ok
+            and view.linked
+            and not view.me.moving
+            and all(line.well for line in view.lines.values())
+            and {line.id: (line.primary, line.slots) for line in view.lines.values()} == self._lines
+            for view in views.values()
+        )
+
+    def step(self, views: Views) -> None:
+        """Do what can be done now. What a node refuses, because the news has not reached it yet, is
+        for the next step."""
+        if views.keys() != self._nodes.keys():
+            return
+        self._introduce(views)
+        owner = owners(views)
+        for shard in self._shards:
+            with contextlib.suppress(redis.ResponseError):
+                self._lead(shard, views[shard.primary].me, owner)
+            for name in shard.replicas:
+                with contextlib.suppress(redis.ResponseError):
+                    self._follow(self._nodes[name], views[name].me, shard.primary)
+
+    def _introduce(self, views: Views) -> None:
+        """Let strangers meet the first node, which tells each about the others."""
+        (host_name, host), *_ = self._nodes.items()
+        for name, node in self._nodes.items():
+            known = views[name].lines.keys() & views[host_name].lines.keys()
+            # Each MEET begins a handshake, which takes a moment.
+            fresh = time.monotonic() - self._met_at.get(name, -1e9) < _MEET_AGAIN_SECONDS
+            if not known.issuperset({name, host_name}) and not fresh:
+                self._met_at[name] = time.monotonic()
+                _, bus_port = node.execute("CONFIG", "GET", "cluster-port")
+                host.execute("CLUSTER", "MEET", HOST, node.port, bus_port)
+
+    def _lead(self, shard: Shard, me: Line, owner: Mapping[int, str]) -> None:
+        """The next step for the node that should be the primary of the shard."""
+        node = self._nodes[shard.primary]
+        if me.moving:
+            node.execute_many([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in me.moving])
+        if me.primary in shard.replicas:
+            node.execute("CLUSTER", "FAILOVER", "TAKEOVER")
+            return
+        if me.primary:
+            # It follows another shard's primary, whose slots it must not take over.
+            node.execute("CLUSTER", "RESET", "SOFT")
+            return
+        missing: dict[str, list[int]] = {}
+        for slot in spread(shard.slots):
+            holder = owner.get(slot, "")
+            if holder != shard.primary:
+                missing.setdefault(holder, []).append(slot)
+        for holder, slots in missing.items():
+            if not holder:
+                with contextlib.suppress(redis.ResponseError):
+                    node.execute_many([("CLUSTER", "DELSLOTS", slot) for slot in slots])
+                bounds = [bound for pair in ranges(slots) for bound in pair]
+                node.execute("CLUSTER", "ADDSLOTSRANGE", *bounds)
+            elif spread(me.slots).isdisjoint(slots):
+                self._bring_back(slots, holder, shard.primary)
+            # Else it has not heard yet that it was replaced; then it will follow, and take over.
+
+    def _bring_back(self, slots: Sequence[int], holder: str, primary: str) -> None:
+        source = self._nodes[holder]
+        words: list[str | int] = [
+            "SLOTSRANGE",
+            *(bound for pair in ranges(slots) for bound in pair),
+        ]
+        try:
+            # Valkey 9: 0.1 s for any number. It goes on by itself, and is refused again meanwhile.
+            source.execute("CLUSTER", "MIGRATESLOTS", *words, "NODE", primary)
+        except redis.ResponseError as exc:
+            if "unknown subcommand" not in str(exc).lower():
+                raise
+            leading = {shard.primary for shard in self._shards} - {holder, primary}
+            others = [self._nodes[name] for name in leading]
+            move_slots(slots, source, self._nodes[primary], others)
+
+    def _follow(self, node: CacheServer, me: Line, primary: str) -> None:
+        """The next step for a node that should follow this primary."""
+        if me.primary == primary or (not me.primary and me.slots):
+            return
+        if not me.primary:
+            node.execute("FLUSHALL")
+        node.execute("CLUSTER", "REPLICATE", primary)

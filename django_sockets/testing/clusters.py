@@ -1,0 +1,337 @@
+"""A real cluster for the length of a test session, hurt and restored between tests.
+
+    with CacheCluster(ValkeyServer) as cluster:
+        primary = cluster.primary_of(cluster.slot_of("room"))
+        primary.kill()
+        cluster.wait_promoted(primary)
+        ...
+        cluster.restore()
+
+For tests, of this library and of applications. Its nodes are `CacheServer`s, whose `kill`, `start`,
+`pause` and `resume` are the faults. All calls block: use `asyncio.to_thread` beside an event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import redis
+
+from . import slots as _slots
+from .census import answering, count_channels, count_connections, each, until
+from .cluster_repair import Repair, Shard, Views, move_slots, owners
+from .directives import certificates
+from .ports import HOST, free_port
+from .servers import CacheServer, ServerUnavailable, ValkeyServer
+from .slots import SLOTS, Range, View
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SHARDED_COMMANDS", "CacheCluster"]
+
+SHARDED_COMMANDS = ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH")
+"""What a cluster before Redis 7 does not know: `without=(*SHARDED_COMMANDS, "HELLO")`."""
+
+WAIT_SECONDS = 20.0
+_START_ATTEMPTS = 5
+_NAMED_NODES = 3
+
+
+class CacheCluster:
+    """Primaries with an equal share of the slots each, and their replicas.
+
+    Args:
+        server_class: what the nodes are.
+        primaries: at least 3, or no replica is ever elected.
+        replicas: of each primary.
+        tls: TLS only, between the nodes, too; one authority for all.
+        username, password: as of `CacheServer`, the same on all nodes.
+        node_timeout_ms: a node silent for so long is suspected; a replica is promoted about 0.3 s
+            after that.
+        full_coverage: whether all of it refuses to work while a slot is without a primary.
+        config: further directives for all nodes.
+        without: commands that the nodes shall not know; see `SHARDED_COMMANDS`.
+
+    Attributes:
+        nodes: the primaries first, then the first replica of each, and so on. The same objects for
+            ever, whatever their roles become.
+
+    Raises:
+        ServerUnavailable: as `CacheServer`.
+    """
+
+    def __init__(
+        self,
+        server_class: type[CacheServer] = ValkeyServer,
+        *,
+        primaries: int = 3,
+        replicas: int = 1,
+        tls: bool = False,
+        username: str | None = None,
+        password: str | None = None,
+        node_timeout_ms: int = 500,
+        full_coverage: bool = True,
+        config: Mapping[str, str] | None = None,
+        without: Iterable[str] = (),
+    ) -> None:
+        self._primaries = primaries
+        self._tls = tls
+        directives = {
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": str(node_timeout_ms),
+            "cluster-replica-validity-factor": "0",
+            "cluster-allow-replica-migration": "no",
+            "cluster-require-full-coverage": "yes" if full_coverage else "no",
+            "repl-diskless-sync-delay": "0",
+            "repl-ping-replica-period": "1",
+            "shutdown-timeout": "0",
+        }
+        if tls:
+            directives |= {"tls-cluster": "yes", "tls-replication": "yes"}
+            directives |= {"tls-ca-cert-file": "ca.pem"}
+        if password:
+            directives |= {"masterauth": shlex.quote(password)}
+        if username:
+            directives |= {"masteruser": shlex.quote(username)}
+        try:
+            shared = certificates() if tls else None
+        except ImportError:
+            raise ServerUnavailable("no certificates for TLS: run pip install trustme") from None
+
+        def make() -> CacheServer:
+            return server_class(
+                tls=tls,
+                username=username,
+                password=password,
+                config={**directives, "cluster-port": str(free_port()), **(config or {})},
+                without=without,
+                certificates=shared,
+            )
+
+        self._make = make
+        self.nodes = [make() for _ in range(primaries * (1 + replicas))]
+        self._by_id: dict[str, CacheServer] = {}
+        self._shards: list[Shard] = []
+        self._repair = Repair({}, [])
+
+    # Life
+
+    def start(self) -> None:
+        """Start all nodes and make them a cluster: about 2.5 s.
+
+        Raises:
+            ServerUnavailable, RuntimeError: as `CacheServer.start`.
+            TimeoutError: no cluster came of it.
+        """
+        each(self._start_new, range(len(self.nodes)))
+        self._by_id = {node.execute("CLUSTER", "MYID"): node for node in self.nodes}
+        names, count = list(self._by_id), self._primaries
+        for epoch, node in enumerate(self.nodes[:count], 1):
+            node.execute("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        bounds = [SLOTS * i // count for i in range(count + 1)]
+        self._shards = [
+            Shard(names[i], tuple(names[i + count :: count]), ((bounds[i], bounds[i + 1] - 1),))
+            for i in range(count)
+        ]
+        self._repair = Repair(self._by_id, self._shards)
+        self.restore()
+
+    def _start_new(self, index: int) -> None:
+        for attempt in range(_START_ATTEMPTS):
+            try:
+                self.nodes[index].start()
+            except RuntimeError as exc:
+                self.nodes[index].stop()
+                # The port of the cluster bus was free a moment ago, and may be taken by now.
+                if "Address already in use" not in str(exc) or attempt == _START_ATTEMPTS - 1:
+                    raise
+                self.nodes[index] = self._make()
+            else:
+                return
+
+    def stop(self) -> None:
+        """End all nodes for good; idempotent."""
+        self.kill_all()
+        each(CacheServer.stop, self.nodes)
+
+    def kill_all(self) -> None:
+        """SIGKILL to every node."""
+        each(CacheServer.kill, self.nodes)
+
+    def start_all(self) -> None:
+        """Start and resume every node that is down or paused, and wait until the cluster works.
+
+        Roles and slots stay as the nodes remember them.
+        """
+        self._revive()
+        self.wait_ok()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Facts
+
+    @property
+    def url(self) -> str:
+        """The broker URL, naming the first three nodes."""
+        user, _, _ = self.nodes[0].url.partition("://")[2].rpartition("@")
+        hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes[:_NAMED_NODES])
+        where = f"{user}@{hosts}" if user else hosts
+        if self._tls:
+            ca = quote(str(self.nodes[0].tls_ca_file))
+            return f"rediss+cluster://{where}?tls_ca_file={ca}"
+        return f"redis+cluster://{where}"
+
+    slot_of = staticmethod(_slots.slot_of)
+
+    def primaries(self) -> list[CacheServer]:
+        """The nodes that answer and serve slots now."""
+        serving = set(owners(self._views()).values())
+        return [node for name, node in self._by_id.items() if name in serving]
+
+    def primary_of(self, slot: int) -> CacheServer:
+        """The node that serves the slot now.
+
+        Raises:
+            LookupError: none that answers.
+        """
+        return self._by_id[owners(self._views())[slot]]
+
+    def replicas_of(self, primary: CacheServer) -> list[CacheServer]:
+        """The nodes that answer and say that they follow it."""
+        name = self._id(primary)
+        views = self._views()
+        return [self._by_id[other] for other, view in views.items() if view.me.primary == name]
+
+    def slots_of(self, node: CacheServer) -> list[Range]:
+        """The slots that it serves now, (first, last) each; [] for a replica."""
+        name = self._id(node)
+        owner = owners(self._views())
+        return list(_slots.ranges(slot for slot, holder in owner.items() if holder == name))
+
+    def connections(self) -> int:
+        """How many client connections the nodes have, without the nodes' and this object's own."""
+        return count_connections(self.nodes)
+
+    def channels(self) -> int:
+        """How many of the users' channels have a subscription, sharded or not."""
+        return count_channels(self.nodes)
+
+    # Acts
+
+    def execute_on_all(self, *command: str | bytes | float) -> list[Any]:
+        """Run a command on every node; see `CacheServer.execute`."""
+        return [node.execute(*command) for node in self.nodes]
+
+    def move_slots(self, slots: Iterable[int], source: CacheServer, target: CacheServer) -> None:
+        """Move slots without keys between primaries, as an administrator does.
+
+        Raises:
+            redis.ResponseError: refused, for example because the slot is not the source's.
+        """
+        others = [node for node in self.primaries() if node not in (source, target)]
+        move_slots(slots, source, target, others)
+
+    def failover(self, replica: CacheServer, *, force: bool = False) -> None:
+        """Make the replica the primary; return when it says so. `force`: its primary is down.
+
+        Raises:
+            redis.ResponseError: it is not a replica, or its primary is down.
+            TimeoutError: it did not become the primary.
+        """
+        replica.execute("CLUSTER", "FAILOVER", *(["FORCE"] if force else []))
+        until(lambda: _leads(replica), WAIT_SECONDS, "the replica was not promoted")
+
+    def wait_promoted(
+        self, killed: CacheServer, timeout_seconds: float = WAIT_SECONDS
+    ) -> CacheServer:
+        """Wait until a replica of a primary that is gone says that it is the primary now.
+
+        Raises:
+            TimeoutError: none does.
+        """
+        name = self._id(killed)
+        shard = next(s for s in self._shards if name in (s.primary, *s.replicas))
+        others = [self._by_id[n] for n in (shard.primary, *shard.replicas) if n != name]
+
+        def promoted() -> CacheServer | None:
+            return next((node for node in others if _leads(node)), None)
+
+        return until(promoted, timeout_seconds, "no replica was promoted")
+
+    def wait_ok(self, timeout_seconds: float = WAIT_SECONDS) -> None:
+        """Wait until every primary that answers reports `cluster_state:ok` and trusts all of those.
+
+        Raises:
+            TimeoutError: not so in time.
+        """
+
+        def ok() -> bool:
+            views = self._views()
+            leading = {name: view for name, view in views.items() if not view.me.primary}
+            return bool(leading) and all(
+                view.ok and all(name in view.lines and view.lines[name].well for name in views)
+                for view in leading.values()
+            )
+
+        until(ok, timeout_seconds, "the cluster is not ok")
+
+    def restore(self, timeout_seconds: float = WAIT_SECONDS) -> None:
+        """Undo every fault: all nodes run, with their first roles and slots, and know it.
+
+        What was set with CONFIG SET or ACL stays, on nodes that were not killed. Replicas that were
+        promoted lose their data, and slots with keys do not move.
+
+        Raises:
+            TimeoutError: it does not get there.
+        """
+        self._revive()
+
+        def whole() -> bool:
+            views = self._views()
+            if self._repair.done(views):
+                return True
+            self._repair.step(views)
+            return False
+
+        until(whole, timeout_seconds, "the cluster cannot be restored")
+
+    # Insides
+
+    def _id(self, node: CacheServer) -> str:
+        return next(name for name, known in self._by_id.items() if known is node)
+
+    def _revive(self) -> None:
+        for node in self.nodes:
+            if node.paused:
+                node.resume()
+        each(CacheServer.start, [node for node in self.nodes if not node.running])
+
+    def _views(self) -> Views:
+        views = {}
+        for name, node in self._by_id.items():
+            if answering([node]):
+                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                    views[name] = View.parse(*node.execute_many(View.COMMANDS))
+        return views
+
+
+def _leads(node: CacheServer) -> bool:
+    if not answering([node]):
+        return False
+    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+        return bool(node.execute("ROLE")[0] == "master")
+    return False
