@@ -55,10 +55,10 @@ class LifetimeContract(ContractTests):
             *("-W", "ignore::DeprecationWarning", "-c", FORK_SCRIPT, broker_url, room),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
-        assert output.decode().split() == ["before", "child", "after"]
+        output, errors = await asyncio.wait_for(process.communicate(), 30)
+        assert output.decode().split() == ["before", "child", "after"], errors.decode()
         assert process.returncode == 0
 
     async def test_aclose_leaves_nothing_behind(self, broker_url: str, room: str) -> None:
