@@ -130,8 +130,9 @@ def database(url: BrokerURL, text: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
+        path = "/service/0" if url.scheme.endswith("+sentinel") else "/0"
         raise ConfigurationError(
-            f"{url}: database {text!r} is not a number: write it as in redis://host:6379/0, or "
+            f"{url}: database {text!r} is not a number: write {url.scheme}://host:6379{path}, or "
             "nothing"
         )
     return int(text)

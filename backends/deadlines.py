@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
+from ..errors import ConnectError
 from .link import LARGE_BYTES, Link, LinkLost
 
-__all__ = ["Backoff", "expect", "first_of", "keepalive"]
+__all__ = ["Backoff", "expect", "first_answers", "first_of", "keepalive"]
+
+T = TypeVar("T")
 
 
 async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing: str) -> None:
@@ -67,6 +70,44 @@ async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
             raise result
+
+
+async def first_answers(
+    questions: Iterable[Coroutine[Any, Any, T]], seconds: float, grace_seconds: float
+) -> tuple[list[T], list[Exception]]:
+    """Ask several servers the same at once: some are slow, some know less than others.
+
+    Args:
+        questions: each returns an answer, or raises ConnectError, or ValueError for a bad answer.
+        seconds: how long the first answer may take.
+        grace_seconds: how long others may take after the first.
+
+    Returns:
+        The answers that came, and what was raised.
+    """
+    loop = asyncio.get_running_loop()
+    pending = {loop.create_task(question) for question in questions}
+    answers: list[T] = []
+    problems: list[Exception] = []
+    give_up = loop.time() + seconds
+    try:
+        while pending and (left := give_up - loop.time()) > 0:
+            done, pending = await asyncio.wait(
+                pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    answers.append(task.result())
+                except (ConnectError, ValueError) as exc:
+                    problems.append(exc)
+            if answers:
+                give_up = min(give_up, loop.time() + grace_seconds)
+    finally:
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+    return answers, problems
 
 
 class Backoff:

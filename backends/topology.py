@@ -6,7 +6,6 @@ CLUSTER INFO tells which answer is newer; MOVED redirections are taken as hints 
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import AuthError, ConnectError
 from ..url import Address, BrokerURL
+from .deadlines import first_answers
 from .link import ReplyError
 from .names import PLAIN, SHARDED, SLOTS, Verbs
 
@@ -142,33 +142,8 @@ class Topology:
     async def _ask_all(
         self, addresses: Iterable[Address], seconds: float
     ) -> tuple[list[SlotMap], list[Exception]]:
-        """Answers, and problems, of several servers: until `GRACE_SECONDS` after the first."""
-        loop = asyncio.get_running_loop()
-        pending: set[asyncio.Task[SlotMap]] = {
-            loop.create_task(self._ask_one(address), name="django_sockets topology")
-            for address in addresses
-        }
-        answers: list[SlotMap] = []
-        problems: list[Exception] = []
-        give_up = loop.time() + seconds
-        try:
-            while pending and (left := give_up - loop.time()) > 0:
-                done, pending = await asyncio.wait(
-                    pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    try:
-                        answers.append(task.result())
-                    except (ConnectError, ValueError) as exc:
-                        problems.append(exc)
-                if answers:
-                    give_up = min(give_up, loop.time() + GRACE_SECONDS)
-        finally:
-            for task in pending:
-                task.cancel()
-            if pending:
-                await asyncio.wait(pending)
-        return answers, problems
+        questions = [self._ask_one(address) for address in addresses]
+        return await first_answers(questions, seconds, GRACE_SECONDS)
 
     async def _ask_one(self, address: Address) -> SlotMap:
         return read_slot_map(await self._ask(address), address)

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from .broker import Broker, Sink
 from .errors import ConfigurationError
@@ -73,12 +74,15 @@ Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any] | Config
 
 
 def load_config(source: Source | None = None) -> Config:
-    """Make a configuration from a URL, a list with one URL, or a dict.
+    """Make a configuration from a URL, a list of URLs, or a dict.
 
     Args:
-        source: None for the default (`default_config`). A dict holds `url` or `hosts` (a list of
-            `{"address": URL, **driver_options}`, or with `host` and `port` in place of `address`)
-            and any of the names in `Settings`. A `Config` is taken as it is.
+        source: None for the default (`default_config`). A list names independent hosts. A dict
+            holds `url` (one, or a list) or `hosts`, and any of the names in `Settings`. `hosts` is
+            a list of URLs or of dicts: `{"address": URL, **driver_options}`; in place of `address`
+            stand `host` and `port`, or `master_name` and `sentinels` (pairs of host and port) with
+            `sentinel_kwargs`; `cluster: True` makes a cluster's seed of the first two. A `Config`
+            is taken as it is.
 
     Raises:
         ConfigurationError: naming the part at fault.
@@ -88,11 +92,11 @@ def load_config(source: Source | None = None) -> Config:
     if isinstance(source, Config):
         return source
     if isinstance(source, (str, BrokerURL)):
-        return Config(_one_url([source]))
+        return Config(_host_url(source))
     if isinstance(source, Mapping):
         return _from_dict(source)
     if isinstance(source, (list, tuple)):
-        return Config(_one_url(source))
+        return Config(_together(source))
     raise ConfigurationError(
         f"a configuration is a URL, a list or a dict, not {type(source).__name__}: "
         'write "redis://localhost:6379"'
@@ -119,7 +123,8 @@ def default_config_and_origin() -> tuple[Config, str]:
     if configured is not None:
         return load_config(configured), "setting"
     url = os.environ.get(ENVIRONMENT_VARIABLE)
-    return load_config(url or DEFAULT_URL), "environment" if url else "default"
+    # Several URLs of independent hosts are separated by white space.
+    return load_config((url or DEFAULT_URL).split()), "environment" if url else "default"
 
 
 @contextlib.contextmanager
@@ -147,15 +152,13 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
         raise ConfigurationError(
             "'hosts' is a list such as [{'address': 'redis://localhost:6379'}]"
         )
-    return Config(_one_url(hosts if hosts is not None else [url]), Settings(**values))
+    if hosts is None:
+        hosts = url if isinstance(url, (list, tuple)) else [url]
+    return Config(_together(hosts), Settings(**values))
 
 
-def _one_url(hosts: Sequence[Any]) -> BrokerURL:
-    if len(hosts) != 1:
-        raise ConfigurationError(
-            f"{len(hosts)} hosts in a configuration: this version takes exactly one"
-        )
-    return _host_url(hosts[0])
+def _together(hosts: Sequence[Any]) -> BrokerURL:
+    return BrokerURL.together([_host_url(host) for host in hosts])
 
 
 @functools.lru_cache(maxsize=256)
@@ -174,14 +177,39 @@ def _host_url(host: object) -> BrokerURL:
             f"a host is a URL or a dict with 'address', not {type(host).__name__}"
         )
     options = dict(host)
+    is_cluster = options.pop("cluster", False)
+    url = _address_url(options)
+    if is_cluster and "+" not in url.scheme:
+        url = dataclasses.replace(url, scheme=f"{url.scheme}+cluster")
+    return url
+
+
+def _address_url(options: dict[str, Any]) -> BrokerURL:
+    """The URL of a host's dict."""
     address = options.pop("address", None)
     if address is not None:
         return BrokerURL.parse(address, options) if options else _parse(address)
+    if "master_name" in options and "sentinels" in options:
+        hosts = ",".join(_host_port(*sentinel) for sentinel in options.pop("sentinels"))
+        service, number = options.pop("master_name"), options.pop("db", "")
+        login = options.pop("sentinel_kwargs", None) or {}
+        query = "&".join(
+            f"sentinel_{name}={quote(str(value), safe='')}" for name, value in login.items()
+        )
+        path = f"{quote(str(service), safe='')}/{number}" if number != "" else quote(str(service))
+        return BrokerURL.parse(f"redis+sentinel://{hosts}/{path}?{query}", options)
     if "host" in options:
-        name, port = options.pop("host"), options.pop("port", 6379)
-        name = f"[{name}]" if ":" in str(name) else name
-        return BrokerURL.parse(f"redis://{name}:{port}", options)
-    raise ConfigurationError("a host dict needs 'address' (a URL), or 'host' and 'port'")
+        where = _host_port(options.pop("host"), options.pop("port", 6379))
+        return BrokerURL.parse(f"redis://{where}", options)
+    raise ConfigurationError(
+        "a host dict needs 'address' (a URL), or 'host' and 'port', or 'master_name' and "
+        "'sentinels'"
+    )
+
+
+def _host_port(host: object, port: object = "") -> str:
+    name = f"[{host}]" if ":" in str(host) else str(host)
+    return f"{name}:{port}" if port else name
 
 
 def _django_settings() -> Any:

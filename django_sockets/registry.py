@@ -8,7 +8,7 @@ called as `Class(url, sink)` with a `BrokerURL` and a `Sink`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
 from .broker import Broker, Sink
@@ -25,9 +25,14 @@ _BUILT_IN = {
     "redis": "django_sockets.backends.redis:RedisBroker",
     "rediss": "django_sockets.backends.redis:RedisBroker",
     "redis+unix": "django_sockets.backends.redis:RedisBroker",
+    "redis+sentinel": "django_sockets.backends.sentinel:SentinelBroker",
+    "rediss+sentinel": "django_sockets.backends.sentinel:SentinelBroker",
     "redis+cluster": "django_sockets.backends.cluster:ClusterBroker",
     "rediss+cluster": "django_sockets.backends.cluster:ClusterBroker",
+    "redis+serverless": "django_sockets.backends.serverless:ServerlessBroker",
+    "rediss+serverless": "django_sockets.backends.serverless:ServerlessBroker",
 }
+_SHARDED = "django_sockets.backends.sharded:ShardedBroker"
 # Driver package of a scheme -> the extra of ours that installs it.
 _EXTRAS = {"fakeredis": "fakeredis"}
 
@@ -57,22 +62,31 @@ def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
         ConfigurationError: unknown scheme or option, a bad value, or a missing driver package.
     """
     parsed = url if isinstance(url, BrokerURL) else BrokerURL.parse(url)
+    if sink is None:
+        sink = _DiscardSink()
+    if parsed.shards:
+        parts = [open_broker(shard, sink) for shard in parsed.shards]
+        return _backend(parsed, _SHARDED)(parsed, parts)
     known = schemes()
     target = known.get(canonical_scheme(parsed.scheme))
     if target is None:
         raise ConfigurationError(
             f"{parsed}: unknown scheme {parsed.scheme!r}; {suggest(parsed.scheme, known)}"
         )
+    return _backend(parsed, target)(parsed, sink)
+
+
+def _backend(url: BrokerURL, target: str) -> Callable[..., Broker]:
+    """The class that "module:Class" names."""
     module_name, _, class_name = target.partition(":")
     try:
-        backend = getattr(importlib.import_module(module_name), class_name)
+        backend: Callable[..., Broker] = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as exc:
         extra = _EXTRAS.get(exc.name or "")
         if extra is None:
             raise
         raise ConfigurationError(
-            f"{parsed}: the package {exc.name!r} is not installed: "
+            f"{url}: the package {exc.name!r} is not installed: "
             f"run pip install 'django-sockets[{extra}]'"
         ) from exc
-    broker: Broker = backend(parsed, sink if sink is not None else _DiscardSink())
-    return broker
+    return backend

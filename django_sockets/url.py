@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from .errors import ConfigurationError
 
-__all__ = ["Address", "BrokerOptions", "BrokerURL", "suggest"]
+__all__ = ["SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
+
+SHARDED = "sharded"
+"""The scheme of several hosts together; nobody writes it."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _MIB = 1024 * 1024
@@ -114,6 +117,7 @@ class BrokerURL:
         options: the options of every broker.
         extra: options that only this scheme knows, as text.
         driver_options: keyword arguments for the driver's connection, from a `hosts` entry.
+        shards: the URLs of several independent hosts that are one broker together.
     """
 
     scheme: str
@@ -124,6 +128,29 @@ class BrokerURL:
     options: BrokerOptions = BrokerOptions()
     extra: tuple[tuple[str, str], ...] = ()
     driver_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
+    shards: tuple[BrokerURL, ...] = ()
+
+    @classmethod
+    def together(cls, urls: Sequence[BrokerURL]) -> BrokerURL:
+        """Several independent hosts as one broker; a single one stays as it is.
+
+        The options that concern the whole are those of the first; the smallest limit of a payload
+        holds.
+
+        Raises:
+            ConfigurationError: none, or one of them twice.
+        """
+        if len(urls) == 1:
+            return urls[0]
+        if not urls:
+            raise ConfigurationError("a list of hosts is empty: name one or more")
+        names = [url.identity for url in urls]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(f"{name} stands twice in a list of hosts: keep one")
+        most = min(url.options.max_payload_bytes for url in urls)
+        options = dataclasses.replace(urls[0].options, max_payload_bytes=most)
+        return cls(scheme=SHARDED, options=options, shards=tuple(urls))
 
     @classmethod
     def parse(cls, text: str, driver_options: Mapping[str, object] | None = None) -> BrokerURL:
@@ -177,8 +204,16 @@ class BrokerURL:
                 raise ConfigurationError(f"{self}: unknown option {name!r}; {suggest(name, valid)}")
         return dict(self.extra)
 
+    @property
+    def identity(self) -> str:
+        """What names this broker among others, whatever the credentials and options."""
+        path = f"/{quote(self.path)}" if self.path else ""
+        return f"{self.scheme}://{','.join(map(str, self.addresses))}{path}"
+
     def __str__(self) -> str:
         """The URL without its password and without its options' values."""
+        if self.shards:
+            return " + ".join(map(str, self.shards))
         user = ""
         if self.username or self.password:
             user = quote(self.username or "", safe="") + (":***" if self.password else "") + "@"

@@ -62,8 +62,10 @@ def test_settings_of_the_process_stand_beside_the_broker() -> None:
 
 BAD: list[tuple[Any, str]] = [
     (7, r"a configuration is a URL, a list or a dict, not int: write \"redis://"),
-    ([], r"0 hosts in a configuration: this version takes exactly one"),
-    ([URL, URL], r"2 hosts in a configuration"),
+    ([], r"a list of hosts is empty: name one or more"),
+    ([URL, f"{URL}?prefix=x"], r"redis://localhost:6379 stands twice in a list of hosts: keep one"),
+    ({"url": []}, r"a list of hosts is empty"),
+    ([{"master_name": "main"}], r"'master_name' and 'sentinels'"),
     ([7], r"a host is a URL or a dict with 'address', not int"),
     ([{}], r"a host dict needs 'address' \(a URL\), or 'host' and 'port'"),
     ([{"port": 1}], r"a host dict needs 'address'"),

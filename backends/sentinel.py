@@ -1,0 +1,249 @@
+"""`redis+sentinel://s1,s2,s3/service/db` and its other spellings: a primary named by sentinels.
+
+A `Node` like that of one server, except that each connect asks the sentinels anew who the primary
+is. Every sentinel has a connection that is asked and one that hears `+switch-master`; on that, or
+when another answer is found, both connections to the former primary are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..broker import Sink
+from ..errors import AuthError, ConfigurationError, ConnectError
+from ..log import LogThrottle
+from ..url import Address, BrokerURL
+from .connector import Connector, database
+from .credentials import Credentials
+from .deadlines import first_answers
+from .link import Link, ReplyError
+from .names import PLAIN
+from .pipeline import NotSent, OutcomeUnknown, Pipeline
+from .reader import Reader
+from .redis import SingleNodeBroker
+
+__all__ = ["SentinelBroker"]
+
+logger = logging.getLogger("django_sockets")
+
+DEFAULT_PORT = 26379
+SENTINEL_OPTIONS = {
+    "sentinel_username": "user name for the sentinels",
+    "sentinel_password": "password for the sentinels; that of the URL is for the data nodes",
+}
+SWITCH = b"+switch-master"
+GRACE_SECONDS = 0.05
+"""How long others may take after the first sentinel's answer, which may not be the newest."""
+
+
+class SentinelBroker(SingleNodeBroker):
+    """A broker on the primary that sentinels name. See `django_sockets.broker`."""
+
+    def __init__(self, url: BrokerURL, sink: Sink) -> None:
+        service, _, number = url.path.partition("/")
+        if not service or not url.addresses:
+            raise ConfigurationError(
+                f"{url}: write {url.scheme}://sentinel1,sentinel2,sentinel3/service, where the "
+                "service is the name under which the sentinels watch the primary"
+            )
+        self._connector = Connector(url, SENTINEL_OPTIONS, database=database(url, number))
+        self._sentinels = Sentinels(url, service, self._on_switch)
+        super().__init__(
+            url,
+            sink,
+            open_link=self._open,
+            max_age_seconds=self._connector.provider.max_age_seconds,
+        )
+
+    async def _open(self) -> Link:
+        address = await self._sentinels.primary()
+        link = await self._connector.open(address, need_primary=True)
+        if self._sentinels.named != address:
+            link.abort()
+            raise ConnectError(self.url, f"{address} is the primary no more")
+        return link
+
+    def _on_switch(self, address: Address) -> None:
+        self._node.reset(f"the sentinels name another primary, {address}")
+
+    async def aclose(self) -> None:
+        """See `Broker.aclose`."""
+        await super().aclose()
+        await self._sentinels.aclose()
+
+
+class Sentinels:
+    """Asks sentinels for the primary of one service, and hears when it changes.
+
+    Args:
+        on_switch: called with the new primary when another one had been named before.
+
+    Attributes:
+        named: the primary that was named last.
+    """
+
+    def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
+        self._url = url
+        self._service = service
+        self._on_switch = on_switch
+        self.named: Address | None = None
+        extra = dict(url.extra)
+        login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
+        connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login))
+        self._pipelines: list[Pipeline] = []
+        self._readers: list[Reader] = []
+        for address in url.addresses:
+            where = Address(address.host, address.port or DEFAULT_PORT)
+            open_link = partial(connector.open, where)
+            self._pipelines.append(Pipeline(url, open_link))
+            reader = Reader(url, self, self, open_link=open_link, probe=_NoProbe(), verbs=PLAIN)
+            reader.can_probe = False
+            self._readers.append(reader)
+        self._checking: asyncio.Task[None] | None = None
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+
+    async def primary(self) -> Address:
+        """The primary, by the newest answer of those that answer soon.
+
+        Raises:
+            ConnectError: no sentinel answers, or none knows the service.
+            AuthError: they refuse the credentials.
+        """
+        for reader in self._readers:
+            reader.want(self._service, SWITCH)
+        answers, problems = await first_answers(
+            [self._ask(pipeline) for pipeline in self._pipelines],
+            self._url.options.connect_timeout_seconds,
+            GRACE_SECONDS,
+        )
+        if not answers:
+            raise self._worst(problems)
+        _, address = max(answers, key=lambda answer: answer[0])
+        self._name(address)
+        return address
+
+    async def _ask(self, pipeline: Pipeline) -> tuple[int, Address]:
+        """The configuration's epoch, and the primary."""
+        try:
+            (reply,) = await pipeline.submit([(b"SENTINEL", b"MASTER", self._service.encode())])
+        except (NotSent, OutcomeUnknown) as exc:
+            raise (exc.__cause__ or ConnectError(self._url, str(exc))) from None
+        if isinstance(reply, ReplyError):
+            raise ConnectError(
+                self._url, f"the sentinels do not know the service {self._service!r}: {reply}"
+            )
+        facts = _facts(reply)
+        return int(facts.get(b"config-epoch", 0)), Address(
+            facts[b"ip"].decode(), int(facts[b"port"])
+        )
+
+    def _worst(self, problems: Sequence[Exception]) -> ConnectError:
+        for problem in problems:
+            if isinstance(problem, AuthError):
+                return AuthError(
+                    self._url,
+                    "the sentinels refused the credentials: set the options sentinel_username and "
+                    "sentinel_password",
+                )
+        unknown = [problem for problem in problems if "do not know" in str(problem)]
+        for problem in [*unknown, *problems]:
+            if isinstance(problem, ConnectError):
+                return problem
+        seconds = self._url.options.connect_timeout_seconds
+        return ConnectError(self._url, f"no sentinel answers within {seconds:g} s")
+
+    def _name(self, address: Address) -> None:
+        former, self.named = self.named, address
+        if former is not None and former != address:
+            logger.info("%s: the primary is %s now", self._url, address)
+            self._on_switch(address)
+
+    # What the readers report: a sink and an owner
+
+    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        """See `Sink`. The payload: service, former host and port, new host and port."""
+        for _, payload in batch:
+            service, _, _, host, port = payload.decode().split()
+            if service == self._service:
+                self._name(Address(host, int(port)))
+
+    def granted(self, channel: str) -> str | None:
+        """See `Owner`. What this sentinel said before we listened is unknown: ask."""
+        if self._checking is None:
+            loop = asyncio.get_running_loop()
+            self._checking = loop.create_task(self._check(), name="django_sockets sentinels")
+        return None
+
+    async def _check(self) -> None:
+        try:
+            await self.primary()
+        except ConnectError as exc:
+            self._throttle.log(logging.WARNING, "sentinels", "cannot ask: %s", exc)
+        finally:
+            self._checking = None
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        """See `Sink` and `Owner`. Once it is granted again, we ask."""
+
+    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
+        """See `Owner`. No sentinel does that."""
+
+    def refused(self, channel: str, error: ReplyError) -> None:
+        """See `Owner`."""
+        self._throttle.log(
+            logging.WARNING,
+            "refused",
+            "%s: a sentinel does not let us listen to %s (%s): a new primary is noticed later",
+            self._url,
+            SWITCH.decode(),
+            error,
+        )
+
+    def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
+        """See `Owner`. The others are enough."""
+
+    async def aclose(self) -> None:
+        """Close every connection to the sentinels."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
+        for reader in self._readers:
+            await reader.aclose()
+        for pipeline in self._pipelines:
+            await pipeline.aclose()
+
+
+class _Fixed:
+    """Credentials that never change."""
+
+    max_age_seconds: float | None = None
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def credentials(self) -> Credentials:
+        return self._credentials
+
+
+class _NoProbe:
+    """A sentinel delivers only what it says itself."""
+
+    def name(self, like: bytes) -> bytes:
+        return like
+
+    async def run(self, reader: Reader, link: Link) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    def heard(self, payload: bytes) -> None:
+        pass
+
+
+def _facts(reply: Any) -> Mapping[bytes, bytes]:
+    """A map, or with RESP2 a list of names and values in turn."""
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,42 @@
+"""`redis+serverless://endpoint` (also spelled with `valkey` or `rediss`): a serverless cache.
+
+ElastiCache Serverless and alike: TLS always, the cluster's commands, and one endpoint that owns all
+slots. What the slot map says is of no use, because nothing but the endpoint's own name need be
+reachable: it is one `Node` that speaks sharded pub/sub.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..broker import Sink
+from ..errors import ConfigurationError
+from ..url import BrokerURL
+from .connector import DRIVER_OPTIONS, Connector
+from .names import SHARDED
+from .redis import SingleNodeBroker
+
+__all__ = ["ServerlessBroker"]
+
+
+class ServerlessBroker(SingleNodeBroker):
+    """A broker on a serverless endpoint. See `django_sockets.broker` for the contract."""
+
+    def __init__(self, url: BrokerURL, sink: Sink) -> None:
+        if len(url.addresses) != 1:
+            raise ConfigurationError(
+                f"{url}: {url.scheme}:// takes the one endpoint of the cache, not "
+                f"{len(url.addresses)} hosts"
+            )
+        if url.path not in ("", "0"):
+            raise ConfigurationError(
+                f"{url}: a serverless cache has no databases: leave {url.path!r} out"
+            )
+        connector = Connector(url, DRIVER_OPTIONS, always_tls=True)
+        super().__init__(
+            url,
+            sink,
+            open_link=partial(connector.open, url.addresses[0]),
+            verbs=SHARDED,
+            max_age_seconds=connector.provider.max_age_seconds,
+        )
