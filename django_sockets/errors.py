@@ -7,7 +7,7 @@
     ├── PayloadTooLarge         a payload is over the limit              (also ValueError)
     ├── BrokerError             something between us and the server failed
     │   ├── ConnectError        no usable connection
-    │   │   └── AuthError       the server refused our credentials
+    │   │   └── AuthError       no credentials, or the server refused them
     │   ├── PublishError        some channels were not (or perhaps not) published to
     │   ├── SubscribeError      a subscription was not acknowledged
     │   └── BrokerClosed        used after aclose()
@@ -102,7 +102,7 @@ class ConnectError(BrokerError):
 
 
 class AuthError(ConnectError):
-    """The server was reached and refused the credentials."""
+    """The server refused the credentials, or there are none to offer it."""
 
 
 class PublishError(BrokerError):
