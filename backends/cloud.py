@@ -156,6 +156,7 @@ class EntraCredentials(_CloudCredentials):
     unreachable = ("ServiceRequestError", "ServiceResponseError")
     SCOPE = "https://redis.azure.com/.default"
     MARGIN_SECONDS = 180.0
+    max_age_seconds = 2700.0  # until there is a token: the shortest one lives an hour by default
     LEAST_SECONDS = 30.0
 
     def __init__(self, url: BrokerURL, extra: Mapping[str, str]) -> None:

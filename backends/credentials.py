@@ -12,7 +12,7 @@ import asyncio
 import importlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -114,7 +114,7 @@ def load_provider(url: BrokerURL, extra: Mapping[str, str]) -> CredentialProvide
     return _Provider(url, cls(url, extra), _max_age_seconds(url, extra))
 
 
-def rotation_delay_seconds(max_age_seconds: float, random: Callable[[], float]) -> float:
+def rotation_delay_seconds(max_age_seconds: float, random: float) -> float:
     """When to replace a connection that must not reach an age: after 75% to 90% of it.
 
     The spread keeps a fleet that was started together from reconnecting together; the rest leaves
@@ -122,9 +122,9 @@ def rotation_delay_seconds(max_age_seconds: float, random: Callable[[], float]) 
 
     Args:
         max_age_seconds: the provider's, read after the connection's `credentials()`.
-        random: gives a number from 0 to 1, such as `random.random`.
+        random: a number from 0 to 1, drawn anew for each connection.
     """
-    return max_age_seconds * (0.75 + 0.15 * random())
+    return max_age_seconds * (0.75 + 0.15 * random)
 
 
 class _Provider:

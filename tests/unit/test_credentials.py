@@ -303,6 +303,7 @@ async def test_an_entra_token_names_the_user_unless_the_url_does(sdk: Sdk) -> No
 async def test_an_entra_link_is_replaced_before_its_token_ends(sdk: Sdk) -> None:
     sdk.token = jwt(oid="me")
     provider = provider_for("rediss://h?auth=entra")
+    assert provider.max_age_seconds  # for who asks before the first token
     await provider.credentials()
     assert provider.max_age_seconds == pytest.approx(3600 - 180, abs=3)
     sdk.lifetime_seconds = 400  # from the SDK's cache
@@ -409,7 +410,7 @@ def test_every_option_has_its_help() -> None:
 
 def test_connections_are_replaced_well_before_their_age_and_not_together() -> None:
     source = random.Random(1)
-    delays = [rotation_delay_seconds(43200, source.random) for _ in range(1000)]
+    delays = [rotation_delay_seconds(43200, source.random()) for _ in range(1000)]
     assert 0.75 * 43200 <= min(delays) < 0.76 * 43200
     assert 0.89 * 43200 < max(delays) <= 0.90 * 43200
 
