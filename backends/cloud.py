@@ -30,7 +30,6 @@ class _CloudCredentials(abc.ABC):
     pip_extra: str
     modules: tuple[str, ...]
     uses: frozenset[str] = frozenset()
-    needs_tls = True
     advice: str
     unreachable: tuple[str, ...]
     """Names of the SDK's exceptions that mean "not now" rather than "no"."""
@@ -39,7 +38,7 @@ class _CloudCredentials(abc.ABC):
     def __init__(self, url: BrokerURL, extra: Mapping[str, str]) -> None:
         self._url = url
         refuse_password(url, self.auth)
-        if self.needs_tls and url.scheme in ("redis", "redis+sentinel", "redis+cluster"):
+        if url.scheme in ("redis", "redis+sentinel", "redis+cluster"):
             raise ConfigurationError(
                 f"{url}: auth={self.auth} works over TLS only: write "
                 f"{url.scheme.replace('redis', 'rediss', 1)}://"
@@ -189,13 +188,13 @@ class GoogleCredentials(_CloudCredentials):
     """`auth=google`: an access token for Google Cloud Memorystore.
 
     A token lives an hour, but a connection outlives the token it was opened with, so nothing is
-    replaced for its age. Source: Google Cloud, "About IAM authentication" (Memorystore).
+    replaced for its age. Source: Google Cloud, "About IAM authentication" and "About in-transit
+    encryption" (Memorystore for Redis Cluster).
     """
 
     auth = "google"
     pip_extra = "gcp"
     modules = ("google.auth", "google.auth.transport.requests")
-    needs_tls = False  # the service can do without
     advice = (
         "give this process Google credentials (a service account of its machine or workload, or "
         "GOOGLE_APPLICATION_CREDENTIALS)"

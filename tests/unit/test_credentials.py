@@ -388,6 +388,7 @@ def test_a_missing_package_names_the_extra(
         (IAM + "&serverless=true&service=memorydb", "memorydb has no serverless"),
         (IAM.replace("rediss:", "redis:"), "works over TLS only: write rediss://"),
         (IAM.replace("rediss:", "redis+cluster:"), r"TLS only: write rediss\+cluster://"),
+        ("redis+cluster://h?auth=google", "auth=google works over TLS only"),
         ("redis://:hunter2@h?auth=env", "a password beside auth=env"),
         ("rediss://:hunter2@h?auth=entra", "a password beside auth=entra"),
     ],
@@ -468,6 +469,24 @@ async def test_an_installed_provider_that_fails_does_not_leak_its_exception() ->
     with pytest.raises(AuthError, match="provider Vault failed: KeyError") as caught:
         await provider_for("redis://h?auth=vault&vault_role=bad").credentials()
     assert "hunter2" not in str(caught.value)
+
+
+async def test_the_provider_in_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    example = text.partition("# my_package/vault.py\n")[2].partition("```")[0]
+    secrets: dict[str, Any] = {
+        "database/creds/web": {"data": {"username": "web", "password": "hunter2"}}
+    }
+    hvac: Any = types.ModuleType("hvac")
+    hvac.Client = lambda: types.SimpleNamespace(read=secrets.get)
+    monkeypatch.setitem(sys.modules, "hvac", hvac)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    url = BrokerURL.parse("redis://h")
+    provider = names["VaultCredentials"](url, {"vault_path": "database/creds/web"})
+    assert await provider.credentials() == ("web", "hunter2")
+    with pytest.raises(AuthError, match="no credentials at 'database/creds/cache'"):
+        await names["VaultCredentials"](url, {}).credentials()
 
 
 # Secrets
