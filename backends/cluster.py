@@ -93,7 +93,7 @@ class ClusterBroker(ServerBroker):
                 _Witness(self._subscriptions, self.look_again),
                 open_link=partial(self._connector.open, address, need_primary=True),
                 verbs=verbs,
-                max_age_seconds=self._connector.provider.max_age_seconds,
+                max_age_seconds=self._connector.max_age_seconds,
             )
             self._routes[address] = Route(node.pipeline, verbs)
         return node

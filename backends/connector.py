@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 
 from ..errors import ConfigurationError
 from ..url import Address, BrokerURL, suggest
-from .credentials import AUTH_OPTIONS, CredentialProvider, load_provider
+from .credentials import CredentialProvider, auth_options, load_provider
 from .link import Link, open_link
 
 __all__ = ["DEFAULT_PORT", "DRIVER_OPTIONS", "Connector", "database"]
@@ -72,7 +72,7 @@ class Connector:
         tls_options = dict(TLS_OPTIONS) if self.tls else {}
         if always_tls:
             tls_options.pop("tls_verify")
-        self.extra = url.check_extra({**tls_options, **AUTH_OPTIONS, **(scheme_options or {})})
+        self.extra = url.check_extra({**tls_options, **auth_options(url), **(scheme_options or {})})
         self._class: type[AbstractConnection]
         if url.scheme == "redis+unix":
             self._class = UnixDomainSocketConnection
@@ -103,6 +103,10 @@ class Connector:
         if driver not in ("redis", "glide"):
             raise ConfigurationError(f"{self.url}: driver={driver!r}: use 'redis' or 'glide'")
         return driver == "glide"
+
+    def max_age_seconds(self) -> float | None:
+        """The age that a connection opened last must not reach; None for any."""
+        return self.provider.max_age_seconds
 
     async def open(self, address: Address, *, need_primary: bool = False) -> Link:
         """Open a link to one server; see `open_link`."""

@@ -190,6 +190,9 @@ def map_errors(url: BrokerURL) -> Iterator[None]:
 
 
 def _refused_credentials(url: BrokerURL, exc: Exception) -> str:
+    auth = dict(url.extra).get("auth", "url")
+    if auth != "url":
+        return f"the server refused the credentials of auth={auth}: {exc}"
     if not url.password and not url.driver_options.get("password"):
         scheme = url.scheme
         return f"the server wants a password: write {scheme}://:password@..., or user:password@"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import random
+from collections.abc import Callable
 
 from ..broker import Sink
 from ..errors import BrokerClosed, ConnectError
@@ -28,6 +30,8 @@ __all__ = ["Node"]
 
 logger = logging.getLogger("django_sockets")
 
+ROTATION_RETRY = 0.02
+"""A renewal that failed is tried again after this part of the greatest age."""
 RETIRE_SECONDS = 1.0
 """How long a server that is needed no more may take for its last answers."""
 
@@ -39,7 +43,8 @@ class Node:
         owner: takes what the subscribing connection reports.
         open_link: connects; raises ConnectError.
         publisher: what publishes in the place of this node's own connection, if something does.
-        max_age_seconds: connections must not become older; None: they may.
+        max_age_seconds: gives the age that connections must not reach, None for any; asked after
+            each connect.
 
     Attributes:
         pipeline: the publishing connection.
@@ -54,9 +59,9 @@ class Node:
         open_link: Opener,
         verbs: Verbs,
         publisher: Publisher | None = None,
-        max_age_seconds: float | None = None,
+        max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self.pipeline = Pipeline(url, open_link)
+        self.pipeline = Pipeline(url, self._open)
         self._url = url
         self._sink = sink
         self._owner = owner
@@ -66,15 +71,18 @@ class Node:
         self._max_age_seconds = max_age_seconds
         self._reader = self._new_reader()
         self._successor: Reader | None = None
+        self._rotation_due = math.inf
+        self._rotation_timer: asyncio.TimerHandle | None = None
         self._rotating: asyncio.Task[None] | None = None
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._closed = False
 
     def _new_reader(self, *, gated: bool = False) -> Reader:
         return Reader(
             self._url,
             self._sink,
             self._owner,
-            open_link=self._open_link,
+            open_link=self._open,
             probe=DeliveryProbe(self._url, self._verbs, self.pipeline, self._publisher),
             verbs=self._verbs,
             gated=gated,
@@ -89,7 +97,6 @@ class Node:
 
     def want(self, channel: str, name: bytes) -> bool:
         """See `Place`."""
-        self._keep_young()
         if self._successor is None:
             return self._reader.want(channel, name)
         taken_over = self._successor.want(channel, name)
@@ -114,23 +121,39 @@ class Node:
 
     # Young connections
 
-    def _keep_young(self) -> None:
-        if self._max_age_seconds is not None and self._rotating is None:
-            loop = asyncio.get_running_loop()
-            self._rotating = loop.create_task(
-                self._rotate_in_time(self._max_age_seconds), name="django_sockets rotation"
-            )
+    async def _open(self) -> Link:
+        link = await self._open_link()
+        age = self._max_age_seconds()
+        if age is not None:
+            self._rotate_in(rotation_delay_seconds(age, random.random()))  # noqa: S311
+        return link
 
-    async def _rotate_in_time(self, max_age_seconds: float) -> None:
-        while True:
-            await asyncio.sleep(rotation_delay_seconds(max_age_seconds, random.random()))  # noqa: S311
-            try:
-                await self.pipeline.rotate()
-                await self._rotate_reader()
-            except (ConnectError, LinkLost, asyncio.TimeoutError) as exc:
-                self._throttle.log(
-                    logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
-                )
+    def _rotate_in(self, seconds: float) -> None:
+        """Replace both connections after so long, if that is not to be done earlier."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if self._closed or due >= self._rotation_due:
+            return
+        if self._rotation_timer is not None:
+            self._rotation_timer.cancel()
+        self._rotation_due = due
+        self._rotation_timer = loop.call_at(due, self._start_rotation)
+
+    def _start_rotation(self) -> None:
+        self._rotation_due = math.inf
+        self._rotation_timer = None
+        loop = asyncio.get_running_loop()
+        self._rotating = loop.create_task(self._rotate(), name="django_sockets rotation")
+
+    async def _rotate(self) -> None:
+        try:
+            await self.pipeline.rotate()
+            await self._rotate_reader()
+        except (ConnectError, LinkLost, asyncio.TimeoutError) as exc:
+            self._throttle.log(
+                logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
+            )
+            self._rotate_in((self._max_age_seconds() or math.inf) * ROTATION_RETRY)
 
     async def _rotate_reader(self) -> None:
         """Let a new subscribing connection take over without a hole.
@@ -177,6 +200,9 @@ class Node:
 
     async def aclose(self) -> None:
         """Close both connections."""
+        self._closed = True
+        if self._rotation_timer is not None:
+            self._rotation_timer.cancel()
         if self._rotating is not None:
             self._rotating.cancel()
             await asyncio.wait([self._rotating])

@@ -6,7 +6,7 @@ that subscribes (`node`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..broker import Report, Sink
@@ -31,7 +31,7 @@ class SingleNodeBroker(ServerBroker):
     Args:
         open_link: connects to the server; raises ConnectError.
         publisher: in the place of the node's own connection.
-        max_age_seconds: of a connection, where the service sets a limit.
+        max_age_seconds: see `Node`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SingleNodeBroker(ServerBroker):
         open_link: Opener,
         verbs: Verbs = PLAIN,
         publisher: Publisher | None = None,
-        max_age_seconds: float | None = None,
+        max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
         super().__init__(url)
         self._subscriptions = Subscriptions(
@@ -96,6 +96,4 @@ class RedisBroker(SingleNodeBroker):
                 )
             connector = Connector(url, options, database=database(url, url.path))
             open_link = partial(connector.open, url.addresses[0])
-        super().__init__(
-            url, sink, open_link=open_link, max_age_seconds=connector.provider.max_age_seconds
-        )
+        super().__init__(url, sink, open_link=open_link, max_age_seconds=connector.max_age_seconds)

@@ -56,7 +56,7 @@ class SentinelBroker(SingleNodeBroker):
             url,
             sink,
             open_link=self._open,
-            max_age_seconds=self._connector.provider.max_age_seconds,
+            max_age_seconds=self._connector.max_age_seconds,
         )
 
     async def _open(self) -> Link:

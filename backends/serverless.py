@@ -38,5 +38,5 @@ class ServerlessBroker(SingleNodeBroker):
             sink,
             open_link=partial(connector.open, url.addresses[0]),
             verbs=SHARDED,
-            max_age_seconds=connector.provider.max_age_seconds,
+            max_age_seconds=connector.max_age_seconds,
         )
