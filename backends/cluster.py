@@ -15,17 +15,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..broker import Sink
+from ..broker import Report, Sink
 from ..errors import AuthError, ConfigurationError, ConnectError
 from ..log import LogThrottle
 from ..url import Address, BrokerURL
 from .base import ServerBroker
 from .connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
 from .link import Link, LinkLost, is_push, pack
-from .names import PLAIN, slot_of
+from .names import PLAIN, SLOTS, slot_of
 from .node import Node
 from .pipeline import NotSent, OutcomeUnknown
 from .publisher import Publisher
+from .report import describe, look_at
 from .router import Route, Router
 from .subscriptions import Place, Subscriptions
 from .topology import QUESTIONS, SlotMap, Topology
@@ -242,6 +243,48 @@ class ClusterBroker(ServerBroker):
             )
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
+
+    async def inspect(self) -> Report:
+        """Ask every primary what it is; what is not allowed to be asked is left out."""
+        slot_map = await self._topology.refresh()
+        links = [self._connector.open(address) for address in slot_map.primaries]
+        opened = await asyncio.gather(*links, return_exceptions=True)
+        found, problems = [], []
+        for address, link in zip(slot_map.primaries, opened, strict=True):
+            if isinstance(link, BaseException):
+                problems.append(f"{address}: {link}")
+                continue
+            try:
+                found.append(await look_at(link, str(address)))
+            except LinkLost as exc:
+                problems.append(f"{address}: {exc}")
+        if not found:
+            raise ConnectError(self.url, "; ".join(problems))
+        report = describe(
+            self.url,
+            found,
+            f"cluster of {len(slot_map.primaries)} primaries and {len(slot_map.replicas)} "
+            f"replicas, {slot_map.covered} of {SLOTS} slots covered",
+        )
+        for address, replicas in slot_map.primaries.items():
+            if str(address) in report.nodes:
+                report.nodes[str(address)] += f", {slot_map.owners.count(address)} slots"
+            if not replicas:
+                report.warnings.append(
+                    f"{address} has no replica: its channels are down whenever it is"
+                )
+        if slot_map.covered < SLOTS:
+            report.warnings.append(
+                f"{SLOTS - slot_map.covered} slots have no server: nothing can be sent or heard on "
+                "the channels there"
+            )
+        if slot_map.verbs is PLAIN:
+            report.warnings.append(
+                "no sharded pub/sub: every message goes to every node; it came with Redis 7.0"
+            )
+        if problems and report.problem is None:
+            report.problem = "; ".join(problems)
+        return report
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""

@@ -6,6 +6,7 @@ one fake server inside the process. What a fake cannot show: TCP, TLS, a dead pe
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import fakeredis
@@ -62,6 +63,8 @@ class FakeLink:
     """A link whose replies arrive as Python objects; see `link.Link`."""
 
     identity = Identity()
+    protocol = 3
+    tls: ssl.SSLObject | None = None
     held_seconds = 0.0
     partial_bytes = 0
 

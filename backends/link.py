@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import re
+import ssl
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -81,6 +82,8 @@ class Link(Protocol):
     """What the pipeline and the subscriptions need of a connection."""
 
     identity: Identity
+    protocol: int
+    tls: ssl.SSLObject | None
     received_bytes: int
     partial_bytes: int
     held_seconds: float
@@ -100,14 +103,20 @@ class StreamLink:
 
     Attributes:
         identity: see `Identity`.
+        protocol: of RESP, 2 or 3.
+        tls: the state of an encrypted connection.
         received_bytes: read so far.
         partial_bytes: read of a reply that is not complete yet.
         held_seconds: time in which nobody read because received messages were being handed on.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: int
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self.protocol = protocol
+        self.tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self.identity = Identity()
         self.received_bytes = 0
@@ -256,14 +265,14 @@ def read_identity(replies: Sequence[Any]) -> Identity:
 
 async def _shake_hands(connect: Connect) -> StreamLink:
     try:
-        return await _connected(await connect(3))
+        return await _connected(await connect(3), 3)
     except driver.ResponseError as exc:
         if not any(word in str(exc) for word in ("unknown command", "NOPROTO")):
             raise
-        return await _connected(await connect(2))
+        return await _connected(await connect(2), 2)
 
 
-async def _connected(connection: AbstractConnection) -> StreamLink:
+async def _connected(connection: AbstractConnection, protocol: int) -> StreamLink:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException as exc:
@@ -275,7 +284,9 @@ async def _connected(connection: AbstractConnection) -> StreamLink:
     reader, writer = connection._reader, connection._writer
     # The driver's connection must not close, on its own end, what is ours from here.
     connection._reader = connection._writer = None
-    return StreamLink(cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer))
+    return StreamLink(
+        cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer), protocol
+    )
 
 
 def is_push(reply: object) -> bool:

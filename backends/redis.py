@@ -14,12 +14,11 @@ from ..errors import ConfigurationError, ConnectError
 from ..url import BrokerURL
 from .base import ServerBroker
 from .connector import DRIVER_OPTIONS, Connector, database
-from .link import Opener
+from .link import LinkLost, Opener
 from .names import PLAIN, Verbs
 from .node import Node
-from .pipeline import NotSent, OutcomeUnknown
 from .publisher import PipelinePublisher, Publisher
-from .report import COMMANDS, make_report
+from .report import NodeFacts, describe, look_at
 from .subscriptions import Subscriptions
 
 __all__ = ["RedisBroker", "SingleNodeBroker"]
@@ -45,6 +44,7 @@ class SingleNodeBroker(ServerBroker):
         max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
         super().__init__(url)
+        self._opener = open_link
         self._subscriptions = Subscriptions(
             url, server_name=self._name, place_for=lambda _: self._node
         )
@@ -68,12 +68,17 @@ class SingleNodeBroker(ServerBroker):
     async def inspect(self) -> Report:
         """Ask the server what it is; what it does not allow to be asked is left out."""
         try:
-            replies = await self._node.pipeline.submit(COMMANDS)
-        except (NotSent, OutcomeUnknown) as exc:
-            if isinstance(exc.__cause__, ConnectError):
-                raise exc.__cause__ from None
+            facts = await look_at(await self._opener(), self._where())
+        except LinkLost as exc:
             raise ConnectError(self.url, f"cannot ask the server: {exc}") from exc
-        return make_report(replies, self.url)
+        return self._describe(facts)
+
+    def _where(self) -> str:
+        """The address of the server."""
+        return ", ".join(map(str, self.url.addresses)) or f"/{self.url.path}"
+
+    def _describe(self, facts: NodeFacts) -> Report:
+        return describe(self.url, [facts], "one node")
 
 
 class RedisBroker(SingleNodeBroker):
@@ -97,3 +102,12 @@ class RedisBroker(SingleNodeBroker):
             connector = Connector(url, options, database=database(url, url.path))
             open_link = partial(connector.open, url.addresses[0])
         super().__init__(url, sink, open_link=open_link, max_age_seconds=connector.max_age_seconds)
+
+    def _describe(self, facts: NodeFacts) -> Report:
+        report = super()._describe(facts)
+        if facts.info.get("redis_mode") == "cluster":
+            report.warnings.append(
+                "the server is part of a cluster, of which this scheme uses one node: write "
+                f"{self.url.scheme}+cluster://"
+            )
+        return report

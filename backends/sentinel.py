@@ -11,9 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..broker import Sink
+from ..broker import Report, Sink
 from ..errors import AuthError, ConfigurationError, ConnectError
 from ..log import LogThrottle
 from ..url import Address, BrokerURL
@@ -70,16 +70,48 @@ class SentinelBroker(SingleNodeBroker):
     def _on_switch(self, address: Address) -> None:
         self._node.reset(f"the sentinels name another primary, {address}")
 
+    def _where(self) -> str:
+        return str(self._sentinels.named)
+
+    async def inspect(self) -> Report:
+        """Ask the sentinels and the primary; what is not allowed to be asked is left out."""
+        report = await super().inspect()
+        answers, replicas = await self._sentinels.count()
+        total = len(self.url.addresses)
+        report.topology = (
+            f"primary of {self._sentinels.service!r} with {replicas} replicas, named by {answers} "
+            f"of {total} sentinels"
+        )
+        if total < 3:
+            report.warnings.append(
+                f"the URL names {total} sentinels: with fewer than three, losing one can end both "
+                "failover and our way to the primary"
+            )
+        if answers < total:
+            report.warnings.append(f"{total - answers} of {total} sentinels do not answer")
+        if not replicas:
+            report.warnings.append("the primary has no replica that could take over")
+        return report
+
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
         await super().aclose()
         await self._sentinels.aclose()
 
 
+class _Answer(NamedTuple):
+    """What a sentinel knows of the service; the higher epoch is the newer configuration."""
+
+    epoch: int
+    primary: Address
+    replicas: int
+
+
 class Sentinels:
     """Asks sentinels for the primary of one service, and hears when it changes.
 
     Args:
+        service: the name under which they watch the primary.
         on_switch: called with the new primary when another one had been named before.
 
     Attributes:
@@ -88,7 +120,7 @@ class Sentinels:
 
     def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
         self._url = url
-        self._service = service
+        self.service = service
         self._on_switch = on_switch
         self.named: Address | None = None
         extra = dict(url.extra)
@@ -114,31 +146,41 @@ class Sentinels:
             AuthError: they refuse the credentials.
         """
         for reader in self._readers:
-            reader.want(self._service, SWITCH)
-        answers, problems = await first_answers(
-            [self._ask(pipeline) for pipeline in self._pipelines],
-            self._url.options.connect_timeout_seconds,
-            GRACE_SECONDS,
-        )
+            reader.want(self.service, SWITCH)
+        answers, problems = await self._ask_all(GRACE_SECONDS)
         if not answers:
             raise self._worst(problems)
-        _, address = max(answers, key=lambda answer: answer[0])
-        self._name(address)
-        return address
+        newest = max(answers, key=lambda answer: answer.epoch)
+        self._name(newest.primary)
+        return newest.primary
 
-    async def _ask(self, pipeline: Pipeline) -> tuple[int, Address]:
-        """The configuration's epoch, and the primary."""
+    async def count(self) -> tuple[int, int]:
+        """How many sentinels answer, and how many replicas they know."""
+        seconds = self._url.options.connect_timeout_seconds
+        answers, _ = await self._ask_all(seconds)
+        return len(answers), max((answer.replicas for answer in answers), default=0)
+
+    async def _ask_all(self, grace_seconds: float) -> tuple[list[_Answer], list[Exception]]:
+        return await first_answers(
+            [self._ask(pipeline) for pipeline in self._pipelines],
+            self._url.options.connect_timeout_seconds,
+            grace_seconds,
+        )
+
+    async def _ask(self, pipeline: Pipeline) -> _Answer:
         try:
-            (reply,) = await pipeline.submit([(b"SENTINEL", b"MASTER", self._service.encode())])
+            (reply,) = await pipeline.submit([(b"SENTINEL", b"MASTER", self.service.encode())])
         except (NotSent, OutcomeUnknown) as exc:
             raise (exc.__cause__ or ConnectError(self._url, str(exc))) from None
         if isinstance(reply, ReplyError):
             raise ConnectError(
-                self._url, f"the sentinels do not know the service {self._service!r}: {reply}"
+                self._url, f"the sentinels do not know the service {self.service!r}: {reply}"
             )
         facts = _facts(reply)
-        return int(facts.get(b"config-epoch", 0)), Address(
-            facts[b"ip"].decode(), int(facts[b"port"])
+        return _Answer(
+            epoch=int(facts.get(b"config-epoch", 0)),
+            primary=Address(facts[b"ip"].decode(), int(facts[b"port"])),
+            replicas=int(facts.get(b"num-slaves", 0)),
         )
 
     def _worst(self, problems: Sequence[Exception]) -> ConnectError:
@@ -168,7 +210,7 @@ class Sentinels:
         """See `Sink`. The payload: service, former host and port, new host and port."""
         for _, payload in batch:
             service, _, _, host, port = payload.decode().split()
-            if service == self._service:
+            if service == self.service:
                 self._name(Address(host, int(port)))
 
     def granted(self, channel: str) -> str | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..broker import Sink
+from ..broker import Report, Sink
 from ..errors import ConfigurationError
 from ..url import BrokerURL
 from .connector import DRIVER_OPTIONS, Connector
 from .names import SHARDED
 from .redis import SingleNodeBroker
+from .report import NodeFacts, describe
 
 __all__ = ["ServerlessBroker"]
 
@@ -40,3 +41,9 @@ class ServerlessBroker(SingleNodeBroker):
             verbs=SHARDED,
             max_age_seconds=connector.max_age_seconds,
         )
+
+    def _describe(self, facts: NodeFacts) -> Report:
+        report = describe(self.url, [facts], "one serverless endpoint")
+        if facts.sharded is False:
+            report.problem = "the server has no sharded pub/sub (SSUBSCRIBE): use rediss://"
+        return report

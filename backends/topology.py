@@ -37,18 +37,21 @@ class SlotMap:
 
     Attributes:
         owners: slot -> address of its primary, or None.
-        primaries: those that own slots.
-        replicas: the others.
+        primaries: address of each server that owns slots -> addresses of its replicas.
         epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
         verbs: sharded pub/sub where the servers have it.
     """
 
     def __init__(self) -> None:
         self.owners: list[Address | None] = [None] * SLOTS
-        self.primaries: list[Address] = []
-        self.replicas: list[Address] = []
+        self.primaries: dict[Address, list[Address]] = {}
         self.epoch = 0
         self.verbs: Verbs = SHARDED
+
+    @property
+    def replicas(self) -> list[Address]:
+        """All replicas."""
+        return [replica for replicas in self.primaries.values() for replica in replicas]
 
     @property
     def covered(self) -> int:
@@ -69,9 +72,7 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     for start, end, *servers in slots:
         addresses = [_address(server, asked) for server in servers]
         result.owners[start : end + 1] = addresses[:1] * (end - start + 1)
-        if addresses[0] not in result.primaries:
-            result.primaries.append(addresses[0])
-            result.replicas += addresses[1:]
+        result.primaries[addresses[0]] = addresses[1:]
     if not result.primaries:
         raise ValueError("it has no slots assigned")
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
@@ -124,7 +125,7 @@ class Topology:
             AuthError: and the credentials were wrong.
         """
         known = self.slot_map
-        primaries = [] if known is None else known.primaries
+        primaries = [] if known is None else list(known.primaries)
         well = [address for address in primaries if self._seems_well(address)]
         random.shuffle(well)
         answers, _ = await self._ask_all(well[:ASKED_FIRST], FIRST_SECONDS)

@@ -66,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
     checking = command("check", "Is this broker usable, and how well?")
     checking.add_argument(
-        "url",
+        "urls",
         metavar="URL",
-        nargs="?",
-        help="without it: Django's setting, the environment variable, or memory://",
+        nargs="*",
+        help="several for independent hosts that are one broker together; without any: Django's "
+        "setting, the environment variable, or memory://",
     )
     publishing = command("publish", "Broadcast JSON to a channel.")
     publishing.add_argument("url", metavar="URL", help="such as redis://localhost:6379")
@@ -106,7 +107,7 @@ def _say(text: str) -> None:
 
 
 async def _check(arguments: argparse.Namespace) -> int:
-    findings = await check(*configuration(arguments.url))
+    findings = await check(*configuration(arguments.urls))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(findings)))
     else:
@@ -123,6 +124,7 @@ def _print_findings(findings: Findings) -> None:
     if findings.round_trip_ms is not None:
         rows.append(("connect", f"{findings.connect_ms:.2f} ms to an acknowledged subscription"))
         rows.append(("round trip", f"{findings.round_trip_ms:.2f} ms from publish to arrival"))
+    rows += [("node", f"{where}: {what}") for where, what in findings.nodes.items()]
     for title, facts in (("features", findings.features), ("limits", findings.limits)):
         if facts:
             rows.append((title, "; ".join(f"{name}: {value}" for name, value in facts.items())))

@@ -109,6 +109,7 @@ class Report:
     Attributes:
         server: product and version, such as "valkey 9.1.0".
         topology: such as "one node".
+        nodes: address of each server that messages go through -> what it is and its round trip.
         features: short name -> what was found.
         limits: short name -> value with its unit.
         warnings: sentences about what will bite, with what to do.
@@ -117,6 +118,7 @@ class Report:
 
     server: str
     topology: str
+    nodes: dict[str, str] = dataclasses.field(default_factory=dict)
     features: dict[str, str] = dataclasses.field(default_factory=dict)
     limits: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import statistics
 import time
+from collections.abc import Sequence
 
 from .broker import Inspectable
 from .conf import (
@@ -47,7 +48,7 @@ class Findings:
         broker: the URL without its password.
         source: a key of SOURCES.
         problem: why it is not ok.
-        server, topology, features, limits, warnings: see `django_sockets.broker.Report`.
+        server, topology, nodes, features, limits, warnings: see `django_sockets.broker.Report`.
         connect_ms: from nothing to an acknowledged subscription.
         round_trip_ms: median from the call of publish to the message's arrival.
     """
@@ -60,19 +61,20 @@ class Findings:
     topology: str | None = None
     connect_ms: float | None = None
     round_trip_ms: float | None = None
+    nodes: dict[str, str] = dataclasses.field(default_factory=dict)
     features: dict[str, str] = dataclasses.field(default_factory=dict)
     limits: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def configuration(url: str | None) -> tuple[Config, str]:
-    """The configuration for a URL, or the default one; and its key in SOURCES.
+def configuration(urls: Sequence[str]) -> tuple[Config, str]:
+    """The configuration for one or several URLs, or the default one; and its key in SOURCES.
 
     Raises:
         ConfigurationError: it is wrong, or Django's settings cannot be loaded.
     """
-    if url is not None:
-        return load_config(url), "argument"
+    if urls:
+        return load_config(urls), "argument"
     try:
         return default_config_and_origin()
     except ConfigurationError:
@@ -105,7 +107,7 @@ async def _inspect(config: Config, findings: Findings) -> None:
         if isinstance(broker, Inspectable):
             report = await broker.inspect()
             findings.server, findings.topology = report.server, report.topology
-            findings.features = report.features
+            findings.nodes, findings.features = report.nodes, report.features
             findings.limits, findings.warnings = report.limits, report.warnings
             findings.problem = report.problem
         findings.limits["channel name"] = f"at most {broker.limits.max_channel_bytes} bytes"

@@ -30,6 +30,8 @@ class ScriptedLink:
     """A link whose server is the test."""
 
     identity = Identity()
+    protocol = 3
+    tls = None
     received_bytes = partial_bytes = 0
     held_seconds = 0.0
 
