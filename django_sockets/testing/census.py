@@ -36,7 +36,12 @@ def count_connections(servers: Iterable[CacheServer]) -> int:
         for server in answering(servers)
         for line in server.execute("CLIENT", "LIST").splitlines()
     ]
-    return sum(line["name"] != CLIENT_NAME and not set(line["flags"]) & set("MS") for line in lines)
+    return sum(
+        line["name"] != CLIENT_NAME
+        and not line["name"].startswith("sentinel-")
+        and not set(line["flags"]) & set("MS")
+        for line in lines
+    )
 
 
 def count_channels(servers: Iterable[CacheServer]) -> int:

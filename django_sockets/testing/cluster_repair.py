@@ -162,7 +162,7 @@ class Repair:
         ]
         try:
             # Valkey 9: 0.1 s for any number. It goes on by itself, and is refused again meanwhile.
-            source.execute("CLUSTER", "MIGRATESLOTS", *words, "NODE", primary)
+            source.execute("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *bounds, "NODE", primary)
         except redis.ResponseError as exc:
             if "unknown subcommand" not in str(exc).lower():
                 raise

@@ -132,8 +132,8 @@ class CacheServer:
         self.kill()
         if self._directory is None:
             self._directory = OwnDirectory()
-            for name, pem in (self._tls or {}).items():
-                (self.directory / name).write_bytes(pem)
+            for name, contents in self._files().items():
+                (self.directory / name).write_bytes(contents)
         fixed_port = self.port
         attempts = 1 if fixed_port else _START_ATTEMPTS
         while True:
@@ -282,6 +282,21 @@ class CacheServer:
             client.response_callbacks.clear()
             yield client
 
+    def _files(self) -> dict[str, bytes]:
+        """Name -> contents of what its directory has before the first start."""
+        return dict(self._tls or {})
+
+    def _arguments(self) -> list[str]:
+        return arguments(
+            port=self.port,
+            tls=bool(self._tls),
+            unix=self._unix,
+            username=self.username,
+            password=self.password,
+            config=self._config,
+            without=self._without,
+        )
+
     def _running(self) -> GuardedProcess:
         if self._process is None or not self._process.running:
             raise RuntimeError("the server is not running")
@@ -294,16 +309,7 @@ class CacheServer:
 
     def _try_to_start(self) -> str:
         """Set `_process` if the server answers; the end of its log."""
-        told = arguments(
-            port=self.port,
-            tls=bool(self._tls),
-            unix=self._unix,
-            username=self.username,
-            password=self.password,
-            config=self._config,
-            without=self._without,
-        )
-        process = GuardedProcess([str(self.binary), *told], self.directory)
+        process = GuardedProcess([str(self.binary), *self._arguments()], self.directory)
         try:
             if self._answers(process):
                 self._process = process

@@ -1,0 +1,332 @@
+"""A real sentinel set for the length of a test session, hurt and restored between tests.
+
+    with SentinelTrio(ValkeyServer) as trio:
+        primary = trio.primary()
+        primary.kill()
+        trio.wait_promoted(primary)
+        ...
+        trio.restore()
+
+For tests, of this library and of applications. Nodes and sentinels are `CacheServer`s, whose
+`kill`, `start`, `pause` and `resume` are the faults. All calls block: use `asyncio.to_thread`
+beside an event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import redis
+
+from .census import answering, count_channels, count_connections, each, until
+from .directives import arguments
+from .ports import HOST
+from .servers import CacheServer, ValkeyServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SentinelServer", "SentinelTrio"]
+
+WAIT_SECONDS = 20.0
+_CONFIG_FILE = "sentinel.conf"
+_QUORUM = 2
+_FAILOVER_TIMEOUT_MS = 1500
+
+# Three that notice at the same moment vote for themselves each, and try again only after twice the
+# failover timeout. So they notice one after the other: the last one is there to be asked.
+_LATER_MS = (0, 50, 400)
+_ATTEMPT_SECONDS = 4.0
+
+# Sentinels ask and tell each other every 1, 2 and 10 seconds; tests have no time for that. And
+# after a pause they must not stand aside ("tilt") for 30 seconds.
+_HURRY = {
+    "info-period": 100,
+    "ping-period": 100,
+    "ask-period": 100,
+    "publish-period": 200,
+    "min-link-reconnect-period": 100,
+    "tilt-period": 1000,
+}
+
+
+class SentinelServer(CacheServer):
+    """A sentinel that watches nothing yet. It remembers what it has learned across `kill`."""
+
+    def start(self) -> None:
+        """See `CacheServer.start`."""
+        super().start()
+        self.execute("SENTINEL", "DEBUG", *(word for pair in _HURRY.items() for word in pair))
+
+    def _files(self) -> dict[str, bytes]:
+        # It rewrites this file, users included: on the command line they would be there twice.
+        lines = []
+        if self.username:
+            lines += [f'user {self.username} on ">{_escaped(self.password)}" ~* &* +@all']
+            lines += ["user default off"]
+        elif self.password:
+            lines += [f'requirepass "{_escaped(self.password)}"']
+        return super()._files() | {_CONFIG_FILE: "".join(f"{line}\n" for line in lines).encode()}
+
+    def _arguments(self) -> list[str]:
+        options: dict[str, Any] = {"unix": False, "username": None, "password": None}
+        told = arguments(port=self.port, tls=bool(self._tls), config=self._config, **options)
+        return [_CONFIG_FILE, "--sentinel", *told]
+
+
+def _escaped(text: str | None) -> str:
+    return (text or "").replace("\\", "\\\\").replace('"', '\\"')
+
+
+class SentinelTrio:
+    """One primary, two replicas, and three sentinels of which two must agree; no TLS.
+
+    Args:
+        server_class: what the nodes are, and the program of the sentinels.
+        service: the name under which the sentinels know the primary.
+        username, password: of the nodes, as of `CacheServer`; without spaces and quotes, which
+            sentinels do not write down right.
+        sentinel_username, sentinel_password: of the sentinels.
+        down_after_ms: a primary that is silent for so long is replaced.
+
+    Attributes:
+        nodes: the same objects for ever; the first is the first primary.
+        sentinels: the sentinels.
+
+    Raises:
+        ServerUnavailable: as `CacheServer`.
+    """
+
+    def __init__(
+        self,
+        server_class: type[CacheServer] = ValkeyServer,
+        *,
+        service: str = "main",
+        username: str | None = None,
+        password: str | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+        down_after_ms: int = 500,
+    ) -> None:
+        if password and set(password) & set(" '\"\\"):
+            raise ValueError("sentinels cannot keep a password with spaces, quotes or backslashes")
+        self._class = server_class
+        self._service = service
+        self._user = {"username": username, "password": password}
+        self._sentinel_user = {"username": sentinel_username, "password": sentinel_password}
+        self._down_after_ms = down_after_ms
+        config = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0"}
+        if password:
+            config |= {"masterauth": shlex.quote(password)}
+        if username:
+            config |= {"masteruser": shlex.quote(username)}
+        self.nodes = [server_class(config=config, **self._user) for _ in range(3)]
+        self.sentinels = [
+            SentinelServer(server_class.find_binary(), **self._sentinel_user) for _ in range(3)
+        ]
+
+    # Life
+
+    def start(self) -> None:
+        """Start all of them; return when the sentinels know the nodes and each other.
+
+        Raises:
+            RuntimeError: as `CacheServer.start`.
+            TimeoutError: they did not find together.
+        """
+        each(lambda server: server.start(), [*self.nodes, *self.sentinels])
+        primary = self.nodes[0]
+        for node in self.nodes[1:]:
+            node.execute("REPLICAOF", HOST, primary.port)
+        settings: dict[str, str | int] = {
+            "failover-timeout": _FAILOVER_TIMEOUT_MS,
+            "parallel-syncs": 2,
+        }
+        for kind in ("username", "password"):
+            if value := self._user[kind]:
+                settings["auth-user" if kind == "username" else "auth-pass"] = value
+        among = {f"sentinel-{kind[:4]}": value for kind, value in self._sentinel_user.items()}
+        for sentinel, later_ms in zip(self.sentinels, _LATER_MS, strict=True):
+            for name, value in among.items():
+                if value:
+                    sentinel.execute("SENTINEL", "CONFIG", "SET", name, value)
+            sentinel.execute("SENTINEL", "MONITOR", self._service, HOST, primary.port, _QUORUM)
+            settings["down-after-milliseconds"] = self._down_after_ms + later_ms
+            words = [word for pair in settings.items() for word in pair]
+            sentinel.execute("SENTINEL", "SET", self._service, *words)
+        self.restore()
+
+    def stop(self) -> None:
+        """End all of them for good; idempotent."""
+        self.kill_all()
+        each(CacheServer.stop, [*self.nodes, *self.sentinels])
+
+    def kill_all(self) -> None:
+        """SIGKILL to every node and sentinel."""
+        each(CacheServer.kill, [*self.sentinels, *self.nodes])
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Facts
+
+    @property
+    def url(self) -> str:
+        """The broker URL, naming the three sentinels."""
+        user = self.nodes[0].url.partition("://")[2].rpartition("@")[0]
+        hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+        named = {f"sentinel_{kind}": value for kind, value in self._sentinel_user.items() if value}
+        query = f"?{urlencode(named, quote_via=quote)}" if named else ""
+        where = f"{user}@{hosts}" if user else hosts
+        return f"redis+sentinel://{where}/{quote(self._service)}/0{query}"
+
+    def primary(self) -> CacheServer:
+        """The node that all sentinels that answer name, whether it answers or not.
+
+        Raises:
+            LookupError: they name none, or several.
+        """
+        ports = {int(self._ask(one, "GET-MASTER-ADDR-BY-NAME")[1]) for one in self._awake()}
+        if len(ports) != 1:
+            raise LookupError(f"the sentinels name {len(ports)} primaries")
+        return next(node for node in self.nodes if node.port in ports)
+
+    def replicas(self) -> list[CacheServer]:
+        """The nodes that answer and say that they are replicas."""
+        return [node for node in answering(self.nodes) if node.execute("ROLE")[0] == "slave"]
+
+    def connections(self) -> int:
+        """How many clients the nodes and the sentinels have, without those that belong to them."""
+        return count_connections([*self.nodes, *self.sentinels])
+
+    def channels(self) -> int:
+        """How many of the users' channels have a subscription, on any node."""
+        return count_channels(self.nodes)
+
+    # Acts
+
+    def wait_promoted(
+        self, not_this: CacheServer, timeout_seconds: float = WAIT_SECONDS
+    ) -> CacheServer:
+        """Wait until the sentinels name another primary, which says itself that it is one.
+
+        Raises:
+            TimeoutError: not so in time.
+        """
+
+        def promoted() -> CacheServer | None:
+            with contextlib.suppress(LookupError, redis.ConnectionError, redis.TimeoutError):
+                node = self.primary()
+                if node is not not_this and answering([node]) and _role(node)[0] == "master":
+                    return node
+            return None
+
+        return until(promoted, timeout_seconds, "no replica was promoted")
+
+    def failover(self, timeout_seconds: float = WAIT_SECONDS) -> CacheServer:
+        """Let a sentinel promote a replica while the primary is well; the new primary.
+
+        Raises:
+            TimeoutError: not done in time.
+        """
+        old = self.primary()
+
+        def begun() -> bool:
+            # It refuses while it has not yet heard from a replica, or finishes another one.
+            with contextlib.suppress(redis.ResponseError):
+                return bool(self._ask(self._awake()[0], "FAILOVER"))
+            return False
+
+        give_up = time.monotonic() + timeout_seconds
+        while True:
+            until(begun, timeout_seconds, "the sentinels do not begin a failover")
+            try:
+                return self.wait_promoted(old, _ATTEMPT_SECONDS)
+            except TimeoutError:  # It was given up: a failover has its own timeout.
+                if time.monotonic() > give_up:
+                    raise
+
+    def impostor_at(self, node: CacheServer, **options: Any) -> CacheServer:
+        """A server that has nothing to do with this set, for the address of a killed node.
+
+        To be started while the node is down, and stopped before `restore`. The sentinels turn it
+        into a replica after a second, unless its credentials (`options`) differ from the node's.
+        """
+        return self._class(port=node.port, **{**self._user, **options})
+
+    def restore(self, timeout_seconds: float = WAIT_SECONDS) -> None:
+        """Undo every fault: all run, the sentinels agree on a primary (any), the rest follows it.
+
+        Raises:
+            TimeoutError: it does not get there.
+        """
+        for server in (*self.nodes, *self.sentinels):
+            if server.paused:
+                server.resume()
+        down = [server for server in (*self.nodes, *self.sentinels) if not server.running]
+        each(lambda server: server.start(), down)
+        until(self._repaired, timeout_seconds, "the sentinel set cannot be restored")
+
+    # Insides
+
+    def _awake(self) -> list[CacheServer]:
+        return answering(self.sentinels)
+
+    def _ask(self, sentinel: CacheServer, question: str) -> Any:
+        return sentinel.execute("SENTINEL", question, self._service)
+
+    def _repaired(self) -> bool:
+        """Do what can be done now; whether nothing was left to do."""
+        try:
+            primary = self.primary()
+        except LookupError:
+            return False  # They tell each other.
+        whole = True
+        if _role(primary)[0] != "master":
+            primary.execute("REPLICAOF", "NO", "ONE")
+            whole = False
+        for node in self.nodes:
+            if node is primary:
+                continue
+            kind, *facts = _role(node)
+            if kind == "master" or (facts[0], facts[1]) != (HOST, primary.port):
+                node.execute("REPLICAOF", HOST, primary.port)
+                whole = False
+            elif facts[2] != "connected":
+                whole = False
+        return whole and all(map(self._is_content, self.sentinels))
+
+    def _is_content(self, sentinel: CacheServer) -> bool:
+        about = _pairs(self._ask(sentinel, "MASTER"))
+        replicas = list(map(_pairs, self._ask(sentinel, "REPLICAS")))
+        others = list(map(_pairs, self._ask(sentinel, "SENTINELS")))
+        opinions = [set(other["flags"].split(",")) for other in others]
+        return (
+            about["flags"] == "master"
+            and [replica["flags"] for replica in replicas] == ["slave"] * 2
+            and all(replica["master-link-status"] == "ok" for replica in replicas)
+            and len(others) == 2
+            # What another one thought of an old primary ("master_down") stays until it is asked.
+            and all({"sentinel"} <= words <= {"sentinel", "master_down"} for words in opinions)
+        )
+
+
+def _role(node: CacheServer) -> list[Any]:
+    reply: list[Any] = node.execute("ROLE")
+    return reply
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
