@@ -1,0 +1,470 @@
+"""The valkey-glide clients of this process, on one thread with an event loop of its own.
+
+valkey-glide 2.6 hands the replies of all its clients to the event loop that made the first one,
+and is deaf once that loop is closed. So its loop is ours: the daemon thread `django_sockets glide`,
+started by the first client and never stopped. After a fork the child leaves all of it alone and
+starts its own.
+
+A client is used as long as it answers. One that lost its connection or left a request without a
+reply is retired: nothing that it may still hold back can come after what its successor sends, and
+a server that is down is found out by a new connection at once. Only `glide` imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AuthError, ConfigurationError, ConnectError
+from ..log import LogThrottle
+from ..url import Address, BrokerURL
+from .connector import DEFAULT_PORT
+from .link import Link, ReplyError
+from .pipeline import NotSent, OutcomeUnknown
+
+if TYPE_CHECKING:
+    from glide import GlideClient, GlideClusterClient, ServerCredentials, TlsAdvancedConfiguration
+
+__all__ = ["GlideConnection", "GlideIAM", "Lease", "lease"]
+
+logger = logging.getLogger("django_sockets")
+
+Done = Callable[[Sequence[Exception | None]], None]
+"""Takes one outcome for each message, on the glide thread."""
+OpenLink = Callable[[], Coroutine[Any, Any, Link]]
+
+GUARD_SECONDS = 1.0
+"""How much longer than the driver's own deadline we wait for it."""
+_SERVER_SAID = "An error was signalled by the server: - "
+_REPLY_CODES = {"PermissionDenied": "NOPERM"}
+
+
+@dataclasses.dataclass(frozen=True)
+class GlideIAM:
+    """Credentials that the driver signs and renews: IAM of ElastiCache or MemoryDB.
+
+    Attributes:
+        cluster_name: of the cache, as in the AWS console.
+        region: such as "eu-west-1".
+        service: "elasticache" or "memorydb".
+    """
+
+    cluster_name: str
+    region: str
+    service: str = "elasticache"
+
+
+@dataclasses.dataclass(frozen=True)
+class GlideConnection:
+    """What a client connects to, and how; publishers with equal ones share a client.
+
+    Attributes:
+        addresses: 1..n; on a cluster, where to ask for all the others.
+        cluster: speak the cluster protocol.
+        tls: use TLS; the `tls_` attributes need it.
+        tls_verify: "full" or "none"; the driver has no "ca".
+        username, password: without a password, and without `iam`, none are sent.
+    """
+
+    addresses: tuple[Address, ...]
+    cluster: bool = False
+    tls: bool = False
+    tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_verify: str = "full"
+    username: str | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    iam: GlideIAM | None = None
+
+
+class _Live:
+    """A client of the driver and the requests that use it."""
+
+    def __init__(self, client: GlideClient | GlideClusterClient) -> None:
+        self.client = client
+        self.requests = 0
+        self.retired = False
+
+    async def retire(self) -> None:
+        """Close it, once those who still wait for a reply have it."""
+        self.retired = True
+        if not self.requests:
+            await self.client.close()
+
+
+class _Client:
+    """One configuration; all of it but its making happens on the glide thread."""
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        connection: GlideConnection,
+        sharded: bool,
+        open_link: OpenLink | None,
+    ) -> None:
+        self.url = url
+        self._sharded = sharded
+        self._cluster = connection.cluster
+        self._make = _maker(url, connection)
+        self._open_link = open_link
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._live: _Live | None = None
+        self._connecting: asyncio.Task[_Live] | None = None
+
+    async def publish(
+        self, messages: Sequence[tuple[bytes, bytes]], seconds: float
+    ) -> Sequence[Exception | None]:
+        started = asyncio.get_running_loop().time()
+        try:
+            live = self._live or await self._connected(seconds)
+        except ConnectError as exc:
+            self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", exc)
+            refusal = NotSent(exc.problem)
+            refusal.__cause__ = exc
+            return [refusal] * len(messages)
+        seconds = max(0.001, seconds - (asyncio.get_running_loop().time() - started))
+        live.requests += 1
+        try:
+            return await self._execute(live, messages, seconds)
+        finally:
+            live.requests -= 1
+            if live.retired:
+                await live.retire()
+
+    async def aclose(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        live, self._live = self._live, None
+        if live is not None:
+            await live.client.close()  # Its last publisher has told who waits for a reply.
+
+    async def _execute(
+        self, live: _Live, messages: Sequence[tuple[bytes, bytes]], seconds: float
+    ) -> Sequence[Exception | None]:
+        import glide
+
+        call: Coroutine[Any, Any, list[Any] | None]
+        milliseconds = max(1, int(seconds * 1000))
+        if self._cluster:
+            cluster_batch = glide.ClusterBatch(is_atomic=False)
+            for name, payload in messages:
+                cluster_batch.publish(payload, name, self._sharded)
+            options = glide.ClusterBatchOptions(
+                timeout=milliseconds,
+                retry_strategy=glide.BatchRetryStrategy(
+                    retry_server_error=False, retry_connection_error=False
+                ),
+            )
+            call = live.client.exec(cluster_batch, False, options)
+        else:
+            batch = glide.Batch(is_atomic=False)
+            for name, payload in messages:
+                if self._sharded:
+                    batch.custom_command([b"SPUBLISH", name, payload])
+                else:
+                    batch.publish(payload, name)
+            call = live.client.exec(batch, False, glide.BatchOptions(timeout=milliseconds))
+        try:
+            replies = await asyncio.wait_for(call, seconds + GUARD_SECONDS)
+        except (glide.TimeoutError, asyncio.TimeoutError):
+            reason = f"no reply within {seconds:.3g} s"
+        except glide.GlideError as exc:
+            outcome = _outcome(exc)
+            if isinstance(outcome, ReplyError):
+                return [outcome] * len(messages)
+            reason = str(outcome)
+        else:
+            outcomes = [
+                _outcome(reply) if isinstance(reply, Exception) else None for reply in replies or ()
+            ]
+            lost = next((o for o in outcomes if isinstance(o, OutcomeUnknown)), None)
+            if lost is not None:
+                await self._give_up(live, str(lost))
+            return outcomes
+        await self._give_up(live, reason)
+        return [OutcomeUnknown(reason)] * len(messages)
+
+    async def _give_up(self, live: _Live, reason: str) -> None:
+        if self._live is live:
+            self._live = None
+            self._throttle.log(
+                logging.WARNING, "lost", "%s: publishing connection lost: %s", self.url, reason
+            )
+        # Its caller counts among the requests, so this does not close it yet.
+        live.retired = True
+
+    async def _connected(self, seconds: float) -> _Live:
+        task = self._connecting
+        if task is None:
+            task = self._connecting = asyncio.create_task(self._connect())
+            task.add_done_callback(self._has_connected)
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise ConnectError(self.url, f"no connection within {seconds:.3g} s")
+        if task.cancelled():
+            raise ConnectError(self.url, "closed")
+        return task.result()
+
+    def _has_connected(self, task: asyncio.Task[_Live]) -> None:
+        self._connecting = None
+        if not task.cancelled() and task.exception() is None:
+            self._live = task.result()
+
+    async def _connect(self) -> _Live:
+        """Connect, and see that the server answers.
+
+        Raises:
+            ConnectError, AuthError: nothing was published.
+        """
+        import glide
+
+        if self._open_link is not None:
+            (await self._open_link()).abort()
+        try:
+            client = await self._make()
+        except glide.GlideError as exc:
+            raise ConnectError(self.url, f"valkey-glide cannot connect: {exc}") from exc
+        try:
+            # It connects with its first command; one node's answer is enough of a cluster.
+            ping = (
+                client.custom_command([b"PING"], glide.RandomNode())
+                if isinstance(client, glide.GlideClusterClient)
+                else client.custom_command([b"PING"])
+            )
+            await asyncio.wait_for(ping, self.url.options.connect_timeout_seconds)
+        except BaseException as exc:
+            await client.close()
+            if isinstance(exc, asyncio.TimeoutError | glide.TimeoutError):
+                raise ConnectError(
+                    self.url,
+                    "valkey-glide cannot connect in time: is the server running and reachable, "
+                    "and are the credentials right?",
+                ) from None
+            if isinstance(exc, glide.GlideError):
+                kind = AuthError if _is_authentication(exc) else ConnectError
+                raise kind(self.url, f"valkey-glide cannot connect: {exc}") from exc
+            raise
+        return _Live(client)
+
+
+def _outcome(error: Exception) -> Exception:
+    """What an error of the driver means for the message it stands for."""
+    text = str(error)
+    if text.startswith(_SERVER_SAID):
+        code, _, rest = text.removeprefix(_SERVER_SAID).partition(": ")
+        return ReplyError(f"{_REPLY_CODES.get(code, code)} {rest}".rstrip())
+    return OutcomeUnknown(f"connection lost: {text}")
+
+
+def _is_authentication(error: Exception) -> bool:
+    words = ("WRONGPASS", "NOAUTH", "AuthenticationFailed", "Password authentication failed")
+    return any(word in str(error) for word in words)
+
+
+def _maker(
+    url: BrokerURL, connection: GlideConnection
+) -> Callable[[], Coroutine[Any, Any, GlideClient | GlideClusterClient]]:
+    """What makes a client that is not connected yet.
+
+    Raises:
+        ConfigurationError: the driver is missing, or cannot do it.
+    """
+    try:
+        import glide
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"{url}: the package 'glide' is not installed: run pip install 'django-sockets[glide]'"
+        ) from exc
+    # Its log goes to the screen unless the application wants otherwise; we say what matters.
+    glide.Logger.init(glide.LogLevel.OFF)
+    milliseconds = max(1, int(url.options.connect_timeout_seconds * 1000))
+    tls = _tls(url, connection)
+    shared: dict[str, Any] = {
+        "addresses": [
+            glide.NodeAddress(address.host, address.port or DEFAULT_PORT)
+            for address in connection.addresses
+        ],
+        "use_tls": connection.tls,
+        "credentials": _credentials(connection),
+        "request_timeout": milliseconds,
+        "lib_name": "django_sockets",
+        # Connecting in `create` blocks its event loop, for seconds when the server is down.
+        "lazy_connect": True,
+    }
+    if connection.cluster:
+        cluster_configuration = glide.GlideClusterClientConfiguration(
+            **shared,
+            # What was not sent while a node reconnects fails, rather than being sent late.
+            recovery_requests_queue_size=0,
+            advanced_config=glide.AdvancedGlideClusterClientConfiguration(
+                connection_timeout=milliseconds, tls_config=tls
+            ),
+        )
+        return functools.partial(glide.GlideClusterClient.create, cluster_configuration)
+    configuration = glide.GlideClientConfiguration(
+        **shared,
+        # INFO, which the driver would ask for the role, may be forbidden.
+        node_discovery_mode=glide.NodeDiscoveryMode.STATIC,
+        advanced_config=glide.AdvancedGlideClientConfiguration(
+            connection_timeout=milliseconds, tls_config=tls
+        ),
+    )
+    return functools.partial(glide.GlideClient.create, configuration)
+
+
+def _tls(url: BrokerURL, connection: GlideConnection) -> TlsAdvancedConfiguration | None:
+    import glide
+
+    if not connection.tls:
+        return None
+    if connection.tls_verify not in ("full", "none"):
+        raise ConfigurationError(
+            f"{url}: tls_verify={connection.tls_verify!r}: driver=glide knows 'full' and 'none'"
+        )
+    files: dict[str, bytes] = {}
+    for argument, option in (
+        ("root_pem_cacerts", "tls_ca_file"),
+        ("client_cert_pem", "tls_cert_file"),
+        ("client_key_pem", "tls_key_file"),
+    ):
+        name = getattr(connection, option)
+        if name is None:
+            continue
+        try:
+            files[argument] = Path(name).read_bytes()
+        except OSError as exc:
+            raise ConfigurationError(f"{url}: {option}={name!r}: {exc.strerror}") from exc
+    if ("client_cert_pem" in files) != ("client_key_pem" in files):
+        raise ConfigurationError(
+            f"{url}: driver=glide wants tls_cert_file and tls_key_file together"
+        )
+    return glide.TlsAdvancedConfiguration(
+        use_insecure_tls=True if connection.tls_verify == "none" else None,
+        **files,
+    )
+
+
+def _credentials(connection: GlideConnection) -> ServerCredentials | None:
+    import glide
+
+    if connection.iam is not None:
+        services = {
+            "elasticache": glide.ServiceType.ELASTICACHE,
+            "memorydb": glide.ServiceType.MEMORYDB,
+        }
+        service = services.get(connection.iam.service)
+        if service is None or not connection.username:
+            raise ConfigurationError(
+                "IAM of driver=glide wants a user name, and 'elasticache' or 'memorydb'"
+            )
+        return glide.ServerCredentials(
+            username=connection.username,
+            iam_config=glide.IamAuthConfig(
+                connection.iam.cluster_name, service, connection.iam.region
+            ),
+        )
+    if connection.password is None:
+        return None
+    return glide.ServerCredentials(connection.password, connection.username)
+
+
+class _GlideThread:
+    """The thread, its loop and the clients on it, each with the number of its leases."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.clients: dict[object, tuple[_Client, int]] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        threading.Thread(
+            target=self.loop.run_forever, name="django_sockets glide", daemon=True
+        ).start()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run it as a task; on the thread only."""
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+_lock = threading.Lock()
+_thread: _GlideThread | None = None
+_abandoned: list[_GlideThread] = []
+
+
+def _after_fork_in_child() -> None:
+    """Forget the parent's thread; it is kept, because closing it would harm the parent."""
+    global _lock, _thread
+    _lock = threading.Lock()
+    if _thread is not None:
+        _abandoned.append(_thread)
+        _thread = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Lease:
+    """A publisher's share of a client, usable on any thread."""
+
+    def __init__(self, thread: _GlideThread, key: object, client: _Client) -> None:
+        self._thread = thread
+        self._key = key
+        self._client = client
+
+    def publish(self, messages: Sequence[tuple[bytes, bytes]], seconds: float, done: Done) -> None:
+        """Publish 1..n messages in one request; calls are carried out in their order."""
+        self._thread.loop.call_soon_threadsafe(self._publish, messages, seconds, done)
+
+    def _publish(self, messages: Sequence[tuple[bytes, bytes]], seconds: float, done: Done) -> None:
+        def ended(task: asyncio.Task[Sequence[Exception | None]]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if task.cancelled() or error is not None:
+                logger.error("%s: valkey-glide failed", self._client.url, exc_info=error)
+                done([OutcomeUnknown("the driver failed")] * len(messages))
+            else:
+                done(task.result())
+
+        self._thread.start(self._client.publish(messages, seconds)).add_done_callback(ended)
+
+    async def release(self) -> None:
+        """Give it back; the last one closes the client."""
+        thread = self._thread
+        with _lock:
+            if thread is not _thread:
+                return  # Of the parent process.
+            client, leases = thread.clients[self._key]
+            if leases > 1:
+                thread.clients[self._key] = client, leases - 1
+                return
+            del thread.clients[self._key]
+            closing = asyncio.run_coroutine_threadsafe(client.aclose(), thread.loop)
+        await asyncio.wrap_future(closing)
+
+
+def lease(
+    url: BrokerURL, connection: GlideConnection, sharded: bool, open_link: OpenLink | None
+) -> Lease:
+    """A share of the client for a configuration; it connects with the first message.
+
+    Raises:
+        ConfigurationError: see `GlidePublisher`.
+    """
+    global _thread
+    key = (url, connection, sharded)
+    with _lock:
+        thread = _thread = _thread or _GlideThread()
+        client, leases = thread.clients.get(key) or (
+            _Client(url, connection, sharded, open_link),
+            0,
+        )
+        thread.clients[key] = client, leases + 1
+    return Lease(thread, key, client)
