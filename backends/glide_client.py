@@ -6,8 +6,8 @@ started by the first client and never stopped. After a fork the child leaves all
 starts its own.
 
 A client is used as long as it answers. One that lost its connection or left a request without a
-reply is retired: nothing that it may still hold back can come after what its successor sends, and
-a server that is down is found out by a new connection at once. Only `glide` imports this module.
+reply is replaced: the driver would wait for its server without saying so, and never notices one
+that is silent. Only `glide` imports this module.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class _Client:
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._live: _Live | None = None
         self._connecting: asyncio.Task[_Live] | None = None
+        self._retiring: asyncio.Task[None] | None = None
 
     async def publish(
         self, messages: Sequence[tuple[bytes, bytes]], seconds: float
@@ -187,25 +188,30 @@ class _Client:
             ]
             lost = next((o for o in outcomes if isinstance(o, OutcomeUnknown)), None)
             if lost is not None:
-                await self._give_up(live, str(lost))
+                self._give_up(live, str(lost))
             return outcomes
-        await self._give_up(live, reason)
+        self._give_up(live, reason)
         return [OutcomeUnknown(reason)] * len(messages)
 
-    async def _give_up(self, live: _Live, reason: str) -> None:
-        if self._live is live:
+    def _give_up(self, live: _Live, reason: str) -> None:
+        """Replace a client that is in trouble.
+
+        On a cluster the trouble is mostly one node's: the others go on while the successor
+        connects, which takes long when a node is silent.
+        """
+        if self._live is not live:
+            return
+        self._throttle.log(
+            logging.WARNING, "lost", "%s: publishing connection lost: %s", self.url, reason
+        )
+        if self._cluster:
+            self._start_to_connect()
+        else:
             self._live = None
-            self._throttle.log(
-                logging.WARNING, "lost", "%s: publishing connection lost: %s", self.url, reason
-            )
-        # Its caller counts among the requests, so this does not close it yet.
-        live.retired = True
+            live.retired = True  # The request that noticed closes it when the others are done.
 
     async def _connected(self, seconds: float) -> _Live:
-        task = self._connecting
-        if task is None:
-            task = self._connecting = asyncio.create_task(self._connect())
-            task.add_done_callback(self._has_connected)
+        task = self._start_to_connect()
         await asyncio.wait([task], timeout=seconds)
         if not task.done():
             raise ConnectError(self.url, f"no connection within {seconds:.3g} s")
@@ -213,10 +219,19 @@ class _Client:
             raise ConnectError(self.url, "closed")
         return task.result()
 
+    def _start_to_connect(self) -> asyncio.Task[_Live]:
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._has_connected)
+        return self._connecting
+
     def _has_connected(self, task: asyncio.Task[_Live]) -> None:
         self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._live = task.result()
+        if task.cancelled() or task.exception() is not None:
+            return
+        old, self._live = self._live, task.result()
+        if old is not None:
+            self._retiring = asyncio.create_task(old.retire())
 
     async def _connect(self) -> _Live:
         """Connect, and see that the server answers.
@@ -300,6 +315,8 @@ def _maker(
         "lazy_connect": True,
     }
     if connection.cluster:
+        # One node that does not answer makes it wait twice, for its seeds and for the topology.
+        milliseconds = max(1, milliseconds // 2)
         cluster_configuration = glide.GlideClusterClientConfiguration(
             **shared,
             # What was not sent while a node reconnects fails, rather than being sent late.
