@@ -131,6 +131,9 @@ class GlidePublisher:
         elif not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
+        if self._timer is not None and send.deadline < self._timer.when():
+            self._timer.cancel()  # It was set for a large message, which may be gone.
+            self._timer = None
         if self._timer is None:
             self._timer = loop.call_at(send.deadline, self._expire)
         return send.future

@@ -42,6 +42,7 @@ OpenLink = Callable[[], Coroutine[Any, Any, Link]]
 
 GUARD_SECONDS = 1.0
 """How much longer than the driver's own deadline we wait for it."""
+CLUSTER_PINGS = 4
 _SERVER_SAID = "An error was signalled by the server: - "
 _REPLY_CODES = {"PermissionDenied": "NOPERM"}
 
@@ -143,6 +144,7 @@ class _Client:
     async def aclose(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         live, self._live = self._live, None
         if live is not None:
             await live.client.close()  # Its last publisher has told who waits for a reply.
@@ -202,7 +204,7 @@ class _Client:
         if self._live is not live:
             return
         self._throttle.log(
-            logging.WARNING, "lost", "%s: publishing connection lost: %s", self.url, reason
+            logging.WARNING, "lost", "%s: publishing was cut off: %s", self.url, reason
         )
         if self._cluster:
             self._start_to_connect()
@@ -248,13 +250,8 @@ class _Client:
         except glide.GlideError as exc:
             raise ConnectError(self.url, f"valkey-glide cannot connect: {exc}") from exc
         try:
-            # It connects with its first command; one node's answer is enough of a cluster.
-            ping = (
-                client.custom_command([b"PING"], glide.RandomNode())
-                if isinstance(client, glide.GlideClusterClient)
-                else client.custom_command([b"PING"])
-            )
-            await asyncio.wait_for(ping, self.url.options.connect_timeout_seconds)
+            # It connects with its first command.
+            await asyncio.wait_for(_answer(client), self.url.options.connect_timeout_seconds)
         except BaseException as exc:
             await client.close()
             if isinstance(exc, asyncio.TimeoutError | glide.TimeoutError):
@@ -270,13 +267,39 @@ class _Client:
         return _Live(client)
 
 
+async def _answer(client: GlideClient | GlideClusterClient) -> None:
+    """PING; of a cluster several nodes at once, one of which may be silent, and any will do."""
+    import glide
+
+    if not isinstance(client, glide.GlideClusterClient):
+        await client.custom_command([b"PING"])
+        return
+    pings = [
+        asyncio.ensure_future(client.custom_command([b"PING"], glide.RandomNode()))
+        for _ in range(CLUSTER_PINGS)
+    ]
+    try:
+        for ping in asyncio.as_completed(pings):
+            try:
+                await ping
+            except glide.GlideError as exc:
+                error = exc
+            else:
+                return
+        raise error
+    finally:
+        for task in pings:
+            task.cancel()
+        await asyncio.gather(*pings, return_exceptions=True)
+
+
 def _outcome(error: Exception) -> Exception:
     """What an error of the driver means for the message it stands for."""
     text = str(error)
     if text.startswith(_SERVER_SAID):
         code, _, rest = text.removeprefix(_SERVER_SAID).partition(": ")
         return ReplyError(f"{_REPLY_CODES.get(code, code)} {rest}".rstrip())
-    return OutcomeUnknown(f"connection lost: {text}")
+    return OutcomeUnknown(f"connection lost: {text.removesuffix('. Will attempt to reconnect')}")
 
 
 def _is_authentication(error: Exception) -> bool:
@@ -315,8 +338,9 @@ def _maker(
         "lazy_connect": True,
     }
     if connection.cluster:
-        # One node that does not answer makes it wait twice, for its seeds and for the topology.
-        milliseconds = max(1, milliseconds // 2)
+        # One silent node makes it wait twice, among its seeds and in the topology, before it
+        # serves the others: both have to fit into our own time.
+        milliseconds = max(1, milliseconds * 2 // 5)
         cluster_configuration = glide.GlideClusterClientConfiguration(
             **shared,
             # What was not sent while a node reconnects fails, rather than being sent late.

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -22,12 +24,14 @@ from django_sockets.backends.connector import Connector
 from django_sockets.backends.link import Link, ReplyError, open_link
 from django_sockets.backends.pipeline import NotSent, OutcomeUnknown
 from django_sockets.errors import AuthError, ConnectError
+from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer, ValkeyServer
-from django_sockets.url import BrokerURL
+from django_sockets.url import Address, BrokerURL
 
 pytest.importorskip("glide", reason="valkey-glide is not installed")
 
 from django_sockets.backends.glide import GlideConnection, GlidePublisher
+from django_sockets.backends.glide import _slot as slot
 
 NAME = b"django_sockets:{room}"
 OPTIONS = "?publish_timeout_seconds=1&connect_timeout_seconds=1"
@@ -62,7 +66,8 @@ def server() -> Iterator[CacheServer]:
 async def hearing(server: CacheServer, *names: bytes, sharded: bool = False) -> AsyncIterator[Any]:
     """Yields a call that waits for so many messages and returns (name, payload) in their order."""
     async with Redis(port=server.port) as client, client.pubsub() as pubsub:
-        await (pubsub.ssubscribe(*names) if sharded else pubsub.subscribe(*names))
+        for name in names:  # One call of SSUBSCRIBE may name one slot only.
+            await (pubsub.ssubscribe(name) if sharded else pubsub.subscribe(name))
         kind = "smessage" if sharded else "message"
 
         async def until(count: int) -> list[tuple[bytes, bytes]]:
@@ -170,6 +175,23 @@ async def test_a_server_that_does_not_answer_delivers_once_when_it_wakes_up(
         assert list(await glide.send(numbered(1, 5))) == [None]
         assert await heard(1) == numbered(1, 5)
     await glide.aclose()
+
+
+async def test_a_reply_that_is_lost_is_no_reason_to_publish_twice(server: CacheServer) -> None:
+    async with FaultProxy("127.0.0.1", server.port) as proxy, hearing(server, NAME) as heard:
+        url, connection = parsed(f"redis://127.0.0.1:{proxy.port}")
+        glide = GlidePublisher(url, connection, sharded=False)
+        for number, ends in ((0, True), (2, False), (4, True)):
+            assert list(await glide.send(numbered(1, number))) == [None]
+            proxy.blackhole("reads")
+            lost = glide.send(numbered(1, number + 1))
+            assert await heard(2) == numbered(2, number)
+            if ends:
+                proxy.drop()
+            assert kinds(await lost) == [OutcomeUnknown]
+        assert list(await glide.send(numbered(1, 6))) == [None]
+        assert await heard(1) == numbered(1, 6)
+        await glide.aclose()
 
 
 async def test_a_publish_works_again_when_its_connection_was_killed(server: CacheServer) -> None:
@@ -281,6 +303,117 @@ async def test_tls_trusts_the_authority_that_it_is_told(redis_tls_server: CacheS
     await glide.aclose()
     glide = GlidePublisher(url, GlideConnection(url.addresses, tls=True), sharded=False)
     assert kinds(await glide.send(numbered(1))) == [NotSent]
+    await glide.aclose()
+
+
+# On a cluster
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[CacheServer]]:
+    """Three primaries without replicas."""
+    config = {
+        "cluster-enabled": "yes",
+        "cluster-node-timeout": "500",
+        "cluster-require-full-coverage": "no",
+    }
+    with contextlib.ExitStack() as stack:
+        nodes: list[CacheServer] = [
+            stack.enter_context(ValkeyServer(config=config)) for _ in range(3)
+        ]
+        for number, node in enumerate(nodes):
+            node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.execute("CLUSTER", "ADDSLOTSRANGE", *RANGES[number])
+            node.execute("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        give_up = time.monotonic() + 15
+        for node in nodes:
+            while "cluster_slots_ok:16384" not in node.execute("CLUSTER", "INFO"):
+                assert time.monotonic() < give_up, node.execute("CLUSTER", "INFO")
+                time.sleep(0.02)
+        yield nodes
+
+
+RANGES = ((0, 5460), (5461, 10921), (10922, 16383))
+
+
+def names_of(node: int, count: int) -> list[bytes]:
+    """Names whose slots are one node's."""
+    first, last = RANGES[node]
+    names = (b"django_sockets:{%d}" % number for number in itertools.count())
+    return list(itertools.islice((n for n in names if first <= slot(n) <= last), count))
+
+
+def cluster_publisher(nodes: Sequence[CacheServer]) -> GlidePublisher:
+    url = BrokerURL.parse(f"redis://127.0.0.1:{nodes[0].port}{OPTIONS}")
+    addresses = tuple(Address("127.0.0.1", node.port) for node in nodes)
+    return GlidePublisher(url, GlideConnection(addresses, cluster=True), sharded=True)
+
+
+async def test_slots_are_the_servers(nodes: list[CacheServer]) -> None:
+    for name in (b"a", b"{}a", b"{a}b", b"x{a}{b}", b"{a", b"a}b", b"{{a}}"):
+        assert slot(name) == nodes[0].execute("CLUSTER", "KEYSLOT", name)
+
+
+async def test_a_silent_node_of_a_cluster_holds_up_no_other_and_repeats_nothing(
+    nodes: list[CacheServer],
+) -> None:
+    alive, silent = names_of(0, 2) + names_of(2, 2), names_of(1, 3)
+    glide = cluster_publisher(nodes)
+    async with contextlib.AsyncExitStack() as stack:
+        heard = [
+            await stack.enter_async_context(hearing(node, *names, sharded=True))
+            for node, names in zip(nodes, [alive[:2], silent, alive[2:]], strict=True)
+        ]
+        assert set(await glide.send([(name, b"0") for name in alive + silent])) == {None}
+        nodes[1].pause()
+        try:
+            under_way = glide.send([(name, b"1") for name in silent])
+            for number in range(1, 100):
+                outcomes = await asyncio.wait_for(
+                    glide.send([(name, b"%d" % number) for name in alive]), 0.9
+                )
+                assert set(outcomes) == {None}
+                await asyncio.sleep(0.02)
+            assert set(kinds(await under_way)) == {OutcomeUnknown}
+            # So do those who connect only now.
+            late = cluster_publisher(nodes[:1])
+            assert set(await late.send([(name, b"100") for name in alive])) == {None}
+            await late.aclose()
+        finally:
+            nodes[1].resume()
+        while set(await glide.send([(name, b"2") for name in silent])) != {None}:
+            pass
+        for hear, names, count in ((heard[0], alive[:2], 101), (heard[2], alive[2:], 101)):
+            received = await hear(count * len(names))
+            for name in names:
+                assert [int(p) for n, p in received if n == name] == list(range(count))
+        received = await heard[1](9)
+        for name in silent:
+            assert [p for n, p in received if n == name] == [b"0", b"1", b"2"]
+    await glide.aclose()
+
+
+async def test_order_holds_while_a_slot_moves(nodes: list[CacheServer]) -> None:
+    (name,) = names_of(0, 1)
+    glide = cluster_publisher(nodes)
+    source, target = nodes[0], nodes[2]
+    ids = [await asyncio.to_thread(n.execute, "CLUSTER", "MYID") for n in (source, target)]
+    async with hearing(source, name, sharded=True) as before:
+        sends = [glide.send([(name, b"%d" % number)]) for number in range(200)]
+        assert {outcome for send in sends for outcome in await send} == {None}
+        received = [int(payload) for _, payload in await before(200)]
+    for node in (target, source):
+        await asyncio.to_thread(node.execute, "CLUSTER", "SETSLOT", slot(name), "NODE", ids[1])
+    try:
+        async with hearing(target, name, sharded=True) as after:
+            # The driver still asks the old node, and is sent on.
+            sends = [glide.send([(name, b"%d" % number)]) for number in range(200, 400)]
+            assert {outcome for send in sends for outcome in await send} == {None}
+            received += [int(payload) for _, payload in await after(200)]
+    finally:
+        for node in (source, target):
+            await asyncio.to_thread(node.execute, "CLUSTER", "SETSLOT", slot(name), "NODE", ids[0])
+    assert received == list(range(400))
     await glide.aclose()
 
 
