@@ -43,6 +43,7 @@ OpenLink = Callable[[], Coroutine[Any, Any, Link]]
 GUARD_SECONDS = 1.0
 """How much longer than the driver's own deadline we wait for it."""
 CLUSTER_PINGS = 4
+_HINT = "is the server running and reachable, and are the credentials right?"
 _SERVER_SAID = "An error was signalled by the server: - "
 _REPLY_CODES = {"PermissionDenied": "NOPERM"}
 
@@ -216,7 +217,7 @@ class _Client:
         task = self._start_to_connect()
         await asyncio.wait([task], timeout=seconds)
         if not task.done():
-            raise ConnectError(self.url, f"no connection within {seconds:.3g} s")
+            raise ConnectError(self.url, f"no connection within {seconds:.3g} s: {_HINT}")
         if task.cancelled():
             raise ConnectError(self.url, "closed")
         return task.result()
@@ -255,11 +256,7 @@ class _Client:
         except BaseException as exc:
             await client.close()
             if isinstance(exc, asyncio.TimeoutError | glide.TimeoutError):
-                raise ConnectError(
-                    self.url,
-                    "valkey-glide cannot connect in time: is the server running and reachable, "
-                    "and are the credentials right?",
-                ) from None
+                raise ConnectError(self.url, f"no connection in time: {_HINT}") from None
             if isinstance(exc, glide.GlideError):
                 kind = AuthError if _is_authentication(exc) else ConnectError
                 raise kind(self.url, f"valkey-glide cannot connect: {exc}") from exc
@@ -502,10 +499,8 @@ def lease(
     global _thread
     key = (url, connection, sharded)
     with _lock:
+        known = _thread.clients.get(key) if _thread is not None else None
+        client, leases = known or (_Client(url, connection, sharded, open_link), 0)
         thread = _thread = _thread or _GlideThread()
-        client, leases = thread.clients.get(key) or (
-            _Client(url, connection, sharded, open_link),
-            0,
-        )
         thread.clients[key] = client, leases + 1
     return Lease(thread, key, client)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -274,6 +275,26 @@ def test_a_second_event_loop_works_after_the_first_was_closed(server: CacheServe
         asyncio.run(publish())
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("django_sockets glide") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc")
+async def test_opening_and_closing_again_and_again_leaves_no_more(server: CacheServer) -> None:
+    """The driver's two threads, ours and four descriptors stay; their number must not grow."""
+
+    def counted() -> tuple[int, int]:
+        return len(list(Path("/proc/self/task").iterdir())), len(
+            list(Path("/proc/self/fd").iterdir())
+        )
+
+    counts = []
+    for _ in range(20):
+        glide = publisher(server)
+        assert list(await glide.send(numbered(1))) == [None]
+        await glide.aclose()
+        counts.append(counted())
+    # What belongs to a connection may outlive `aclose` by a moment.
+    assert counts[-1][0] <= counts[0][0] + 2
+    assert counts[-1][1] <= counts[0][1] + 4
 
 
 def test_what_the_driver_cannot_do_is_said_at_once() -> None:
