@@ -178,6 +178,8 @@ class _Client:
             call = live.client.exec(batch, False, glide.BatchOptions(timeout=milliseconds))
         try:
             replies = await asyncio.wait_for(call, seconds + GUARD_SECONDS)
+            if replies is None:  # Only of a transaction, by its annotation.
+                raise glide.ConnectionError("no replies")
         except (glide.TimeoutError, asyncio.TimeoutError):
             reason = f"no reply within {seconds:.3g} s"
         except glide.GlideError as exc:
@@ -187,7 +189,7 @@ class _Client:
             reason = str(outcome)
         else:
             outcomes = [
-                _outcome(reply) if isinstance(reply, Exception) else None for reply in replies or ()
+                _outcome(reply) if isinstance(reply, Exception) else None for reply in replies
             ]
             lost = next((o for o in outcomes if isinstance(o, OutcomeUnknown)), None)
             if lost is not None:
