@@ -20,11 +20,12 @@ from typing import Any
 
 from ..errors import BrokerClosed
 from ..url import BrokerURL
-from .glide_client import GlideConnection, lease
+from .glide_client import lease
+from .glide_config import GlideConnection, GlideIAM
 from .link import Link
 from .pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
 
-__all__ = ["GlideConnection", "GlidePublisher"]
+__all__ = ["GlideConnection", "GlideIAM", "GlidePublisher"]
 
 CLUSTER_LANES = 16
 MAX_REQUEST_MESSAGES = 1000
