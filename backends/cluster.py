@@ -21,6 +21,7 @@ from ..log import LogThrottle
 from ..url import Address, BrokerURL
 from .base import ServerBroker
 from .connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
+from .glide import glide_publisher
 from .link import Link, LinkLost, is_push, pack
 from .names import PLAIN, SLOTS, slot_of
 from .node import Node
@@ -68,7 +69,12 @@ class ClusterBroker(ServerBroker):
         self._router = Router(
             url, route_for=self._route_for, refresh=self._refreshed, on_moved=self._on_moved
         )
-        self._publisher: Publisher = self._router
+        self._glide = (
+            glide_publisher(self._connector, sharded=True, cluster=True)
+            if self._connector.glide
+            else None
+        )
+        self._publisher: Publisher = self._glide or self._router
         self._displaced: dict[bytes, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
@@ -94,6 +100,7 @@ class ClusterBroker(ServerBroker):
                 _Witness(self._subscriptions, self.look_again),
                 open_link=partial(self._connector.open, address, need_primary=True),
                 verbs=verbs,
+                publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
             )
             self._routes[address] = Route(node.pipeline, verbs)

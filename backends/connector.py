@@ -113,9 +113,10 @@ class Connector:
         where = {"host": address.host, "port": address.port or DEFAULT_PORT}
         return await open_link(self.url, partial(self._connect, where), need_primary=need_primary)
 
-    async def open_socket(self, path: str) -> Link:
+    async def open_socket(self, path: str, *, need_primary: bool = False) -> Link:
         """Open a link over a unix socket; see `open_link`."""
-        return await open_link(self.url, partial(self._connect, {"path": path}))
+        where = {"path": path}
+        return await open_link(self.url, partial(self._connect, where), need_primary=need_primary)
 
     async def _connect(self, where: Mapping[str, Any], protocol: int) -> AbstractConnection:
         username, password = await self.provider.credentials()

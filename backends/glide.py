@@ -12,7 +12,6 @@ Connections, threads and the driver's errors are the business of `glide_client`.
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,18 +19,19 @@ from typing import Any
 
 from ..errors import BrokerClosed
 from ..url import BrokerURL
+from .connector import Connector
 from .glide_client import lease
-from .glide_config import GlideConnection, GlideIAM
+from .glide_config import GlideConnection, GlideIAM, glide_connection
 from .link import Link
+from .names import SLOTS, slot_of
 from .pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
 
-__all__ = ["GlideConnection", "GlideIAM", "GlidePublisher"]
+__all__ = ["GlideConnection", "GlideIAM", "GlidePublisher", "glide_publisher"]
 
 CLUSTER_LANES = 16
 MAX_REQUEST_MESSAGES = 1000
 MAX_REQUEST_BYTES = 1024 * 1024
 """A request of one message may have more."""
-_SLOTS = 16384
 
 
 class _Send:
@@ -140,6 +140,10 @@ class GlidePublisher:
             self._timer = loop.call_at(send.deadline, self._expire)
         return send.future
 
+    def reset(self, reason: str) -> None:
+        """See `Publisher`."""
+        self._client.give_up(reason)
+
     async def aclose(self) -> None:
         """Close; what waits for a reply ends as unknown."""
         if self._closed:
@@ -155,7 +159,7 @@ class GlidePublisher:
     def _lane(self, name: bytes) -> _Lane:
         if len(self._lanes) == 1:
             return self._lanes[0]
-        return self._lanes[_slot(name) * len(self._lanes) // _SLOTS]
+        return self._lanes[slot_of(name) * len(self._lanes) // SLOTS]
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -210,11 +214,17 @@ class GlidePublisher:
             self._timer = loop.call_at(min(deadlines), self._expire)
 
 
-def _slot(name: bytes) -> int:
-    """The cluster's hash slot of a name, which depends on its hash tag if it has one."""
-    start = name.find(b"{")
-    if start >= 0:
-        end = name.find(b"}", start + 1)
-        if end > start + 1:
-            name = name[start + 1 : end]
-    return binascii.crc_hqx(name, 0) % _SLOTS
+def glide_publisher(
+    connector: Connector,
+    *,
+    sharded: bool,
+    cluster: bool = False,
+    open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+) -> GlidePublisher:
+    """The publisher for a URL. See `GlidePublisher`.
+
+    Raises:
+        ConfigurationError: valkey-glide is not installed, or cannot do what the URL says.
+    """
+    connection = glide_connection(connector, cluster=cluster)
+    return GlidePublisher(connector.url, connection, sharded=sharded, open_link=open_link)

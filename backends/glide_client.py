@@ -156,6 +156,14 @@ class _Client:
         self._give_up(live, reason)
         return [OutcomeUnknown(reason)] * len(messages)
 
+    def give_up(self, reason: str) -> None:
+        """Replace the present client, if there is one."""
+        if self._live is not None:
+            live = self._live
+            self._give_up(live, reason)
+            if live.retired and not live.requests:
+                self._retiring = asyncio.create_task(live.retire())
+
     def _give_up(self, live: _Live, reason: str) -> None:
         """Replace a client that is in trouble.
 
@@ -322,6 +330,10 @@ class Lease:
                 done(task.result())
 
         self._thread.start(self._client.publish(messages, seconds)).add_done_callback(ended)
+
+    def give_up(self, reason: str) -> None:
+        """Replace the client: it serves a server that it should not."""
+        self._thread.loop.call_soon_threadsafe(self._client.give_up, reason)
 
     async def release(self) -> None:
         """Give it back; the last one closes the client."""

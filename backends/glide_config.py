@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..url import Address, BrokerURL
-from .connector import DEFAULT_PORT
+from .connector import DEFAULT_PORT, Connector
 
 if TYPE_CHECKING:
     from glide import GlideClient, GlideClusterClient, ServerCredentials, TlsAdvancedConfiguration
 
-__all__ = ["GlideConnection", "GlideIAM", "client_maker"]
+__all__ = ["GlideConnection", "GlideIAM", "client_maker", "glide_connection"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,40 @@ class GlideConnection:
     username: str | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     iam: GlideIAM | None = None
+
+
+def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
+    """What a URL says, for the driver.
+
+    Raises:
+        ConfigurationError: the driver cannot do it.
+    """
+    url, extra = connector.url, connector.extra
+    auth = extra.get("auth", "url")
+    username, password = url.username, url.password
+    iam = None
+    if auth == "iam":
+        iam = GlideIAM(extra["cache"], extra["region"], extra.get("service", "elasticache"))
+        username = extra.get("user", username)
+    elif auth != "url":
+        raise ConfigurationError(f"{url}: driver=glide signs in with auth=url or auth=iam only")
+    elif not username and not password:
+        given = url.driver_options
+        username, password = (
+            None if given.get(name) is None else str(given[name])
+            for name in ("username", "password")
+        )
+    files = {name: extra.get(name) for name in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
+    return GlideConnection(
+        addresses=url.addresses,
+        cluster=cluster,
+        tls=connector.tls,
+        tls_verify=extra.get("tls_verify", "full"),
+        username=username,
+        password=password,
+        iam=iam,
+        **files,
+    )
 
 
 def client_maker(

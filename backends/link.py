@@ -232,7 +232,11 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
         raise ConnectError(url, f"cannot connect: {exc}") from exc
     if need_primary and link.identity.role not in (PRIMARY, ""):
         link.abort()
-        raise ConnectError(url, "the server that was named as the primary is a replica")
+        raise ConnectError(
+            url,
+            "the server is a replica: what is published there reaches only its own subscribers; "
+            "the primary is wanted",
+        )
     return link
 
 

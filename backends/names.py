@@ -48,9 +48,12 @@ def probe_name(prefix: bytes, probe_id: bytes, like: bytes | None = None) -> byt
 
 
 def slot_of(name: bytes) -> int:
-    """The cluster slot of a server-side name with one hash tag.
+    """The cluster slot of a server-side name: of its hash tag, if it has one.
 
-    CRC16 (XMODEM) of the tag modulo 16384: the Redis cluster specification, "Key distribution
-    model". `binascii.crc_hqx` is that CRC.
+    CRC16 (XMODEM) modulo 16384: the Redis cluster specification, "Key distribution model" and "Hash
+    tags". `binascii.crc_hqx` is that CRC.
     """
-    return binascii.crc_hqx(name[name.index(b"{") + 1 : name.rindex(b"}")], 0) % SLOTS
+    start = name.find(b"{")
+    end = name.find(b"}", start + 1)
+    tag = name[start + 1 : end] if start >= 0 and end > start + 1 else name
+    return binascii.crc_hqx(tag, 0) % SLOTS

@@ -13,6 +13,7 @@ import math
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 
 from ..broker import Sink
 from ..errors import BrokerClosed, ConnectError
@@ -42,6 +43,7 @@ class Node:
     Args:
         owner: takes what the subscribing connection reports.
         open_link: connects; raises ConnectError.
+        open_publishing: connects to publish, where that needs more than to subscribe.
         publisher: what publishes in the place of this node's own connection, if something does.
         max_age_seconds: gives the age that connections must not reach, None for any; asked after
             each connect.
@@ -57,11 +59,12 @@ class Node:
         owner: Owner,
         *,
         open_link: Opener,
+        open_publishing: Opener | None = None,
         verbs: Verbs,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self.pipeline = Pipeline(url, self._open)
+        self.pipeline = Pipeline(url, partial(self._open, open_publishing or open_link))
         self._url = url
         self._sink = sink
         self._owner = owner
@@ -82,7 +85,7 @@ class Node:
             self._url,
             self._sink,
             self._owner,
-            open_link=self._open,
+            open_link=partial(self._open, self._open_link),
             probe=DeliveryProbe(self._url, self._verbs, self.pipeline, self._publisher),
             verbs=self._verbs,
             gated=gated,
@@ -121,8 +124,8 @@ class Node:
 
     # Young connections
 
-    async def _open(self) -> Link:
-        link = await self._open_link()
+    async def _open(self, open_link: Opener) -> Link:
+        link = await open_link()
         age = self._max_age_seconds()
         if age is not None:
             self._rotate_in(rotation_delay_seconds(age, random.random()))  # noqa: S311
@@ -285,6 +288,6 @@ class DeliveryProbe:
         if here and there and here != there:
             problem = "another server answers at this address now"
         if problem is not None:
-            self._pipeline.reset(problem)
+            (self._publisher or self._pipeline).reset(problem)
             raise LinkLost(problem)
         return not isinstance(published, ReplyError)

@@ -35,6 +35,9 @@ class Publisher(Protocol):
             BrokerClosed: after `aclose`.
         """
 
+    def reset(self, reason: str) -> None:
+        """Connect anew for what comes next: the present connections lead to a wrong server."""
+
     async def aclose(self) -> None:
         """Close; what waits for a reply ends as unknown."""
 
@@ -51,6 +54,10 @@ class PipelinePublisher:
         verb = self._verb
         request = self._pipeline.submit([(verb, name, payload) for name, payload in messages])
         return _outcomes(request, len(messages))
+
+    def reset(self, reason: str) -> None:
+        """See `Publisher`."""
+        self._pipeline.reset(reason)
 
     async def aclose(self) -> None:
         """See `Publisher`."""

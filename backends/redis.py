@@ -6,7 +6,7 @@ that subscribes (`node`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from ..broker import Report, Sink
@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, ConnectError
 from ..url import BrokerURL
 from .base import ServerBroker
 from .connector import DRIVER_OPTIONS, Connector, database
+from .glide import glide_publisher
 from .link import LinkLost, Opener
 from .names import PLAIN, Verbs
 from .node import Node
@@ -28,7 +29,7 @@ class SingleNodeBroker(ServerBroker):
     """A broker whose channels are all on one server.
 
     Args:
-        open_link: connects to the server; raises ConnectError.
+        open_link, open_publishing: see `Node`.
         publisher: in the place of the node's own connection.
         max_age_seconds: see `Node`.
     """
@@ -39,6 +40,7 @@ class SingleNodeBroker(ServerBroker):
         sink: Sink,
         *,
         open_link: Opener,
+        open_publishing: Opener | None = None,
         verbs: Verbs = PLAIN,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
@@ -53,6 +55,7 @@ class SingleNodeBroker(ServerBroker):
             sink,
             self._subscriptions,
             open_link=open_link,
+            open_publishing=open_publishing,
             verbs=verbs,
             publisher=publisher,
             max_age_seconds=max_age_seconds,
@@ -85,23 +88,34 @@ class RedisBroker(SingleNodeBroker):
     """A broker on one Redis or Valkey node. See `django_sockets.broker` for the contract."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
-        over_socket = url.scheme == "redis+unix"
-        options: Mapping[str, str] = {} if over_socket else DRIVER_OPTIONS
-        if over_socket:
+        publisher: Publisher | None = None
+        if url.scheme == "redis+unix":
             if url.addresses or not url.path:
                 raise ConfigurationError(
                     f"{url}: write redis+unix:///path/to/socket, with three slashes"
                 )
-            connector = Connector(url, options)
-            open_link: Opener = partial(connector.open_socket, "/" + url.path)
+            connector = Connector(url)
+            open_link = partial(connector.open_socket, "/" + url.path)
         else:
             if len(url.addresses) != 1:
                 raise ConfigurationError(
                     f"{url}: {url.scheme}:// takes exactly one host, not {len(url.addresses)}"
                 )
-            connector = Connector(url, options, database=database(url, url.path))
+            connector = Connector(url, DRIVER_OPTIONS, database=database(url, url.path))
             open_link = partial(connector.open, url.addresses[0])
-        super().__init__(url, sink, open_link=open_link, max_age_seconds=connector.max_age_seconds)
+            if connector.glide:
+                publisher = glide_publisher(
+                    connector, sharded=False, open_link=partial(open_link, need_primary=True)
+                )
+        super().__init__(
+            url,
+            sink,
+            open_link=open_link,
+            # A replica takes what is published, and delivers it to its own subscribers only.
+            open_publishing=partial(open_link, need_primary=True),
+            publisher=publisher,
+            max_age_seconds=connector.max_age_seconds,
+        )
 
     def _describe(self, facts: NodeFacts) -> Report:
         report = super()._describe(facts)

@@ -259,6 +259,9 @@ class Router:
                 message.settle(error)
         self._dispatch(ready)
 
+    def reset(self, reason: str) -> None:
+        """See `Publisher`. Each node looks after its own connection."""
+
     async def aclose(self) -> None:
         """See `Publisher`."""
         self._closed = True

@@ -13,6 +13,7 @@ from ..broker import Report, Sink
 from ..errors import ConfigurationError
 from ..url import BrokerURL
 from .connector import DRIVER_OPTIONS, Connector
+from .glide import glide_publisher
 from .names import SHARDED
 from .redis import SingleNodeBroker
 from .report import NodeFacts, describe
@@ -34,11 +35,19 @@ class ServerlessBroker(SingleNodeBroker):
                 f"{url}: a serverless cache has no databases: leave {url.path!r} out"
             )
         connector = Connector(url, DRIVER_OPTIONS, always_tls=True)
+        open_link = partial(connector.open, url.addresses[0])
         super().__init__(
             url,
             sink,
-            open_link=partial(connector.open, url.addresses[0]),
+            open_link=open_link,
             verbs=SHARDED,
+            publisher=(
+                # One endpoint that owns all slots: the driver's cluster client would follow a slot
+                # map that may lead nowhere.
+                glide_publisher(connector, sharded=True, open_link=open_link)
+                if connector.glide
+                else None
+            ),
             max_age_seconds=connector.max_age_seconds,
         )
 

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from django_sockets import BrokerClosed, ConfigurationError
 from django_sockets.backends.connector import Connector
-from django_sockets.backends.link import Link, ReplyError, open_link
+from django_sockets.backends.link import Link, ReplyError
 from django_sockets.backends.pipeline import NotSent, OutcomeUnknown
 from django_sockets.errors import AuthError, ConnectError
 from django_sockets.testing.proxy import FaultProxy
@@ -32,7 +32,7 @@ from django_sockets.url import Address, BrokerURL
 pytest.importorskip("glide", reason="valkey-glide is not installed")
 
 from django_sockets.backends.glide import GlideConnection, GlidePublisher
-from django_sockets.backends.glide import _slot as slot
+from django_sockets.backends.names import slot_of as slot
 
 NAME = b"django_sockets:{room}"
 OPTIONS = "?publish_timeout_seconds=1&connect_timeout_seconds=1"
@@ -46,7 +46,7 @@ def parsed(url: str, options: str = OPTIONS) -> tuple[BrokerURL, GlideConnection
 
 
 def opener(url: BrokerURL) -> Callable[[], Coroutine[Any, Any, Link]]:
-    return partial(open_link, url, Connector(url))
+    return partial(Connector(url).open, url.addresses[0])
 
 
 def publisher(
