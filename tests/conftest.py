@@ -14,6 +14,8 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import (
     CacheServer,
     RedisServer,
@@ -115,6 +117,29 @@ def redis_tls_cluster() -> Iterator[CacheCluster]:
 def old_cluster() -> Iterator[CacheCluster]:
     """A cluster without sharded channels and without HELLO, as before Redis 7."""
     yield from running(lambda: CacheCluster(replicas=0, without=(*SHARDED_COMMANDS, "HELLO")))
+
+
+@pytest.fixture(scope="session")
+def valkey_sentinels() -> Iterator[SentinelTrio]:
+    yield from running(SentinelTrio)
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels() -> Iterator[SentinelTrio]:
+    yield from running(
+        lambda: SentinelTrio(
+            RedisServer,
+            username="alice",
+            password="p@ss:w%rd",
+            sentinel_username="bob",
+            sentinel_password="s/cr:t",
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def serverless() -> Iterator[ServerlessEmulation]:
+    yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 
 @pytest.fixture(scope="session")

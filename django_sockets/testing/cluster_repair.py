@@ -156,10 +156,7 @@ class Repair:
 
     def _bring_back(self, slots: Sequence[int], holder: str, primary: str) -> None:
         source = self._nodes[holder]
-        words: list[str | int] = [
-            "SLOTSRANGE",
-            *(bound for pair in ranges(slots) for bound in pair),
-        ]
+        bounds = [bound for pair in ranges(slots) for bound in pair]
         try:
             # Valkey 9: 0.1 s for any number. It goes on by itself, and is refused again meanwhile.
             source.execute("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *bounds, "NODE", primary)

@@ -116,8 +116,11 @@ class SentinelTrio:
             raise ValueError("sentinels cannot keep a password with spaces, quotes or backslashes")
         self._class = server_class
         self._service = service
-        self._user = {"username": username, "password": password}
-        self._sentinel_user = {"username": sentinel_username, "password": sentinel_password}
+        self._user: dict[str, Any] = {"username": username, "password": password}
+        self._sentinel_user: dict[str, Any] = {
+            "username": sentinel_username,
+            "password": sentinel_password,
+        }
         self._down_after_ms = down_after_ms
         config = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0"}
         if password:

@@ -23,16 +23,20 @@ from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
 from .subscribing import SubscribingContract
+from .topologies import ClusterControl, SentinelControl, ServerlessControl
 from .trouble import TroubleContract
 
 __all__ = [
     "BrokerContract",
     "CacheControl",
+    "ClusterControl",
     "ContractTests",
     "CrashContract",
     "NetworkContract",
+    "SentinelControl",
     "ServerContract",
     "ServerControl",
+    "ServerlessControl",
     "TroubleContract",
 ]
 

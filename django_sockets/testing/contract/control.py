@@ -14,6 +14,8 @@ class ServerControl(Protocol):
     """A running server of the test's own. Waive the tests for what yours cannot do."""
 
     url: str
+    nodes: int
+    """How many servers a client may hold connections to."""
 
     async def kill(self) -> None:
         """End it as a crash does."""
@@ -51,6 +53,8 @@ class ServerControl(Protocol):
 
 class CacheControl:
     """The control of a `CacheServer`."""
+
+    nodes = 1
 
     def __init__(self, server: CacheServer) -> None:
         self.server = server
