@@ -1,0 +1,228 @@
+"""Load while something breaks: publishers that go on, one reader, and a proof for every message.
+
+A fault test reads like this. Any awaitable is a fault; `nemesis` has some more.
+
+    async def test_a_killed_primary(cluster):
+        async with under_load(quick(cluster.url)) as load:  # it has run well for a second
+            node, *others = await asyncio.to_thread(cluster.primaries)
+            spared = load.channels_on(cluster, *others)
+            await asyncio.to_thread(node.kill)  # the fault
+            await asyncio.to_thread(cluster.wait_promoted, node)
+            promoted = load.moment("promoted")  # bounds are measured from here
+            await promoted.traffic(within_seconds=1)  # on every channel
+            load.expect_no_gap(spared)
+        # Now it has run well for another second, and every message is accounted for.
+
+Proved at the end of each `under_load`, whatever the fault was: no message came twice or out of
+order; each one that is missing is inside a signalled gap; none arrived whose publish had failed for
+certain; nothing was logged as an error or went unhandled; no task is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+
+from faults.traffic import LEAST_PER_SECOND, Traffic
+from faults.watch import Watch, watching
+
+from django_sockets import Gap, Hub, Message, open_hub
+from django_sockets.testing.clusters import CacheCluster
+from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.ledger import Listener, check_stream, listening
+from django_sockets.testing.servers import CacheServer
+from django_sockets.testing.slots import slot_of
+
+__all__ = ["CHANNELS", "Load", "Moment", "under_load"]
+
+CHANNELS = tuple(f"load:{number}" for number in range(200))
+PUBLISHERS = 2
+HEALTHY_SECONDS = 1.0
+BEYOND_SECONDS = 3.0
+"""How much longer than a bound to wait, because by how much it is missed says what went wrong."""
+
+
+class Moment:
+    """A point in time, from which it is measured until traffic has come through.
+
+    Attributes:
+        at: its loop time.
+        event: its place in the reader's events.
+    """
+
+    def __init__(self, load: Load, name: str) -> None:
+        self.name = name
+        self.at = load.now
+        self.event = len(load.heard.events)
+        self._after = {ledger.name: ledger.last for ledger in load.traffic.ledgers}
+        self._load = load
+
+    @property
+    def seconds(self) -> float:
+        """Since then."""
+        return self._load.now - self.at
+
+    async def traffic(
+        self, *, within_seconds: float, channels: Collection[str] = CHANNELS
+    ) -> float:
+        """Wait until a message published after this moment has arrived on each channel.
+
+        Returns:
+            Seconds from this moment to then.
+
+        Raises:
+            AssertionError: it took longer than the bound.
+        """
+        silent = set(channels)
+
+        def all_heard(event: object) -> bool:
+            if isinstance(event, Message) and event.channel in silent:
+                name, number, _ = event.payload.split(b" ", 2)
+                if int(number) > self._after[name.decode()]:
+                    silent.discard(event.channel)
+            return not silent
+
+        patience = within_seconds + BEYOND_SECONDS - self.seconds
+        with contextlib.suppress(AssertionError):
+            await self._load.heard.until(all_heard, start=self.event, within_seconds=patience)
+        seconds = self.seconds
+        told = f"traffic {seconds:.2f} s after {self.name}, bound {within_seconds:g} s"
+        print(told, flush=True)
+        happened = self._load.describe(self)
+        assert not silent, f"no {told}: {len(silent)} channels are silent, {happened}"
+        assert seconds <= within_seconds, f"{told}: {happened}"
+        return seconds
+
+
+class Load:
+    """What `under_load` gives.
+
+    Attributes:
+        reader: the hub that listens.
+        heard: its events.
+        traffic: what is published, and what became of it.
+        watch: the log.
+    """
+
+    def __init__(self, reader: Hub, heard: Listener, traffic: Traffic, watch: Watch) -> None:
+        self.reader = reader
+        self.heard = heard
+        self.traffic = traffic
+        self.watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._spared: list[tuple[int, frozenset[str]]] = []
+
+    @property
+    def now(self) -> float:
+        """Loop time."""
+        return self._loop.time()
+
+    def moment(self, name: str) -> Moment:
+        """Now; see `Moment`."""
+        return Moment(self, name)
+
+    def channels_on(self, cluster: CacheCluster, *nodes: CacheServer) -> list[str]:
+        """The load's channels whose slots these nodes serve now."""
+        spans = [span for node in nodes for span in cluster.slots_of(node)]
+        return [c for c in CHANNELS if any(a <= slot_of(c) <= b for a, b in spans)]
+
+    def expect_no_gap(self, channels: Collection[str], since: Moment | None = None) -> None:
+        """Check at the end that these channels had no gap (after `since`)."""
+        assert channels, "there is no channel to prove it with"
+        self._spared.append((0 if since is None else since.event, frozenset(channels)))
+
+    def gaps(self, since: Moment | None = None) -> list[Gap]:
+        """The gaps so far (after `since`)."""
+        start = 0 if since is None else since.event
+        return [event for event in self.heard.events[start:] if isinstance(event, Gap)]
+
+    def describe(self, since: Moment) -> str:
+        """What has happened since, in words."""
+        ended = [f for f in self.traffic.failures if f.began + f.seconds >= since.at]
+        problems = Counter(failure.problem for failure in ended)
+        reasons = Counter(gap.reason for gap in self.gaps(since))
+        return f"{len(ended)} publishes failed {dict(problems)}, gaps {dict(reasons)}"
+
+    async def healthy(self, seconds: float = HEALTHY_SECONDS) -> None:
+        """Run for a while in which nothing may fail.
+
+        Raises:
+            AssertionError: a publish failed, or fewer than LEAST_PER_SECOND were accepted.
+        """
+        traffic, began, accepted = self.traffic, self.now, self.traffic.accepted
+        await asyncio.sleep(seconds)
+        rate = (traffic.accepted - accepted) / (self.now - began)
+        # A call from before may end badly in this phase.
+        failed = [failure for failure in traffic.failures if failure.began >= began]
+        assert not failed, f"{len(failed)} publishes failed for no reason: {failed[:3]}"
+        assert rate >= LEAST_PER_SECOND, f"{rate:.0f} messages/s are too few to prove anything"
+
+    async def last_words(self) -> None:
+        """End the stream with a message of each publisher on each channel."""
+        start = len(self.heard.events)
+        missing = await self.traffic.last_words()
+
+        def was_last(event: object) -> bool:
+            if isinstance(event, Message):
+                missing.discard((event.channel, event.payload))
+            return not missing
+
+        await self.heard.until(was_last, start=start)
+
+    def check(self) -> None:
+        """Account for every message; see the module.
+
+        Raises:
+            AssertionError: a promise was broken.
+        """
+        missing = check_stream(self.heard.events, *self.traffic.ledgers)
+        refused = {
+            (f.publisher, f.channel, f.number) for f in self.traffic.failures if not f.unknown
+        }
+        arrived = sorted(refused.difference(missing))
+        assert not arrived, f"these were refused, and arrived: {arrived[:5]}"
+        for start, spared in self._spared:
+            for event in self.heard.events[start:]:
+                hit = spared.intersection(event.channels) if isinstance(event, Gap) else ()
+                assert not hit, f"a gap where nothing had happened: {sorted(hit)[:5]}, {event}"
+        late = self.reader.stats()["dropped_late"]
+        assert not late, f"{late} messages came late or twice, and had to be dropped"
+        traffic = self.traffic
+        print(
+            f"{traffic.accepted} accepted, {len(traffic.failures)} failed, {len(refused)} of them "
+            f"for certain, {traffic.skipped} skipped, {len(missing)} in {len(self.gaps())} gaps",
+            flush=True,
+        )
+
+
+@contextlib.asynccontextmanager
+async def under_load(url: str, *, quiet: Sequence[str] = ()) -> AsyncIterator[Load]:
+    """Publish on CHANNELS for the length of an `async with`, and check everything at its end.
+
+    Args:
+        quiet: more channels to subscribe to, on which nothing is published.
+    """
+    # A full queue of events would be a gap, too, but none of the server's making.
+    reader_url = with_options(url, events_queue_size=1 << 20)
+    with watching() as watch:
+        async with contextlib.AsyncExitStack() as stack:
+            reader = await stack.enter_async_context(open_hub(reader_url))
+            heard = await stack.enter_async_context(listening(reader, *CHANNELS, *quiet))
+            hubs = [await stack.enter_async_context(open_hub(url)) for _ in range(PUBLISHERS)]
+            traffic = Traffic(hubs, CHANNELS)
+            load = Load(reader, heard, traffic, watch)
+            running = asyncio.create_task(traffic.run(), name="traffic")
+            try:
+                # Connections are made by the first messages.
+                await load.moment("the start").traffic(within_seconds=2)
+                await load.healthy()
+                yield load
+                await load.healthy()
+            finally:
+                traffic.stop()
+                await running
+            await load.last_words()
+            load.check()
+        watch.check()

@@ -1,0 +1,127 @@
+"""Publishers that keep to a schedule, whatever happens to their servers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+from django_sockets import Hub, PublishError
+from django_sockets.testing.ledger import Ledger
+
+__all__ = ["LEAST_PER_SECOND", "Failure", "Numbered", "Traffic"]
+
+LEAST_PER_SECOND = 2000
+"""A phase without a fault that carries less is no proof of anything, and fails."""
+PER_SECOND = 2400
+TICK_SECONDS = 0.01
+IN_FLIGHT = 16
+"""Publishes of one publisher on one channel that may wait at a time; more are not begun."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A publish that raised PublishError.
+
+    Attributes:
+        began: loop time of the call.
+        seconds: how long the call took.
+        unknown: the message may have been published; otherwise it certainly was not.
+    """
+
+    channel: str
+    publisher: str
+    number: int
+    began: float
+    seconds: float
+    unknown: bool
+    problem: str
+
+
+class Numbered(Ledger):
+    """A ledger that says which number was the last."""
+
+    @property
+    def last(self) -> int:
+        return self._number
+
+
+class Traffic:
+    """Messages of several hubs on many channels, in turn.
+
+    Attributes:
+        ledgers: what each hub has published or tried to.
+        failures: publishes that raised, in the order in which they ended.
+        accepted: how many publishes returned.
+        skipped: how many were not begun, because too many waited on their channel.
+    """
+
+    def __init__(self, hubs: Sequence[Hub], channels: Sequence[str]) -> None:
+        self.channels = channels
+        self.ledgers = [Numbered(f"publisher{number}") for number in range(len(hubs))]
+        self.failures: list[Failure] = []
+        self.accepted = 0
+        self.skipped = 0
+        publishers = list(zip(hubs, self.ledgers, strict=True))
+        self._turns = [(hub, ledger, channel) for channel in channels for hub, ledger in publishers]
+        self._in_flight = {(ledger.name, channel): 0 for _, ledger, channel in self._turns}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._leaving = False
+
+    async def run(self) -> None:
+        """Publish by schedule until `stop`; return when every call has ended."""
+        began, done = self._loop.time(), 0
+        while not self._leaving:
+            due = int((self._loop.time() - began) * PER_SECOND)
+            # A turn that comes late catches up with a second of the schedule at most.
+            for turn in range(max(done, due - PER_SECOND), due):
+                self._begin(*self._turns[turn % len(self._turns)])
+            done = due
+            await asyncio.sleep(TICK_SECONDS)
+        if self._calls:
+            await asyncio.wait(list(self._calls))
+
+    def stop(self) -> None:
+        self._leaving = True
+
+    def _begin(self, hub: Hub, ledger: Numbered, channel: str) -> None:
+        if self._in_flight[ledger.name, channel] >= IN_FLIGHT:
+            self.skipped += 1
+            return
+        self._in_flight[ledger.name, channel] += 1
+        # Tasks take their first steps, and so make the calls, in the order of their creation.
+        call = self._loop.create_task(self._one(hub, ledger, channel), name="load")
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _one(self, hub: Hub, ledger: Numbered, channel: str) -> None:
+        try:
+            await self.publish(hub, ledger, channel)
+        finally:
+            self._in_flight[ledger.name, channel] -= 1
+
+    async def publish(self, hub: Hub, ledger: Numbered, channel: str) -> bytes | None:
+        """Publish one message and note what became of it; None if that is not success."""
+        payload, number, began = ledger.write(channel), ledger.last, self._loop.time()
+        try:
+            await hub.publish(channel, payload)
+        except PublishError as exc:
+            took = self._loop.time() - began
+            unknown = bool(exc.unknown)
+            problem = exc.problem.partition("; not published")[0].partition("; outcome")[0]
+            self.failures.append(
+                Failure(channel, ledger.name, number, began, took, unknown, problem)
+            )
+            return None
+        self.accepted += 1
+        return payload
+
+    async def last_words(self) -> set[tuple[str, bytes]]:
+        """Publish a last message of each hub on each channel, as often as it takes."""
+        said = set()
+        for turn in self._turns:
+            while (payload := await self.publish(*turn)) is None:
+                await asyncio.sleep(TICK_SECONDS)
+            said.add((turn[2], payload))
+        return said

@@ -1,0 +1,67 @@
+"""What must not happen beside a test: errors in the log, failures nobody retrieved, tasks left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["Watch", "watching"]
+
+
+class Watch(logging.Handler):
+    """Keeps the library's log.
+
+    Attributes:
+        records: (loop time, record), warnings and above.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[tuple[float, logging.LogRecord]] = []
+        self._loop = asyncio.get_running_loop()
+        self._unhandled: list[dict[str, Any]] = []
+        self._before = asyncio.all_tasks()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append((self._loop.time(), record))
+
+    def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._unhandled.append(context)
+
+    def logged(self, words: str, since: float = 0.0) -> list[float]:
+        """When a message with these words was logged."""
+        return [at for at, r in self.records if at >= since and words in r.getMessage()]
+
+    def check(self) -> None:
+        """Everything is in order, now that everything is closed.
+
+        Raises:
+            AssertionError: something is not.
+        """
+        errors = [r.getMessage() for _, r in self.records if r.levelno >= logging.ERROR]
+        assert not errors, f"logged as errors: {errors[:3]}"
+        gc.collect()
+        assert not self._unhandled, f"nobody handled: {self._unhandled[:3]}"
+        left = {task for task in asyncio.all_tasks() - self._before if not task.done()}
+        assert not left, f"tasks left: {left}"
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Watch]:
+    """Watch for the length of a `with`."""
+    watch, loop = Watch(), asyncio.get_running_loop()
+    loggers = [logging.getLogger(name) for name in ("django_sockets", "asyncio")]
+    former = loop.get_exception_handler()
+    loop.set_exception_handler(watch.unhandled)
+    for logger in loggers:
+        logger.addHandler(watch)
+    try:
+        yield watch
+    finally:
+        for logger in loggers:
+            logger.removeHandler(watch)
+        loop.set_exception_handler(former)
