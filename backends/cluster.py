@@ -67,7 +67,11 @@ class ClusterBroker(ServerBroker):
             displaced=self._on_displaced,
         )
         self._router = Router(
-            url, route_for=self._route_for, refresh=self._refreshed, on_moved=self._on_moved
+            url,
+            route_for=self._route_for,
+            refresh=self._refreshed,
+            on_moved=self._on_moved,
+            on_waiting=self.look_again,
         )
         self._glide = (
             glide_publisher(self._connector, sharded=True, cluster=True)
@@ -136,12 +140,12 @@ class ClusterBroker(ServerBroker):
 
     def _seems_well(self, address: Address) -> bool:
         node = self._nodes.get(address)
-        return node is not None and node.trouble is None
+        return node is not None and node.trouble is None and not node.pipeline.waiting
 
     async def _ask(self, address: Address) -> Sequence[Any]:
         """Put the questions to one server: over its publishing connection, or one for that only."""
         node = self._nodes.get(address)
-        if node is not None and node.trouble is None:
+        if node is not None and self._seems_well(address):
             try:
                 return await node.pipeline.submit(QUESTIONS)
             except (NotSent, OutcomeUnknown) as exc:
@@ -200,7 +204,7 @@ class ClusterBroker(ServerBroker):
 
     def _in_trouble(self) -> bool:
         return bool(self._nowhere.names) or any(
-            node.trouble is not None for node in self._nodes.values()
+            node.trouble is not None or node.pipeline.waiting for node in self._nodes.values()
         )
 
     def _on_unknown(self, error: ConnectError) -> None:
@@ -238,7 +242,7 @@ class ClusterBroker(ServerBroker):
     def _hold(self, slots: Sequence[int], former: Address | None) -> None:
         route = None if former is None else self._routes.get(former)
         if route is not None:
-            self._router.hold(slots, route.pipeline)
+            self._router.hold(slots, route)
 
     def _retire(self, addresses: Sequence[Address]) -> None:
         """Close the connections to servers that own nothing any more, once they have answered."""

@@ -17,7 +17,7 @@ from ..url import BrokerURL
 from .deadlines import first_of, keepalive
 from .link import LARGE_BYTES, Identity, Link, LinkLost, Opener, is_push, pack
 
-__all__ = ["NotSent", "OutcomeUnknown", "Pipeline"]
+__all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -27,6 +27,10 @@ SLOWEST_BYTES_PER_SECOND = 1024 * 1024
 
 class NotSent(Exception):
     """The request was certainly not carried out."""
+
+
+class Recalled(NotSent):
+    """The request waited for a connection, and its sender wants it back."""
 
 
 class OutcomeUnknown(Exception):
@@ -86,6 +90,11 @@ class Pipeline:
     def busy(self) -> bool:
         """Whether a request waits for its reply."""
         return bool(self._queued or self._written)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a request waits for a connection."""
+        return self._link is None and bool(self._queued)
 
     def submit(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
         """Send 1..n commands in one piece; the future has their replies, errors among them.
@@ -254,6 +263,13 @@ class Pipeline:
         if self._link is not None:
             self._abort_reason = reason
             self._link.abort()
+
+    def recall(self) -> None:
+        """Give back what waits for a connection: it ends as `Recalled`."""
+        if self._link is None:
+            queued, self._queued = self._queued, deque()
+            for request in queued:
+                request.fail(Recalled("no connection to the server in time"))
 
     async def aclose(self) -> None:
         """Close; what waits for a reply ends as unknown."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from ..errors import BrokerClosed, ConnectError
 from ..url import Address, BrokerURL
 from .link import ReplyError
 from .names import Verbs, slot_of
-from .pipeline import NotSent, Pipeline
+from .pipeline import NotSent, Pipeline, Recalled
 from .publisher import Outcome
 from .reader import ELSEWHERE
 
@@ -32,13 +33,18 @@ ends as unknown, and the slot's other messages wait no longer."""
 
 
 class Route:
-    """A server to publish to."""
+    """A server to publish to.
 
-    __slots__ = ("pipeline", "verbs")
+    Attributes:
+        sent: what is on its way to it, in order.
+    """
+
+    __slots__ = ("pipeline", "sent", "verbs")
 
     def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
         self.pipeline = pipeline
         self.verbs = verbs
+        self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
 
 
 class _Call:
@@ -90,7 +96,8 @@ class _Message:
             return now < self.deadline
         refuser, error = self.refusal
         # "Moved" and "try again" may be about to change; the rest would be said again.
-        same = refuser is pipeline and not str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
+        passing = isinstance(error, Recalled) or str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
+        same = refuser is pipeline and not passing
         return not same and self.attempts < ATTEMPTS and now < self.deadline
 
 
@@ -101,6 +108,7 @@ class Router:
         route_for: where to publish to a slot, None while nobody is known to own it.
         refresh: returns when who owns what has been asked anew; raises ConnectError.
         on_moved: told of each "MOVED": slot and new owner.
+        on_waiting: told that messages wait for a connection to a server, which may be gone.
     """
 
     def __init__(
@@ -110,14 +118,16 @@ class Router:
         route_for: Callable[[int], Route | None],
         refresh: Callable[[], Awaitable[None]],
         on_moved: Callable[[int, Address], None],
+        on_waiting: Callable[[], None],
     ) -> None:
         self._url = url
         self._route_for = route_for
         self._refresh = refresh
         self._on_moved = on_moved
+        self._on_waiting = on_waiting
         self._numbers = itertools.count()
         self._held: dict[int, list[_Message]] = {}
-        self._former: set[Pipeline] = set()
+        self._former: set[Route] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -138,8 +148,7 @@ class Router:
         """Send messages to the owners of their slots, or hold them."""
         batches: dict[Route, list[_Message]] = {}
         for message in messages:
-            held = self._held.get(message.slot)
-            route = None if held is not None else self._route_for(message.slot)
+            route = self._open_route(message.slot)
             if route is None:
                 self._hold(message)
             else:
@@ -148,10 +157,25 @@ class Router:
             verb = route.verbs.publish
             commands = [(verb, message.name, message.payload) for message in batch]
             request = route.pipeline.submit(commands)
-            request.add_done_callback(partial(self._answered, route.pipeline, batch))
+            route.sent.append((batch, request))
+            request.add_done_callback(partial(self._take_answers, route))
+            if route.pipeline.waiting:
+                self._on_waiting()
+
+    def _open_route(self, slot: int) -> Route | None:
+        """Where to send to a slot now; None: hold it."""
+        route = None if slot in self._held else self._route_for(slot)
+        if route is not None:
+            # What has come back goes first, even if its callback is still to run.
+            self._take_answers(route)
+        return None if slot in self._held else route
+
+    def _take_answers(self, route: Route, _: object = None) -> None:
+        while route.sent and route.sent[0][1].done():
+            self._answered(route, *route.sent.popleft())
 
     def _answered(
-        self, pipeline: Pipeline, batch: Sequence[_Message], request: asyncio.Future[list[Any]]
+        self, route: Route, batch: Sequence[_Message], request: asyncio.Future[list[Any]]
     ) -> None:
         if request.cancelled():
             return
@@ -159,39 +183,39 @@ class Router:
         if error is None:
             for message, reply in zip(batch, request.result(), strict=True):
                 if isinstance(reply, ReplyError):
-                    self._refused(pipeline, message, reply)
+                    self._refused(route, message, reply)
                 else:
                     message.settle(None)
         else:
             for message in batch:
                 if isinstance(error, NotSent) and not self._closed:
-                    self._come_back(pipeline, message, error)
+                    self._come_back(route, message, error)
                 else:
                     message.settle(error if isinstance(error, Exception) else NotSent("cancelled"))
 
-    def _refused(self, pipeline: Pipeline, message: _Message, error: ReplyError) -> None:
+    def _refused(self, route: Route, message: _Message, error: ReplyError) -> None:
         if not str(error).startswith(ELSEWHERE) or self._closed:
             message.settle(error)
             return
         target = moved_to(error)
         if target is not None:
             self._on_moved(*target)
-        self._come_back(pipeline, message, error)
+        self._come_back(route, message, error)
 
-    def _come_back(self, pipeline: Pipeline, message: _Message, error: Exception) -> None:
+    def _come_back(self, route: Route, message: _Message, error: Exception) -> None:
         """A message was certainly not taken: hold it until its slot's owner is clear."""
         message.attempts += 1
-        message.refusal = pipeline, error
-        self._former.add(pipeline)
+        message.refusal = route.pipeline, error
+        self._former.add(route)
         self._hold(message)
 
     def _hold(self, message: _Message) -> None:
         self._held.setdefault(message.slot, []).append(message)
         self._go_on_later()
 
-    def hold(self, slots: Iterable[int], former: Pipeline) -> None:
+    def hold(self, slots: Iterable[int], former: Route) -> None:
         """Slots have another owner now: hold them until the former one has answered."""
-        if former.busy:
+        if former.pipeline.busy:
             for slot in slots:
                 self._held.setdefault(slot, [])
             self._former.add(former)
@@ -226,7 +250,10 @@ class Router:
         """Wait until former owners have answered all that was on its way to them."""
         former, self._former = self._former, set()
         answers = {}
-        for pipeline in former:
+        for route in former:
+            pipeline = route.pipeline
+            pipeline.recall()
+            self._take_answers(route)
             if pipeline.busy:
                 answer = pipeline.submit([(b"PING",)])
                 answer.add_done_callback(_retrieve)
