@@ -45,6 +45,7 @@ class ShardedBroker:
         self._pick = pick
         self._calls: dict[str, set[object]] = {}
         self._kept: set[str] = set()
+        self._publishing: set[asyncio.Future[None]] = set()
         self._closed = False
 
     def _by_part(self, channels: Iterable[str]) -> dict[int, list[int]]:
@@ -60,19 +61,22 @@ class ShardedBroker:
         """See `Broker.publish`."""
         if self._closed:
             raise BrokerClosed(self.url)
-        calls = {
-            # A task also for a single host: a call to one host must not overtake one to several.
-            number: asyncio.ensure_future(
-                self._parts[number].publish(
-                    [channels[place] for place in places],
-                    payload,
-                    [headers[place] for place in places] if headers else (),
-                )
+        # Tasks also for a single host, or a call to one would overtake one to several; and of their
+        # own, because what is cancelled before it began would be a hole in the order.
+        calls = []
+        for number, places in self._by_part(channels).items():
+            part = self._parts[number].publish(
+                [channels[place] for place in places],
+                payload,
+                [headers[place] for place in places] if headers else (),
             )
-            for number, places in self._by_part(channels).items()
-        }
-        outcomes = await asyncio.gather(*calls.values(), return_exceptions=True)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            call = asyncio.ensure_future(part)
+            self._publishing.add(call)
+            call.add_done_callback(self._published)
+            calls.append(call)
+        await asyncio.wait(calls)
+        outcomes = [call.exception() for call in calls]
+        errors = [outcome for outcome in outcomes if outcome is not None]
         if not errors:
             return
         failed: list[str] = []
@@ -87,6 +91,11 @@ class ShardedBroker:
         raise PublishError(
             self.url, "; ".join(problems), failed=failed, unknown=unknown
         ) from errors[0]
+
+    def _published(self, call: asyncio.Future[None]) -> None:
+        self._publishing.discard(call)
+        if not call.cancelled():
+            call.exception()  # Whoever was to be told may have been cancelled.
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
@@ -179,6 +188,8 @@ class ShardedBroker:
         """See `Broker.aclose`; closes every part."""
         self._closed = True
         await asyncio.gather(*(part.aclose() for part in self._parts))
+        if self._publishing:
+            await asyncio.wait(list(self._publishing))
 
 
 def _score(host: bytes, channel: str) -> bytes:

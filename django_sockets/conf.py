@@ -77,7 +77,8 @@ def load_config(source: Source | None = None) -> Config:
     """Make a configuration from a URL, a list of URLs, or a dict.
 
     Args:
-        source: None for the default (`default_config`). A list names independent hosts. A dict
+        source: None for the default (`default_config`). A list names independent hosts, and so do
+            URLs with white space between them. A dict
             holds `url` (one, or a list) or `hosts`, and any of the names in `Settings`. `hosts` is
             a list of URLs or of dicts: `{"address": URL, **driver_options}`; in place of `address`
             stand `host` and `port`, or `master_name` and `sentinels` (pairs of host and port) with
@@ -123,8 +124,7 @@ def default_config_and_origin() -> tuple[Config, str]:
     if configured is not None:
         return load_config(configured), "setting"
     url = os.environ.get(ENVIRONMENT_VARIABLE)
-    # Several URLs of independent hosts are separated by white space.
-    return load_config((url or DEFAULT_URL).split()), "environment" if url else "default"
+    return load_config(url or DEFAULT_URL), "environment" if url else "default"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ SHARDED = "sharded"
 """The scheme of several hosts together; nobody writes it."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+_BETWEEN_URLS = re.compile(r"\s+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _MIB = 1024 * 1024
 
 
@@ -156,6 +157,8 @@ class BrokerURL:
     def parse(cls, text: str, driver_options: Mapping[str, object] | None = None) -> BrokerURL:
         """Parse and validate the parts that every scheme shares.
 
+        Several URLs with white space between them are independent hosts (`together`).
+
         Raises:
             ConfigurationError: naming the part at fault; a password is never repeated.
         """
@@ -163,6 +166,9 @@ class BrokerURL:
             raise ConfigurationError(
                 f"a broker URL is text such as 'redis://localhost:6379', not {type(text).__name__}"
             )
+        several = _BETWEEN_URLS.split(text.strip())
+        if len(several) > 1:
+            return cls.together([cls.parse(one, driver_options) for one in several])
         scheme, separator, rest = text.strip().partition("://")
         scheme = scheme.lower()
         if not separator or not _SCHEME.match(scheme):

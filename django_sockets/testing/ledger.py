@@ -167,10 +167,16 @@ class Listener:
                 f"{len(self.events) - start} events: {seen}"
             ) from None
 
-    async def until_payload(self, payload: bytes, *, within_seconds: float | None = None) -> int:
-        """Wait for a message with this payload."""
+    async def until_payload(
+        self, payload: bytes, *, channel: str | None = None, within_seconds: float | None = None
+    ) -> int:
+        """Wait for a message with this payload, on a certain channel or on any."""
         return await self.until(
-            lambda event: isinstance(event, Message) and event.payload == payload,
+            lambda event: (
+                isinstance(event, Message)
+                and event.payload == payload
+                and channel in (None, event.channel)
+            ),
             within_seconds=within_seconds,
         )
 

@@ -6,7 +6,11 @@ from typing import ClassVar
 
 import pytest
 
+from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract import BrokerContract
+from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer
 
 ONE_PROCESS = {
@@ -54,3 +58,77 @@ class TestUnixSocket(BrokerContract):
     @pytest.fixture
     def broker_url(self, redis_unix_server: CacheServer) -> str:
         return redis_unix_server.url
+
+
+class TestValkeyCluster(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, valkey_cluster: CacheCluster) -> str:
+        return valkey_cluster.url
+
+
+class TestRedisCluster(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, redis_cluster: CacheCluster) -> str:
+        return redis_cluster.url
+
+
+class TestTLSCluster(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, redis_tls_cluster: CacheCluster) -> str:
+        return redis_tls_cluster.url
+
+
+class TestClusterWithoutShardedPubSub(BrokerContract):
+    """As before Redis 7.0: no SSUBSCRIBE, and no HELLO either."""
+
+    @pytest.fixture
+    def broker_url(self, old_cluster: CacheCluster) -> str:
+        return old_cluster.url
+
+
+class TestValkeySentinels(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, valkey_sentinels: SentinelTrio) -> str:
+        return valkey_sentinels.url
+
+
+class TestRedisSentinels(BrokerContract):
+    """With other credentials for the sentinels than for the data."""
+
+    @pytest.fixture
+    def broker_url(self, redis_sentinels: SentinelTrio) -> str:
+        return redis_sentinels.url
+
+
+class TestServerless(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, serverless: ServerlessEmulation) -> str:
+        return serverless.url
+
+
+class TestThreeHosts(BrokerContract):
+    """Independent of each other and of different kinds."""
+
+    @pytest.fixture
+    def broker_url(
+        self, valkey_server: CacheServer, redis_server: CacheServer, redis_tls_server: CacheServer
+    ) -> str:
+        return f"{valkey_server.url} {redis_server.url} {redis_tls_server.url}"
+
+
+class TestGlide(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, valkey_server: CacheServer) -> str:
+        return with_options(valkey_server.url, driver="glide")
+
+
+class TestGlideCluster(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, valkey_cluster: CacheCluster) -> str:
+        return with_options(valkey_cluster.url, driver="glide")
+
+
+class TestGlideServerless(BrokerContract):
+    @pytest.fixture
+    def broker_url(self, serverless: ServerlessEmulation) -> str:
+        return with_options(serverless.url, driver="glide")

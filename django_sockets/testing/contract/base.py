@@ -17,17 +17,23 @@ __all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_pass
 
 
 def with_options(url: str, **options: object) -> str:
-    """The URL with more options."""
+    """The URL, or each of several with spaces between them, with more options."""
     query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items())
-    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
+    if not query:
+        return url
+    return " ".join(f"{one}{'&' if '?' in one else '?'}{query}" for one in url.split())
 
 
 def with_password(url: str, username: str, password: str) -> str:
-    """The URL with other credentials."""
-    scheme, _, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    hosts = authority.rpartition("@")[2]
-    return f"{scheme}://{username}:{quote(password, safe='')}@{hosts}{slash}{path}"
+    """The URL, or each of several with spaces between them, with other credentials."""
+
+    def one(url: str) -> str:
+        scheme, _, rest = url.partition("://")
+        authority, slash, path = rest.partition("/")
+        hosts = authority.rpartition("@")[2]
+        return f"{scheme}://{username}:{quote(password, safe='')}@{hosts}{slash}{path}"
+
+    return " ".join(map(one, url.split()))
 
 
 class RecordingSink:
