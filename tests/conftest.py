@@ -142,6 +142,45 @@ def serverless() -> Iterator[ServerlessEmulation]:
     yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 
+# The same for tests that hurt them.
+
+
+@pytest.fixture
+def restored_valkey_cluster(valkey_cluster: CacheCluster) -> Iterator[CacheCluster]:
+    yield valkey_cluster
+    valkey_cluster.restore()
+
+
+@pytest.fixture
+def restored_redis_cluster(redis_cluster: CacheCluster) -> Iterator[CacheCluster]:
+    yield redis_cluster
+    redis_cluster.restore()
+
+
+@pytest.fixture
+def restored_redis_tls_cluster(redis_tls_cluster: CacheCluster) -> Iterator[CacheCluster]:
+    yield redis_tls_cluster
+    redis_tls_cluster.restore()
+
+
+@pytest.fixture
+def restored_valkey_sentinels(valkey_sentinels: SentinelTrio) -> Iterator[SentinelTrio]:
+    yield valkey_sentinels
+    valkey_sentinels.restore()
+
+
+@pytest.fixture
+def restored_redis_sentinels(redis_sentinels: SentinelTrio) -> Iterator[SentinelTrio]:
+    yield redis_sentinels
+    redis_sentinels.restore()
+
+
+@pytest.fixture
+def restored_serverless(serverless: ServerlessEmulation) -> Iterator[ServerlessEmulation]:
+    yield serverless
+    serverless.restore()
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as users install it."""

@@ -43,8 +43,8 @@ _LATER_MS = (0, 50, 400)
 _ATTEMPT_SECONDS = 4.0
 
 # Sentinels ask and tell each other every 1, 2 and 10 seconds; tests have no time for that. And
-# after a pause they must not stand aside ("tilt") for 30 seconds. A replica is fit to be promoted if
-# it told of itself within five ping periods, and is asked every second once its primary is down.
+# after a pause they must not stand aside ("tilt") for 30 seconds. A replica is fit to be promoted
+# if it told of itself within five ping periods, and is asked every second once its primary is down.
 _HURRY = {
     "info-period": 100,
     "ping-period": 300,

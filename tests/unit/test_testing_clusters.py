@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +15,8 @@ from django_sockets.url import BrokerURL
 
 
 @pytest.fixture
-def cluster(valkey_cluster: CacheCluster) -> Iterator[CacheCluster]:
-    yield valkey_cluster
-    valkey_cluster.restore()
+def cluster(restored_valkey_cluster: CacheCluster) -> CacheCluster:
+    return restored_valkey_cluster
 
 
 def shape(cluster: CacheCluster) -> list[Any]:
@@ -136,24 +134,23 @@ def test_only_clients_and_the_channels_of_users_are_counted(cluster: CacheCluste
         cluster.wait_promoted(cluster.nodes[0], 0.05)
 
 
-def test_a_tls_cluster_shares_one_authority(redis_tls_cluster: CacheCluster) -> None:
-    url = BrokerURL.parse(redis_tls_cluster.url)
+def test_a_tls_cluster_shares_one_authority(restored_redis_tls_cluster: CacheCluster) -> None:
+    cluster = restored_redis_tls_cluster
+    url = BrokerURL.parse(cluster.url)
     assert url.scheme == "rediss+cluster"
     assert (url.username, url.password) == ("alice", "p@ss wörd")
-    assert [address.port for address in url.addresses] == [
-        node.port for node in redis_tls_cluster.nodes[:3]
-    ]
+    assert [address.port for address in url.addresses] == [node.port for node in cluster.nodes[:3]]
     ((_, ca),) = url.extra
-    for node in redis_tls_cluster.nodes:
+    for node in cluster.nodes:
         options = {"username": url.username, "password": url.password}
         with client_of(node, ssl=True, ssl_ca_certs=ca, **options) as client:
             assert client.ping()
-    gone = redis_tls_cluster.nodes[0]
+    gone = cluster.nodes[0]
     gone.kill()
-    redis_tls_cluster.wait_promoted(gone, 10)
-    redis_tls_cluster.move_slots(range(6000, 7000), *redis_tls_cluster.nodes[1:3])
-    redis_tls_cluster.restore()
-    assert redis_tls_cluster.primary_of(6000) is redis_tls_cluster.nodes[1]
+    cluster.wait_promoted(gone, 10)
+    cluster.move_slots(range(6000, 7000), *cluster.nodes[1:3])
+    cluster.restore()
+    assert cluster.primary_of(6000) is cluster.nodes[1]
 
 
 def test_an_old_cluster_knows_no_sharded_channels(old_cluster: CacheCluster) -> None:

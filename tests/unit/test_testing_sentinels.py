@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -13,9 +11,8 @@ from django_sockets.url import BrokerURL
 
 
 @pytest.fixture
-def trio(valkey_sentinels: SentinelTrio) -> Iterator[SentinelTrio]:
-    yield valkey_sentinels
-    valkey_sentinels.restore()
+def trio(restored_valkey_sentinels: SentinelTrio) -> SentinelTrio:
+    return restored_valkey_sentinels
 
 
 def is_whole(trio: SentinelTrio) -> bool:

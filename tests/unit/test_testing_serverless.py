@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +16,8 @@ from django_sockets.url import BrokerURL
 
 
 @pytest.fixture
-def service(serverless: ServerlessEmulation) -> Iterator[ServerlessEmulation]:
-    yield serverless
-    serverless.restore()
+def service(restored_serverless: ServerlessEmulation) -> ServerlessEmulation:
+    return restored_serverless
 
 
 def client_of(service: ServerlessEmulation, **options: Any) -> redis.Redis:

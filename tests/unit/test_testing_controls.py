@@ -1,0 +1,76 @@
+"""The controls of the fault tests do to several servers what they do to one."""
+
+from __future__ import annotations
+
+import redis
+
+from django_sockets.testing.clusters import CacheCluster
+from django_sockets.testing.contract import (
+    ClusterControl,
+    SentinelControl,
+    ServerControl,
+    ServerlessControl,
+)
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.serverless import ServerlessEmulation
+from django_sockets.testing.servers import CacheServer
+
+
+async def check_cuts(control: ServerControl, server: CacheServer) -> None:
+    """Both kinds of connections are counted and cut, the other kind is spared."""
+    user = {"username": server.username, "password": server.password}
+    before = await control.connections()
+    with redis.Redis(port=server.port, **user) as client, client.pubsub() as heard:
+        client.ping()
+        heard.subscribe("p:{room}")
+        assert heard.get_message(timeout=5) is not None
+        numbers = client.client_id()
+        assert (await control.connections(), await control.channels()) == (before + 2, 1)
+        await control.cut_publishers()
+        assert (await control.connections(), await control.channels()) == (before + 1, 1)
+        assert client.client_id() != numbers
+        await control.cut_subscribers()
+        assert await control.channels() == 0
+    await control.add_user("eve", "secret")
+    with redis.Redis(port=server.port, username="eve", password="secret") as client:
+        assert client.ping()
+
+
+async def check_freeze_and_crash(control: ServerControl, *servers: CacheServer) -> None:
+    await control.pause()
+    assert all(server.paused for server in servers)
+    await control.resume()
+    assert not any(server.paused for server in servers)
+    await control.kill()
+    assert not any(server.running for server in servers)
+    await control.start()
+    assert all(server.execute("PING") == "PONG" for server in servers)
+
+
+async def test_a_cluster(restored_valkey_cluster: CacheCluster) -> None:
+    cluster = restored_valkey_cluster
+    control = ClusterControl(cluster)
+    assert (control.url, control.nodes) == (cluster.url, 6)
+    await check_cuts(control, cluster.nodes[4])
+    await control.demote()
+    assert cluster.primaries() == cluster.nodes[3:]
+    await control.promote()
+    assert cluster.primaries() == cluster.nodes[:3]
+    await check_freeze_and_crash(control, *cluster.nodes)
+
+
+async def test_a_sentinel_set(restored_valkey_sentinels: SentinelTrio) -> None:
+    trio = restored_valkey_sentinels
+    control = SentinelControl(trio)
+    await check_cuts(control, trio.primary())
+    await control.demote()
+    await control.promote()
+    assert trio.primary().execute("ROLE")[0] == "master"
+    await check_freeze_and_crash(control, *trio.nodes)
+
+
+async def test_a_serverless_cache(restored_serverless: ServerlessEmulation) -> None:
+    control = ServerlessControl(restored_serverless)
+    assert (control.url, control.nodes) == (restored_serverless.url, 1)
+    await check_cuts(control, restored_serverless.node)
+    await check_freeze_and_crash(control, restored_serverless.node)
