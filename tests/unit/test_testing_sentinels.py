@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
@@ -79,8 +81,9 @@ def test_both_kinds_of_credentials_are_asked_for_and_stand_in_the_url(
         sentinel.port for sentinel in redis_sentinels.sentinels
     ]
     for server in (*redis_sentinels.nodes, *redis_sentinels.sentinels):
-        with redis.Redis(port=server.port) as client, pytest.raises(redis.AuthenticationError):
-            client.execute_command("ROLE")
+        stranger = redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0))
+        with stranger, pytest.raises(redis.AuthenticationError):
+            stranger.execute_command("ROLE")
     gone = redis_sentinels.primary()
     gone.kill()
     redis_sentinels.wait_promoted(gone)
