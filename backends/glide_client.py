@@ -226,8 +226,9 @@ class _Client:
             if isinstance(exc, asyncio.TimeoutError | glide.TimeoutError):
                 raise ConnectError(self.url, f"no connection in time: {_HINT}") from None
             if isinstance(exc, glide.GlideError):
-                kind = AuthError if _is_authentication(exc) else ConnectError
-                raise kind(self.url, f"valkey-glide cannot connect: {exc}") from exc
+                if _is_authentication(exc):
+                    raise AuthError(self.url, f"the server refused the credentials: {exc}") from exc
+                raise ConnectError(self.url, f"valkey-glide cannot connect: {exc}") from exc
             raise
         return _Live(client)
 

@@ -79,18 +79,21 @@ class ShardedBroker:
         errors = [outcome for outcome in outcomes if outcome is not None]
         if not errors:
             return
-        failed: list[str] = []
-        unknown: list[str] = []
+        failed: set[str] = set()
+        unknown: set[str] = set()
         problems = []
         for error in errors:
             if not isinstance(error, PublishError):
                 raise error
-            failed += error.failed
-            unknown += error.unknown
+            failed.update(error.failed)
+            unknown.update(error.unknown)
             problems.append(str(error))
         raise PublishError(
-            self.url, "; ".join(problems), failed=failed, unknown=unknown
-        ) from errors[0]
+            self.url,
+            "; ".join(problems),
+            failed=[channel for channel in channels if channel in failed],
+            unknown=[channel for channel in channels if channel in unknown],
+        ) from _cause(errors[0])
 
     def _published(self, call: asyncio.Future[None]) -> None:
         self._publishing.discard(call)
@@ -118,7 +121,7 @@ class ShardedBroker:
             await asyncio.gather(*begun, return_exceptions=True)
             await self._withdraw(channels, call)
             if isinstance(exc, SubscribeError):
-                raise SubscribeError(self.url, exc.args[0], channels=channels) from exc
+                raise SubscribeError(self.url, str(exc), channels=channels) from _cause(exc)
             raise
         self._kept.update(channel for channel in channels if self._end(channel, call))
 
@@ -194,3 +197,8 @@ class ShardedBroker:
 
 def _score(host: bytes, channel: str) -> bytes:
     return hashlib.blake2b(host + b"\0" + channel.encode(), digest_size=8).digest()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Why one host failed, as that host's own error says."""
+    return error.__cause__ or error

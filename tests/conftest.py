@@ -23,6 +23,9 @@ from django_sockets.testing.servers import (
     ValkeyServer,
 )
 
+# Failed assertions of the public suites explain themselves.
+pytest.register_assert_rewrite("django_sockets.testing.contract")
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = "CI" in os.environ or "DJANGO_SOCKETS_REQUIRE_SERVERS" in os.environ
 

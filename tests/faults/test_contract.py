@@ -1,24 +1,34 @@
-"""The contract under faults, on servers that each test has for itself.
+"""The contract under faults, on servers that each test has for itself or gives back whole.
 
-All of it on Valkey; of the others, what their way of connecting could break.
+All of it on Valkey and on every topology; of the others, what their way of connecting could break.
 """
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
 
 from django_sockets.backends.fakeredis import fake_server
+from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract import (
     CacheControl,
+    ClusterControl,
     CrashContract,
+    HostsControl,
     NetworkContract,
+    SentinelControl,
     ServerContract,
+    ServerlessControl,
     TroubleContract,
 )
-from django_sockets.testing.servers import CacheServer
+from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.serverless import ServerlessEmulation
+from django_sockets.testing.servers import CacheServer, ValkeyServer
 
 
 class TestValkey(ServerContract, NetworkContract):
@@ -79,3 +89,65 @@ class TestFakeredis(CrashContract):
     @pytest.fixture
     def server(self) -> FakeControl:
         return FakeControl()
+
+
+class TestCluster(ServerContract):
+    """All nodes of it fail together; one at a time is the business of `test_cluster_faults`."""
+
+    @pytest.fixture
+    def server(self, restored_valkey_cluster: CacheCluster) -> ClusterControl:
+        return ClusterControl(restored_valkey_cluster)
+
+
+class TestSentinels(ServerContract):
+    waivers: ClassVar = {
+        "test_a_demoted_server_is_noticed": (
+            "the gap comes with the next primary: see test_sentinel_faults"
+        )
+    }
+
+    @pytest.fixture
+    def server(self, restored_valkey_sentinels: SentinelTrio) -> SentinelControl:
+        return SentinelControl(restored_valkey_sentinels)
+
+
+class TestServerless(ServerContract, NetworkContract):
+    waivers: ClassVar = {"test_a_demoted_server_is_noticed": "one node has nobody to follow"}
+
+    @pytest.fixture
+    def server(self, restored_serverless: ServerlessEmulation) -> ServerlessControl:
+        return ServerlessControl(restored_serverless)
+
+
+class TestThreeHosts(ServerContract):
+    @pytest.fixture
+    def server(self) -> Iterator[HostsControl]:
+        with contextlib.ExitStack() as stack:
+            yield HostsControl([stack.enter_context(ValkeyServer()) for _ in range(3)])
+
+
+SILENT = "valkey-glide notices a silent server when a publish is overdue, not before"
+
+
+class TestGlide(ServerContract, NetworkContract):
+    waivers: ClassVar = {"test_a_publisher_on_a_silent_link_fails_and_goes_on": SILENT}
+
+    @pytest.fixture
+    def server(self, fresh_valkey_server: CacheServer) -> CacheControl:
+        control = CacheControl(fresh_valkey_server)
+        control.url = with_options(control.url, driver="glide")
+        return control
+
+
+class TestGlideCluster(ServerContract):
+    waivers: ClassVar = {
+        "test_many_callers_and_subscribers_share_a_few_connections": (
+            "valkey-glide has two connections of its own to each node"
+        )
+    }
+
+    @pytest.fixture
+    def server(self, restored_valkey_cluster: CacheCluster) -> ClusterControl:
+        control = ClusterControl(restored_valkey_cluster)
+        control.url = with_options(control.url, driver="glide")
+        return control

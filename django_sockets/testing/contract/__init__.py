@@ -23,7 +23,7 @@ from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
 from .subscribing import SubscribingContract
-from .topologies import ClusterControl, SentinelControl, ServerlessControl
+from .topologies import ClusterControl, HostsControl, SentinelControl, ServerlessControl
 from .trouble import TroubleContract
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ClusterControl",
     "ContractTests",
     "CrashContract",
+    "HostsControl",
     "NetworkContract",
     "SentinelControl",
     "ServerContract",

@@ -37,7 +37,6 @@ class CrashContract(FaultTests):
             with pytest.raises(PublishError) as caught:
                 await hub.publish([room, f"{room}:2"], b"x")
             assert time.monotonic() - started < 1.5
-            assert asyncio.all_tasks() == tasks
             assert caught.value.failed == (room, f"{room}:2")
             assert caught.value.unknown == ()
             assert f"not published to {room!r}" in str(caught.value)
@@ -45,6 +44,7 @@ class CrashContract(FaultTests):
             shown = "".join(traceback.format_exception(caught.value)) + caplog.text
             assert "someone:***@" in shown
             assert "s3cr3t" not in shown
+        assert asyncio.all_tasks() == tasks
 
     async def test_a_subscribe_waits_for_a_server_that_is_about_to_come(
         self, server: ServerControl, room: str
@@ -79,7 +79,9 @@ class CrashContract(FaultTests):
             assert hub.stats()["channels"] == 0
             await server.start()
             await asyncio.sleep(1.1)  # More than the longest pause between two attempts.
-            assert await server.connections() == before
+            if server.nodes == 1:  # Several have to be watched.
+                assert await server.connections() == before
+            assert await server.channels() == 0
             async with listening(hub, f"{room}:3") as heard:
                 await flow(hub, Ledger(), heard, f"{room}:3")
                 assert await server.channels() == 1
@@ -133,11 +135,13 @@ class CrashContract(FaultTests):
                 await heard.until(is_message, start=back, within_seconds=RESTART_SECONDS)
                 await heard.until(lambda _: len(heard.events) >= back + 100)
             await flow(publisher, ledger, heard, *rooms)
-            assert check_stream(heard.events, ledger) != []
-            # One gap for the lost link, on exactly what it carried; others tell of publishes that
+            check_stream(heard.events, ledger)
+            # One gap for each lost link, on exactly what it carried; others tell of publishes that
             # failed, each on its own channel.
-            of_link = [gap for gap in heard.gaps if gap.reason not in ("missed", "late")]
-            assert [sorted(gap.channels) for gap in of_link] == [rooms]
+            of_links = [gap for gap in heard.gaps if gap.reason not in ("missed", "late")]
+            assert {channel for gap in of_links for channel in gap.channels} == set(rooms)
+            if server.nodes == 1:
+                assert len(of_links) == 1
 
     async def test_a_reader_that_only_listens_comes_back_too(
         self, server: ServerControl, room: str

@@ -1,4 +1,4 @@
-"""The controls of several servers that belong together: cluster, sentinel set, serverless."""
+"""The controls of several servers that belong together, or stand side by side."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ..clusters import CacheCluster
 from ..sentinels import SentinelTrio
 from ..serverless import ServerlessEmulation
 from ..servers import CacheServer
+from .control import CacheControl
 
-__all__ = ["ClusterControl", "SentinelControl", "ServerlessControl"]
+__all__ = ["ClusterControl", "HostsControl", "SentinelControl", "ServerlessControl"]
 
 
 class _Topology(Protocol):
@@ -88,8 +89,8 @@ class ClusterControl(_Together):
 class SentinelControl(_Together):
     """The control of a `SentinelTrio`: nodes fail together, sentinels go on."""
 
-    nodes = 2
-    """The primary, and a sentinel."""
+    nodes = 4
+    """The primary, and three sentinels."""
 
     def __init__(self, trio: SentinelTrio) -> None:
         super().__init__(trio, trio.nodes)
@@ -139,3 +140,47 @@ class ServerlessControl(_Together):
 
     async def promote(self) -> None:
         raise RuntimeError("waive this test: one node has nobody to follow")
+
+
+class HostsControl:
+    """The control of independent hosts: what is done is done to all of them."""
+
+    def __init__(self, servers: Sequence[CacheServer]) -> None:
+        self._controls = [CacheControl(server) for server in servers]
+        self.nodes = len(servers)
+        self.url = " ".join(control.url for control in self._controls)
+
+    async def kill(self) -> None:
+        await asyncio.gather(*(control.kill() for control in self._controls))
+
+    async def start(self) -> None:
+        await asyncio.gather(*(control.start() for control in self._controls))
+
+    async def pause(self) -> None:
+        for control in self._controls:
+            await control.pause()
+
+    async def resume(self) -> None:
+        for control in self._controls:
+            await control.resume()
+
+    async def cut_subscribers(self) -> None:
+        await asyncio.gather(*(control.cut_subscribers() for control in self._controls))
+
+    async def cut_publishers(self) -> None:
+        await asyncio.gather(*(control.cut_publishers() for control in self._controls))
+
+    async def demote(self) -> None:
+        await asyncio.gather(*(control.demote() for control in self._controls))
+
+    async def promote(self) -> None:
+        await asyncio.gather(*(control.promote() for control in self._controls))
+
+    async def connections(self) -> int:
+        return sum(await asyncio.gather(*(control.connections() for control in self._controls)))
+
+    async def channels(self) -> int:
+        return sum(await asyncio.gather(*(control.channels() for control in self._controls)))
+
+    async def add_user(self, name: str, password: str) -> None:
+        await asyncio.gather(*(control.add_user(name, password) for control in self._controls))
