@@ -12,7 +12,7 @@ from django_sockets.testing.ports import HOST
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer
 
-__all__ = ["behind_proxy", "connections_received", "kill_clients", "setting"]
+__all__ = ["announce", "behind_proxy", "connections_received", "kill_clients", "setting"]
 
 GOSSIP_SECONDS = 5.0
 
@@ -51,25 +51,36 @@ def setting(nodes: Iterable[CacheServer], values: Mapping[str, str]) -> Iterator
 
 @contextlib.asynccontextmanager
 async def behind_proxy(cluster: CacheCluster, node: CacheServer) -> AsyncIterator[FaultProxy]:
-    """A proxy whose port the whole cluster names as the node's."""
-
-    async def announce(port: int) -> None:
-        shown = port or node.port
-        await to_thread(node.execute, "CONFIG", "SET", "cluster-announce-port", port)
-        await to_thread(
-            until,
-            lambda: all(_names(other, shown) for other in answering(cluster.nodes)),
-            GOSSIP_SECONDS,
-            "the nodes do not name the proxy",
-        )
-
+    """A proxy whose port the whole cluster names as the node's, until the node is started anew."""
     async with FaultProxy(HOST, node.port) as proxy:
-        await announce(proxy.port)
+        await to_thread(announce, cluster, node, proxy.port)
         try:
             yield proxy
         finally:
-            await announce(0)
+            await to_thread(_without_proxy, cluster, node)
 
 
-def _names(node: CacheServer, port: int) -> bool:
-    return f"{HOST}:{port}@" in node.execute("CLUSTER", "NODES")
+def announce(cluster: CacheCluster, node: CacheServer, port: int) -> None:
+    """Have the whole cluster name this port as the node's; 0: its own.
+
+    Raises:
+        TimeoutError: the news does not get around.
+    """
+    words = f"{HOST}:{port or node.port}@"
+    node.execute("CONFIG", "SET", "cluster-announce-port", port)
+
+    def known() -> bool:
+        return all(words in n.execute("CLUSTER", "NODES") for n in answering(cluster.nodes))
+
+    until(known, GOSSIP_SECONDS, "the nodes do not all name the proxy")
+
+
+def _without_proxy(cluster: CacheCluster, node: CacheServer) -> None:
+    cluster.restore()
+    announce(cluster, node, 0)
+    for replica in cluster.replicas_of(node):
+        # Valkey 9.1: one that learned the new port while it thought its primary was down goes on
+        # connecting to the old one.
+        if replica.execute("ROLE")[2] != node.port:
+            replica.kill()
+            replica.start()

@@ -229,11 +229,11 @@ async def test_whatever_happens_in_whatever_order(cluster: CacheCluster) -> None
     story: list[str] = []
     try:
         async with (
-            behind_proxy(cluster, cluster.nodes[0]) as proxy,
+            behind_proxy(cluster, node := cluster.nodes[0]) as proxy,
             under_load(quick(cluster.url)) as load,
         ):
             load.may_replay = True
-            nemesis = Nemesis(cluster, proxy, SEED)
+            nemesis = Nemesis(cluster, node, proxy, SEED)
             began = load.moment("the first strike")
             while began.seconds < SECONDS:
                 story.append(await nemesis.strike())
