@@ -225,11 +225,15 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
         AuthError: wrong credentials.
     """
     seconds = url.options.connect_timeout_seconds
+    opening = asyncio.ensure_future(_open(connect))
     try:
         with map_errors(url):
-            link = await asyncio.wait_for(_open(connect), seconds)
+            link = await asyncio.wait_for(opening, seconds)
     except LinkLost as exc:
         raise ConnectError(url, f"cannot connect: {exc}") from exc
+    except BaseException:
+        opening.add_done_callback(_discard)
+        raise
     if need_primary and link.identity.role not in (PRIMARY, ""):
         link.abort()
         raise ConnectError(
@@ -238,6 +242,12 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
             "the primary is wanted",
         )
     return link
+
+
+def _discard(opening: asyncio.Future[Link]) -> None:
+    """Nobody waits for this link any more, however it ends."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()
 
 
 async def _open(connect: Connect) -> Link:

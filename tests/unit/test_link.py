@@ -1,0 +1,38 @@
+"""What is left of an attempt to connect that nobody waits for any more: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from redis.asyncio.connection import AbstractConnection
+
+from django_sockets.backends.link import open_link
+from django_sockets.url import BrokerURL
+
+
+async def test_an_attempt_that_fails_while_it_is_cancelled_is_not_complained_about() -> None:
+    """An outage under load would fill the log with "exception was never retrieved"."""
+    begun = asyncio.Event()
+
+    async def connect(_: int) -> AbstractConnection:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("reset by peer") from None
+        raise AssertionError
+
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+    opening = asyncio.create_task(open_link(BrokerURL.parse("redis://h"), connect))
+    await begun.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    del opening
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
