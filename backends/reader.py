@@ -116,7 +116,7 @@ class Reader:
     Attributes:
         probe_name: what the probe listens on, while something is wanted.
         can_probe: False once the server refused the probe's name.
-        trouble: why there is no link at this moment, or None.
+        trouble: why there is no link at this moment, or None; also where none is needed.
     """
 
     def __init__(
@@ -210,6 +210,7 @@ class Reader:
             del self._grants[grant.name]
         if not self._grants and self._link is None:
             self._needed.clear()  # Nobody waits for a link any more.
+            self.trouble = None
 
     # What is sent
 
@@ -534,7 +535,7 @@ class Reader:
             try:
                 link = await self._open_link()
             except ConnectError as exc:
-                self.trouble = exc
+                self.trouble = exc if self._needed.is_set() else None
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
                 wanted = [grant.channel for grant in self._grants.values() if grant.wanted]
                 self._owner.unreachable(wanted, exc)

@@ -11,7 +11,10 @@ import pytest
 
 from django_sockets import SubscribeError
 from django_sockets.backends.link import Identity, Link, LinkLost
+from django_sockets.backends.names import PLAIN
+from django_sockets.backends.node import Node
 from django_sockets.backends.redis import SingleNodeBroker
+from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
 
@@ -258,3 +261,28 @@ async def test_what_the_server_takes_away_is_asked_for_again_and_is_a_gap(
     link.say(*ack("a"), message("a", b"2"))
     await sink.until("message", "a", b"2")
     assert seen(sink) == [("b", b"1"), ("lost", ("a",)), ("a", b"2")]
+
+
+async def test_a_server_nobody_wants_anything_of_is_no_trouble(broker: ScriptedBroker) -> None:
+    """A cluster with trouble is asked twice a second, by every process."""
+    refused = asyncio.Event()
+
+    async def refuse() -> Link:
+        refused.set()
+        raise ConnectError(broker.url, "refused")
+
+    node = Node(
+        broker.url,
+        RecordingSink(),
+        broker._subscriptions,
+        open_link=refuse,
+        verbs=PLAIN,
+    )
+    name = b"django_sockets:{a}"
+    node.want("a", name)
+    await refused.wait()
+    await asyncio.sleep(0)
+    assert node.trouble is not None
+    node.unwant(name)
+    assert node.trouble is None
+    await node.aclose()
