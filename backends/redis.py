@@ -119,7 +119,7 @@ class RedisBroker(SingleNodeBroker):
 
     def _describe(self, facts: NodeFacts) -> Report:
         report = super()._describe(facts)
-        if facts.info.get("redis_mode") == "cluster":
+        if facts.is_cluster_node:
             report.warnings.append(
                 "the server is part of a cluster, of which this scheme uses one node: write "
                 f"{self.url.scheme}+cluster://"

@@ -67,6 +67,11 @@ class NodeFacts:
         version = self.info.get("valkey_version") or self.info.get("redis_version")
         return f"{product} {version or 'of unknown version'}"
 
+    @property
+    def is_cluster_node(self) -> bool:
+        """Whether it is part of a cluster. Valkey 9 has another name for the field."""
+        return "cluster" in (self.info.get("redis_mode"), self.info.get("server_mode"))
+
 
 async def look_at(link: Link, where: str) -> NodeFacts:
     """Ask a server over a new link, which is closed.

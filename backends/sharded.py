@@ -87,7 +87,7 @@ class ShardedBroker:
                 raise error
             failed.update(error.failed)
             unknown.update(error.unknown)
-            problems.append(str(error))
+            problems.append(f"{error.url}: {error.reason}")
         raise PublishError(
             self.url,
             "; ".join(problems),
@@ -121,7 +121,8 @@ class ShardedBroker:
             await asyncio.gather(*begun, return_exceptions=True)
             await self._withdraw(channels, call)
             if isinstance(exc, SubscribeError):
-                raise SubscribeError(self.url, str(exc), channels=channels) from _cause(exc)
+                problem = f"{exc.url}: {exc.reason}"
+                raise SubscribeError(self.url, problem, channels=channels) from _cause(exc)
             raise
         self._kept.update(channel for channel in channels if self._end(channel, call))
 

@@ -94,7 +94,8 @@ async def check(config: Config, source: str) -> Findings:
         await _inspect(config, findings)
         async with open_hub(config) as hub:
             findings.limits["payload"] = f"at most {hub.max_payload_bytes} bytes"
-            await _measure(hub, findings)
+            if findings.problem is None:
+                await _measure(hub, findings)
     except BrokerError as exc:
         findings.problem = str(exc)
     findings.ok = findings.problem is None

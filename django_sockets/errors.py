@@ -111,6 +111,7 @@ class PublishError(BrokerError):
     Attributes:
         failed: channels that certainly got nothing; publishing to them again repeats nothing.
         unknown: channels whose outcome is unknown: the command was written and no reply came.
+        reason: the problem without the channels.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class PublishError(BrokerError):
     ) -> None:
         self.failed = tuple(failed)
         self.unknown = tuple(unknown)
+        self.reason = problem
         parts = [problem]
         if self.failed:
             parts.append(f"not published to {_names(self.failed)}")
@@ -131,10 +133,12 @@ class SubscribeError(BrokerError):
 
     Attributes:
         channels: the channels of the call that failed.
+        reason: the problem without the channels.
     """
 
     def __init__(self, url: object, problem: str, *, channels: Iterable[str]) -> None:
         self.channels = tuple(channels)
+        self.reason = problem
         super().__init__(url, f"{problem}; not subscribed to {_names(self.channels)}")
 
 

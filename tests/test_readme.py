@@ -208,7 +208,7 @@ def test_the_table_of_brokers_has_every_scheme_and_no_other() -> None:
     for url in urls:
         assert str(open_broker(url).url) == url
     others = re.findall(r"`(valkey[s+a-z]*)://`", README)
-    assert [canonical_scheme(name) for name in others] == ["redis", "rediss", "redis+unix"]
+    assert [canonical_scheme(name) for name in others] == ["redis", "rediss", "redis+cluster"]
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,0 +1,131 @@
+"""`check` on every topology: who has to deploy reads here what will bite."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from django_sockets.check import Findings, check
+from django_sockets.conf import load_config
+from django_sockets.testing.clusters import CacheCluster
+from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.serverless import ServerlessEmulation
+from django_sockets.testing.servers import CacheServer, ValkeyServer, free_port
+
+
+async def findings(url: str) -> Findings:
+    return await check(load_config(url), "argument")
+
+
+def slots(found: Findings) -> list[int]:
+    return [
+        int(found[1]) for what in found.nodes.values() if (found := re.search(r"(\d+) slots", what))
+    ]
+
+
+async def test_a_cluster(valkey_cluster: CacheCluster) -> None:
+    found = await findings(valkey_cluster.url)
+    assert (found.ok, found.problem, found.warnings) == (True, None, [])
+    assert found.topology == ("cluster of 3 primaries and 3 replicas, 16384 of 16384 slots covered")
+    assert found.server is not None
+    assert found.server.startswith("valkey 9")
+    assert len(found.nodes) == 3
+    for what in found.nodes.values():
+        assert re.fullmatch(r"primary, valkey 9\S+, \d+\.\d\d ms, \d+ slots", what)
+    assert sum(slots(found)) == 16384
+    assert found.features["sharded pub/sub"] == "yes"
+    assert found.features["protocol"] == "RESP3"
+    assert found.features["auth"] == "none"
+    assert found.limits["output buffer for a subscriber"] == (
+        "33554432 bytes, 8388608 bytes for 60 s"
+    )
+    assert found.round_trip_ms is not None
+
+
+async def test_a_cluster_that_costs_and_that_no_replica_saves(old_cluster: CacheCluster) -> None:
+    found = await findings(old_cluster.url)
+    assert found.ok
+    assert found.features["sharded pub/sub"] == "no"
+    assert found.features["protocol"] == "RESP2"
+    assert sum("has no replica" in warning for warning in found.warnings) == 3
+    assert sum("no sharded pub/sub" in warning for warning in found.warnings) == 1
+
+
+async def test_a_tls_cluster_with_credentials(redis_tls_cluster: CacheCluster) -> None:
+    found = await findings(redis_tls_cluster.url)
+    assert found.ok
+    assert re.fullmatch(
+        r"TLSv1\.3, certificate verified, valid until \d{4}-\d\d-\d\d", found.features["tls"]
+    )
+    assert found.features["auth"] == "password of user 'alice'"
+    found = await findings(with_options(redis_tls_cluster.url, tls_verify="none"))
+    assert found.features["tls"] == "TLSv1.3, certificate not verified"
+    assert any("remove tls_verify=none" in warning for warning in found.warnings)
+
+
+async def test_one_node_of_a_cluster_is_pointed_to_the_cluster(
+    valkey_cluster: CacheCluster,
+) -> None:
+    found = await findings(valkey_cluster.nodes[0].url)
+    assert any("write redis+cluster://" in warning for warning in found.warnings)
+
+
+async def test_one_server_is_no_cluster(valkey_server: CacheServer) -> None:
+    found = await findings(valkey_server.url.replace("redis://", "redis+cluster://"))
+    assert not found.ok
+    assert found.problem is not None
+    assert found.problem.endswith("is no cluster: write redis://")
+
+
+async def test_sentinels(redis_sentinels: SentinelTrio) -> None:
+    found = await findings(redis_sentinels.url)
+    assert (found.ok, found.problem, found.warnings) == (True, None, [])
+    assert found.topology == ("primary of 'main' with 2 replicas, named by 3 of 3 sentinels")
+    assert list(found.nodes) == [f"127.0.0.1:{redis_sentinels.primary().port}"]
+
+
+async def test_sentinels_that_do_not_answer_are_counted(valkey_sentinels: SentinelTrio) -> None:
+    sentinels = [*valkey_sentinels.sentinels[:1]]
+    url = f"redis+sentinel://127.0.0.1:{sentinels[0].port},127.0.0.1:{free_port()}/main"
+    found = await findings(with_options(url, connect_timeout_seconds=1))
+    assert found.ok
+    assert any("1 of 2 sentinels do not answer" in warning for warning in found.warnings)
+    assert any("fewer than three" in warning for warning in found.warnings)
+
+
+async def test_a_serverless_cache(serverless: ServerlessEmulation) -> None:
+    found = await findings(serverless.url)
+    assert (found.ok, found.problem) == (True, None)
+    assert found.topology == "one serverless endpoint"
+    assert found.features["tls"].startswith("TLSv1.3, certificate verified")
+    # CONFIG is refused there, and that is no problem.
+    assert "output buffer for a subscriber" not in found.limits
+
+
+async def test_several_hosts_one_of_them_down(valkey_server: CacheServer) -> None:
+    dead = f"redis://127.0.0.1:{free_port()}"
+    found = await findings(f"{valkey_server.url} {dead}")
+    assert not found.ok
+    assert found.topology == "2 independent hosts"
+    assert found.problem is not None
+    assert dead in found.problem
+    assert valkey_server.url not in found.problem
+
+
+async def test_a_server_that_is_almost_full() -> None:
+    with ValkeyServer(config={"maxclients": "4"}) as server:
+        found = await findings(server.url)
+        assert not any("maxclients" in warning for warning in found.warnings)
+        server.execute("CONFIG", "SET", "maxclients", "1")
+        found = await findings(server.url)
+    assert any("1 of at most 1 clients" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("limit", ["pubsub 1mb 0 0", "pubsub 0 0 0"])
+async def test_a_buffer_that_is_too_small(limit: str) -> None:
+    with ValkeyServer(config={"client-output-buffer-limit": limit}) as server:
+        found = await findings(server.url)
+    small = any("a payload over 1048576 bytes" in warning for warning in found.warnings)
+    assert small == limit.startswith("pubsub 1mb")
