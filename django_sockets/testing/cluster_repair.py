@@ -169,6 +169,11 @@ class Repair:
 
     def _follow(self, node: CacheServer, me: Line, primary: str) -> None:
         """The next step for a node that should follow this primary."""
+        if me.primary == primary and me.moving:
+            # Valkey (8 and newer) tells replicas about slots on their way; one that was away when
+            # that ended is told again.
+            stable = [("CLUSTER", "SETSLOT", slot, "STABLE") for slot in me.moving]
+            self._nodes[primary].execute_many(stable)
         if me.primary == primary or (not me.primary and me.slots):
             return
         if not me.primary:

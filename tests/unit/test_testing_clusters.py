@@ -106,6 +106,17 @@ def test_slots_that_moved_after_a_failover_come_back(cluster: CacheCluster) -> N
     assert shape(cluster) == before
 
 
+def test_a_replica_that_missed_the_end_of_a_move_is_told(cluster: CacheCluster) -> None:
+    a, b, _, a2, *_ = cluster.nodes
+    a.execute("CLUSTER", "SETSLOT", 100, "MIGRATING", b.execute("CLUSTER", "MYID"))
+    assert "[100->-" in a2.execute("CLUSTER", "NODES")
+    a2.kill()
+    a.execute("CLUSTER", "SETSLOT", 100, "STABLE")
+    cluster.start_all()
+    cluster.restore()
+    assert "[" not in a2.execute("CLUSTER", "NODES")
+
+
 def test_a_whole_cluster_comes_back_with_the_same_url(cluster: CacheCluster) -> None:
     url = cluster.url
     cluster.kill_all()
