@@ -22,6 +22,8 @@ from faults.nemesis import Nemesis
 pytestmark = [pytest.mark.load, pytest.mark.timeout(90)]
 
 
+LONG = "DJANGO_SOCKETS_LONG_FAULTS" in os.environ
+"""For a machine with more time than CI has."""
 AT_MOST_SECONDS = 1.2
 """For a publish that fails, with the deadlines of `quick`."""
 
@@ -41,7 +43,7 @@ async def test_a_killed_primary_is_back_a_second_after_its_replica_leads(
         await to_thread(node.kill)
         await to_thread(cluster.wait_promoted, node)
         await load.moment("the promotion").traffic(within_seconds=1)
-        load.expect_no_gap(spared)
+        load.expect_untouched(spared)
 
 
 async def test_a_frozen_primary_is_replaced_and_says_nothing_when_it_wakes_up(
@@ -58,8 +60,8 @@ async def test_a_frozen_primary_is_replaced_and_says_nothing_when_it_wakes_up(
         load.may_replay = True
         await to_thread(cluster.wait_ok)
         await asyncio.sleep(1)  # What was queued at the sleeper would come now.
-        load.expect_no_gap(spared)
-        load.expect_no_gap(load.channels_on(cluster, *await to_thread(cluster.primaries)), awake)
+        load.expect_untouched(spared)
+        load.expect_untouched(load.channels_on(cluster, *await to_thread(cluster.primaries)), awake)
 
 
 async def test_slots_that_move_in_bulk_lose_nothing_without_a_gap(cluster: CacheCluster) -> None:
@@ -68,7 +70,7 @@ async def test_slots_that_move_in_bulk_lose_nothing_without_a_gap(cluster: Cache
         spared = load.channels_on(cluster, target, other)
         await to_thread(cluster.move_slots, range(2000), source, target)
         await load.moment("the move").traffic(within_seconds=1)
-        load.expect_no_gap(spared)
+        load.expect_untouched(spared)
 
 
 async def test_an_orderly_failover(cluster: CacheCluster) -> None:
@@ -78,14 +80,14 @@ async def test_an_orderly_failover(cluster: CacheCluster) -> None:
         (replica,) = await to_thread(cluster.replicas_of, node)
         await to_thread(cluster.failover, replica)
         await load.moment("the failover").traffic(within_seconds=1)
-        load.expect_no_gap(spared)
+        load.expect_untouched(spared)
 
 
 async def test_whoever_cuts_all_subscribers_again_and_again_is_survived(
     cluster: CacheCluster,
 ) -> None:
     async with under_load(quick(cluster.url)) as load:
-        for number in range(10):
+        for number in range(20 if LONG else 10):
             cut = load.moment(f"cut {number}")
             await to_thread(kill_clients, cluster.nodes)
             await cut.traffic(within_seconds=1)
@@ -102,10 +104,10 @@ async def test_a_link_that_carries_nothing_any_more_is_noticed(
         silence = load.moment("the silence")
         proxy.blackhole(direction)
         await silence.traffic(within_seconds=DEAD_PEER_SECONDS + 1)
-        load.expect_no_gap(spared)
+        load.expect_untouched(spared)
 
 
-@pytest.mark.parametrize("seconds", [5])
+@pytest.mark.parametrize("seconds", [10 if LONG else 5])
 async def test_a_cluster_that_was_down_as_a_whole(cluster: CacheCluster, seconds: float) -> None:
     async with under_load(quick(cluster.url)) as load:
         await to_thread(cluster.kill_all)
@@ -130,8 +132,10 @@ async def test_without_full_coverage_only_the_lost_slots_fail_and_they_fail_fast
             await load.moment("3 s without some slots").traffic(within_seconds=0.5, channels=spared)
             failures = [f for f in load.traffic.failures if f.began > lost.at]
             assert {f.channel for f in failures} == hit
-            assert max(f.seconds for f in failures) < AT_MOST_SECONDS
-            load.expect_no_gap(spared)
+            slowest = max(f.seconds for f in failures)
+            print(f"failures took {slowest:.2f} s at most, bound {AT_MOST_SECONDS:g} s")
+            assert slowest < AT_MOST_SECONDS
+            load.expect_untouched(spared)
             await to_thread(cluster.start_all)
             await load.moment("the return").traffic(within_seconds=2)
 
@@ -153,9 +157,11 @@ async def test_while_slots_are_missing_publishes_raise_and_once_mended_all_flows
             hit = {channel for channel in CHANNELS if slot_of(channel) <= slots[1]}
             assert hit
             assert {f.channel for f in failures} == (set(CHANNELS) if all_or_nothing else hit)
-            assert max(f.seconds for f in failures) < AT_MOST_SECONDS
+            slowest = max(f.seconds for f in failures)
+            print(f"failures took {slowest:.2f} s at most, bound {AT_MOST_SECONDS:g} s")
+            assert slowest < AT_MOST_SECONDS
             if not all_or_nothing:
-                load.expect_no_gap(set(CHANNELS) - hit)
+                load.expect_untouched(set(CHANNELS) - hit)
             await to_thread(owner.execute, "CLUSTER", "ADDSLOTSRANGE", *slots)
             await to_thread(cluster.wait_ok)
             await load.moment("the mending").traffic(within_seconds=2)
@@ -192,7 +198,7 @@ async def test_10000_channels_follow_a_lost_primary_over_few_connections(
         after = await to_thread(connections_received, others)
         print(f"{asked - before} connections until the promotion, {after - asked} after it")
         assert after - asked < 40
-        load.expect_no_gap(spared)
+        load.expect_untouched(spared)
 
 
 async def test_a_server_that_says_nothing_is_noticed_by_default_within_5_seconds(
@@ -211,7 +217,7 @@ async def test_a_server_that_says_nothing_is_noticed_by_default_within_5_seconds
                 await asyncio.sleep(0.05)
             print(f"noticed after {frozen.seconds:.2f} s, bound 6 s")
             await load.moment("the notice").traffic(within_seconds=0.5, channels=spared)
-            load.expect_no_gap(spared)
+            load.expect_untouched(spared)
             await to_thread(node.resume)
             await to_thread(cluster.wait_ok)
             await load.moment("the return").traffic(within_seconds=2)
@@ -223,8 +229,7 @@ SECONDS = float(os.environ.get("DJANGO_SOCKETS_NEMESIS_SECONDS") or 30)
 
 @pytest.mark.timeout(SECONDS + 60)
 async def test_whatever_happens_in_whatever_order(cluster: CacheCluster) -> None:
-    """DJANGO_SOCKETS_NEMESIS_SEED=... repeats the strikes, DJANGO_SOCKETS_NEMESIS_SECONDS=... has
-    them go on for longer."""
+    """DJANGO_SOCKETS_NEMESIS_SEED repeats the strikes, DJANGO_SOCKETS_NEMESIS_SECONDS adds more."""
     print(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}", flush=True)
     story: list[str] = []
     try:
