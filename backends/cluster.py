@@ -203,9 +203,7 @@ class ClusterBroker(ServerBroker):
             await asyncio.sleep(SOONEST_SECONDS)
 
     def _in_trouble(self) -> bool:
-        return bool(self._nowhere.names) or any(
-            node.trouble is not None or node.pipeline.waiting for node in self._nodes.values()
-        )
+        return bool(self._nowhere.names) or any(node.waiting for node in self._nodes.values())
 
     def _on_unknown(self, error: ConnectError) -> None:
         self._nowhere.trouble = error

@@ -98,6 +98,11 @@ class Node:
         """Why there is no subscribing connection, if one is wanted."""
         return self._reader.trouble
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a connection is needed and not there."""
+        return self._reader.waiting or self.pipeline.waiting
+
     def want(self, channel: str, name: bytes) -> bool:
         """See `Place`."""
         if self._successor is None:

@@ -116,7 +116,7 @@ class Reader:
     Attributes:
         probe_name: what the probe listens on, while something is wanted.
         can_probe: False once the server refused the probe's name.
-        trouble: why there is no link at this moment, or None; also where none is needed.
+        trouble: why there is no link at this moment, or None.
     """
 
     def __init__(
@@ -201,6 +201,11 @@ class Reader:
         grant = self._grants.get(name)
         return grant is not None and self._is_active(grant)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a link is needed and not there."""
+        return self._link is None and self._needed.is_set()
+
     def _is_active(self, grant: _Grant) -> bool:
         return grant.wanted and grant.sent == self._verbs.subscribe and not grant.unanswered
 
@@ -210,7 +215,6 @@ class Reader:
             del self._grants[grant.name]
         if not self._grants and self._link is None:
             self._needed.clear()  # Nobody waits for a link any more.
-            self.trouble = None
 
     # What is sent
 
@@ -535,7 +539,7 @@ class Reader:
             try:
                 link = await self._open_link()
             except ConnectError as exc:
-                self.trouble = exc if self._needed.is_set() else None
+                self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
                 wanted = [grant.channel for grant in self._grants.values() if grant.wanted]
                 self._owner.unreachable(wanted, exc)

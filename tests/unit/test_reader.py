@@ -263,26 +263,28 @@ async def test_what_the_server_takes_away_is_asked_for_again_and_is_a_gap(
     assert seen(sink) == [("b", b"1"), ("lost", ("a",)), ("a", b"2")]
 
 
-async def test_a_server_nobody_wants_anything_of_is_no_trouble(broker: ScriptedBroker) -> None:
-    """A cluster with trouble is asked twice a second, by every process."""
-    refused = asyncio.Event()
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_node_waits_while_something_is_wanted_and_no_longer(
+    broker: ScriptedBroker, answers: bool
+) -> None:
+    """A cluster is asked twice a second for a successor of a node that waits, not of others."""
+    opening = asyncio.Event()
 
-    async def refuse() -> Link:
-        refused.set()
+    async def connect() -> Link:
+        opening.set()
+        if not answers:
+            await asyncio.Event().wait()
         raise ConnectError(broker.url, "refused")
 
-    node = Node(
-        broker.url,
-        RecordingSink(),
-        broker._subscriptions,
-        open_link=refuse,
-        verbs=PLAIN,
-    )
     name = b"django_sockets:{a}"
+    sink = RecordingSink()
+    node = Node(broker.url, sink, broker._subscriptions, open_link=connect, verbs=PLAIN)
+    assert not node.waiting
     node.want("a", name)
-    await refused.wait()
+    await opening.wait()
+    assert node.waiting
     await asyncio.sleep(0)
-    assert node.trouble is not None
+    assert node.waiting
     node.unwant(name)
-    assert node.trouble is None
+    assert not node.waiting
     await node.aclose()
