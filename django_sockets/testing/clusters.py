@@ -89,6 +89,7 @@ class CacheCluster:
             "cluster-require-full-coverage": "yes" if full_coverage else "no",
             "repl-diskless-sync-delay": "0",
             "repl-ping-replica-period": "1",
+            "repl-timeout": "5",
             "shutdown-timeout": "0",
         }
         if tls:
