@@ -160,6 +160,7 @@ class Pipeline:
     async def _live(self, link: Link) -> None:
         self._link = link
         self._abort_reason = ""
+        self._drained.clear()
         reason = "connection closed"
         try:
             self._flush()
@@ -171,7 +172,7 @@ class Pipeline:
                     self._url.options.dead_peer_seconds,
                     grace_seconds=self._upload_seconds,
                 ),
-                self._until_succeeded(),
+                self._drain(),
             )
         except LinkLost as exc:
             reason = self._abort_reason or str(exc)
@@ -203,8 +204,7 @@ class Pipeline:
         if not self._written:
             self._drained.set()
 
-    async def _until_succeeded(self) -> None:
-        self._drained.clear()
+    async def _drain(self) -> None:
         await self._drained.wait()
 
     def _ping(self) -> asyncio.Future[list[Any]]:
@@ -263,6 +263,9 @@ class Pipeline:
         if self._link is not None:
             self._abort_reason = reason
             self._link.abort()
+        if self._successor is not None:
+            self._successor.abort()  # It may lead to the same server.
+            self._successor = None
 
     def recall(self) -> None:
         """Give back what waits for a connection: it ends as `Recalled`."""
