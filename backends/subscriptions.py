@@ -125,7 +125,9 @@ class Subscriptions:
                 name = self._server_name(channel)
                 state = self._channels[channel] = _Channel(name, self._place_for(name))
             states.append(state)
-            if not state.place.want(channel, state.name):
+            if state.place.want(channel, state.name):
+                state.granted = True
+            else:
                 waiting.append(channel)
         if waiting:
             await self._wait(channels, waiting)
