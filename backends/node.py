@@ -21,6 +21,7 @@ from ..log import LogThrottle
 from ..url import BrokerURL
 from .credentials import rotation_delay_seconds
 from .deadlines import expect
+from .handover import Understudy, give_back, take_over
 from .link import PRIMARY, Link, LinkLost, Opener, ReplyError
 from .names import Verbs, probe_name
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
@@ -72,7 +73,7 @@ class Node:
         self._verbs = verbs
         self._publisher = publisher
         self._max_age_seconds = max_age_seconds
-        self._reader = self._new_reader()
+        self._reader = self._new_reader(owner)
         self._successor: Reader | None = None
         self._rotation_due = math.inf
         self._rotation_timer: asyncio.TimerHandle | None = None
@@ -80,15 +81,15 @@ class Node:
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
-    def _new_reader(self, *, gated: bool = False) -> Reader:
+    def _new_reader(self, owner: Owner, link: Link | None = None) -> Reader:
         return Reader(
             self._url,
             self._sink,
-            self._owner,
+            owner,
             open_link=partial(self._open, self._open_link),
             probe=DeliveryProbe(self._url, self._verbs, self.pipeline, self._publisher),
             verbs=self._verbs,
-            gated=gated,
+            link=link,
         )
 
     # A place for subscriptions
@@ -126,6 +127,8 @@ class Node:
         """Drop both connections; what needs one connects anew."""
         self.pipeline.reset(reason)
         self._reader.reset(reason)
+        if self._successor is not None:
+            self._successor.reset(reason)
 
     # Young connections
 
@@ -150,6 +153,9 @@ class Node:
     def _start_rotation(self) -> None:
         self._rotation_due = math.inf
         self._rotation_timer = None
+        if self._rotating is not None and not self._rotating.done():
+            self._rotate_soon()  # One at a time: its own connections may be the ones that are due.
+            return
         loop = asyncio.get_running_loop()
         self._rotating = loop.create_task(self._rotate(), name="django_sockets rotation")
 
@@ -161,36 +167,46 @@ class Node:
             self._throttle.log(
                 logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
             )
-            self._rotate_in((self._max_age_seconds() or math.inf) * ROTATION_RETRY)
+            self._rotate_soon()
+        except Exception:
+            logger.exception("%s: cannot renew a connection; trying again", self._url)
+            self._rotate_soon()
+
+    def _rotate_soon(self) -> None:
+        self._rotate_in((self._max_age_seconds() or math.inf) * ROTATION_RETRY)
 
     async def _rotate_reader(self) -> None:
         """Let a new subscribing connection take over without a hole.
 
-        It subscribes to everything and holds back what it hears. Then the old one answers a last
-        PING: what it heard before that was delivered, what comes after it the new one has too.
+        Raises:
+            ConnectError, LinkLost, asyncio.TimeoutError: it cannot; the present one goes on.
         """
         old = self._reader
-        wanted = old.wanted
-        new = self._successor = self._new_reader(gated=bool(wanted))
-        seconds = self._url.options.subscribe_timeout_seconds
-        try:
-            for channel, name in wanted:
-                new.want(channel, name)
-            if wanted and not await asyncio.wait_for(new.until_granted(), seconds):
-                raise LinkLost("not every subscription was granted again")
-        except BaseException:
-            self._successor = None
-            for channel, name in new.wanted:
-                old.want(channel, name)
-            await new.aclose()
-            raise
-        try:
-            await asyncio.wait_for(old.ask((b"PING",)), self._url.options.dead_peer_seconds)
-        except (LinkLost, asyncio.TimeoutError):
-            old.lose("lost while another connection took over")
-        old.mute()
+        replaced = old.link
+        if replaced is None:
+            return  # The next one will be young.
+        link: Link | None = None
+        if old.wanted:
+            link = await self._open(self._open_link)
+            if old.link is not replaced or not old.wanted:
+                link.abort()
+                link = None
+            if old.link is not replaced:
+                return
+        if link is None:
+            new = self._new_reader(self._owner)
+        else:
+            new = self._successor = self._new_reader(Understudy(self._owner, old), link)
+            try:
+                await take_over(old, new, self._owner, self._url.options)
+            except BaseException:
+                self._successor = None
+                give_back(old, new, self._owner)
+                await new.aclose()
+                raise
         self._reader, self._successor = new, None
-        new.release()
+        old.mute()
+        new.release(self._owner)
         await old.aclose()
 
     async def retire(self) -> None:

@@ -20,7 +20,7 @@ from ..broker import Sink
 from ..errors import ConnectError
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .deadlines import Backoff, first_of, keepalive
+from .deadlines import Backoff, expect, first_of, keepalive
 from .link import Link, LinkLost, Opener, ReplyError, is_push, pack
 from .names import Verbs, slot_of
 
@@ -111,7 +111,8 @@ class Reader:
 
     Args:
         open_link: connects; raises ConnectError.
-        gated: what is heard waits until `release`; for a reader that takes over from another.
+        link: a first link, for a reader that takes over from another: what is heard there waits
+            until `release`, and if it is lost before, `until_settled` says so.
 
     Attributes:
         probe_name: what the probe listens on, while something is wanted.
@@ -128,7 +129,7 @@ class Reader:
         open_link: Opener,
         probe: Probe,
         verbs: Verbs,
-        gated: bool = False,
+        link: Link | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
@@ -150,7 +151,9 @@ class Reader:
         self._flush_due = False
         self._needed = asyncio.Event()
         self._settled = asyncio.Event()
-        self._gate: asyncio.Event | None = asyncio.Event() if gated else None
+        self._first = link
+        self._gate: asyncio.Event | None = None if link is None else asyncio.Event()
+        self._gone: str | None = None
         self._held: list[tuple[str, bytes]] = []
         self._backoff = Backoff()
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -215,6 +218,7 @@ class Reader:
             del self._grants[grant.name]
         if not self._grants and self._link is None:
             self._needed.clear()  # Nobody waits for a link any more.
+        self._check_settled()
 
     # What is sent
 
@@ -245,6 +249,7 @@ class Reader:
         if ended:
             data = [pack((verbs.unsubscribe, *names)) for names in self._grouped(ended)]
             self._ask((b"PING",), after=data, names=ended)
+        self._check_settled()
 
     def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
         """Listen to the probe while anything else is subscribed here."""
@@ -314,7 +319,7 @@ class Reader:
         routes, regained, kind_of_message = self._routes, self._regained, self._verbs.message
         batch: list[tuple[str, bytes]] = []
         while True:
-            if self._gate is not None and self._settled.is_set():
+            if self._gate is not None and (self._settled.is_set() or self._gate.is_set()):
                 await self._wait_for_release(link)
             for reply in await link.read():
                 if isinstance(reply, list) and reply and reply[0] == kind_of_message:
@@ -377,6 +382,9 @@ class Reader:
             self._unsubscribed(reply[1])
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
+        self._check_settled()
+
+    def _check_settled(self) -> None:
         if not self._commands and not self._dirty:
             self._settled.set()
 
@@ -495,15 +503,41 @@ class Reader:
 
     # Taking over
 
-    async def until_granted(self) -> bool:
-        """Wait for the server's answers to all that was asked; whether it granted everything."""
+    async def until_settled(self) -> None:
+        """Wait for the server's answers to all that was asked.
+
+        Raises:
+            LinkLost: the link was lost before `release`.
+        """
         await self._settled.wait()
-        return all(self._is_active(grant) for grant in self._grants.values() if grant.wanted)
+        if self._gone is not None:
+            raise LinkLost(self._gone)
+
+    async def until_heard(self, seconds: float) -> None:
+        """Wait until everything that the server had sent before this call was delivered.
+
+        Raises:
+            LinkLost: there is no link, or it was lost, or it carries nothing for so long.
+        """
+        reply = self.ask((b"PING",))
+        if (link := self._link) is not None:
+            await expect(link, reply, seconds, "no answer to PING")
+        reply.result()
+
+    @property
+    def link(self) -> Link | None:
+        """The present link."""
+        return self._link
 
     @property
     def wanted(self) -> list[tuple[str, bytes]]:
         """The channels and names that are wanted."""
         return [(grant.channel, name) for name, grant in self._grants.items() if grant.wanted]
+
+    @property
+    def carried(self) -> list[tuple[str, bytes]]:
+        """The channels and names that are wanted and granted."""
+        return [(g.channel, name) for name, g in self._grants.items() if self._is_active(g)]
 
     def mute(self) -> None:
         """Deliver nothing more; another reader has what comes from here on."""
@@ -513,21 +547,26 @@ class Reader:
 
     def lose(self, reason: str) -> None:
         """Report everything that the link carries as lost."""
-        self._owner.lost([g.channel for g in self._grants.values() if self._is_active(g)], reason)
+        self._owner.lost([channel for channel, _ in self.carried], reason)
 
     def reset(self, reason: str) -> None:
         """Drop the link, if there is one; what is wanted is asked for on the next."""
-        if self._link is not None:
+        link = self._first if self._link is None else self._link
+        if link is not None:
             self._abort_reason = reason
-            self._link.abort()
+            link.abort()
 
-    def release(self) -> None:
-        """Deliver what was held, after the gaps of what was lost before this reader took over."""
-        for grant in self._grants.values():
-            if self._is_active(grant):
-                reason = self._owner.granted(grant.channel)
-                if reason is not None:
-                    self._regained.setdefault(reason, []).append(grant.channel)
+    def release(self, owner: Owner) -> None:
+        """Deliver what was held, after the gaps of what was lost before this reader took over.
+
+        Args:
+            owner: takes the reports from now on.
+        """
+        self._owner = owner
+        for channel, _ in self.carried:
+            reason = owner.granted(channel)
+            if reason is not None:
+                self._regained.setdefault(reason, []).append(channel)
         if self._gate is not None:
             self._gate.set()
 
@@ -535,9 +574,10 @@ class Reader:
 
     async def _run(self) -> None:
         while True:
-            await self._needed.wait()
+            if self._first is None:
+                await self._needed.wait()
             try:
-                link = await self._open_link()
+                link, self._first = self._first or await self._open_link(), None
             except ConnectError as exc:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
@@ -545,6 +585,8 @@ class Reader:
                 self._owner.unreachable(wanted, exc)
             else:
                 await self._live(link)
+                if self._gone is not None:
+                    return  # It was to take over, and there is nothing more to do for it.
             await self._backoff.pause()
 
     async def _live(self, link: Link) -> None:
@@ -555,11 +597,7 @@ class Reader:
         reason = "closed"
         try:
             self._flush()
-            await first_of(
-                self._read(link),
-                keepalive(link, lambda: self._ask((b"PING",)), self._url.options.dead_peer_seconds),
-                self._probe.run(self, link),
-            )
+            await first_of(self._read(link), self._watch(link))
         except LinkLost as exc:
             reason = self._abort_reason or str(exc)
             self._throttle.log(
@@ -573,18 +611,29 @@ class Reader:
             link.abort()
             self._unlink(reason)
 
+    async def _watch(self, link: Link) -> None:
+        """Find out when the link is dead. Raises LinkLost."""
+        if self._gate is not None:
+            await self._gate.wait()  # Before that it is not read all the time.
+        await first_of(
+            keepalive(link, lambda: self._ask((b"PING",)), self._url.options.dead_peer_seconds),
+            self._probe.run(self, link),
+        )
+
     def _unlink(self, reason: str) -> None:
         """The link is gone: tell what went with it, and forget what nobody wants."""
         self._link = None
         self.probe_name = None
         self._settled.clear()
+        if self._gate is not None and not self._gate.is_set():
+            self._gone = reason
         for command in self._commands:
             if command.reply is not None and not command.reply.done():
                 command.reply.set_exception(LinkLost(reason))
                 command.reply.exception()  # Whoever asked may be gone: no complaint about that.
         self._commands.clear()
         self._routes.clear()
-        active = [grant.channel for grant in self._grants.values() if self._is_active(grant)]
+        active = [channel for channel, _ in self.carried]
         self._held.clear()
         for earlier, channels in self._regained.items():
             self._owner.lost(channels, earlier)
@@ -596,9 +645,13 @@ class Reader:
         self._owner.lost(active, reason)
         if not self._grants:
             self._needed.clear()
+        if self._gone is not None:
+            self._settled.set()  # Whoever waits for answers has to know.
 
     async def aclose(self) -> None:
         """Close the link and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._first is not None:
+            self._first.abort()

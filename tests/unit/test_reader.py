@@ -43,6 +43,7 @@ class ScriptedLink:
         self.written: list[list[str]] = []
         self.wrote = asyncio.Event()
         self.probe = b""
+        self.aborted = False
 
     async def read(self) -> list[Any]:
         chunk = await self.chunks.get()
@@ -58,7 +59,7 @@ class ScriptedLink:
         self.wrote.set()
 
     def abort(self) -> None:
-        pass
+        self.aborted = True
 
     def short(self, name: bytes) -> str:
         if name.startswith(b"django_sockets:{"):
@@ -95,10 +96,13 @@ class ScriptedBroker(SingleNodeBroker):
 
     def __init__(self, sink: RecordingSink) -> None:
         self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+        self.refusing = False
         url = BrokerURL.parse("redis://h?probe_interval_seconds=1000&dead_peer_seconds=1000")
         super().__init__(url, sink, open_link=self._open)
 
     async def _open(self) -> Link:
+        if self.refusing:
+            raise ConnectError(self.url, "refused")
         link = ScriptedLink()
         self.links.put_nowait(link)
         return link
@@ -113,6 +117,22 @@ class ScriptedBroker(SingleNodeBroker):
         assert await link.commands(1) == [["SUBSCRIBE", *channels, PROBE]]
         link.say(*ack(*channels, PROBE))
         await call
+        return link
+
+    def rotate(self) -> asyncio.Task[None]:
+        """Begin to replace the connections, as if they were too old."""
+        self._node._start_rotation()
+        assert self._node._rotating is not None
+        return self._node._rotating
+
+    def reset(self) -> None:
+        """The server turned out to be a wrong one."""
+        self._node.reset("wrong server")
+
+    async def successor(self, *channels: str) -> ScriptedLink:
+        """The link that takes over, which was asked for these channels."""
+        link = await self.next_link()
+        assert await link.commands(1) == [["SUBSCRIBE", *channels, PROBE]]
         return link
 
 
@@ -288,3 +308,194 @@ async def test_a_node_waits_while_something_is_wanted_and_no_longer(
     node.unwant(name)
     assert not node.waiting
     await node.aclose()
+
+
+# One connection takes over from another.
+
+
+async def test_the_old_link_has_its_say_before_the_new_one(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    """What both have heard comes twice here, and is dropped by the hub."""
+    old = await broker.subscribed("a", "b")
+    rotation = broker.rotate()
+    new = await broker.successor("a", "b")
+    new.say(*ack("a"), message("a", b"2"), *ack("b", PROBE), message("b", b"3"))
+    new.say(message("a", b"4"))
+    assert await old.commands(1) == [["PING"]]
+    assert seen(sink) == []
+    old.say(message("a", b"1"), message("a", b"2"), b"PONG")
+    await rotation
+    await sink.until("message", "a", b"4")
+    assert seen(sink) == [("a", b"1"), ("a", b"2"), ("a", b"2"), ("b", b"3"), ("a", b"4")]
+    assert old.aborted
+    assert not new.aborted
+
+
+async def test_an_old_link_that_dies_before_its_last_word_is_a_gap(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a")
+    rotation = broker.rotate()
+    new = await broker.successor("a")
+    new.say(*ack("a", PROBE), message("a", b"5"))
+    assert await old.commands(1) == [["PING"]]
+    old.say(message("a", b"1"))
+    await sink.until("message", "a", b"1")
+    old.close()
+    await rotation
+    await sink.until("message", "a", b"5")
+    assert seen(sink) == [("a", b"1"), ("lost", ("a",)), ("a", b"5")]
+
+
+async def test_a_gap_stands_where_messages_go_on_first_while_two_links_are_there(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a", "b")
+    rotation = broker.rotate()
+    new = await broker.successor("a", "b")
+    old.close()
+    again = await broker.successor("a", "b")
+    new.say(*ack("a"))  # After the loss, and it is not this link that delivers first.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    again.say(*ack("a", "b", PROBE), message("a", b"7"))
+    await sink.until("message", "a", b"7")
+    assert seen(sink) == [("lost", ("a", "b")), ("a", b"7")]
+    new.say(*ack("b", PROBE), message("b", b"8"))
+    assert await again.commands(1) == [["PING"]]
+    again.say(b"PONG")
+    await rotation
+    await sink.until("message", "b", b"8")
+    assert seen(sink)[2:] == [("b", b"8")]
+
+
+async def test_a_connection_that_cannot_be_renewed_leaves_everything_as_it_was(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a")
+    broker.refusing = True
+    rotation = broker.rotate()
+    call = asyncio.create_task(broker.subscribe(["b"]))
+    assert await old.commands(1) == [["SUBSCRIBE", "b"]]
+    old.say(*ack("b"), message("a", b"1"), message("b", b"2"))
+    await call
+    await rotation
+    await sink.until("message", "b", b"2")
+    assert seen(sink) == [("a", b"1"), ("b", b"2")]
+    assert not old.aborted
+
+
+async def test_a_new_link_that_is_lost_takes_only_with_it_what_nobody_else_carries(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a")
+    rotation = broker.rotate()
+    new = await broker.successor("a")
+    calls = []
+    for channel in "cd":
+        calls.append(asyncio.create_task(broker.subscribe([channel])))
+        assert await new.commands(1) == [["SUBSCRIBE", channel]]
+    new.say(*ack("a", PROBE, "c"))
+    await calls[0]
+    new.close()
+    await rotation
+    assert await old.commands(1) == [["SUBSCRIBE", "c", "d"]]
+    old.say(message("a", b"1"), *ack("c", "d"), message("c", b"2"), message("d", b"3"))
+    await calls[1]
+    await sink.until("message", "d", b"3")
+    told = [("a", b"1"), ("lost", ("c",)), ("c", b"2"), ("d", b"3")]
+    assert seen(sink) == told
+    # Nor is there a gap when the next attempt succeeds.
+    rotation = broker.rotate()
+    new = await broker.successor("a", "c", "d")
+    new.say(*ack("a", "c", "d", PROBE), message("a", b"4"))
+    assert await old.commands(1) == [["PING"]]
+    old.say(b"PONG")
+    await rotation
+    await sink.until("message", "a", b"4")
+    assert seen(sink) == [*told, ("a", b"4")]
+
+
+async def test_whoever_leaves_and_comes_back_during_a_takeover(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a", "b", "c")
+    rotation = broker.rotate()
+    new = await broker.successor("a", "b", "c")
+    await broker.unsubscribe(["b", "c"])
+    back = asyncio.create_task(broker.subscribe(["c"]))
+    assert await old.commands(2) == [["UNSUBSCRIBE", "b", "c"], ["PING"]]
+    gone = [["UNSUBSCRIBE", "b", "c"], ["PING"]]
+    assert await new.commands(3) == [*gone, ["SUBSCRIBE", "c"]]
+    new.say(*ack("a", "b", "c", PROBE), message("b", b"1"), message("a", b"2"))
+    new.say(*ack("b", "c", verb=b"unsubscribe"), b"PONG", *ack("c"), message("c", b"3"))
+    await back
+    assert await old.commands(1) == [["PING"]]
+    old.say(message("b", b"1"), *ack("b", "c", verb=b"unsubscribe"), b"PONG", b"PONG")
+    await rotation
+    await sink.until("message", "c", b"3")
+    assert seen(sink) == [("a", b"2"), ("c", b"3")]
+
+
+async def test_nobody_left_while_a_connection_takes_over(broker: ScriptedBroker) -> None:
+    old = await broker.subscribed("a")
+    rotation = broker.rotate()
+    new = await broker.next_link()
+    await broker.unsubscribe(["a"])
+
+    async def answer() -> None:
+        while not rotation.done():
+            await asyncio.sleep(0)
+            for link in (old, new):
+                asked, link.written = link.written, []
+                for verb, *names in asked:
+                    link.say(*(ack(*names, verb=verb.lower().encode()) if names else [b"PONG"]))
+
+    await asyncio.wait_for(answer(), 5)
+    rotation.result()
+
+
+async def test_a_channel_that_is_forbidden_stops_no_takeover(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a", "b")
+    old.close()
+    old = await broker.successor("a", "b")
+    refusal = hiredis.ReplyError("NOPERM")
+    old.say(refusal)
+    assert await old.commands(3) == [["SUBSCRIBE", "a"], ["SUBSCRIBE", "b"], ["SUBSCRIBE", PROBE]]
+    old.say(*ack("a"), refusal, *ack(PROBE), message("a", b"1"))
+    await sink.until("message", "a", b"1")
+    rotation = broker.rotate()
+    new = await broker.successor("a", "b")
+    new.say(refusal)
+    assert await new.commands(3) == [["SUBSCRIBE", "a"], ["SUBSCRIBE", "b"], ["SUBSCRIBE", PROBE]]
+    new.say(*ack("a"), refusal, *ack(PROBE), message("a", b"2"))
+    assert await old.commands(1) == [["PING"]]
+    old.say(b"PONG")
+    await rotation
+    await sink.until("message", "a", b"2")
+    assert seen(sink) == [("lost", ("a",)), ("a", b"1"), ("a", b"2")]
+
+
+async def test_there_is_one_takeover_at_a_time(broker: ScriptedBroker) -> None:
+    await broker.subscribed("a")
+    rotation = broker.rotate()
+    await broker.successor("a")
+    assert broker.rotate() is rotation
+    await asyncio.sleep(0)
+    assert broker.links.empty()
+
+
+async def test_a_wrong_server_is_left_by_the_connection_that_takes_over_too(
+    broker: ScriptedBroker,
+) -> None:
+    old = await broker.subscribed("a")
+    rotation = broker.rotate()
+    new = await broker.successor("a")
+    broker.reset()
+    assert old.aborted
+    assert new.aborted
+    new.close()
+    await rotation
