@@ -34,6 +34,7 @@ __all__ = [
     "Opener",
     "ReplyError",
     "StreamLink",
+    "discard",
     "first_error",
     "is_push",
     "map_errors",
@@ -232,7 +233,7 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
     except LinkLost as exc:
         raise ConnectError(url, f"cannot connect: {exc}") from exc
     except BaseException:
-        opening.add_done_callback(_discard)
+        opening.add_done_callback(discard)
         raise
     if need_primary and link.identity.role not in (PRIMARY, ""):
         link.abort()
@@ -244,7 +245,7 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
     return link
 
 
-def _discard(opening: asyncio.Future[Link]) -> None:
+def discard(opening: asyncio.Future[Link]) -> None:
     """Nobody waits for this link any more, however it ends."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().abort()

@@ -20,7 +20,7 @@ from ..url import Address, BrokerURL
 from .connector import Connector, database
 from .credentials import Credentials
 from .deadlines import first_answers
-from .link import Link, ReplyError
+from .link import Link, ReplyError, discard
 from .names import PLAIN
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .reader import Reader
@@ -60,12 +60,23 @@ class SentinelBroker(SingleNodeBroker):
         )
 
     async def _open(self) -> Link:
-        address = await self._sentinels.primary()
-        link = await self._connector.open(address, need_primary=True)
-        if self._sentinels.named != address:
-            link.abort()
-            raise ConnectError(self.url, f"{address} is the primary no more")
-        return link
+        while True:
+            address = await self._sentinels.primary()
+            # A frozen primary would take the whole timeout, long after it was replaced.
+            opening = asyncio.ensure_future(self._connector.open(address, need_primary=True))
+            switched = asyncio.ensure_future(self._sentinels.switched.wait())
+            try:
+                await asyncio.wait([opening, switched], return_when=asyncio.FIRST_COMPLETED)
+                if self._sentinels.named == address:
+                    return await opening
+                opening.add_done_callback(discard)
+            except BaseException:
+                opening.add_done_callback(discard)
+                raise
+            finally:
+                opening.cancel()
+                switched.cancel()
+                await asyncio.wait([opening, switched])
 
     def _on_switch(self, address: Address) -> None:
         self._node.reset(f"the sentinels name another primary, {address}")
@@ -116,6 +127,7 @@ class Sentinels:
 
     Attributes:
         named: the primary that was named last.
+        switched: set when another one is named; the next one has its own event.
     """
 
     def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
@@ -123,6 +135,7 @@ class Sentinels:
         self.service = service
         self._on_switch = on_switch
         self.named: Address | None = None
+        self.switched = asyncio.Event()
         extra = dict(url.extra)
         login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
         connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login))
@@ -202,6 +215,8 @@ class Sentinels:
         former, self.named = self.named, address
         if former is not None and former != address:
             logger.info("%s: the primary is %s now", self._url, address)
+            self.switched.set()
+            self.switched = asyncio.Event()
             self._on_switch(address)
 
     # What the readers report: a sink and an owner
