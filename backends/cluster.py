@@ -31,6 +31,7 @@ from .report import describe, look_at
 from .router import Route, Router
 from .subscriptions import Place, Subscriptions
 from .topology import QUESTIONS, SlotMap, Topology
+from .within import within
 
 __all__ = ["ClusterBroker"]
 
@@ -83,7 +84,7 @@ class ClusterBroker(ServerBroker):
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Node] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
@@ -179,7 +180,7 @@ class ClusterBroker(ServerBroker):
         while True:
             seconds = pause if self._in_trouble() else REFRESH_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), seconds)
+                await within(seconds, self._wake.wait())
             pause = SOONEST_SECONDS if self._wake.is_set() else min(2 * pause, TROUBLED_SECONDS)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
@@ -250,8 +251,8 @@ class ClusterBroker(ServerBroker):
             task = asyncio.get_running_loop().create_task(
                 node.retire(), name="django_sockets retiring"
             )
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[task] = node
+            task.add_done_callback(self._retiring.pop)
 
     async def inspect(self) -> Report:
         """Ask every primary what it is; what is not allowed to be asked is left out."""
@@ -303,11 +304,14 @@ class ClusterBroker(ServerBroker):
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._publisher.aclose()
-        for task in list(self._retiring):
+        retiring = dict(self._retiring)
+        for task in retiring:
             task.cancel()
-        if self._retiring:
-            await asyncio.wait(list(self._retiring))
-        await asyncio.gather(*(node.aclose() for node in self._nodes.values()))
+        if retiring:
+            await asyncio.wait(list(retiring))
+        # Those that were cancelled may have been in the midst of it.
+        nodes = [*self._nodes.values(), *retiring.values()]
+        await asyncio.gather(*(node.aclose() for node in nodes))
 
 
 class _Nowhere:

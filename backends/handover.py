@@ -8,13 +8,13 @@ if the new one fails, nothing has happened.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from ..errors import ConnectError
 from ..url import BrokerOptions
 from .link import LinkLost, ReplyError
 from .reader import Owner, Reader
+from .within import within
 
 __all__ = ["Understudy", "give_back", "take_over"]
 
@@ -59,7 +59,7 @@ async def take_over(old: Reader, new: Reader, owner: Owner, options: BrokerOptio
     """
     for channel, name in old.wanted:
         new.want(channel, name)
-    await asyncio.wait_for(new.until_settled(), options.subscribe_timeout_seconds)
+    await within(options.subscribe_timeout_seconds, new.until_settled())
     if _only(old, new):
         raise LinkLost("not every subscription was granted again")
     try:

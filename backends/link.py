@@ -24,6 +24,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from ..errors import AuthError, ConnectError
 from ..url import BrokerURL
+from .within import within
 
 __all__ = [
     "LARGE_BYTES",
@@ -229,7 +230,7 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
     opening = asyncio.ensure_future(_open(connect))
     try:
         with map_errors(url):
-            link = await asyncio.wait_for(opening, seconds)
+            link = await within(seconds, opening)
     except LinkLost as exc:
         raise ConnectError(url, f"cannot connect: {exc}") from exc
     except BaseException:

@@ -16,6 +16,7 @@ from ..errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ..log import LogThrottle
 from ..url import BrokerURL
 from .link import ReplyError
+from .within import within
 
 __all__ = ["Place", "Subscriptions"]
 
@@ -140,7 +141,7 @@ class Subscriptions:
             self._channels[channel].calls.append(call)
         seconds = self._url.options.subscribe_timeout_seconds
         try:
-            await asyncio.wait_for(call.future, seconds)
+            await within(seconds, call.future)
         except asyncio.TimeoutError:
             trouble = self._trouble(waiting)
             self._withdraw(call, waiting)
