@@ -277,11 +277,12 @@ class Router:
             elif message.refusal is not None:
                 message.settle(message.refusal[1])
             else:
-                error = NotSent(
-                    "no server of the cluster serves its slot"
-                    if problem is None
-                    else problem.problem
-                )
+                words = "no server of the cluster serves its slot"
+                if problem is not None:
+                    words = problem.problem
+                elif route is not None:
+                    words = "the former server of its slot did not answer in time"
+                error = NotSent(words)
                 error.__cause__ = problem
                 message.settle(error)
         self._dispatch(ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from asyncio import to_thread
@@ -194,7 +195,9 @@ async def test_10000_channels_follow_a_lost_primary_over_few_connections(
                 hit.difference_update(event.channels)
             return not hit
 
-        await load.heard.until(all_back, start=start, within_seconds=2 - promoted.seconds)
+        with contextlib.suppress(AssertionError):
+            await load.heard.until(all_back, start=start, within_seconds=2 - promoted.seconds)
+        assert not hit, f"{len(hit)} not resubscribed after 2 s; {load.describe(promoted)}"
         print(f"resubscribed {promoted.seconds:.2f} s after the promotion, bound 2 s")
         await promoted.traffic(within_seconds=2)
         await asyncio.sleep(1)
@@ -227,6 +230,8 @@ async def test_a_server_that_says_nothing_is_noticed_by_default_within_5_seconds
 
 
 SEED = int(os.environ.get("DJANGO_SOCKETS_NEMESIS_SEED") or random.randrange(1 << 32))
+STUCK_SECONDS = 10.0
+"""After some strikes roles go on changing for a moment: no bound on that, but it has to end."""
 SECONDS = float(os.environ.get("DJANGO_SOCKETS_NEMESIS_SECONDS") or 30)
 
 
@@ -246,6 +251,6 @@ async def test_whatever_happens_in_whatever_order(cluster: CacheCluster) -> None
             while began.seconds < SECONDS:
                 story.append(await nemesis.strike())
                 await nemesis.restore()
-                await load.moment(f"{story[-1]}, and back").traffic(within_seconds=3)
+                await load.moment(f"{story[-1]}, and back").traffic(within_seconds=STUCK_SECONDS)
     except Exception as exc:
         raise AssertionError(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}: after {story}: {exc}") from exc
