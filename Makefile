@@ -24,8 +24,14 @@ help: ## Show this list
 demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and PORT=... change the defaults
 	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
 
+# What takes all cores has them for itself; the rest mostly waits, so it is run side by side.
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
+ifeq ($(PYTEST_ARGS),)
+	$(BIN)/python -m pytest -m "not load" --numprocesses 3 --dist loadscope
+	$(BIN)/python -m pytest -m load
+else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+endif
 
 check: $(VENV)/dev.installed ## Run the linters, the type checker and the import contracts
 	$(BIN)/ruff check .

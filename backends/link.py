@@ -292,6 +292,9 @@ async def _connected(connection: AbstractConnection, protocol: int) -> StreamLin
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException as exc:
+        if connection._writer is not None:
+            # The driver would close politely: with TLS that waits for the other side, up to 30 s.
+            connection._writer.transport.abort()
         await connection.disconnect(nowait=True)
         if isinstance(exc, driver.ConnectionError) and isinstance(exc.__cause__, driver.RedisError):
             # On a unix socket redis-py 8.1 wraps what the server says to its HELLO or AUTH.

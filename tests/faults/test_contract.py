@@ -58,6 +58,8 @@ class TestUnixSocket(CrashContract):
 class FakeControl:
     """A fake server has no process; it can be there or not."""
 
+    nodes = 1
+
     def __init__(self) -> None:
         name = uuid.uuid4().hex
         self.url = f"fakeredis://{name}"
