@@ -236,6 +236,13 @@ async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = Fa
     except BaseException:
         opening.add_done_callback(discard)
         raise
+    if link.identity.role == "sentinel" and not url.scheme.endswith("+sentinel"):
+        link.abort()
+        raise ConnectError(
+            url,
+            f"the server is a sentinel: write {url.scheme.partition('+')[0]}+sentinel://, and the "
+            "name of the service after the hosts",
+        )
     if need_primary and link.identity.role not in (PRIMARY, ""):
         link.abort()
         raise ConnectError(

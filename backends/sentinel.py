@@ -186,6 +186,10 @@ class Sentinels:
         except (NotSent, OutcomeUnknown) as exc:
             raise (exc.__cause__ or ConnectError(self._url, str(exc))) from None
         if isinstance(reply, ReplyError):
+            if str(reply).startswith("ERR unknown command"):
+                raise ConnectError(
+                    self._url, "the URL has to name sentinels, and this server is none"
+                )
             raise ConnectError(
                 self._url, f"the sentinels do not know the service {self.service!r}: {reply}"
             )
