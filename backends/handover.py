@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import ConnectError
 from ..url import BrokerOptions
-from .link import LinkLost, ReplyError
+from .link import LinkLost
 from .reader import Owner, Reader
 from .within import within
 
@@ -27,6 +27,7 @@ class Understudy:
     def __init__(self, owner: Owner, old: Reader) -> None:
         self._owner = owner
         self._old = old
+        self.displaced = owner.displaced
         self.refused = owner.refused
 
     def granted(self, channel: str) -> str | None:
@@ -40,11 +41,6 @@ class Understudy:
         """See `Owner`."""
         kept = {channel for channel, _ in self._old.carried}
         self._owner.lost([channel for channel in channels if channel not in kept], reason)
-
-    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
-        """See `Owner`."""
-        self.lost(channels, "unsubscribed by the server")
-        self._owner.displaced(channels, error)
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
         """See `Owner`. It has had its chance: the old one goes on."""
@@ -68,6 +64,8 @@ async def take_over(old: Reader, new: Reader, owner: Owner, options: BrokerOptio
         old.lose(LOST)
     else:
         owner.lost(_only(old, new), LOST)
+    if new.link is None:
+        raise LinkLost("the new connection was lost")
 
 
 def give_back(old: Reader, new: Reader, owner: Owner) -> None:

@@ -479,6 +479,25 @@ async def test_a_channel_that_is_forbidden_stops_no_takeover(
     assert seen(sink) == [("lost", ("a",)), ("a", b"1"), ("a", b"2")]
 
 
+async def test_what_a_new_link_cannot_have_yet_was_not_lost(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a")
+    rotation = broker.rotate()
+    new = await broker.successor("a")
+    call = asyncio.create_task(broker.subscribe(["c"]))
+    assert await new.commands(1) == [["SUBSCRIBE", "c"]]
+    new.say(*ack("a", PROBE), hiredis.ReplyError("LOADING"))
+    assert await old.commands(1) == [["PING"]]
+    old.say(b"PONG")
+    await rotation
+    assert await new.commands(1) == [["SUBSCRIBE", "c"]]
+    new.say(*ack("c"), message("c", b"1"))
+    await call
+    await sink.until("message", "c", b"1")
+    assert seen(sink) == [("c", b"1")]
+
+
 async def test_there_is_one_takeover_at_a_time(broker: ScriptedBroker) -> None:
     await broker.subscribed("a")
     rotation = broker.rotate()
