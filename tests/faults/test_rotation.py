@@ -126,9 +126,14 @@ async def test_a_password_that_is_exchanged_in_a_file_and_on_the_server(
     async with under_load(quick(valkey_server.url, **options)) as load:
         await to_thread(valkey_server.execute, "ACL", "SETUSER", "rotating", ">second")
         await to_thread(password_file.write_text, "rotating\nsecond")
-        await asyncio.sleep(age)  # The server ends connections whose password is gone.
-        await to_thread(valkey_server.execute, "ACL", "SETUSER", "rotating", "<first")
+        first = await to_thread(clients, [valkey_server])
         await asyncio.sleep(age)
+        await to_thread(valkey_server.execute, "ACL", "SETUSER", "rotating", "<first")
+        second = await to_thread(clients, [valkey_server])
+        await asyncio.sleep(age)
+        third = await to_thread(clients, [valkey_server])
+        assert not first.keys() & second.keys()
+        assert not second.keys() & third.keys()
         unharmed(load)
 
 
