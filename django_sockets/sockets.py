@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
-from .channels import ChannelNames
-from .codec import Delivery, decode_json, encode, send_event
+from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
-from .errors import BrokerError, CallError, EncodeError, Reject, SubscribeError
+from .crowd import Crowd, crowd_of
+from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import EventQueue, Gap
 from .frames import NO_CODE, Frames
+from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
 from .log import LogThrottle
-from .origin import origin_problem
 from .runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -29,6 +30,8 @@ from .runtime import (
     shared_hub,
     worker_pool,
 )
+from .socket_channels import SocketChannels
+from .typed import Dispatch, invalid_message, taken_types
 from .url import BrokerOptions
 
 __all__ = ["BaseSocketServer"]
@@ -42,13 +45,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CLOSE_SECONDS = 1.0
 """How long a close waits for what is queued before it."""
-NORMAL, GOING_AWAY, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
-    1000, 1001, 1007, 1009, 1011, 1013,
+NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
+    1000, 1001, 1007, 1008, 1009, 1011, 1013,
 )  # fmt: skip
 """Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
 
 
-class BaseSocketServer(ChannelNames):
+class BaseSocketServer(SocketChannels):
     """One websocket connection. Subclass it and override what you need.
 
     `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def`
@@ -68,6 +71,10 @@ class BaseSocketServer(ChannelNames):
         subprotocol: the one to accept.
 
     Each of these may also be a class attribute or be set in `configure`.
+
+    Attributes:
+        tags: name -> text, such as {"user": "7"}: what `django_sockets.closing` finds the socket
+            by. Middleware gives them; more may be added until `connect` has returned.
     """
 
     config: Source | None = None
@@ -77,6 +84,12 @@ class BaseSocketServer(ChannelNames):
     ws_decoder: Callable[[Any], Any] | None = None
     subprotocol: str | None = None
 
+    message_type: Any = None
+    """What `receive` gets: a msgspec Struct, a union of tagged ones, a dataclass or a TypedDict;
+    None for plain data. See `django_sockets.typed`, also for methods that take one type each."""
+    answer_invalid: bool = False
+    """Answer a frame that does not fit with what is wrong with it, in place of closing."""
+
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
     outbox_messages: int = 256
@@ -85,10 +98,12 @@ class BaseSocketServer(ChannelNames):
     """Bytes that may; an empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
     """A larger frame from the client closes the socket with 1009."""
-    max_subscriptions: int = 1000
-    """Channels of one socket."""
 
     as_asgi: ClassVar[Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        taken_types(cls)  # Raises for two methods that take the same type.
 
     def __init__(
         self,
@@ -104,6 +119,7 @@ class BaseSocketServer(ChannelNames):
         subprotocol: str | None = None,
     ) -> None:
         self.scope = scope
+        self.tags: dict[str, str] = dict(scope.get("django_sockets.tags") or ())
         given = {
             "config": config,
             "hosts": hosts,
@@ -124,8 +140,10 @@ class BaseSocketServer(ChannelNames):
         self._asgi_send = send
         self._warned: set[str] = set()
         home = running_loop() or background_loop()
+        self._dispatch = _dispatch_of(type(self))
         self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
+        self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
         self._outbox: Lane | None = None
         self._inbox: Lane | None = None
@@ -164,12 +182,22 @@ class BaseSocketServer(ChannelNames):
         """The connection has ended; runs exactly once. May also be written without `code`."""
 
     async def error(self, exc: Exception) -> None:
-        """A handler raised, which was logged; closes with 1011. Override it to go on."""
-        await self.async_close(INTERNAL_ERROR)
+        """A handler raised, which was logged; closes with 1011. Override it to go on.
+
+        For `NotAllowed` with 1008: the client's fault, and no reason for it to come back at once.
+        """
+        await self.async_close(POLICY if isinstance(exc, NotAllowed) else INTERNAL_ERROR)
 
     async def decode_error(self, exc: Exception) -> None:
-        """A frame could not be decoded; closes with 1007. Override it to answer and go on."""
-        await self.async_close(BAD_DATA)
+        """A frame could not be decoded, or does not fit what the class declares.
+
+        Closes with 1007; with `answer_invalid` it sends what is wrong instead, as
+        `{"error": {"type": "invalid_message", "message": "Expected `int`, ..."}}`.
+        """
+        if self.answer_invalid:
+            await self.async_send(invalid_message(exc))
+        else:
+            await self.async_close(BAD_DATA)
 
     def gap(self, channels: Sequence[str], reason: str) -> Any:
         """Broadcasts on these channels may be missing at this point: send the state anew."""
@@ -248,45 +276,26 @@ class BaseSocketServer(ChannelNames):
 
     async def _run_asgi(self) -> None:
         """Serve the connection as an ASGI server does: handshake first."""
-        if self._asgi_receive is None or self._asgi_send is None:
+        receive, send = self._asgi_receive, self._asgi_send
+        if receive is None or send is None:
             raise TypeError("an ASGI application needs receive and send")
-        event = await self._asgi_receive()
+        event = await receive()
         if event["type"] != "websocket.connect":
             return
         self._held = True
-        status = await self._refusal()
-        if status is not None:
-            await self._deny(status)
-            return
-        self._frames.push(event)
-        await self._serve()
-
-    async def _refusal(self) -> int | None:
-        """The HTTP status to refuse the handshake with, or None."""
-        problem = origin_problem(self.scope, self.allowed_origins)
-        if problem is not None:
-            logger.warning("refused a websocket to %s: %s", self.scope.get("path"), problem)
-            return 403
-        if type(self).authorize is BaseSocketServer.authorize:
-            return None
         try:
-            allowed = await self._call(self.authorize)
-        except Reject as exc:
-            return exc.status
-        except Exception:
-            logger.exception("authorize of %s failed: refused", type(self).__name__)
-            return 403
-        return 403 if self._closing or not (allowed is None or allowed) else None
-
-    async def _deny(self, status: int) -> None:
-        send = self._asgi_send
-        if send is None:
-            return
-        if "websocket.http.response" in (self.scope.get("extensions") or {}):
-            await send({"type": "websocket.http.response.start", "status": status, "headers": []})
-            await send({"type": "websocket.http.response.body", "body": b""})
-        else:
-            await send({"type": "websocket.close", "code": NORMAL})
+            status = await refusal(
+                self.scope, self.allowed_origins, lambda: self._call(self.authorize)
+            )
+            if status is None and not self._closing:
+                await self._join()
+            if status is not None or self._closing:
+                await deny(self.scope, send, status or FORBIDDEN)
+                return
+            self._frames.push(event)
+            await self._serve()
+        finally:
+            self._leave()
 
     async def _serve(self) -> None:
         if self._ended is not None:
@@ -297,6 +306,8 @@ class BaseSocketServer(ChannelNames):
         if in_background:
             worker_pool(self._config.settings).keep_spare()
             at_exit(self._at_exit)
+        if self._crowd is None:
+            await self._join()
         self._start_delivery()
         reader = loop.create_task(self._read())
         try:
@@ -313,6 +324,7 @@ class BaseSocketServer(ChannelNames):
     async def _finish(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
+        self._leave()
         if self._hub is not None:
             await self._hub.remove(self)
         for lane in (self._inbox, self._outbox):
@@ -355,7 +367,12 @@ class BaseSocketServer(ChannelNames):
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
             await self._accept()
-            await self._call(self.connect)
+            known = dict(self.tags)
+            try:
+                await self._call(self.connect)
+            finally:
+                if self.tags != known:
+                    await self._join()
             return
         if event["type"] != "websocket.receive":
             logger.warning("ignored an ASGI event of type %r", event["type"])
@@ -367,11 +384,11 @@ class BaseSocketServer(ChannelNames):
             await self.async_close(TOO_BIG)
             return
         try:
-            data = (self.ws_decoder or decode_json)(frame)
+            name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
             await self._call(self.decode_error, exc)
             return
-        await self._call(self.receive, data)
+        await self._call(getattr(self, name), *args)
 
     async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
@@ -393,8 +410,8 @@ class BaseSocketServer(ChannelNames):
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
-        if isinstance(exc, BrokerError):
-            # Its message says it all, and an outage makes every socket say it.
+        if isinstance(exc, (BrokerError, NotAllowed)):
+            # Its message says it all; an outage, or one client, can make it come often.
             _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
         else:
             logger.error("%s: a handler failed", name, exc_info=exc)
@@ -458,6 +475,22 @@ class BaseSocketServer(ChannelNames):
         logger.log(level, "%s: sending to the client failed", type(self).__name__, exc_info=exc)
         self._end(NO_CODE)
 
+    # Closed by its tags
+
+    async def _join(self) -> None:
+        """Be found by the tags it has now; without tags this costs nothing."""
+        if self.is_alive and (self.tags or self._crowd is not None):
+            self._crowd = crowd = crowd_of(self._shared_hub())
+            await crowd.add(self, self.tags)
+
+    def _leave(self) -> None:
+        if self._crowd is not None:
+            self._crowd.discard(self)
+
+    def on_close_order(self, code: int) -> None:
+        """Called by the crowd: somebody closes the sockets with a tag of this one."""
+        self._spawn(self._close(code))
+
     # Broadcasts to the client
 
     def _shared_hub(self) -> Hub:
@@ -469,12 +502,16 @@ class BaseSocketServer(ChannelNames):
         if not self.is_alive:
             return
         hub = self._shared_hub()
-        if len(hub.channels_of(self).union(names)) > self.max_subscriptions:
+        if self._too_many(names):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and self._ended is None:
             self._queue = hub.new_queue()
         await hub.add(self, names)
+
+    def _too_many(self, names: Iterable[str]) -> bool:
+        owned = frozenset() if self._hub is None else self._hub.channels_of(self)
+        return len(owned.union(names)) > self.max_subscriptions
 
     async def _remove(self, names: list[str]) -> None:
         if self._hub is not None:
@@ -505,6 +542,8 @@ class BaseSocketServer(ChannelNames):
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Called by the hub with a broadcast."""
+        if delivery.origin is not None and delivery.origin == self._origin:
+            return
         if self._queue is not None:
             self._queue.on_delivery(delivery)
         elif self._inbox is None:
@@ -566,6 +605,11 @@ class BaseSocketServer(ChannelNames):
             logger.warning(message, type(self).__name__)
 
 
+@functools.lru_cache(maxsize=1024)
+def _dispatch_of(cls: type[BaseSocketServer]) -> Dispatch:
+    return Dispatch(cls, cls.receive is not BaseSocketServer.receive)
+
+
 def _size_bytes(frame: str | bytes) -> int:
     if isinstance(frame, str) and not frame.isascii():
         return len(frame.encode(errors="surrogatepass"))
@@ -575,9 +619,11 @@ def _size_bytes(frame: str | bytes) -> int:
 BaseSocketServer.as_asgi = AsgiApp.descriptor()
 _PLAIN_DEFAULTS = frozenset(
     {
+        BaseSocketServer.authorize,
         BaseSocketServer.connect,
         BaseSocketServer.receive,
         BaseSocketServer.disconnect,
         BaseSocketServer.gap,
+        BaseSocketServer.may_subscribe,
     }
 )
