@@ -68,15 +68,17 @@ def script(code: str, settings: dict[str, Any] | None = None, **more: str) -> st
 class Server:
     """A server process and what it has printed."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
-        self.process, self.log, self.port = process, log, port
+    def __init__(
+        self, process: subprocess.Popen[str], log: Path, port: int, host: str = "127.0.0.1"
+    ) -> None:
+        self.process, self.log, self.port, self.host = process, log, port, host
 
     @property
     def printed(self) -> str:
         return self.log.read_text()
 
     def get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_SECONDS)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=WAIT_SECONDS)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -124,6 +126,7 @@ def serving(
     port: int,
     log: Path,
     settings: dict[str, Any] | None = None,
+    host: str = "127.0.0.1",
     **more: str,
 ) -> Iterator[Server]:
     """A server until the block ends; all of its processes end then."""
@@ -138,7 +141,7 @@ def serving(
             text=True,
         ) as process,
     ):
-        server = Server(process, log, port)
+        server = Server(process, log, port, host)
         try:
             server.wait_until_it_answers()
             yield server
