@@ -1,5 +1,7 @@
 """The command line: `python -m django_sockets {check,publish,tail}`; `--help` tells the rest.
 
+`manage.py sockets` has the same commands and shares this module.
+
 Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; 130 Ctrl-C, which
 is how `tail` ends unless `--count` ends it.
 """
@@ -32,7 +34,19 @@ IN_PROCESS = ("memory", "fakeredis")
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m django_sockets",
+        description="Look at a broker, publish to it, listen to it.",
+        epilog="Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; "
+        "130 ended by Ctrl-C.",
+    )
+    add_commands(parser, names_broker=True)
+    return run(parser.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the arguments of a parser with `add_commands` say; returns the exit status."""
+    level = logger.level
     logger.setLevel(logging.CRITICAL)  # We say it ourselves, once.
     commands = {"check": _check, "publish": _publish, "tail": _tail}
     try:
@@ -48,21 +62,31 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read our output has gone. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
+    finally:
+        logger.setLevel(level)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m django_sockets",
-        description="Look at a broker, publish to it, listen to it.",
-        epilog="Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; "
-        "130 ended by Ctrl-C.",
-    )
+def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None:
+    """Give a parser the commands.
+
+    Args:
+        names_broker: `publish` and `tail` want a URL first; else it is the option `--broker`, and
+            without it they use the configured one.
+    """
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    example = "such as redis://localhost:6379"
 
     def command(name: str, what: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what)
         added.add_argument("--json", action="store_true", help="print JSON, for programs")
         return added
+
+    def broker(added: argparse.ArgumentParser) -> None:
+        if names_broker:
+            added.add_argument("url", metavar="URL", help=example)
+        else:
+            text = f"{example}; without it, the configured one"
+            added.add_argument("--broker", dest="url", metavar="URL", help=text)
 
     checking = command("check", "Is this broker usable, and how well?")
     checking.add_argument(
@@ -73,14 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         "setting, the environment variable, or memory://",
     )
     publishing = command("publish", "Broadcast JSON to a channel.")
-    publishing.add_argument("url", metavar="URL", help="such as redis://localhost:6379")
+    broker(publishing)
     publishing.add_argument("channel", metavar="CHANNEL")
     publishing.add_argument("data", metavar="JSON", type=_json, help="such as '{\"hello\": 1}'")
     tailing = command("tail", "Print what arrives on channels, until Ctrl-C.")
-    tailing.add_argument("url", metavar="URL", help="such as redis://localhost:6379")
+    broker(tailing)
     tailing.add_argument("channels", metavar="CHANNEL", nargs="+")
     tailing.add_argument("--count", metavar="N", type=_count, help="stop after N messages")
-    return parser
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,6 @@
 """Is a broker usable? What `python -m django_sockets check` finds out; it prints nothing.
 
-Only `__main__` imports this module.
+Only `__main__` and Django's system checks import this module.
 """
 
 from __future__ import annotations

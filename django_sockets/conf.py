@@ -262,7 +262,7 @@ def database_hygiene() -> Iterator[None]:
     Connections past `CONN_MAX_AGE`, or broken, are closed before and after.
     """
     db = sys.modules.get("django.db")
-    if db is None:
+    if db is None or _django_settings() is None:  # Django's URL patterns import it, too.
         yield
         return
     db.close_old_connections()

@@ -137,8 +137,8 @@ def test_the_django_example_serves_pages_and_lets_browsers_talk(tmp_path: Path) 
         page.close()
 
         def browser() -> Any:
-            address = f"127.0.0.1:{port}/"
-            return connect(f"ws://{address}", origin=f"http://{address[:-1]}", proxy=None)  # type: ignore[arg-type]
+            address = f"127.0.0.1:{port}"
+            return connect(f"ws://{address}/ws/chat/", origin=f"http://{address}", proxy=None)  # type: ignore[arg-type]
 
         def says(sender: Any, *hearers: Any) -> None:
             sender.send(json.dumps({"text": "hello"}))

@@ -135,13 +135,16 @@ def test_the_page_needs_nothing_from_elsewhere_and_makes_no_markup_of_messages()
 
 
 @pytest.mark.parametrize(
-    ("path", "origin"), [("/ws/", "http://evil.example"), ("/elsewhere/", None)]
+    ("path", "origin", "status"),
+    [("/ws/", "http://evil.example", 403), ("/elsewhere/", None, 404)],
 )
-def test_a_foreign_page_and_an_unknown_path_are_refused(path: str, origin: str | None) -> None:
+def test_a_foreign_page_and_an_unknown_path_are_refused(
+    path: str, origin: str | None, status: int
+) -> None:
     with demo("--port", "0") as running:
         with pytest.raises(InvalidStatus) as refused:
             running.tab(path, origin)
-        assert refused.value.response.status_code == 403
+        assert refused.value.response.status_code == status
         assert running.interrupt() == 0
     assert "Traceback" not in running.printed
 

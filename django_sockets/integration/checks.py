@@ -1,0 +1,178 @@
+"""System checks: what `manage.py check` says about the settings. docs/checks.md has a section each.
+
+The network is left alone, but by the check that has to be asked for by its tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Info, Warning, register  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+
+from ..check import SOURCES, check, configuration
+from ..conf import DJANGO_SETTING, ENVIRONMENT_VARIABLE
+from ..errors import ConfigurationError
+from ..registry import open_broker
+from ..sockets import BaseSocketServer
+from .asgi_application import asgi_application, asgi_application_path
+from .routing import ProtocolTypeRouter
+
+__all__ = ["NETWORK_TAG", "TAG", "register_checks"]
+
+TAG = "django_sockets"
+NETWORK_TAG = "django_sockets_network"
+DOCS = "docs/checks.md"
+
+
+def register_checks() -> None:
+    """Make the checks known to Django."""
+    for function in (check_configuration, check_application, check_origins, check_apps):
+        register(function, TAG)
+    register(check_proxy, TAG, deploy=True)
+    register(check_network, NETWORK_TAG, deploy=True)
+
+
+def check_configuration(**_: Any) -> list[CheckMessage]:
+    """E001: the broker's configuration is wrong. W002: it stays in one process."""
+    try:
+        config, source = configuration(())
+        open_broker(config.url)
+    except ConfigurationError as exc:
+        hint = f"Look at {DJANGO_SETTING}, or at the environment variable {ENVIRONMENT_VARIABLE}."
+        return [_message(Error, "E001", str(exc), hint)]
+    why = _other_processes()
+    if source == "override" or config.url.scheme != "memory" or why is None:
+        return []
+    problem = f"The broker is {config.url} ({SOURCES[source]}), but {why}."
+    hint = (
+        "Other processes hear nothing of what is broadcast in this one: "
+        f'set {DJANGO_SETTING} = "redis://..." for all of them.'
+    )
+    return [_message(Warning, "W002", problem, hint)]
+
+
+def _other_processes() -> str | None:
+    """What speaks for more than one process."""
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if workers.isdecimal() and int(workers) > 1:
+        return f"WEB_CONCURRENCY={workers} asks for several worker processes"
+    # Django's test runner turns DEBUG off, too; the outbox is there in tests only.
+    in_test = hasattr(sys.modules.get("django.core.mail"), "outbox")
+    if not settings.DEBUG and not in_test:
+        return "DEBUG is off, so this looks like production"
+    return None
+
+
+def check_application(**_: Any) -> list[CheckMessage]:
+    """E003: ASGI_APPLICATION cannot be imported. W004: not set. W005: it has no websockets."""
+    path = asgi_application_path()
+    if path is None:
+        hint = 'Set ASGI_APPLICATION = "mysite.asgi.application".'
+        problem = "ASGI_APPLICATION is not set: runserver serves no websockets."
+        return [_message(Warning, "W004", problem, hint)]
+    try:
+        application = asgi_application()
+    except ImproperlyConfigured as exc:
+        hint = "Its value is the dotted path of the application in your asgi.py."
+        return [_message(Error, "E003", f"{exc}.", hint)]
+    if isinstance(application, ProtocolTypeRouter):
+        routed = "websocket" in application.application_mapping
+    else:
+        # Whatever else it is may do the routing itself.
+        routed = not isinstance(application, ASGIHandler)
+    if routed:
+        return []
+    problem = f"{path} does not route websockets: all are refused."
+    hint = 'Make it ProtocolTypeRouter({"http": ..., "websocket": URLRouter([...])}).'
+    return [_message(Warning, "W005", problem, hint)]
+
+
+def check_origins(**_: Any) -> list[CheckMessage]:
+    """W006: pages of any site may open a class's websockets with the user's cookies."""
+    hint = "Name the sites that may, such as https://app.example.com."
+    return [
+        _message(
+            Warning,
+            "W006",
+            f"{cls.__module__}.{cls.__qualname__} has '*' in allowed_origins: any page on the web "
+            "may connect, with the cookies of the user who looks at it.",
+            hint,
+        )
+        for cls in _socket_classes(BaseSocketServer)
+        if "*" in cls.allowed_origins
+    ]
+
+
+def _socket_classes(base: type[BaseSocketServer]) -> Iterator[type[BaseSocketServer]]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _socket_classes(cls)
+
+
+def check_apps(**_: Any) -> list[CheckMessage]:
+    """W007: runserver is another app's, because that app comes first."""
+    names = [config.name for config in apps.get_app_configs()]
+    before = names[: names.index("django_sockets")] if "django_sockets" in names else []
+    hint = "Move 'django_sockets' before it in INSTALLED_APPS"
+    found = []
+    for name in ("daphne", "django.contrib.staticfiles"):
+        if name not in before:
+            continue
+        if name == "daphne":
+            problem, more = "runserver is that of daphne", ", or silence this to keep daphne's."
+        elif "daphne" in names:
+            continue  # daphne has an error of its own for that.
+        else:
+            problem, more = "runserver is that of django.contrib.staticfiles: no websockets", "."
+        found.append(_message(Warning, "W007", f"{problem}, which is listed first.", hint + more))
+    return found
+
+
+def check_proxy(**_: Any) -> list[CheckMessage]:
+    """I008: behind a proxy that ends TLS, the site would not know its own origin."""
+    if not (settings.SECURE_SSL_REDIRECT or settings.SESSION_COOKIE_SECURE):
+        return []
+    if settings.SECURE_PROXY_SSL_HEADER or settings.CSRF_TRUSTED_ORIGINS:
+        return []
+    problem = (
+        "The site is meant for https, and neither SECURE_PROXY_SSL_HEADER nor "
+        "CSRF_TRUSTED_ORIGINS is set."
+    )
+    hint = (
+        "Behind a proxy that ends TLS, every browser's websocket would be refused: its origin is "
+        "https, the request looks like http. Set one of them, or let the server trust the proxy."
+    )
+    return [_message(Info, "I008", problem, hint)]
+
+
+def check_network(**_: Any) -> list[CheckMessage]:
+    """E009: the broker is not usable. W010: it is, and something about it will bite."""
+    if not _asked_for_by_name():
+        return []
+    try:
+        findings = asyncio.run(check(*configuration(())))
+    except ConfigurationError:
+        return []  # That is E001.
+    if findings.problem is not None:
+        hint = "`manage.py sockets check` says more."
+        return [_message(Error, "E009", f"The broker is not usable: {findings.problem}", hint)]
+    hint = f"It is about {findings.broker}."
+    return [_message(Warning, "W010", warning, hint) for warning in findings.warnings]
+
+
+def _asked_for_by_name() -> bool:
+    """`check --deploy` alone runs where no broker is, such as a build. Django tells no tags."""
+    return any(argument.rpartition("=")[2] == NETWORK_TAG for argument in sys.argv)
+
+
+def _message(kind: Callable[..., CheckMessage], number: str, text: str, hint: str) -> CheckMessage:
+    where = f"{DOCS}#{TAG}{number.lower()}"
+    return kind(text, hint=f"{hint} See {where}", id=f"{TAG}.{number}")

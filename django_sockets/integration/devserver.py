@@ -1,0 +1,91 @@
+"""uvicorn in the place of Django's development server. Only `runserver` imports this module."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+
+__all__ = ["UvicornServer"]
+
+GRACE_SECONDS = 2
+"""How long the end of the server waits for open connections."""
+
+
+class UvicornServer:
+    """Has the methods of `WSGIServer` that `django.core.servers.basehttp.run` calls.
+
+    Raises:
+        OSError: on construction, the address cannot be used.
+    """
+
+    def __init__(self, address: tuple[str, int], _: object = None, *, ipv6: bool = False) -> None:
+        self._socket = socket.create_server(
+            address,
+            family=socket.AF_INET6 if ipv6 else socket.AF_INET,
+            dualstack_ipv6=ipv6 and socket.has_dualstack_ipv6(),
+        )
+        self.server_port: int = self._socket.getsockname()[1]
+        self._app: Any = None
+        self._ended = threading.Event()
+
+    def set_app(self, app: Any) -> None:
+        self._app = app
+
+    def serve_forever(self) -> None:
+        """Serve until Ctrl-C on the main thread, or until the process exits on another one."""
+        _log_like_django()
+        config = uvicorn.Config(
+            self._app,
+            ws="websockets-sansio",
+            log_config=None,
+            log_level="info",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        if threading.current_thread() is not threading.main_thread():
+            # The reloader has the main thread, and ends the process with this one in mid-flight.
+            atexit.register(self._stop, server)
+        try:
+            server.run(sockets=[self._socket])
+        finally:
+            self._ended.set()
+
+    def _stop(self, server: uvicorn.Server) -> None:
+        """Let sockets be closed and `disconnect` run before the process goes."""
+        server.should_exit = True
+        self._ended.wait(2 * GRACE_SECONDS)
+
+
+class _ToDjango(logging.Handler):
+    """Requests in the words and colours of Django's server; its own news is left out."""
+
+    server = logging.getLogger("django.server")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if record.name == "uvicorn.access" and len(arguments) == 5:
+            _, method, path, version, status = arguments
+            self._say('"%s %s HTTP/%s" %s', (method, path, version, status), status)
+        elif str(record.msg).startswith('%s - "WebSocket %s"') and len(arguments) in (2, 3):
+            status = arguments[2] if len(arguments) == 3 else None
+            if status is None:
+                status = 403 if str(record.msg).endswith("403") else 101
+            self._say('"WEBSOCKET %s" %s', (arguments[1], status), status)
+        elif record.levelno >= logging.WARNING:
+            self.server.handle(record)
+
+    def _say(self, message: str, arguments: tuple[Any, ...], status: Any) -> None:
+        bad = isinstance(status, int) and status >= 400
+        level = logging.WARNING if bad else logging.INFO
+        self.server.log(level, message, *arguments, extra={"status_code": status})
+
+
+def _log_like_django() -> None:
+    logger = logging.getLogger("uvicorn")
+    logger.handlers = [_ToDjango()]
+    logger.propagate = False

@@ -1,0 +1,202 @@
+"""Which application answers: by protocol, then by path.
+
+Paths are Django's own `path`, `re_path` and `include`. Works with Django installed but not
+configured.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from django.urls import URLPattern, URLResolver
+from django.urls.resolvers import RoutePattern
+
+from ..asgi import Receive, Send, deny
+from ..errors import ConfigurationError
+from ..sockets import BaseSocketServer
+
+__all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter"]
+
+logger = logging.getLogger("django_sockets")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
+Pattern: TypeAlias = URLPattern | URLResolver
+
+NOT_FOUND = 404
+_INNER = ("app", "inner", "application")
+
+
+class Route(NamedTuple):
+    """Where a path leads.
+
+    Attributes:
+        rest: what is left of the path, for a router inside `app`.
+    """
+
+    app: Application
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rest: str
+
+
+class ProtocolTypeRouter:
+    """An ASGI application that hands each connection to the application of its type.
+
+    "lifespan" needs no entry: start-up completes at once, and shutdown closes the broker. A type
+    that has no entry is refused: HTTP and websocket with 404, any other is left unanswered.
+
+    Args:
+        application_mapping: `{"http": get_asgi_application(), "websocket": URLRouter([...])}`.
+    """
+
+    def __init__(self, application_mapping: Mapping[str, Application]) -> None:
+        self.application_mapping = dict(application_mapping)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        application = self.application_mapping.get(kind)
+        if application is not None:
+            await application(scope, receive, send)
+        elif kind == "lifespan":
+            await BaseSocketServer.as_asgi(scope, receive, send)
+        else:
+            await _not_found(scope, receive, send)
+
+
+class URLRouter:
+    """An ASGI application that hands each connection to the application of its path.
+
+    The first route that matches wins, as it is or, when none does, with the trailing slash added
+    or taken away. The application finds `{"args": ..., "kwargs": ...}` in `scope["url_route"]`. A
+    route may lead to another router, also to one inside middleware that keeps it as its attribute
+    `app`, `inner` or `application`: it routes the rest of the path, and its arguments are added. A
+    path without a route is refused with 404.
+
+    Args:
+        routes: `path(...)`, `re_path(...)` and `include(...)` of Django's, which lead to ASGI
+            applications, such as `path("ws/", MySocket.as_asgi)`.
+
+    Raises:
+        ConfigurationError: a route is none of these, or leads to a socket class itself.
+    """
+
+    def __init__(self, routes: Sequence[Any]) -> None:
+        self.routes: list[Pattern] = list(routes)
+        for route in self.routes:
+            _check(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path_remaining")
+        if path is None:
+            path = _own_path(scope)
+        route = self.find(path)
+        if route is None:
+            await _not_found(scope, receive, send)
+            return
+        outer = scope.get("url_route") or {}
+        url_route = {
+            "args": (*outer.get("args", ()), *route.args),
+            "kwargs": {**outer.get("kwargs", {}), **route.kwargs},
+        }
+        inner_scope = {**scope, "url_route": url_route, "path_remaining": route.rest}
+        await route.app(inner_scope, receive, send)
+
+    def find(self, path: str) -> Route | None:
+        """Where a path leads, None for nowhere.
+
+        Args:
+            path: without the leading slash, as Django's patterns are written.
+        """
+        other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+        return _find(self.routes, path) or _find(self.routes, other)
+
+
+def inner_router(app: object) -> URLRouter | None:
+    """The router that an application is, or has inside its middleware."""
+    for _ in range(32):  # Also of an application that has itself inside.
+        if app is None or isinstance(app, URLRouter):
+            return app
+        own = getattr(app, "__dict__", {})
+        app = next((own[name] for name in _INNER if name in own), None)
+    return None
+
+
+def _find(routes: Sequence[Pattern], path: str) -> Route | None:
+    for route in routes:
+        if isinstance(route, URLResolver):
+            found = _through_include(route, path)
+        else:
+            found = _at(route, path)
+        if found is not None:
+            return found
+    return None
+
+
+def _through_include(route: URLResolver, path: str) -> Route | None:
+    match = route.pattern.match(path)
+    if not match:
+        return None
+    rest, args, kwargs = match
+    inner = _find(route.url_patterns, rest)
+    if inner is None:
+        return None
+    merged = {**kwargs, **route.default_kwargs, **inner.kwargs}
+    return inner._replace(args=(*args, *inner.args), kwargs=merged)
+
+
+def _at(route: URLPattern, path: str) -> Route | None:
+    app: Any = route.callback
+    router = inner_router(app)
+    pattern = route.pattern
+    if router is not None and isinstance(pattern, RoutePattern):
+        # As `include` makes it: what it matches is a beginning.
+        pattern = RoutePattern(str(pattern), pattern.name, is_endpoint=False)
+    match = pattern.match(path)
+    if not match:
+        return None
+    rest, args, kwargs = match
+    if router is not None and router.find(rest) is None:
+        return None
+    return Route(app, args, {**kwargs, **route.default_args}, rest)
+
+
+def _check(route: object) -> None:
+    if isinstance(route, URLResolver):
+        return  # What it includes may be a module that is imported on first use.
+    if not isinstance(route, URLPattern):
+        raise ConfigurationError(
+            f"a route is path(...), re_path(...) or include(...), not {type(route).__name__}"
+        )
+    app: Any = route.callback
+    if isinstance(app, type):
+        raise ConfigurationError(
+            f"the route {str(route.pattern)!r} leads to the class {app.__name__}: "
+            f"write {app.__name__}.as_asgi"
+        )
+
+
+def _own_path(scope: Scope) -> str:
+    """The path below `root_path`, where the server has mounted us, without the leading slash."""
+    path: str = scope.get("path", "")
+    root = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(f"{root}/")):
+        path = path[len(root) :]
+    return path.removeprefix("/")
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    kind = scope["type"]
+    if kind == "websocket":
+        logger.info("refused a websocket to %s: no such route", scope.get("path"))
+        event = await receive()
+        if event["type"] == "websocket.connect":
+            await deny(scope, send, NOT_FOUND)
+    elif kind == "http":
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": NOT_FOUND, "headers": headers})
+        await send({"type": "http.response.body", "body": b"Not found.\n"})
+    else:
+        logger.warning("nothing is configured for the protocol %r: not answered", kind)

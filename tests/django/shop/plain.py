@@ -1,0 +1,11 @@
+"""The application of asgi.py, with the static files left to whoever serves it."""
+
+from django.core.asgi import get_asgi_application
+from django.urls import path
+
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+
+from .sockets import Counter
+
+websockets = URLRouter([path("ws/<int:room>/", Counter.as_asgi)])
+application = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": websockets})

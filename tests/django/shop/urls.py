@@ -1,0 +1,7 @@
+"""Addresses of the shop's pages."""
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [path("", views.page), path("order/<slug:item>/", views.order)]
