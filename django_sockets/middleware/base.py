@@ -30,7 +30,7 @@ AsgiApplication = Callable[[Any, Any, Any], Awaitable[Any]]
 TAGS = "django_sockets.tags"
 
 
-class Refused(Exception):  # noqa: N818 - not an error of ours
+class Refused(Exception):
     """The handshake is refused.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class DRFTokenAuthMiddleware(BaseTokenAuthMiddleware):
         outage_seconds: float = 600.0,
     ) -> None:
         try:
-            import rest_framework.authtoken  # noqa: F401
+            importlib.import_module("rest_framework.authtoken")
         except ImportError as exc:
             raise ImportError(
                 "DRFTokenAuthMiddleware needs Django REST framework: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from .base import AsgiApplication, AuthMiddleware, Identity, Scope, digest, in_thread
 from .stores import load_session, surviving
@@ -58,8 +57,12 @@ class SessionAuthMiddleware(AuthMiddleware):
         return identity
 
     def _load(self, key: str | None) -> Identity:
-        from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-        from django.contrib.auth import get_user_model
+        from django.contrib.auth import (
+            BACKEND_SESSION_KEY,
+            HASH_SESSION_KEY,
+            SESSION_KEY,
+            get_user_model,
+        )
         from django.contrib.auth.models import AnonymousUser
 
         session, found = load_session(key)

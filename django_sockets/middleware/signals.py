@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..closing import async_close_sockets, on_missed_orders
-from ..conf import load_config
 from ..log import LogThrottle
 from ..runtime import background_loop, finish_before_exit
 from ..url import BrokerOptions
@@ -93,11 +92,11 @@ def _token_deleted(sender: Any, instance: Any, using: str | None = None, **_: An
 def _after_commit(using: str | None, **tags: Any) -> None:
     from django.db import transaction
 
-    texts = {name: str(value) for name, value in tags.items()}
+    texts: dict[str, Any] = {name: str(value) for name, value in tags.items()}
     transaction.on_commit(lambda: _schedule(texts), using=using, robust=True)
 
 
-def _schedule(tags: dict[str, str]) -> None:
+def _schedule(tags: dict[str, Any]) -> None:
     """Order it from the background: a broker that is down must not hold up who logs out."""
     future = asyncio.run_coroutine_threadsafe(async_close_sockets(**tags), background_loop())
     finish_before_exit(future)

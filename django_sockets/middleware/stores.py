@@ -41,12 +41,14 @@ def load_session(key: str | None) -> tuple[Any, bool]:
 
 def _raise_what_was_swallowed(store: Any, key: str) -> None:
     """The cache engine takes a cache that is down for a session that is gone."""
+    from django.conf import settings
     from django.contrib.sessions.backends.cache import SessionStore
+    from django.core.cache import caches
     from django.core.cache.backends.base import InvalidCacheKey
 
     if isinstance(store, SessionStore):
         with contextlib.suppress(InvalidCacheKey):
-            store._cache.get(store.cache_key_prefix + key)
+            caches[settings.SESSION_CACHE_ALIAS].get(store.cache_key_prefix + key)
 
 
 def surviving(keys: Sequence[str]) -> Collection[str]:

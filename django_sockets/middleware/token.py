@@ -60,8 +60,7 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
             outage_seconds=outage_seconds,
         )
         self.query_parameter = query_parameter
-        if get_user is not None:
-            self.get_user = get_user
+        self._get_user = self.get_user if get_user is None else get_user
 
     def get_user(self, token: str) -> Any:
         """The user of a token, or None. May be `async def`; a `def` runs on a worker thread."""
@@ -82,7 +81,7 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
             if scope.get("user") is None:
                 found["user"] = AnonymousUser()
             return Identity(found)
-        user = await in_thread(self.get_user, offer.token)
+        user = await in_thread(self._get_user, offer.token)
         pk = getattr(user, "pk", None)
         login = Login(pk) if pk is not None else None
         if not is_current(Login(pk), user):

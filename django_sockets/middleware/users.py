@@ -58,14 +58,16 @@ def usable(logins: Iterable[Login]) -> Collection[Login]:
         backend = _backend(login)
         if backend is not None or not login.backend:
             backends[login] = backend
-    plain = {login.pk for login, backend in backends.items() if backend is None or _is_plain(backend)}
+    plain = {
+        login.pk for login, backend in backends.items() if backend is None or _is_plain(backend)
+    }
     users = {}
     pks = list(plain)
     for start in range(0, len(pks), CHUNK):
         users.update(_users().in_bulk(pks[start : start + CHUNK]))
     good = set()
     for login, backend in backends.items():
-        user = users.get(login.pk) if login.pk in plain else backend.get_user(login.pk)
+        user = users.get(login.pk) if login in plain else backend.get_user(login.pk)
         if is_current(login, user, backend):
             good.add(login)
     return good

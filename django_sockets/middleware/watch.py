@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
+from ..conf import database_hygiene
 from ..log import LogThrottle
 from ..url import BrokerOptions
 from .users import Login, usable
@@ -97,15 +98,16 @@ class _Watch:
             self.changed.notify()
 
     def _work(self) -> None:
-        from django.db import close_old_connections, connections
+        from django.db import connections
 
-        while True:
+        watched = self._next()
+        while watched is not None:
+            try:
+                with database_hygiene():
+                    self.look(watched)
+            except Exception:
+                logger.exception("looking after open sockets failed")
             watched = self._next()
-            if watched is None:
-                break
-            close_old_connections()
-            self.look(watched)
-            close_old_connections()
         connections.close_all()
 
     def _next(self) -> list[Watched] | None:
