@@ -76,7 +76,8 @@ class Broker(Protocol):
         """Publish one payload to 1..n different channels.
 
         Args:
-            channels: valid names (`check_channel`), none twice.
+            channels: valid names (`check_channel`), none twice; or the hub's control channel, whose
+                name of 8 bytes begins with U+0001.
             payload: at most `limits.max_payload_bytes`, headers included.
             headers: one for each channel, put before the payload there; empty for none.
 

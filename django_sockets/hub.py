@@ -25,9 +25,12 @@ from .log import LogThrottle
 from .mailbox import Congestion
 from .registry import open_broker
 
-__all__ = ["Hub", "Subscriber", "hub_on", "open_hub"]
+__all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
 logger = logging.getLogger("django_sockets")
+
+CONTROL = "\x01control"
+"""The channel of orders between our own processes: `check_channel` lets no user utter it."""
 
 
 class Subscriber(Protocol):
@@ -100,7 +103,15 @@ class Hub:
             ChannelError, PayloadTooLarge: nothing was published.
             PublishError: it did not certainly reach the server for every channel.
         """
-        names = self.check_channels(channels)
+        await self._publish(self.check_channels(channels), payload, is_text, origin)
+
+    async def publish_control(self, payload: bytes) -> None:
+        """Publish JSON text on the control channel; raises as `publish` does."""
+        await self._publish([CONTROL], payload, True, None)
+
+    async def _publish(
+        self, names: list[str], payload: bytes, is_text: bool, origin: bytes | None
+    ) -> None:
         size = len(payload)
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(size, self.max_payload_bytes)
@@ -161,7 +172,13 @@ class Hub:
         Raises:
             ChannelError, SubscribeError: the subscriber has none of the new channels.
         """
-        names = self.check_channels(channels)
+        await self._add(subscriber, self.check_channels(channels))
+
+    async def add_control(self, subscriber: Subscriber) -> None:
+        """`add` to the control channel; `remove` ends it."""
+        await self._add(subscriber, [CONTROL])
+
+    async def _add(self, subscriber: Subscriber, names: list[str]) -> None:
         if self._closed:
             raise BrokerClosed(self.config.url)
         owned = self._channels_of.setdefault(subscriber, set())
@@ -212,7 +229,7 @@ class Hub:
             try:
                 publisher, counter, previous, is_text, origin, payload = unpack(message)
             except NotOurs:
-                self._poison(channel)
+                self.poison(channel)
                 continue
             except NewerVersion:
                 self._gap([channel], VERSION)
@@ -258,7 +275,8 @@ class Hub:
         self._counters["gaps"] += 1
         self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
 
-    def _poison(self, channel: str) -> None:
+    def poison(self, channel: str) -> None:
+        """Count and log a payload that makes no sense to us; it was skipped."""
         self._counters["poison"] += 1
         self._throttle.log(
             logging.WARNING,

@@ -31,6 +31,7 @@ __all__ = [
     "not_at_exit",
     "publish",
     "shared_hub",
+    "through_hub",
     "worker_pool",
 ]
 
@@ -139,19 +140,26 @@ async def publish(
     is_text: bool,
     origin: bytes | None = None,
 ) -> None:
-    """Publish through the running loop's own hub if it has one, else through the background's.
+    """Publish `through_hub`.
 
     Raises:
         ChannelError, PayloadTooLarge, PublishError: see `Hub.publish`.
     """
+    await through_hub(
+        config, lambda hub: hub.publish(channels, payload, is_text=is_text, origin=origin)
+    )
+
+
+async def through_hub(config: Config, operation: Callable[[Hub], Awaitable[None]]) -> None:
+    """Await it with the running loop's own hub if it has one, else with the background's."""
     loop = asyncio.get_running_loop()
     hub = existing_hub(loop, config)
     if hub is not None:
-        await hub.publish(channels, payload, is_text=is_text, origin=origin)
+        await operation(hub)
         return
 
     async def in_background() -> None:
-        await shared_hub(config).publish(channels, payload, is_text=is_text, origin=origin)
+        await operation(shared_hub(config))
 
     background = background_loop()
     if background is loop:

@@ -12,6 +12,7 @@ from .calls import Calls, running_loop
 from .channels import ChannelNames
 from .codec import Delivery, decode_json, encode, send_event
 from .conf import Source, load_config
+from .crowd import Crowd, crowd_of
 from .errors import BrokerError, CallError, EncodeError, Reject, SubscribeError
 from .events import EventQueue, Gap
 from .frames import NO_CODE, Frames
@@ -68,6 +69,10 @@ class BaseSocketServer(ChannelNames):
         subprotocol: the one to accept.
 
     Each of these may also be a class attribute or be set in `configure`.
+
+    Attributes:
+        tags: name -> text, such as {"user": "7"}: what `django_sockets.closing` finds the socket
+            by. Middleware gives them; more may be added until `connect` has returned.
     """
 
     config: Source | None = None
@@ -104,6 +109,7 @@ class BaseSocketServer(ChannelNames):
         subprotocol: str | None = None,
     ) -> None:
         self.scope = scope
+        self.tags: dict[str, str] = dict(scope.get("django_sockets.tags") or ())
         given = {
             "config": config,
             "hosts": hosts,
@@ -126,6 +132,7 @@ class BaseSocketServer(ChannelNames):
         home = running_loop() or background_loop()
         self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
+        self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
         self._outbox: Lane | None = None
         self._inbox: Lane | None = None
@@ -254,12 +261,18 @@ class BaseSocketServer(ChannelNames):
         if event["type"] != "websocket.connect":
             return
         self._held = True
-        status = await self._refusal()
-        if status is not None:
-            await self._deny(status)
-            return
-        self._frames.push(event)
-        await self._serve()
+        try:
+            status = await self._refusal()
+            if status is None:
+                await self._join()
+                status = 403 if self._closing else None
+            if status is not None:
+                await self._deny(status)
+                return
+            self._frames.push(event)
+            await self._serve()
+        finally:
+            self._leave()
 
     async def _refusal(self) -> int | None:
         """The HTTP status to refuse the handshake with, or None."""
@@ -297,6 +310,8 @@ class BaseSocketServer(ChannelNames):
         if in_background:
             worker_pool(self._config.settings).keep_spare()
             at_exit(self._at_exit)
+        if self._crowd is None:
+            await self._join()
         self._start_delivery()
         reader = loop.create_task(self._read())
         try:
@@ -313,6 +328,7 @@ class BaseSocketServer(ChannelNames):
     async def _finish(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
+        self._leave()
         if self._hub is not None:
             await self._hub.remove(self)
         for lane in (self._inbox, self._outbox):
@@ -355,7 +371,12 @@ class BaseSocketServer(ChannelNames):
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
             await self._accept()
-            await self._call(self.connect)
+            known = dict(self.tags)
+            try:
+                await self._call(self.connect)
+            finally:
+                if self.tags != known:
+                    await self._join()
             return
         if event["type"] != "websocket.receive":
             logger.warning("ignored an ASGI event of type %r", event["type"])
@@ -465,6 +486,22 @@ class BaseSocketServer(ChannelNames):
         level = logging.DEBUG if isinstance(exc, OSError) else logging.WARNING
         logger.log(level, "%s: sending to the client failed", type(self).__name__, exc_info=exc)
         self._end(NO_CODE)
+
+    # Closed by its tags
+
+    async def _join(self) -> None:
+        """Be found by the tags it has now; without tags this costs nothing."""
+        if self.is_alive and (self.tags or self._crowd is not None):
+            self._crowd = crowd = crowd_of(self._shared_hub())
+            await crowd.add(self, self.tags)
+
+    def _leave(self) -> None:
+        if self._crowd is not None:
+            self._crowd.discard(self)
+
+    def on_close_order(self, code: int) -> None:
+        """Called by the crowd: somebody closes the sockets with a tag of this one."""
+        self._spawn(self._close(code))
 
     # Broadcasts to the client
 

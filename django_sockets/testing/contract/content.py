@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import uuid
@@ -12,8 +13,9 @@ import pytest
 from ...envelope import HEADER_BYTES
 from ...errors import ChannelError, PayloadTooLarge
 from ...events import Gap, Message
-from ...hub import open_hub
+from ...hub import CONTROL, open_hub
 from ...registry import open_broker
+from .. import ledger
 from ..ledger import listening
 from .base import ContractTests, with_options
 
@@ -65,6 +67,17 @@ class ContentContract(ContractTests):
             assert {(m.channel, m.payload) for m in heard.messages[:-1]} == {
                 (name, name.encode()) for name in SIMILAR_NAMES
             }
+
+    async def test_the_control_channel_of_our_processes_is_carried(self, broker_url: str) -> None:
+        url = with_options(broker_url, prefix=uuid.uuid4().hex)
+        async with open_hub(url) as hub, open_hub(url) as other:
+            queue = hub.new_queue()
+            await hub.add_control(queue)
+            await other.publish_control(b"{}")
+            event = await asyncio.wait_for(queue.next(), ledger.PATIENCE_SECONDS)
+            assert event is not None
+            assert not isinstance(event, Gap)
+            assert (event.channel, event.payload) == (CONTROL, b"{}")
 
     async def test_an_unusable_channel_name_is_refused_with_a_reason(
         self, broker_url: str, room: str
