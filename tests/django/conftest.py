@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +53,88 @@ def database(django_project: None) -> Iterator[Any]:
     yield connections["default"]
     call_command("flush", interactive=False, verbosity=0)
     connections.close_all()
+
+
+class Members:
+    """People of the test project, their logins, and the queries that are made."""
+
+    def __init__(self) -> None:
+        self.queries: list[str] = []
+
+    def create(self, name: str = "ann", **fields: Any) -> Any:
+        from django.contrib.auth import get_user_model
+
+        return get_user_model().objects.create_user(name, password="first", **fields)
+
+    def login(
+        self, user: Any, backend: str = "django.contrib.auth.backends.ModelBackend", **data: Any
+    ) -> str:
+        """Log in as a view does; returns the session key."""
+        from importlib import import_module
+
+        from django.conf import settings
+        from django.contrib.auth import login
+        from django.http import HttpRequest
+
+        request = HttpRequest()
+        request.session = import_module(settings.SESSION_ENGINE).SessionStore()
+        login(request, user, backend=backend)
+        request.session.update(data)
+        request.session.save()
+        return str(request.session.session_key)
+
+    def logout(self, key: str) -> None:
+        """Log out as a view does."""
+        from importlib import import_module
+
+        from django.conf import settings
+        from django.contrib.auth import get_user, logout
+        from django.http import HttpRequest
+
+        request = HttpRequest()
+        request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+        request.user = get_user(request)
+        logout(request)
+
+    async def do(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Work on the database, from a coroutine."""
+        from django.db import connections
+
+        def work() -> Any:
+            try:
+                return call(*args, **kwargs)
+            finally:
+                connections.close_all()
+
+        return await asyncio.to_thread(work)
+
+
+@pytest.fixture
+def members(database: Any) -> Iterator[Members]:
+    from django.db.backends.signals import connection_created
+
+    people = Members()
+
+    def watch_queries(connection: Any, **_: Any) -> None:
+        def note(execute: Any, sql: str, *rest: Any) -> Any:
+            people.queries.append(f"{threading.current_thread().name}: {sql}")
+            return execute(sql, *rest)
+
+        connection.execute_wrappers[:] = [note]  # A thread keeps its connection object.
+
+    connection_created.connect(watch_queries)
+    yield people
+    connection_created.disconnect(watch_queries)
+
+
+@pytest.fixture
+def settings_of(database: Any) -> Iterator[Any]:
+    """Call it with settings to have them for the rest of the test."""
+    from django.test import override_settings
+
+    with contextlib.ExitStack() as stack:
+
+        def change(**values: Any) -> None:
+            stack.enter_context(override_settings(**values))
+
+        yield change

@@ -1,6 +1,7 @@
 """A project with a user model of its own, on a file of SQLite. MEMBERS_FOLDER holds its files."""
 
 import os
+from pathlib import Path
 
 SECRET_KEY = "the key of now"
 ALLOWED_HOSTS = ["testserver", "127.0.0.1"]
@@ -24,7 +25,7 @@ USE_TZ = True
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.path.join(os.environ["MEMBERS_FOLDER"], "members.sqlite3"),
+        "NAME": Path(os.environ["MEMBERS_FOLDER"]) / "members.sqlite3",
         "OPTIONS": {"timeout": 20},
     }
 }
