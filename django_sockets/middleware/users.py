@@ -58,11 +58,9 @@ def usable(logins: Iterable[Login]) -> Collection[Login]:
         backend = _backend(login)
         if backend is not None or not login.backend:
             backends[login] = backend
-    plain = {
-        login.pk for login, backend in backends.items() if backend is None or _is_plain(backend)
-    }
-    users = {}
-    pks = list(plain)
+    plain = {login for login, backend in backends.items() if backend is None or _is_plain(backend)}
+    users: dict[Any, Any] = {}
+    pks = list({login.pk for login in plain})
     for start in range(0, len(pks), CHUNK):
         users.update(_users().in_bulk(pks[start : start + CHUNK]))
     good = set()
