@@ -13,14 +13,14 @@ from .channels import ChannelNames
 from .codec import Delivery, decode_json, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
-from .errors import BrokerError, CallError, EncodeError, Reject, SubscribeError
+from .errors import BrokerError, CallError, EncodeError, SubscribeError
 from .events import EventQueue, Gap
 from .frames import NO_CODE, Frames
+from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
 from .log import LogThrottle
-from .origin import origin_problem
 from .runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -255,51 +255,26 @@ class BaseSocketServer(ChannelNames):
 
     async def _run_asgi(self) -> None:
         """Serve the connection as an ASGI server does: handshake first."""
-        if self._asgi_receive is None or self._asgi_send is None:
+        receive, send = self._asgi_receive, self._asgi_send
+        if receive is None or send is None:
             raise TypeError("an ASGI application needs receive and send")
-        event = await self._asgi_receive()
+        event = await receive()
         if event["type"] != "websocket.connect":
             return
         self._held = True
         try:
-            status = await self._refusal()
-            if status is None:
+            status = await refusal(
+                self.scope, self.allowed_origins, lambda: self._call(self.authorize)
+            )
+            if status is None and not self._closing:
                 await self._join()
-                status = 403 if self._closing else None
-            if status is not None:
-                await self._deny(status)
+            if status is not None or self._closing:
+                await deny(self.scope, send, status or FORBIDDEN)
                 return
             self._frames.push(event)
             await self._serve()
         finally:
             self._leave()
-
-    async def _refusal(self) -> int | None:
-        """The HTTP status to refuse the handshake with, or None."""
-        problem = origin_problem(self.scope, self.allowed_origins)
-        if problem is not None:
-            logger.warning("refused a websocket to %s: %s", self.scope.get("path"), problem)
-            return 403
-        if type(self).authorize is BaseSocketServer.authorize:
-            return None
-        try:
-            allowed = await self._call(self.authorize)
-        except Reject as exc:
-            return exc.status
-        except Exception:
-            logger.exception("authorize of %s failed: refused", type(self).__name__)
-            return 403
-        return 403 if self._closing or not (allowed is None or allowed) else None
-
-    async def _deny(self, status: int) -> None:
-        send = self._asgi_send
-        if send is None:
-            return
-        if "websocket.http.response" in (self.scope.get("extensions") or {}):
-            await send({"type": "websocket.http.response.start", "status": status, "headers": []})
-            await send({"type": "websocket.http.response.body", "body": b""})
-        else:
-            await send({"type": "websocket.close", "code": NORMAL})
 
     async def _serve(self) -> None:
         if self._ended is not None:
@@ -620,6 +595,7 @@ def _size_bytes(frame: str | bytes) -> int:
 BaseSocketServer.as_asgi = AsgiApp.descriptor()
 _PLAIN_DEFAULTS = frozenset(
     {
+        BaseSocketServer.authorize,
         BaseSocketServer.connect,
         BaseSocketServer.receive,
         BaseSocketServer.disconnect,

@@ -1,0 +1,56 @@
+"""The handshake of one connection: whether it is refused, and saying so to the server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from .errors import Reject
+from .origin import origin_problem
+
+__all__ = ["FORBIDDEN", "deny", "refusal"]
+
+logger = logging.getLogger("django_sockets")
+
+FORBIDDEN = 403
+"""HTTP status (RFC 9110, section 15.5.4)."""
+NORMAL = 1000
+"""A close before the accept; the server makes HTTP 403 of it."""
+
+
+async def refusal(
+    scope: MutableMapping[str, Any],
+    allowed_origins: Sequence[str],
+    authorize: Callable[[], Awaitable[Any]],
+) -> int | None:
+    """The HTTP status to refuse the handshake with, or None.
+
+    Args:
+        authorize: the class's hook; asked only if the Origin is right.
+    """
+    problem = origin_problem(scope, allowed_origins)
+    if problem is not None:
+        logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
+        return FORBIDDEN
+    try:
+        allowed = await authorize()
+    except Reject as exc:
+        return exc.status
+    except Exception:
+        logger.exception("authorize failed: refused a websocket to %s", scope.get("path"))
+        return FORBIDDEN
+    return None if allowed is None or allowed else FORBIDDEN
+
+
+async def deny(
+    scope: Mapping[str, Any],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    status: int,
+) -> None:
+    """Refuse: with the status where the server can send one, else with its own 403."""
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b""})
+    else:
+        await send({"type": "websocket.close", "code": NORMAL})
