@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from ..conf import load_config
+from ..handshake import deny
 from ..hooks import call_hook
 from ..log import LogThrottle
 from ..runtime import worker_pool
@@ -17,7 +18,7 @@ from ..url import BrokerOptions
 from .signals import connect_signals
 from .watch import Watched, watching
 
-__all__ = ["AsgiApplication", "AuthMiddleware", "Identity", "Refused", "deny", "digest"]
+__all__ = ["AsgiApplication", "AuthMiddleware", "Identity", "Refused", "digest", "refuse"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -108,9 +109,9 @@ class AuthMiddleware:
                 raise Refused(self.anonymous_status, "not logged in", self.anonymous_headers)
         except Refused as exc:
             logger.info("refused a websocket to %s: %s", scope.get("path"), exc)
-            return await deny(scope, receive, send, exc.status, exc.headers)
+            return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
-            return await deny(scope, receive, send, self._failed(exc))
+            return await refuse(scope, receive, send, self._failed(exc))
         watched = identity.watched if identity is not None else None
         with watching(watched) if watched is not None else contextlib.nullcontext():
             return await self.app(scope, receive, send)
@@ -145,20 +146,14 @@ def digest(secret: str) -> str:
     return hashlib.sha256(f"django_sockets:{secret}".encode()).hexdigest()[:32]
 
 
-async def deny(
+async def refuse(
     scope: Scope,
     receive: Receive,
     send: Send,
     status: int,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Refuse the handshake: with the status where the server can say it, else with its own 403."""
+    """Refuse the handshake in the place of the application."""
     event = await receive()
-    if event["type"] != "websocket.connect":
-        return
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        start = {"type": "websocket.http.response.start", "status": status}
-        await send({**start, "headers": list(headers)})
-        await send({"type": "websocket.http.response.body", "body": b""})
-    else:
-        await send({"type": "websocket.close", "code": 1000})
+    if event["type"] == "websocket.connect":
+        await deny(scope, send, status, headers)

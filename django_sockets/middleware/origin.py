@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..origin import origin_problem
-from .base import AsgiApplication, Receive, Scope, Send, deny
+from .base import AsgiApplication, Receive, Scope, Send, refuse
 
 __all__ = ["OriginMiddleware"]
 
@@ -34,5 +34,5 @@ class OriginMiddleware:
             problem = origin_problem(scope, self.allowed_origins)
             if problem is not None:
                 logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
-                return await deny(scope, receive, send, 403)
+                return await refuse(scope, receive, send, 403)
         return await self.app(scope, receive, send)
