@@ -47,10 +47,12 @@ async def deny(
     scope: Mapping[str, Any],
     send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     status: int,
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
     """Refuse: with the status where the server can send one, else with its own 403."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        start = {"type": "websocket.http.response.start", "status": status}
+        await send({**start, "headers": list(headers)})
         await send({"type": "websocket.http.response.body", "body": b""})
     else:
         await send({"type": "websocket.close", "code": NORMAL})

@@ -392,8 +392,9 @@ class BaseSocketServer(SocketChannels):
 
     async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
-        if self.subprotocol is not None:
-            event["subprotocol"] = self.subprotocol
+        subprotocol = self._agreed_subprotocol()
+        if subprotocol is not None:
+            event["subprotocol"] = subprotocol
         if self._held:
             await self._asgi_write(event)
             self._held = False
@@ -401,6 +402,13 @@ class BaseSocketServer(SocketChannels):
                 self._outbox.release()
         else:
             await self._send_event(event)
+
+    def _agreed_subprotocol(self) -> str | None:
+        """The class's own; but what middleware agreed on if the client did not offer that."""
+        agreed: str | None = self.scope.get("django_sockets.subprotocol")
+        if agreed is None or self.subprotocol in (self.scope.get("subprotocols") or ()):
+            return self.subprotocol
+        return agreed
 
     async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
