@@ -30,6 +30,7 @@ __all__ = [
     "lazy_text",
     "load_config",
     "override_default",
+    "override_hygiene",
 ]
 
 DEFAULT_URL = "memory://"
@@ -255,12 +256,30 @@ def lazy_text(value: object) -> str | None:
     return None
 
 
+Hygiene: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
+_hygiene: list[Hygiene] = []
+
+
+@contextlib.contextmanager
+def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
+    """For the length of a test, put `hygiene` around each `def` handler instead."""
+    _hygiene.append(hygiene)
+    try:
+        yield
+    finally:
+        _hygiene.remove(hygiene)
+
+
 @contextlib.contextmanager
 def database_hygiene() -> Iterator[None]:
     """Around a `def` handler on a worker thread: what Django does around a request.
 
     Connections past `CONN_MAX_AGE`, or broken, are closed before and after.
     """
+    if _hygiene:
+        with _hygiene[-1]():
+            yield
+        return
     db = sys.modules.get("django.db")
     if db is None or _django_settings() is None:  # Django's URL patterns import it, too.
         yield

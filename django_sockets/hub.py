@@ -43,6 +43,11 @@ class Subscriber(Protocol):
         """Messages on these channels may be missing before the next delivery."""
 
 
+taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
+"""For tests: called with the channels, payload and `is_text` of every publish of the process,
+before it is made; each returns the channels that it shall still go to."""
+
+
 class _Topic:
     __slots__ = ("chain", "subscribers")
 
@@ -117,6 +122,8 @@ class Hub:
             raise PayloadTooLarge(size, self.max_payload_bytes)
         if self._closed:
             raise BrokerClosed(self.config.url)
+        for tap in tuple(taps):
+            names = list(tap(names, payload, is_text))
         if not names:
             return
         headers = self._publisher.headers(names, is_text, origin)

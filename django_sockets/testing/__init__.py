@@ -1,14 +1,22 @@
 """Helpers for the tests of applications. Nothing else of the library imports this package."""
 
+from .capture import Broadcast, CapturedBroadcasts, capture_broadcasts
 from .client import HandshakeRefused, SocketClient, SocketClosed
 from .faulty import Faults, FaultyBroker
+from .live import LiveSocketServer
 from .override import override_broker
+from .sync_client import SyncSocketClient
 
 __all__ = [
+    "Broadcast",
+    "CapturedBroadcasts",
     "Faults",
     "FaultyBroker",
     "HandshakeRefused",
+    "LiveSocketServer",
     "SocketClient",
     "SocketClosed",
+    "SyncSocketClient",
+    "capture_broadcasts",
     "override_broker",
 ]

@@ -7,10 +7,13 @@ particular to a server (ping, fragments, buffers) needs a real one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
+
+from .database import SharedDatabase, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
 
@@ -60,6 +63,8 @@ class SocketClient:
         HandshakeRefused: on entering, if the application refuses.
     """
 
+    _known_database: SharedDatabase | None = None
+
     def __init__(
         self,
         app: Any,
@@ -94,6 +99,7 @@ class SocketClient:
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from_app: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._database = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> SocketClient:
         await self.connect()
@@ -104,9 +110,15 @@ class SocketClient:
 
     async def connect(self) -> None:
         """Shake hands. Raises HandshakeRefused."""
+        await self._database.enter_async_context(share_database(self._known_database))
         self._task = asyncio.get_running_loop().create_task(self._run())
         await self._to_app.put({"type": "websocket.connect"})
-        event = await self._next(TIMEOUT_SECONDS)
+        try:
+            event = await self._next(TIMEOUT_SECONDS)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await self.close()
+            raise
         if event["type"] == "websocket.accept":
             self.subprotocol = event.get("subprotocol")
             return
@@ -191,6 +203,12 @@ class SocketClient:
         if task is None:
             return
         self._task = None
+        try:
+            await self._leave(task, code)
+        finally:
+            await self._database.aclose()
+
+    async def _leave(self, task: asyncio.Task[None], code: int) -> None:
         if not task.done():
             await self._to_app.put({"type": "websocket.disconnect", "code": code})
             await asyncio.wait([task], timeout=TIMEOUT_SECONDS)

@@ -1,0 +1,206 @@
+"""The test's own database connections for handlers that are `def`.
+
+Django gives each thread connections of its own; a test that is rolled back keeps its rows in a
+transaction of its thread's. While a client or a server of this package drives an application, the
+threads that run the application's plain code use the test's connections instead. Does nothing
+where Django is not in use, or the test has no transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+from ..conf import override_hygiene
+
+__all__ = ["SharedDatabase", "share_database", "share_database_here"]
+
+T = TypeVar("T")
+
+TURN_SECONDS = 5.0
+"""How long a query waits for a handler in another thread that has the connection."""
+
+
+class SharedDatabase:
+    """The connections of one test, lent to other threads.
+
+    A handler that makes a query has them to itself until it returns, so that its transactions do
+    not mix with another's; a query of the test in between waits.
+
+    Args:
+        connections: alias -> the test's connection.
+    """
+
+    def __init__(self, connections: dict[str, Any]) -> None:
+        self._connections = connections
+        self._turn = threading.RLock()
+        self._in_handler = threading.local()
+        self._undo = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Lend them."""
+        for connection in self._connections.values():
+            connection.inc_thread_sharing()
+            self._undo.callback(connection.dec_thread_sharing)
+            connection.execute_wrappers.append(self._wait_for_turn)
+            self._undo.callback(connection.execute_wrappers.remove, self._wait_for_turn)
+        self._undo.enter_context(override_hygiene(self.handler))
+
+    def stop(self) -> None:
+        """Take them back."""
+        self._undo.close()
+
+    @contextlib.contextmanager
+    def handler(self) -> Iterator[None]:
+        """Around a plain handler on a worker thread."""
+        before = self.install()
+        self._in_handler.has_turn = False
+        try:
+            yield
+        finally:
+            if self._in_handler.has_turn:
+                self._turn.release()
+            del self._in_handler.has_turn
+            self.uninstall(before)
+
+    def install(self) -> dict[str, Any]:
+        """Use them on this thread; returns what `uninstall` needs."""
+        before = _initialised()
+        django_connections = _django_connections()
+        for alias, connection in self._connections.items():
+            django_connections[alias] = connection
+        return before
+
+    def uninstall(self, before: dict[str, Any]) -> None:
+        """Back to what this thread had; what it opened besides is closed."""
+        django_connections = _django_connections()
+        for alias, connection in _initialised().items():
+            if alias in self._connections:
+                if alias in before:
+                    django_connections[alias] = before[alias]
+                else:
+                    del django_connections[alias]
+            else:
+                # It would keep the test database from being dropped.
+                connection.close()
+
+    def _wait_for_turn(self, execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        has_turn = getattr(self._in_handler, "has_turn", None)
+        if has_turn:
+            return execute(sql, params, many, context)
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise RuntimeError(
+                f"a handler has had the test's database connection for {TURN_SECONDS:g} s: in a "
+                "test, handlers that are def must not wait for one another after a query"
+            )
+        if has_turn is False:
+            self._in_handler.has_turn = True  # Until the handler returns.
+            return execute(sql, params, many, context)
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            self._turn.release()
+
+
+def _django_connections() -> Any:
+    return sys.modules["django.db"].connections
+
+
+def _initialised() -> dict[str, Any]:
+    return {c.alias: c for c in _django_connections().all(initialized_only=True)}
+
+
+def _in_use() -> bool:
+    """Whether Django has a database that a test could have rows in."""
+    conf = sys.modules.get("django.conf")
+    return "django.db" in sys.modules and conf is not None and conf.settings.configured
+
+
+def _of_a_test() -> dict[str, Any]:
+    """The connections of this thread that no other one could see the rows of, or share safely."""
+    return {
+        alias: connection
+        for alias, connection in _initialised().items()
+        if connection.in_atomic_block
+        or (connection.vendor == "sqlite" and connection.is_in_memory_db())
+    }
+
+
+def _as_if_no_loop_ran(call: Callable[[], T]) -> T:
+    """Call on this thread, where Django keeps the connections of plain code."""
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        return call()
+    finally:
+        asyncio._set_running_loop(loop)
+
+
+def _best(*found: dict[str, Any]) -> dict[str, Any]:
+    """A transaction wins over none."""
+    best: dict[str, Any] = {}
+    for connections in found:
+        for alias, connection in connections.items():
+            if alias not in best or (
+                connection.in_atomic_block and not best[alias].in_atomic_block
+            ):
+                best[alias] = connection
+    return best
+
+
+@contextlib.contextmanager
+def share_database_here() -> Iterator[SharedDatabase | None]:
+    """Lend the connections of this thread, for a plain test."""
+    connections = _of_a_test() if _in_use() else {}
+    if not connections:
+        yield None
+        return
+    shared = SharedDatabase(connections)
+    shared.start()
+    try:
+        yield shared
+    finally:
+        shared.stop()
+
+
+@contextlib.asynccontextmanager
+async def share_database(
+    known: SharedDatabase | None = None,
+) -> AsyncIterator[SharedDatabase | None]:
+    """Lend the connections of the test that this coroutine runs in.
+
+    Under Django's runner and `async_to_sync` they are on the thread that `sync_to_async` reaches;
+    under pytest-asyncio and anyio on the loop's own thread, outside of the loop. There the thread
+    that `sync_to_async` reaches, where `await Model.objects.aget()` runs, gets them too.
+
+    Args:
+        known: shared already by the plain test that this coroutine runs for.
+    """
+    if not _in_use():
+        yield None
+        return
+    from asgiref.sync import sync_to_async
+
+    sensitive = await sync_to_async(_of_a_test)()
+    if known is None:
+        connections = _best(sensitive, _as_if_no_loop_ran(_of_a_test))
+        if not connections:
+            yield None
+            return
+        shared = SharedDatabase(connections)
+        shared.start()
+    else:
+        shared = known
+    try:
+        before = await sync_to_async(shared.install)()
+        try:
+            yield shared
+        finally:
+            await sync_to_async(shared.uninstall)(before)
+    finally:
+        if known is None:
+            shared.stop()

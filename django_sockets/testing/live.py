@@ -1,0 +1,165 @@
+"""LiveSocketServer: the application on a real port, for a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .database import SharedDatabase, share_database, share_database_here
+
+__all__ = ["LiveSocketServer"]
+
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+GRACE_SECONDS = 1
+"""How long the server waits for open connections when it stops."""
+
+
+class LiveSocketServer:
+    """uvicorn with an ASGI application, on a thread of this process; use it with `with`.
+
+    Being in this process it sees `override_broker`, `capture_broadcasts` and the test's database
+    connections. It accepts connections once entered, and is gone, with its sockets, on leaving.
+
+    Args:
+        app: the ASGI application.
+        host: where to listen.
+        static_files: serve Django's static files under STATIC_URL, as `runserver` does; by default
+            where `django.contrib.staticfiles` is installed.
+
+    Attributes:
+        url, ws_url: "http://127.0.0.1:port" and "ws://127.0.0.1:port".
+
+    Raises:
+        RuntimeError: uvicorn is not installed, or the application did not start.
+    """
+
+    url: str
+    ws_url: str
+
+    def __init__(
+        self, app: Any, *, host: str = "127.0.0.1", static_files: bool | None = None
+    ) -> None:
+        self._app = _with_static_files(app, static_files)
+        self._host = host
+        self._shared: SharedDatabase | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> LiveSocketServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it; returns when it accepts connections."""
+        uvicorn = _uvicorn()
+        with contextlib.ExitStack() as stack:
+            self._shared = stack.enter_context(share_database_here())
+            listener = stack.enter_context(socket.socket())
+            listener.bind((self._host, 0))
+            port = listener.getsockname()[1]
+            self.url, self.ws_url = f"http://{self._host}:{port}", f"ws://{self._host}:{port}"
+            config = uvicorn.Config(
+                self._serve,
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                ws="websockets-sansio",
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+            server = _server(uvicorn, config)
+            thread = threading.Thread(
+                target=server.run,
+                args=([listener],),
+                name="django_sockets live server",
+                daemon=True,
+            )
+            thread.start()
+            stack.callback(_stop, server, thread)
+            if not server.up.wait(START_SECONDS) or not server.started:
+                raise RuntimeError("the application did not start: its log says why")
+            self._stack = stack.pop_all()
+
+    def stop(self) -> None:
+        """Close what is open and stop. Bounded."""
+        self._stack.close()
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._shared is None or scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        from asgiref.sync import ThreadSensitiveContext
+
+        # One thread for the plain code of each request, as Django's ASGI handler makes it.
+        async with ThreadSensitiveContext(), share_database(self._shared):
+            await self._app(scope, receive, send)
+
+
+def _uvicorn() -> Any:
+    try:
+        import uvicorn
+    except ImportError:
+        raise RuntimeError(
+            "LiveSocketServer needs uvicorn: pip install 'django-sockets[demo]'"
+        ) from None
+    return uvicorn
+
+
+def _server(uvicorn: Any, config: Any) -> Any:
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        """Says when it is up, instead of being asked."""
+
+        def __init__(self) -> None:
+            super().__init__(config)
+            self.up = threading.Event()
+
+        async def startup(self, sockets: Any = None) -> None:
+            try:
+                await super().startup(sockets)
+            finally:
+                self.up.set()
+
+        def run(self, sockets: Any = None) -> None:
+            try:
+                super().run(sockets)
+            finally:
+                self.up.set()
+
+    return Server()
+
+
+def _stop(server: Any, thread: threading.Thread) -> None:
+    server.should_exit = True
+    thread.join(STOP_SECONDS)
+    if thread.is_alive():
+        server.force_exit = True
+        thread.join(STOP_SECONDS)
+    if thread.is_alive():
+        raise AssertionError(f"the server did not stop within {2 * STOP_SECONDS:g} s")
+
+
+def _with_static_files(app: Any, wanted: bool | None) -> Any:
+    conf = sys.modules.get("django.conf")
+    if wanted is None:
+        wanted = (
+            conf is not None
+            and conf.settings.configured
+            and "django.contrib.staticfiles" in conf.settings.INSTALLED_APPS
+        )
+    if not wanted:
+        return app
+    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+    static: Callable[..., Any] = ASGIStaticFilesHandler(app)
+
+    async def split(scope: Any, receive: Any, send: Any) -> None:
+        # Django's handler takes everything for a request that is not static.
+        await (static if scope["type"] == "http" else app)(scope, receive, send)
+
+    return split

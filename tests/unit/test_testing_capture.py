@@ -1,0 +1,113 @@
+"""What a developer learns from `capture_broadcasts` about the broadcasts of the code under test."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import threading
+from typing import Any
+
+import pytest
+
+from django_sockets import ChannelError, PayloadTooLarge, open_hub
+from django_sockets.broadcaster import Broadcaster
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing import SocketClient, capture_broadcasts, override_broker
+
+
+class Room(BaseSocketServer):
+    async def connect(self) -> None:
+        await self.async_subscribe("room")
+
+    async def receive(self, data: Any) -> None:
+        await self.async_broadcast("room", data)
+
+
+async def test_what_a_socket_and_a_hub_broadcast_is_recorded_and_still_delivered() -> None:
+    with override_broker() as broker:
+        async with SocketClient(Room.as_asgi) as client, open_hub(broker) as hub:
+            async with capture_broadcasts() as captured:
+                await client.send_json({"text": "hello"})
+                assert await client.receive_json() == {"text": "hello"}
+                await hub.publish(["log", "audit"], b"raw")
+            await client.send_json("after the block")
+            assert await client.receive_json() == "after the block"
+    assert captured == [("room", {"text": "hello"}), ("log", b"raw"), ("audit", b"raw")]
+    assert captured[0].channel == "room"
+    assert captured[0].data == {"text": "hello"}
+    assert captured.on("log") == [b"raw"]
+
+
+def test_a_plain_script_captures_from_every_thread() -> None:
+    with override_broker(), capture_broadcasts() as captured:
+        threads = [
+            threading.Thread(target=Broadcaster().broadcast, args=("room", n)) for n in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        captured.wait_for(20)
+        for thread in threads:
+            thread.join()
+    assert sorted(captured.on("room")) == list(range(20))
+
+
+def test_without_delivery_nothing_needs_to_listen_at_the_broker() -> None:
+    with override_broker("redis://127.0.0.1:1"), capture_broadcasts(deliver=False) as captured:
+        Broadcaster().broadcast("room", "nobody is there")
+    assert captured == [("room", "nobody is there")]
+
+
+async def test_only_the_channel_that_was_asked_for_is_recorded_and_kept_back() -> None:
+    with override_broker():
+        async with SocketClient(Room.as_asgi) as client:
+            await client.send_json("subscribed")
+            await client.receive_json()
+            with capture_broadcasts("audit", deliver=False) as captured:
+                await Broadcaster().async_broadcast(["audit", "room"], 7)
+                assert await client.receive_json() == 7
+    assert captured == [("audit", 7)]
+
+
+def test_captures_nest() -> None:
+    with override_broker(), capture_broadcasts() as outer:
+        Broadcaster().broadcast("a", 1)
+        with capture_broadcasts() as inner:
+            Broadcaster().broadcast("a", 2)
+    assert (outer, inner) == ([("a", 1), ("a", 2)], [("a", 2)])
+
+
+def test_what_was_refused_was_not_broadcast() -> None:
+    with override_broker(), capture_broadcasts(deliver=False) as captured:
+        with pytest.raises(ChannelError):
+            Broadcaster().broadcast("", 1)
+        with pytest.raises(PayloadTooLarge):
+            Broadcaster().broadcast("room", b"x" * (17 << 20))
+    assert captured == []
+
+
+def test_a_failed_assertion_shows_the_difference_to_what_comes_closest() -> None:
+    with override_broker(), capture_broadcasts() as captured:
+        Broadcaster().broadcast("room", {"text": "hello", "when": datetime.date(2030, 1, 2)})
+        Broadcaster().broadcast("room", [1, 2, 3])
+    captured.assert_broadcast("room")
+    captured.assert_broadcast("room", (1, 2, 3))
+    captured.assert_broadcast("room", {"text": "hello", "when": datetime.date(2030, 1, 2)})
+    with pytest.raises(AssertionError) as wrong_data:
+        captured.assert_broadcast("room", {"text": "help", "when": "2030-01-02"})
+    assert "-{'text': 'help', 'when': '2030-01-02'}" in str(wrong_data.value)
+    assert "+{'text': 'hello', 'when': '2030-01-02'}" in str(wrong_data.value)
+    with pytest.raises(
+        AssertionError, match="nothing was broadcast on 'hall'; there was on: 'room'"
+    ):
+        captured.assert_broadcast("hall", 1)
+
+
+async def test_waiting_ends_with_the_broadcast_or_says_what_came() -> None:
+    with override_broker(), capture_broadcasts() as captured:
+        Broadcaster().broadcast("room", 1)  # Scheduled: there is a running loop.
+        await captured.async_wait_for()
+        assert captured == [("room", 1)]
+        with pytest.raises(AssertionError, match="1 of 2 broadcasts came"):
+            await captured.async_wait_for(2, timeout_seconds=0.01)
+        with pytest.raises(AssertionError, match="1 of 2 broadcasts came"):
+            await asyncio.to_thread(captured.wait_for, 2, 0.01)
