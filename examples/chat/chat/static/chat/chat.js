@@ -204,7 +204,7 @@ function showPeople() {
   peopleList.replaceChildren(...names.map((name) => {
     const item = element("li", "", name);
     item.prepend(avatar(name));
-    if (name === me) item.append(element("span", "you", " (you)"));
+    if (name === me) item.append(element("span", "you", "(you)"));
     return item;
   }));
 }
