@@ -45,12 +45,25 @@ def chromium(missing: Callable[[str], NoReturn]) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def picture(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, str], None]:
+    """Call it with a page and a name. Pages look the same behind every server, so one is enough."""
     named = os.environ.get("DJANGO_SOCKETS_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder = Path(named) if named else tmp_path_factory.getbasetemp() / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+    def take(page: Any, name: str) -> None:
+        if kind == "uvicorn":
+            page.screenshot(path=folder / f"{name}.png")
+
+    return take
+
+
+@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The server."""
+    pytest.importorskip(request.param)
+    return str(request.param)
 
 
 class Windows:

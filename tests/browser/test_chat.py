@@ -21,7 +21,7 @@ from shop_process import Server
 
 CHAT = Path(__file__).resolve().parents[2] / "examples" / "chat"
 PASSWORD = "demo-password"
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 DESKTOP = {"viewport": {"width": 1100, "height": 720}}
 
 
@@ -36,12 +36,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         timeout=60,
     )
     return str(path)
-
-
-@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
-def kind(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(request.param)
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ def test_only_who_logs_in_gets_in(windows: Any, server: Server, expects: Any) ->
     expects(page.locator("#state")).to_have_text("Connected")
 
 
-def test_two_tabs_chat(tab: Any, expects: Any, kind: str, pictures: Path) -> None:
+def test_two_tabs_chat(tab: Any, expects: Any, picture: Any) -> None:
     alice, bob = tab("alice"), tab("bob", **PHONE)
     for page in (alice, bob):
         expects(people(page)).to_contain_text(["alice", "bob"])
@@ -130,11 +124,11 @@ def test_two_tabs_chat(tab: Any, expects: Any, kind: str, pictures: Path) -> Non
     expects(messages(bob)).to_contain_text("On my way!")
     bob.get_by_label("Your message").press_sequentially("Thank")
     expects(alice.locator("#writing")).to_have_text("bob is writing …")
-    alice.screenshot(path=pictures / f"{kind}-desktop.png")
-    bob.screenshot(path=pictures / f"{kind}-phone.png")
+    picture(alice, "desktop")
+    picture(bob, "phone")
     for page, name in ((alice, "desktop"), (bob, "phone")):
         page.emulate_media(color_scheme="dark")
-        page.screenshot(path=pictures / f"{kind}-{name}-dark.png")
+        picture(page, f"{name}-dark")
     bob.close()
     expects(messages(alice)).to_contain_text("bob left")
     expects(people(alice)).to_have_count(1)
@@ -154,12 +148,12 @@ def test_who_is_writing_appears_and_goes(tab: Any, expects: Any) -> None:
 
 
 def test_who_may_not_enter_a_room_is_told_so_and_hears_nothing(
-    tab: Any, expects: Any, kind: str, pictures: Path
+    tab: Any, expects: Any, picture: Any
 ) -> None:
     alice, carol = tab("alice", "staff"), tab("carol", "garden")
     carol.get_by_role("link", name="Staff").click()
     expects(carol.get_by_role("alert")).to_contain_text("You may not enter this room")
-    carol.screenshot(path=pictures / f"{kind}-refused.png")
+    picture(carol, "refused")
     write(alice, "Between us")
     expects(messages(alice)).to_contain_text("Between us")
     expects(people(alice)).to_have_count(1)
@@ -170,7 +164,7 @@ def test_who_may_not_enter_a_room_is_told_so_and_hears_nothing(
 
 
 def test_a_logout_closes_the_other_tab_of_the_session_and_no_other(
-    tab: Any, expects: Any, kind: str, pictures: Path
+    tab: Any, expects: Any, picture: Any
 ) -> None:
     one = tab("bob", fresh=True)
     elsewhere = tab("bob")
@@ -182,13 +176,13 @@ def test_a_logout_closes_the_other_tab_of_the_session_and_no_other(
     expects(other.get_by_role("alert")).to_contain_text("You were logged out")
     expects(other.locator("#state")).to_have_text("Logged out")
     other.set_viewport_size({"width": 390, "height": 844})
-    other.screenshot(path=pictures / f"{kind}-logged-out-phone.png")
+    picture(other, "logged-out-phone")
     opened = other.evaluate("socket")  # It does not come back: no new socket, no timer.
     assert other.evaluate("[socket.readyState, timer]") == [3, None], opened
     expects(elsewhere.locator("#state")).to_have_text("Connected")
     other.get_by_role("link", name="Log in again").click()
     expects(other.get_by_role("button", name="Log in")).to_be_visible()
-    other.screenshot(path=pictures / f"{kind}-login-phone.png")
+    picture(other, "login-phone")
 
 
 def test_a_page_of_another_site_is_refused_though_it_sends_the_cookie(
@@ -221,23 +215,20 @@ def test_a_page_of_another_site_is_refused_though_it_sends_the_cookie(
             thread.join()
 
 
+# The last one: it takes the server of the others away.
 def test_the_page_comes_back_after_the_server_was_restarted(
-    windows: Any, kind: str, database: str, serving_example: Any, expects: Any
-) -> None:
-    port = free_port()
+    tab: Any, windows: Any, server: Server, kind: str, database: str, serving_example: Any,
+    expects: Any,
+) -> None:  # fmt: skip
     # What Chromium itself says about an address where nobody listens.
     windows.expected = r"WebSocket connection to .* failed"
-    with serving_example("chat", kind, port, CHAT_DATABASE=database) as server:
-        page = windows.open().new_page()
-        page.goto(f"http://127.0.0.1:{port}/")
-        log_in(page, "alice")
-        expects(page.locator("#state")).to_have_text("Connected")
-        write(page, "<b>before</b>")
-        expects(messages(page)).to_contain_text("<b>before</b>")
-        assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
-        expects(page.locator("#state")).to_have_text("Reconnecting …")
-        expects(page.get_by_role("button", name="Send")).to_be_disabled()
-    with serving_example("chat", kind, port, CHAT_DATABASE=database):
+    page = tab("alice")
+    write(page, "<b>before</b>")
+    expects(messages(page)).to_contain_text("<b>before</b>")
+    assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+    expects(page.locator("#state")).to_have_text("Reconnecting …")
+    expects(page.get_by_role("button", name="Send")).to_be_disabled()
+    with serving_example("chat", kind, server.port, CHAT_DATABASE=database):
         expects(page.locator("#state")).to_have_text("Connected", timeout=20_000)
         expects(messages(page)).to_contain_text("Connected again. You may have missed messages.")
         write(page, "after")
