@@ -17,11 +17,11 @@ from typing import Any
 
 from ..errors import BrokerClosed, ConnectError
 from ..url import Address, BrokerURL
+from .grants import ELSEWHERE
 from .link import ReplyError
 from .names import Verbs, slot_of
 from .pipeline import NotSent, Pipeline, Recalled
 from .publisher import Outcome
-from .reader import ELSEWHERE
 
 __all__ = ["Route", "Router", "moved_to"]
 
