@@ -243,12 +243,19 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
         config = url
 
     fresh_valkey_server.kill()
-    async with client(Real.as_asgi, user="7") as one, client(Real.as_asgi, user="8") as two:
+    async with (
+        client(Real.as_asgi, user="7") as one,
+        client(Real.as_asgi, user="8") as two,
+        client(Real.as_asgi, user="9") as three,
+    ):
         assert "orders to close sockets do not arrive" in caplog.text
         assert await one.receive_json() == "hello"
         with pytest.raises(PublishError):
             await async_close_sockets(user=8, config=url)
-        assert await two.receive_close() == 4401, "the local ones close whatever happens"
+        with pytest.raises(PublishError):
+            await asyncio.to_thread(close_sockets, user=9, config=url)
+        for closed in (two, three):
+            assert await closed.receive_close() == 4401, "the local ones close whatever happens"
         fresh_valkey_server.start()
         await asyncio.wait_for(missed.wait(), 10)
         await (
