@@ -12,6 +12,7 @@
     │   ├── SubscribeError      a subscription was not acknowledged
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
+    ├── NotAllowed              a client asked for a channel that it may not have
     └── Reject                  raised by an application to refuse a handshake
 
 Errors carry their data as attributes and build their own message. No message contains
@@ -32,6 +33,7 @@ __all__ = [
     "ConnectError",
     "DjangoSocketsError",
     "EncodeError",
+    "NotAllowed",
     "PayloadTooLarge",
     "PublishError",
     "Reject",
@@ -155,6 +157,20 @@ class CallError(DjangoSocketsError):
     Raised when the loop has stopped, did not answer within `sync_call_timeout_seconds`, or has
     too many scheduled calls waiting. The work itself may or may not have been done.
     """
+
+
+class NotAllowed(DjangoSocketsError):
+    """A client asked for channels that it may not have; it was subscribed to none of them.
+
+    Attributes:
+        channel: the one that `may_subscribe` refused, or None if something else is wrong.
+        reason: what is; not written for the client.
+    """
+
+    def __init__(self, reason: str, *, channel: str | None = None) -> None:
+        self.channel = channel
+        self.reason = reason
+        super().__init__(f"not allowed: {reason}")
 
 
 class Reject(DjangoSocketsError):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
-from .channels import ChannelNames
 from .codec import Delivery, decode_json, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
-from .errors import BrokerError, CallError, EncodeError, SubscribeError
+from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, refusal
@@ -30,6 +29,7 @@ from .runtime import (
     shared_hub,
     worker_pool,
 )
+from .socket_channels import SocketChannels
 from .url import BrokerOptions
 
 __all__ = ["BaseSocketServer"]
@@ -43,13 +43,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CLOSE_SECONDS = 1.0
 """How long a close waits for what is queued before it."""
-NORMAL, GOING_AWAY, BAD_DATA, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
-    1000, 1001, 1007, 1009, 1011, 1013,
+NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
+    1000, 1001, 1007, 1008, 1009, 1011, 1013,
 )  # fmt: skip
 """Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
 
 
-class BaseSocketServer(ChannelNames):
+class BaseSocketServer(SocketChannels):
     """One websocket connection. Subclass it and override what you need.
 
     `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def`
@@ -90,8 +90,6 @@ class BaseSocketServer(ChannelNames):
     """Bytes that may; an empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
     """A larger frame from the client closes the socket with 1009."""
-    max_subscriptions: int = 1000
-    """Channels of one socket."""
 
     as_asgi: ClassVar[Any]
 
@@ -171,8 +169,11 @@ class BaseSocketServer(ChannelNames):
         """The connection has ended; runs exactly once. May also be written without `code`."""
 
     async def error(self, exc: Exception) -> None:
-        """A handler raised, which was logged; closes with 1011. Override it to go on."""
-        await self.async_close(INTERNAL_ERROR)
+        """A handler raised, which was logged; closes with 1011. Override it to go on.
+
+        For `NotAllowed` with 1008: the client's fault, and no reason for it to come back at once.
+        """
+        await self.async_close(POLICY if isinstance(exc, NotAllowed) else INTERNAL_ERROR)
 
     async def decode_error(self, exc: Exception) -> None:
         """A frame could not be decoded; closes with 1007. Override it to answer and go on."""
@@ -397,8 +398,8 @@ class BaseSocketServer(ChannelNames):
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
-        if isinstance(exc, BrokerError):
-            # Its message says it all, and an outage makes every socket say it.
+        if isinstance(exc, (BrokerError, NotAllowed)):
+            # Its message says it all; an outage, or one client, can make it come often.
             _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
         else:
             logger.error("%s: a handler failed", name, exc_info=exc)
@@ -489,12 +490,16 @@ class BaseSocketServer(ChannelNames):
         if not self.is_alive:
             return
         hub = self._shared_hub()
-        if len(hub.channels_of(self).union(names)) > self.max_subscriptions:
+        if self._too_many(names):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and self._ended is None:
             self._queue = hub.new_queue()
         await hub.add(self, names)
+
+    def _too_many(self, names: Iterable[str]) -> bool:
+        owned = frozenset() if self._hub is None else self._hub.channels_of(self)
+        return len(owned.union(names)) > self.max_subscriptions
 
     async def _remove(self, names: list[str]) -> None:
         if self._hub is not None:
@@ -525,6 +530,8 @@ class BaseSocketServer(ChannelNames):
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Called by the hub with a broadcast."""
+        if delivery.origin is not None and delivery.origin == self._origin:
+            return
         if self._queue is not None:
             self._queue.on_delivery(delivery)
         elif self._inbox is None:
@@ -600,5 +607,6 @@ _PLAIN_DEFAULTS = frozenset(
         BaseSocketServer.receive,
         BaseSocketServer.disconnect,
         BaseSocketServer.gap,
+        BaseSocketServer.may_subscribe,
     }
 )
