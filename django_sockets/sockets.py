@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
-from .codec import Delivery, decode_json, encode, send_event
+from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
@@ -30,6 +31,7 @@ from .runtime import (
     worker_pool,
 )
 from .socket_channels import SocketChannels
+from .typed import Dispatch, invalid_message, taken_types
 from .url import BrokerOptions
 
 __all__ = ["BaseSocketServer"]
@@ -82,6 +84,12 @@ class BaseSocketServer(SocketChannels):
     ws_decoder: Callable[[Any], Any] | None = None
     subprotocol: str | None = None
 
+    message_type: Any = None
+    """What `receive` gets: a msgspec Struct, a union of tagged ones, a dataclass or a TypedDict;
+    None for plain data. See `django_sockets.typed`, also for methods that take one type each."""
+    answer_invalid: bool = False
+    """Answer a frame that does not fit with what is wrong with it, in place of closing."""
+
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
     outbox_messages: int = 256
@@ -92,6 +100,10 @@ class BaseSocketServer(SocketChannels):
     """A larger frame from the client closes the socket with 1009."""
 
     as_asgi: ClassVar[Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        taken_types(cls)  # Raises for two methods that take the same type.
 
     def __init__(
         self,
@@ -128,6 +140,7 @@ class BaseSocketServer(SocketChannels):
         self._asgi_send = send
         self._warned: set[str] = set()
         home = running_loop() or background_loop()
+        self._dispatch = _dispatch_of(type(self))
         self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
@@ -176,8 +189,15 @@ class BaseSocketServer(SocketChannels):
         await self.async_close(POLICY if isinstance(exc, NotAllowed) else INTERNAL_ERROR)
 
     async def decode_error(self, exc: Exception) -> None:
-        """A frame could not be decoded; closes with 1007. Override it to answer and go on."""
-        await self.async_close(BAD_DATA)
+        """A frame could not be decoded, or does not fit what the class declares.
+
+        Closes with 1007; with `answer_invalid` it sends what is wrong instead, as
+        `{"error": {"type": "invalid_message", "message": "Expected `int`, ..."}}`.
+        """
+        if self.answer_invalid:
+            await self.async_send(invalid_message(exc))
+        else:
+            await self.async_close(BAD_DATA)
 
     def gap(self, channels: Sequence[str], reason: str) -> Any:
         """Broadcasts on these channels may be missing at this point: send the state anew."""
@@ -364,11 +384,11 @@ class BaseSocketServer(SocketChannels):
             await self.async_close(TOO_BIG)
             return
         try:
-            data = (self.ws_decoder or decode_json)(frame)
+            name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
             await self._call(self.decode_error, exc)
             return
-        await self._call(self.receive, data)
+        await self._call(getattr(self, name), *args)
 
     async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
@@ -591,6 +611,11 @@ class BaseSocketServer(SocketChannels):
         if key not in self._warned:
             self._warned.add(key)
             logger.warning(message, type(self).__name__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _dispatch_of(cls: type[BaseSocketServer]) -> Dispatch:
+    return Dispatch(cls, cls.receive is not BaseSocketServer.receive)
 
 
 def _size_bytes(frame: str | bytes) -> int:

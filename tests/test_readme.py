@@ -60,7 +60,7 @@ LINES = [
 
 def test_every_block_is_tried_by_a_test_below() -> None:
     assert {block.language for block in BLOCKS} == {"python", "console"}
-    assert (len(DJANGO), len(TESTS), len(SCRIPTS)) == (1, 1, 3)
+    assert (len(DJANGO), len(TESTS), len(SCRIPTS)) == (1, 1, 4)
     assert [line for line in LINES if not line.startswith(("make ", "python -m "))] == []
 
 

@@ -1,0 +1,207 @@
+"""Typed messages: frames decoded to what a class declares, and given to the method that takes them.
+
+    class Said(msgspec.Struct):
+        text: str
+
+    class Chat(BaseSocketServer):
+        answer_invalid = True
+
+        @on("chat.message")
+        async def said(self, message: Said):  # {"type": "chat.message", "text": "hello"}
+            await self.async_broadcast("lobby", {"text": message.text})
+
+It knows no sockets: `sockets` asks it what each frame calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from .codec import decode_json
+from .errors import ConfigurationError
+
+__all__ = ["Dispatch", "invalid_message", "on", "taken_types"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Frame = str | bytes
+
+_MARK = "django_sockets_on"
+MAX_MESSAGE_CHARACTERS = 500
+"""Of an answer to an invalid message, which may quote what the client sent."""
+
+
+def on(*types: str) -> Callable[[Method], Method]:
+    """Have a method, `def` or `async def`, take the frames `{"type": <one of these>, ...}`.
+
+    Its parameter gets the whole frame, validated against its annotation: a msgspec Struct, a
+    dataclass, a TypedDict, or whatever else msgspec decodes; without an annotation the plain dict.
+    A method without a parameter is just called. One that overrides it in a subclass takes the same
+    frames, unless it has an `@on` of its own.
+    """
+    if not types or not all(isinstance(one, str) for one in types):
+        raise ConfigurationError('@on needs the type of the messages, as in @on("chat.message")')
+
+    def mark(method: Method) -> Method:
+        setattr(method, _MARK, (*types, *getattr(method, _MARK, ())))
+        return method
+
+    return mark
+
+
+def taken_types(cls: type) -> dict[str, str]:
+    """Message type -> name of the method of a class that takes it.
+
+    Raises:
+        ConfigurationError: two methods take the same one.
+    """
+    marks: dict[str, tuple[str, ...]] = {}
+    for owner in reversed(cls.__mro__):
+        for name, value in vars(owner).items():
+            types = getattr(value, _MARK, None)
+            if isinstance(types, tuple):
+                marks[name] = types
+            elif name in marks and not callable(value):
+                del marks[name]  # A subclass has taken it away: said = None.
+    methods: dict[str, str] = {}
+    for name, types in marks.items():
+        for one in dict.fromkeys(types):
+            if one in methods:
+                raise ConfigurationError(
+                    f"{cls.__name__}.{methods[one]} and {cls.__name__}.{name} both take messages "
+                    f"of type {one!r}: remove one, or let one override the other by its name"
+                )
+            methods[one] = name
+    return methods
+
+
+class _Head(msgspec.Struct):
+    type: str
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
+
+
+class _Form:
+    """What one method, or `receive`, gets of a frame."""
+
+    def __init__(self, form: Any) -> None:
+        self._type = form
+        self._decode = None if form is None else msgspec.json.Decoder(form).decode
+
+    def of_text(self, text: str) -> Any:
+        return decode_json(text) if self._decode is None else self._decode(text)
+
+    def of_data(self, data: Any) -> Any:
+        return data if self._decode is None else msgspec.convert(data, self._type)
+
+
+class _Taker(NamedTuple):
+    name: str
+    form: _Form | None
+    """None for a method without a parameter."""
+
+
+class Dispatch:
+    """What the frames of one class call. Made once for each class.
+
+    Args:
+        cls: the class; its `message_type` is what `receive` gets, None for plain data.
+        receives: whether it has a `receive` of its own.
+
+    Raises:
+        ConfigurationError: an annotation cannot be resolved, or is none that msgspec can decode.
+    """
+
+    def __init__(self, cls: type, receives: bool) -> None:
+        message_type = getattr(cls, "message_type", None)
+        takers = taken_types(cls)
+        self._plain = message_type is None and not takers
+        self._receives = receives or not takers
+        self._rest = _Taker("receive", _form(message_type, f"{cls.__name__}.message_type"))
+        made = {name: _taker(cls, name) for name in set(takers.values())}
+        self._takers = {one: made[name] for one, name in takers.items()}
+
+    def read(
+        self, frame: Frame, decoder: Callable[[Any], Any] | None
+    ) -> tuple[str, tuple[Any, ...]]:
+        """The name of the method that takes a frame, and its arguments.
+
+        Args:
+            decoder: a class's own, which makes data of a frame; None for JSON.
+
+        Raises:
+            msgspec.MsgspecError: the frame does not fit.
+            Exception: it cannot be decoded at all.
+        """
+        if self._plain:
+            return "receive", ((decoder or decode_json)(frame),)
+        if decoder is not None:
+            data = decoder(frame)
+            taker = self._pick(data.get("type") if isinstance(data, Mapping) else None)
+            return taker.name, () if taker.form is None else (taker.form.of_data(data),)
+        # msgspec does not look at the encoding of fields that it skips.
+        text = frame if isinstance(frame, str) else frame.decode()
+        taker = self._pick(self._type_of(text))
+        if taker.form is None:
+            decode_json(text)
+            return taker.name, ()
+        return taker.name, (taker.form.of_text(text),)
+
+    def _type_of(self, text: str) -> str | None:
+        if not self._takers:
+            return None
+        try:
+            return _read_head(text).type
+        except msgspec.ValidationError:
+            if not self._receives:
+                raise
+            return None  # Not an object, or one without a type: for `receive`.
+
+    def _pick(self, kind: object) -> _Taker:
+        taker = self._takers.get(kind) if isinstance(kind, str) else None
+        if taker is not None:
+            return taker
+        if not self._receives:
+            raise msgspec.ValidationError(f"Invalid value {kind!r} - at `$.type`")
+        return self._rest
+
+
+def _taker(cls: type, name: str) -> _Taker:
+    method = getattr(cls, name)
+    where = f"{cls.__name__}.{name}"
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    if sum(one.default is one.empty and one.kind != one.VAR_KEYWORD for one in parameters) > 1:
+        raise ConfigurationError(f"{where} takes several arguments: @on gives it one, the message")
+    if not parameters:
+        return _Taker(name, None)
+    try:
+        hints = typing.get_type_hints(method, localns=dict(vars(cls)), include_extras=True)
+    except NameError as exc:
+        raise ConfigurationError(
+            f"an annotation of {where} cannot be resolved ({exc}): define it at the top level of "
+            "its module, outside `if TYPE_CHECKING`"
+        ) from exc
+    return _Taker(name, _form(hints.get(parameters[0].name), where))
+
+
+def _form(form: Any, where: str) -> _Form:
+    try:
+        return _Form(form)
+    except (TypeError, NameError) as exc:
+        raise ConfigurationError(f"{where}: msgspec cannot decode {form!r}: {exc}") from exc
+
+
+def invalid_message(exc: Exception) -> dict[str, Any]:
+    """The answer to a frame that could not be decoded, without anything of our own inside it."""
+    known = isinstance(exc, (msgspec.MsgspecError, json.JSONDecodeError))
+    text = str(exc) if known else "the message could not be decoded"
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        half = MAX_MESSAGE_CHARACTERS // 2  # Where in the message stands at the end.
+        text = f"{text[:half]} ... {text[-half:]}"
+    return {"error": {"type": "invalid_message", "message": text}}
