@@ -325,7 +325,7 @@ async def test_broadcasts_that_look_like_our_own_signs(data: Any, bystander: Soc
 
 async def test_a_flood_is_read_no_faster_than_it_is_handled(bystander: SocketClient) -> None:
     async with SocketClient(Room.as_asgi) as attacker:
-        for _ in range(20_000):
+        for _ in range(2_000):
             await attacker.send_json("flood")
         await bystander.send_json("in between")
         assert await bystander.receive_json() == "in between"
