@@ -1,0 +1,3 @@
+"""The project in `testkit` is run by subprocesses only."""
+
+collect_ignore = ["testkit"]
