@@ -82,7 +82,9 @@ class LiveSocketServer:
             thread.start()
             stack.callback(_stop, server, thread)
             if not server.up.wait(START_SECONDS) or not server.started:
-                raise RuntimeError("the application did not start: its log says why")
+                raise RuntimeError(
+                    "the application did not start: its log says why"
+                ) from server.problem
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
@@ -117,6 +119,7 @@ def _server(uvicorn: Any, config: Any) -> Any:
         def __init__(self) -> None:
             super().__init__(config)
             self.up = threading.Event()
+            self.problem: BaseException | None = None
 
         async def startup(self, sockets: Any = None) -> None:
             try:
@@ -127,6 +130,8 @@ def _server(uvicorn: Any, config: Any) -> Any:
         def run(self, sockets: Any = None) -> None:
             try:
                 super().run(sockets)
+            except BaseException as exc:
+                self.problem = exc
             finally:
                 self.up.set()
 
