@@ -419,7 +419,13 @@ class BaseSocketServer(ChannelNames):
     async def _send_event(self, event: MutableMapping[str, Any]) -> None:
         if not self.is_alive or self._closing or self._muted:
             return
-        await self._out().run(event)
+        if not self._held:
+            await self._out().run(event)
+        # `authorize` cannot wait for the accept that waits for it.
+        elif not self._out().put(
+            event, _size_bytes(event.get("text") or event.get("bytes") or b"")
+        ):
+            raise CallError("too much is sent before the handshake is accepted (outbox_messages)")
 
     async def _close(self, code: int) -> None:
         if self._closing or not self.is_alive:
