@@ -6,6 +6,7 @@ A failure prints the steps that lead to it, shortened; the same steps are tried 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Coroutine
@@ -26,7 +27,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
-URL = "memory://lifecycle-model"
+NUMBERS = itertools.count()
 CHANNELS = st.sampled_from(["a", "b"])
 WAIT_SECONDS = 5
 
@@ -38,16 +39,16 @@ class HandlerError(Exception):
 class Life(BaseSocketServer):
     """Does what the frames say, and notes everything."""
 
-    config = URL
-
     def __init__(self, *arguments: Any, machine: LifeMachine) -> None:
-        super().__init__(*arguments)
+        super().__init__(*arguments, config=machine.url)
         self.machine = machine
 
     async def connect(self) -> None:
         await self.handle("connect", self.machine.fails["connect"])
 
     async def receive(self, data: Any) -> None:
+        if data["do"] in ("fail", "close"):
+            self.machine.ended_by.append(data["n"])
         await self.handle(data["n"], data["do"] == "fail")
         channel = data.get("channel")
         if data["do"] == "subscribe":
@@ -82,6 +83,7 @@ class LifeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.url = f"memory://life-{next(NUMBERS)}"
         self.inside: Any = None
         self.handled: list[Any] = []
         self.disconnects: list[int] = []
@@ -91,6 +93,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.events: list[dict[str, Any]] = []
         self.expected: dict[str, list[int]] = {"a": [], "b": []}
         self.number = 0
+        self.ended_by: list[int] = []
         self.over = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -114,7 +117,7 @@ class LifeMachine(RuleBasedStateMachine):
         scope = {"type": "websocket", "path": "/", "headers": []}
         self.socket = Life(scope, self.to_app.get, send, machine=self)
         self.served = asyncio.ensure_future(self.socket._run_asgi())
-        self.broadcaster = Broadcaster(URL)
+        self.broadcaster = Broadcaster(self.url)
         first = "websocket.connect" if self.connects else "websocket.disconnect"
         self.to_app.put_nowait({"type": first})
         if not self.connects:
@@ -201,6 +204,9 @@ class LifeMachine(RuleBasedStateMachine):
                 self.run(self._end())
                 assert asyncio.all_tasks(self.loop) == set()
         finally:
+            for task in asyncio.all_tasks(self.loop):  # Of a life that failed.
+                task.cancel()
+            self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.close()
 
     async def _end(self) -> None:
@@ -222,6 +228,9 @@ class LifeMachine(RuleBasedStateMachine):
         # Frames in order, none twice, none left out before the end.
         frames = [name for name in self.handled if isinstance(name, int)]
         assert frames == self.sent_frames[: len(frames)]
+        # Nothing is handled after what has ended it.
+        assert self.ended_by in ([], frames[-1:])
+        assert not (self.fails["connect"] and frames)
         # Nothing before the accept, nothing after the close, one close at most.
         kinds = [event["type"] for event in self.events]
         assert kinds.count("websocket.accept") == (1 if accepted else 0)
@@ -267,7 +276,7 @@ def test_random_lives_of_one_socket_keep_every_promise() -> None:
     run_state_machine_as_test(
         LifeMachine,
         settings=settings(
-            max_examples=150,
+            max_examples=100,
             stateful_step_count=25,
             deadline=None,
             derandomize=True,
