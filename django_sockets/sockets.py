@@ -437,8 +437,15 @@ class BaseSocketServer(SocketChannels):
         return send_event(payload.decode() if is_text else payload)
 
     async def _send_event(self, event: MutableMapping[str, Any]) -> None:
-        if self.is_alive and not self._closing:
+        if not self.is_alive or self._closing:
+            return
+        if not self._outbox.held:
             await self._outbox.run(event)
+        # `authorize` cannot wait for the accept that waits for it.
+        elif not self._outbox.put(
+            event, _size_bytes(event.get("text") or event.get("bytes") or b"")
+        ):
+            raise CallError("too much is sent before the handshake is accepted (outbox_messages)")
 
     async def _close(self, code: int) -> None:
         if self._closing or not self.is_alive:
