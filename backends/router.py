@@ -259,7 +259,9 @@ class Router:
                 answer.add_done_callback(_retrieve)
                 answers[answer] = pipeline
         if answers:
-            _, late = await asyncio.wait(answers, timeout=BARRIER_SECONDS)
+            # Half of the time of those who wait behind it, so that they may still be sent.
+            seconds = min(BARRIER_SECONDS, self._url.options.publish_timeout_seconds / 2)
+            _, late = await asyncio.wait(answers, timeout=seconds)
             for answer in late:
                 answers[answer].reset("another server has its slots now")
             if late:
