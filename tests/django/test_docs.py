@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["django.md", "checks.md"]
+PAGES = ["django.md", "checks.md", "migration.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)

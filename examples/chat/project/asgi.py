@@ -1,0 +1,17 @@
+"""What the server runs: pages go to Django, websockets to the socket class, with their user."""
+
+import os
+
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+from django_sockets.middleware import secure
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+pages = ASGIStaticFilesHandler(get_asgi_application())  # First: it sets Django up.
+
+from .urls import websocket_urlpatterns  # noqa: E402
+
+websockets = secure(URLRouter(websocket_urlpatterns))
+application = ProtocolTypeRouter({"http": pages, "websocket": websockets})

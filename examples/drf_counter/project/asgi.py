@@ -1,0 +1,17 @@
+"""What the server runs: pages and the API go to Django, websockets need a token."""
+
+import os
+
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+from django_sockets.middleware import DRFTokenAuthMiddleware
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+pages = ASGIStaticFilesHandler(get_asgi_application())  # First: it sets Django up.
+
+from .urls import websocket_urlpatterns  # noqa: E402
+
+websockets = DRFTokenAuthMiddleware(URLRouter(websocket_urlpatterns), require_user=True)
+application = ProtocolTypeRouter({"http": pages, "websocket": websockets})

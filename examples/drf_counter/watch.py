@@ -1,0 +1,22 @@
+"""Print the counter whenever it changes: `python watch.py TOKEN [URL]`. Ctrl-C ends it."""
+
+import json
+import sys
+from contextlib import suppress
+
+from websockets.sync.client import connect
+
+URL = "ws://127.0.0.1:8000/ws/count/"
+
+
+def main() -> None:
+    token, url = [*sys.argv[1:], URL][:2]
+    # Programs may send headers. A page's WebSocket cannot: see counter.js.
+    with connect(url, additional_headers={"Authorization": f"Token {token}"}) as socket:
+        for text in socket:
+            print(json.loads(text)["value"], flush=True)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()

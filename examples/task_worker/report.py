@@ -1,0 +1,27 @@
+"""Order a report and watch it being made: `python report.py NAME`, beside a worker."""
+
+import asyncio
+import os
+import sys
+
+from tasks import build_report
+
+from django_sockets.broadcaster import Broadcaster
+
+
+async def main(name: str) -> None:
+    progress = Broadcaster()
+    await progress.async_subscribe(f"report:{name}")  # Before the order: nothing can be missed.
+    await asyncio.to_thread(build_report.delay, name)
+    while True:
+        _, data = await progress.async_receive_broadcast()
+        print(f"{name}: {data['step']} of {data['of']}", flush=True)
+        if data["step"] == data["of"]:
+            break
+    await progress.aclose()
+
+
+if __name__ == "__main__":
+    if "DJANGO_SOCKETS_URL" not in os.environ:
+        sys.exit("Set DJANGO_SOCKETS_URL, here and for the worker: they are two processes.")
+    asyncio.run(main(*sys.argv[1:2] or ["sales"]))

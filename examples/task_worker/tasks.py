@@ -1,0 +1,30 @@
+"""A Celery task that says how far it is. Celery's own queue is a folder here, not a server."""
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+from django_sockets.broadcaster import Broadcaster
+
+QUEUE = Path(os.environ.get("TASK_QUEUE", Path(__file__).with_name("queue")))
+STEPS = 5
+
+app = Celery("tasks", broker="filesystem://")
+app.conf.broker_transport_options = {
+    "data_folder_in": QUEUE / "messages",
+    "data_folder_out": QUEUE / "messages",
+    "control_folder": QUEUE / "control",
+    "processed_folder": QUEUE / "processed",
+}
+for folder in app.conf.broker_transport_options.values():
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@app.task(ignore_result=True)
+def build_report(name: str) -> None:
+    progress = Broadcaster()  # One for the process is behind all of them: making one is cheap.
+    for step in range(1, STEPS + 1):
+        time.sleep(0.2)  # The work.
+        progress.broadcast(f"report:{name}", {"step": step, "of": STEPS})

@@ -1,0 +1,120 @@
+"""Headless Chromium on the examples. An error on a page's console fails the test that opened it.
+
+Pictures go to the folder DJANGO_SOCKETS_SCREENSHOTS, else to pytest's temporary one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from shop_process import Server, serving
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = """
+    --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync
+""".split()
+WAIT_MS = 10_000
+
+
+# For one module at a time: while it is open, this thread counts as running an event loop.
+@pytest.fixture(scope="module")
+def chromium(missing: Callable[[str], NoReturn]) -> Iterator[Any]:
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        missing("playwright is not installed")
+    found = filter(None, map(shutil.which, BROWSERS))
+    path = os.environ.get("DJANGO_SOCKETS_CHROMIUM") or next(found, None)
+    if path is None:
+        missing("no Chromium: install the package chromium, or set DJANGO_SOCKETS_CHROMIUM")
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    named = os.environ.get("DJANGO_SOCKETS_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Windows:
+    """The windows that a test opens, each with cookies of its own, and what went wrong in them."""
+
+    def __init__(self, chromium: Any) -> None:
+        self._chromium = chromium
+        self._contexts: list[Any] = []
+        self.problems: list[str] = []
+        self.expected = ""
+        """A pattern of the problems that belong to the test."""
+
+    def open(self, **options: Any) -> Any:
+        context = self._chromium.new_context(**{"reduced_motion": "reduce", **options})
+        context.set_default_timeout(WAIT_MS)
+        context.on("console", self._said)
+        context.on("weberror", lambda error: self.problems.append(str(error.error)))
+        self._contexts.append(context)
+        return context
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(message.text)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def unexpected(self) -> list[str]:
+        return [
+            problem
+            for problem in self.problems
+            if not (self.expected and re.search(self.expected, problem))
+        ]
+
+
+@pytest.fixture
+def windows(chromium: Any) -> Iterator[Windows]:
+    opened = Windows(chromium)
+    yield opened
+    opened.close()
+    assert opened.unexpected() == []
+
+
+def command(server: str, port: int) -> list[str]:
+    python = [sys.executable, "-m", server, "project.asgi:application"]
+    if server == "daphne":
+        return [*python, "--bind", "127.0.0.1", "--port", str(port)]
+    return [*python, "--port", str(port), "--ws", "websockets-sansio"]
+
+
+@pytest.fixture(scope="session")
+def serving_example(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., AbstractContextManager[Server]]:
+    """Serve a Django project of `examples` with uvicorn or daphne, on a port."""
+
+    @contextmanager
+    def serve(example: str, server: str, port: int, **more: str) -> Iterator[Server]:
+        more = {"PYTHONPATH": str(EXAMPLES / example), **more}
+        more["DJANGO_SETTINGS_MODULE"] = "project.settings"
+        log = tmp_path_factory.mktemp(server) / "log"
+        with serving(command(server, port), port, log, **more) as running:
+            yield running
+        assert "Traceback" not in running.printed, running.printed
+
+    return serve

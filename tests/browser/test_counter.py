@@ -1,0 +1,58 @@
+"""examples/drf_counter in a real browser: a page that has nothing but a token."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_sockets.testing.ports import free_port
+
+COUNTER = Path(__file__).resolve().parents[2] / "examples" / "drf_counter"
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "daphne"])
+def test_a_page_with_a_token_connects_and_one_without_does_not(
+    kind: str, windows: Any, serving_example: Any, tmp_path: Path, pictures: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    pytest.importorskip(kind)
+    pytest.importorskip("rest_framework")
+    database = str(tmp_path / "counter.sqlite3")
+    made = subprocess.run(
+        [sys.executable, "manage.py", "setup_demo"],
+        cwd=COUNTER,
+        env={**os.environ, "COUNTER_DATABASE": database},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    token = made.stdout.strip()
+    port = free_port()
+    with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database):
+        pages = [windows.open().new_page() for _ in range(2)]
+        for page in pages:
+            page.goto(f"http://127.0.0.1:{port}/")
+        windows.expected = r"WebSocket connection to .* failed"
+        pages[0].get_by_label("Token").fill("wrong")
+        pages[0].get_by_role("button", name="Connect").click()
+        expect(pages[0].get_by_text("Not connected: is the token right?")).to_be_visible()
+        assert len(windows.problems) == 1
+        windows.problems.clear()
+        windows.expected = ""
+        for page in pages:
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Connect").click()
+            expect(page.get_by_label("Count", exact=True)).to_have_text("0")
+        pages[0].get_by_role("button", name="Add one").click()
+        for page in pages:
+            expect(page.get_by_label("Count", exact=True)).to_have_text("1")
+        pages[0].set_viewport_size({"width": 390, "height": 844})
+        pages[0].screenshot(path=pictures / f"{kind}-counter-phone.png")
+        windows.close()
