@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from ..errors import ConnectError
 from ..url import BrokerOptions
+from .grants import Owner
 from .link import LinkLost
-from .reader import Owner, Reader
+from .reader import Reader
 from .within import within
 
 __all__ = ["Understudy", "give_back", "take_over"]

@@ -194,7 +194,11 @@ def map_errors(url: BrokerURL) -> Iterator[None]:
             raise AuthError(url, _refused_credentials(url, exc)) from exc
         raise ConnectError(url, f"the server refused the handshake: {exc}") from exc
     except (driver.RedisError, OSError, asyncio.TimeoutError) as exc:
-        detail = str(exc).rstrip(".") or f"no answer in {url.options.connect_timeout_seconds:g} s"
+        detail = str(exc).rstrip(".")
+        if not detail:
+            detail = f"no answer in {url.options.connect_timeout_seconds:g} s"
+            if url.scheme.startswith("rediss") or "serverless" in url.scheme:
+                detail += " (a server without TLS would not answer this)"
         raise ConnectError(
             url, f"cannot connect: {detail}; is the server running and reachable?"
         ) from exc

@@ -21,12 +21,13 @@ from ..log import LogThrottle
 from ..url import BrokerURL
 from .credentials import rotation_delay_seconds
 from .deadlines import expect
+from .grants import Owner
 from .handover import Understudy, give_back, take_over
 from .link import PRIMARY, Link, LinkLost, Opener, ReplyError
 from .names import Verbs, probe_name
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .publisher import Publisher
-from .reader import Owner, Reader
+from .reader import Reader
 
 __all__ = ["Node"]
 

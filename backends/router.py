@@ -17,11 +17,11 @@ from typing import Any
 
 from ..errors import BrokerClosed, ConnectError
 from ..url import Address, BrokerURL
+from .grants import ELSEWHERE
 from .link import ReplyError
 from .names import Verbs, slot_of
 from .pipeline import NotSent, Pipeline, Recalled
 from .publisher import Outcome
-from .reader import ELSEWHERE
 
 __all__ = ["Route", "Router", "moved_to"]
 
@@ -259,7 +259,9 @@ class Router:
                 answer.add_done_callback(_retrieve)
                 answers[answer] = pipeline
         if answers:
-            _, late = await asyncio.wait(answers, timeout=BARRIER_SECONDS)
+            # Half of the time of those who wait behind it, so that they may still be sent.
+            seconds = min(BARRIER_SECONDS, self._url.options.publish_timeout_seconds / 2)
+            _, late = await asyncio.wait(answers, timeout=seconds)
             for answer in late:
                 answers[answer].reset("another server has its slots now")
             if late:

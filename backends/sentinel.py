@@ -145,8 +145,7 @@ class Sentinels:
             where = Address(address.host, address.port or DEFAULT_PORT)
             open_link = partial(connector.open, where)
             self._pipelines.append(Pipeline(url, open_link))
-            reader = Reader(url, self, self, open_link=open_link, probe=_NoProbe(), verbs=PLAIN)
-            reader.can_probe = False
+            reader = Reader(url, self, self, open_link=open_link, probe=None, verbs=PLAIN)
             self._readers.append(reader)
         self._checking: asyncio.Task[None] | None = None
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -288,19 +287,6 @@ class _Fixed:
 
     async def credentials(self) -> Credentials:
         return self._credentials
-
-
-class _NoProbe:
-    """A sentinel delivers only what it says itself."""
-
-    def name(self, like: bytes) -> bytes:
-        return like
-
-    async def run(self, reader: Reader, link: Link) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    def heard(self, payload: bytes) -> None:
-        pass
 
 
 def _facts(reply: Any) -> Mapping[bytes, bytes]:

@@ -41,7 +41,8 @@ RETRY_SECONDS = 1.0
 """Between two attempts to get onto the control channel."""
 
 on_missed_orders: list[Callable[[], object]] = []
-"""Called, each on the event loop of a hub, when orders may have been missed; must not wait."""
+"""Called when orders may have been missed, on the event loop of the hub in question: what is called
+must not wait, and is told nothing. For a sweep that finds out by itself who must be closed."""
 
 
 class Member(Protocol):
@@ -260,7 +261,8 @@ def crowd_of(hub: Hub) -> Crowd:
 def crowds() -> list[Crowd]:
     """Every crowd of this process, on whatever loop."""
     with _registry.lock:
-        return list(_registry.crowds.values())
+        found = list(_registry.crowds.values())
+    return [crowd for crowd in found if not crowd.loop.is_closed()]
 
 
 def _after_fork_in_child() -> None:

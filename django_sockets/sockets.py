@@ -21,6 +21,8 @@ from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
 from .log import LogThrottle
+from .mailbox import Congestion
+from .outbox import Outbox
 from .runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -43,8 +45,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-CLOSE_SECONDS = 1.0
-"""How long a close waits for what is queued before it."""
 NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
     1000, 1001, 1007, 1008, 1009, 1011, 1013,
 )  # fmt: skip
@@ -145,14 +145,12 @@ class BaseSocketServer(SocketChannels):
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
-        self._outbox: Lane | None = None
+        self._outbox = Outbox(send, self._no_send, self._client_gone, self._outbox_limits)
         self._inbox: Lane | None = None
         self._frames = Frames(self._take_frame, self._end)
         self._ended: asyncio.Future[int] | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held = False
-        self._muted = False
         self._closing = False
         self.is_alive = True
 
@@ -282,7 +280,7 @@ class BaseSocketServer(SocketChannels):
         event = await receive()
         if event["type"] != "websocket.connect":
             return
-        self._held = True
+        self._outbox.held = True
         try:
             status = await refusal(
                 self.scope, self.allowed_origins, lambda: self._call(self.authorize)
@@ -307,7 +305,7 @@ class BaseSocketServer(SocketChannels):
             worker_pool(self._config.settings).keep_spare()
             at_exit(self._at_exit)
         if self._crowd is None:
-            await self._join()
+            self._spawn(self._join())
         self._start_delivery()
         reader = loop.create_task(self._read())
         try:
@@ -327,11 +325,11 @@ class BaseSocketServer(SocketChannels):
         self._leave()
         if self._hub is not None:
             await self._hub.remove(self)
-        for lane in (self._inbox, self._outbox):
-            if lane is not None:
-                lane.close()
+        if self._inbox is not None:
+            self._inbox.close()
+        self._outbox.end()
         # Only the exit of the interpreter cannot wait for a handler that never returns.
-        await self._frames.finish(EXIT_SECONDS / 2 if self._muted else None)
+        await self._frames.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
         try:
             if takes_code(type(self).disconnect):
                 await self._call(self.disconnect, code)
@@ -341,7 +339,7 @@ class BaseSocketServer(SocketChannels):
             await self._failed(exc)
 
     async def _at_exit(self) -> None:
-        self._muted = True
+        self._outbox.muted = True
         self._end(GOING_AWAY)
         await self._finished.wait()
 
@@ -395,11 +393,8 @@ class BaseSocketServer(SocketChannels):
         subprotocol = self._agreed_subprotocol()
         if subprotocol is not None:
             event["subprotocol"] = subprotocol
-        if self._held:
-            await self._asgi_write(event)
-            self._held = False
-            if self._outbox is not None:
-                self._outbox.release()
+        if self._outbox.held:
+            await self._outbox.release(event)
         else:
             await self._send_event(event)
 
@@ -442,40 +437,29 @@ class BaseSocketServer(SocketChannels):
         return send_event(payload.decode() if is_text else payload)
 
     async def _send_event(self, event: MutableMapping[str, Any]) -> None:
-        if not self.is_alive or self._closing or self._muted:
+        if not self.is_alive or self._closing:
             return
-        await self._out().run(event)
+        if not self._outbox.held:
+            await self._outbox.run(event)
+        # `authorize` cannot wait for the accept that waits for it.
+        elif not self._outbox.put(
+            event, _size_bytes(event.get("text") or event.get("bytes") or b"")
+        ):
+            raise CallError("too much is sent before the handshake is accepted (outbox_messages)")
 
     async def _close(self, code: int) -> None:
         if self._closing or not self.is_alive:
             return
         self._closing = True
         self._frames.stop()
-        if not self._muted and not self._held and self._asgi_send is not None:
-            out = self._out()
-            if out.full:
-                out.forget()  # The client does not read: this would only delay the end.
-            closing = asyncio.ensure_future(out.run({"type": "websocket.close", "code": code}))
-            await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+        await self._outbox.close(code)
         self._end(code)
 
-    def _out(self) -> Lane:
-        if self._outbox is None:
-            self._outbox = Lane(
-                self._asgi_write,
-                self._client_gone,
-                max_items=self.outbox_messages,
-                max_bytes=self.outbox_bytes,
-                congestion=self._shared_hub().congestion,
-                held=self._held,
-            )
-        return self._outbox
+    def _outbox_limits(self) -> tuple[int, int, Congestion]:
+        return self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion
 
-    async def _asgi_write(self, event: MutableMapping[str, Any]) -> None:
-        if self._asgi_send is None:
-            self._warn_once("send side", "%s has no send callable: nothing is sent")
-        elif not self._muted:
-            await self._asgi_send(event)
+    def _no_send(self) -> None:
+        self._warn_once("send side", "%s has no send callable: nothing is sent")
 
     def _client_gone(self, exc: Exception) -> None:
         # A server's `send` raises OSError for a client that has left (ASGI 2.4); that is no news.
@@ -585,15 +569,15 @@ class BaseSocketServer(SocketChannels):
 
     def _push(self, delivery: Delivery) -> None:
         if self._asgi_send is None:
-            self._warn_once("send side", "%s has no send callable: nothing is sent")
+            self._no_send()
             return
-        if self._muted or self._closing:
+        if self._closing:
             return
         if self.ws_encoder is None:
             event = delivery.event()
         else:
             event = delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
-        if not self._out().put(event, len(delivery.payload)):
+        if not self._outbox.put(event, len(delivery.payload)):
             self._too_slow()
 
     def _too_slow(self) -> None:

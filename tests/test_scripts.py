@@ -110,7 +110,7 @@ def python(
     subprocess.run([found, "-m", "venv", "--without-pip", folder], check=True, capture_output=True)
     made = folder / "bin/python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", made, "install"]
-    for what in (["--no-deps", wheel], ["--no-compile", "redis[hiredis]"]):
+    for what in (["--no-deps", wheel], ["--no-compile", "msgspec", "redis[hiredis]"]):
         done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
         if done.returncode:
             missing(f"cannot install {what[-1]}: {done.stderr}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ __all__ = ["load_session", "surviving"]
 
 CHUNK = 500
 """Sessions of one query."""
+MAX_KEY_CHARS = 4096
+"""Of a cookie (RFC 6265, section 6.1); what is longer did not come from Django."""
+_CACHEABLE = re.compile(r"[!-~]{8,200}")
+"""Keys that every cache takes, memcached included; Django's own have 32 characters."""
 
 
 def _store_class() -> Any:
@@ -29,6 +34,8 @@ def load_session(key: str | None) -> tuple[Any, bool]:
     Raises:
         What the engine, the database or the cache raises.
     """
+    if key is not None and len(key) > MAX_KEY_CHARS:
+        key = None
     store = _store_class()(key)
     if key is None:
         return store, False
@@ -44,11 +51,9 @@ def _raise_what_was_swallowed(store: Any, key: str) -> None:
     from django.conf import settings
     from django.contrib.sessions.backends.cache import SessionStore
     from django.core.cache import caches
-    from django.core.cache.backends.base import InvalidCacheKey
 
-    if isinstance(store, SessionStore):
-        with contextlib.suppress(InvalidCacheKey):
-            caches[settings.SESSION_CACHE_ALIAS].get(store.cache_key_prefix + key)
+    if isinstance(store, SessionStore) and _CACHEABLE.fullmatch(key):
+        caches[settings.SESSION_CACHE_ALIAS].get(store.cache_key_prefix + key)
 
 
 def surviving(keys: Sequence[str]) -> Collection[str]:

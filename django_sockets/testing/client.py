@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from .database import SharedDatabase, share_database
+from .database import share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
 
@@ -63,8 +63,6 @@ class SocketClient:
         HandshakeRefused: on entering, if the application refuses.
     """
 
-    _known_database: SharedDatabase | None = None
-
     def __init__(
         self,
         app: Any,
@@ -110,7 +108,7 @@ class SocketClient:
 
     async def connect(self) -> None:
         """Shake hands. Raises HandshakeRefused."""
-        await self._database.enter_async_context(share_database(self._known_database))
+        await self._database.enter_async_context(share_database())
         self._task = asyncio.get_running_loop().create_task(self._run())
         await self._to_app.put({"type": "websocket.connect"})
         try:

@@ -38,7 +38,7 @@ class SharedDatabase:
     def __init__(self, connections: dict[str, Any]) -> None:
         self._connections = connections
         self._turn = threading.RLock()
-        self._in_handler = threading.local()
+        self._thread = threading.local()
         self._undo = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -46,6 +46,9 @@ class SharedDatabase:
         for connection in self._connections.values():
             connection.inc_thread_sharing()
             self._undo.callback(connection.dec_thread_sharing)
+            # The end of a request or handler must not close it: Django 5.2 does, in a transaction.
+            connection.close_if_unusable_or_obsolete = lambda: None
+            self._undo.callback(delattr, connection, "close_if_unusable_or_obsolete")
             connection.execute_wrappers.append(self._wait_for_turn)
             self._undo.callback(connection.execute_wrappers.remove, self._wait_for_turn)
         self._undo.enter_context(override_hygiene(self.handler))
@@ -57,39 +60,46 @@ class SharedDatabase:
     @contextlib.contextmanager
     def handler(self) -> Iterator[None]:
         """Around a plain handler on a worker thread."""
-        before = self.install()
-        self._in_handler.has_turn = False
+        self.install()
+        self._thread.has_turn = False
         try:
             yield
         finally:
-            if self._in_handler.has_turn:
+            if self._thread.has_turn:
                 self._turn.release()
-            del self._in_handler.has_turn
-            self.uninstall(before)
+            del self._thread.has_turn
+            self.uninstall()
 
-    def install(self) -> dict[str, Any]:
-        """Use them on this thread; returns what `uninstall` needs."""
-        before = _initialised()
-        django_connections = _django_connections()
-        for alias, connection in self._connections.items():
-            django_connections[alias] = connection
-        return before
+    def install(self) -> None:
+        """Use them on this thread, until as many calls of `uninstall`."""
+        thread = self._thread
+        thread.users = getattr(thread, "users", 0) + 1
+        if thread.users == 1:
+            thread.before = _initialised()
+            django_connections = _django_connections()
+            for alias, connection in self._connections.items():
+                django_connections[alias] = connection
 
-    def uninstall(self, before: dict[str, Any]) -> None:
+    def uninstall(self) -> None:
         """Back to what this thread had; what it opened besides is closed."""
+        thread = self._thread
+        thread.users -= 1
+        if thread.users:
+            return
+        before, thread.before = thread.before, {}
         django_connections = _django_connections()
         for alias, connection in _initialised().items():
-            if alias in self._connections:
-                if alias in before:
-                    django_connections[alias] = before[alias]
-                else:
-                    del django_connections[alias]
+            if alias not in self._connections:
+                if alias not in before:
+                    # It would keep the test database from being dropped.
+                    connection.close()
+            elif alias in before:
+                django_connections[alias] = before[alias]
             else:
-                # It would keep the test database from being dropped.
-                connection.close()
+                del django_connections[alias]
 
     def _wait_for_turn(self, execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
-        has_turn = getattr(self._in_handler, "has_turn", None)
+        has_turn = getattr(self._thread, "has_turn", None)
         if has_turn:
             return execute(sql, params, many, context)
         if not self._turn.acquire(timeout=TURN_SECONDS):
@@ -98,7 +108,7 @@ class SharedDatabase:
                 "test, handlers that are def must not wait for one another after a query"
             )
         if has_turn is False:
-            self._in_handler.has_turn = True  # Until the handler returns.
+            self._thread.has_turn = True  # Until the handler returns.
             return execute(sql, params, many, context)
         try:
             return execute(sql, params, many, context)
@@ -152,55 +162,78 @@ def _best(*found: dict[str, Any]) -> dict[str, Any]:
     return best
 
 
+class _Lender:
+    """One `SharedDatabase` for all that is open in a test."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: SharedDatabase | None = None
+        self._users = 0
+
+    def join(self) -> SharedDatabase | None:
+        """What is lent already."""
+        with self._lock:
+            if self._shared is not None:
+                self._users += 1
+            return self._shared
+
+    def lend(self, connections: dict[str, Any]) -> SharedDatabase | None:
+        with self._lock:
+            if not connections:
+                return None
+            if self._shared is None:
+                self._shared = SharedDatabase(connections)
+                self._shared.start()
+            self._users += 1
+            return self._shared
+
+    def leave(self, shared: SharedDatabase | None) -> None:
+        with self._lock:
+            if shared is not None:
+                self._users -= 1
+                if not self._users:
+                    shared.stop()
+                    self._shared = None
+
+
+_lender = _Lender()
+
+
 @contextlib.contextmanager
-def share_database_here() -> Iterator[SharedDatabase | None]:
+def share_database_here() -> Iterator[None]:
     """Lend the connections of this thread, for a plain test."""
-    connections = _of_a_test() if _in_use() else {}
-    if not connections:
-        yield None
-        return
-    shared = SharedDatabase(connections)
-    shared.start()
+    shared = _lender.join() or _lender.lend(_of_a_test() if _in_use() else {})
     try:
-        yield shared
+        yield
     finally:
-        shared.stop()
+        _lender.leave(shared)
 
 
 @contextlib.asynccontextmanager
-async def share_database(
-    known: SharedDatabase | None = None,
-) -> AsyncIterator[SharedDatabase | None]:
-    """Lend the connections of the test that this coroutine runs in.
+async def share_database() -> AsyncIterator[None]:
+    """Lend the connections of the test that this coroutine runs in, unless they are lent already.
 
     Under Django's runner and `async_to_sync` they are on the thread that `sync_to_async` reaches;
-    under pytest-asyncio and anyio on the loop's own thread, outside of the loop. There the thread
-    that `sync_to_async` reaches, where `await Model.objects.aget()` runs, gets them too.
-
-    Args:
-        known: shared already by the plain test that this coroutine runs for.
+    under pytest-asyncio and anyio on the loop's own thread, outside of the loop. The thread that
+    `sync_to_async` reaches, where `await Model.objects.aget()` runs, gets them in any case.
     """
     if not _in_use():
-        yield None
+        yield
         return
     from asgiref.sync import sync_to_async
 
-    sensitive = await sync_to_async(_of_a_test)()
-    if known is None:
-        connections = _best(sensitive, _as_if_no_loop_ran(_of_a_test))
-        if not connections:
-            yield None
-            return
-        shared = SharedDatabase(connections)
-        shared.start()
-    else:
-        shared = known
+    shared = _lender.join()
+    if shared is None:
+        sensitive = await sync_to_async(_of_a_test)()
+        shared = _lender.lend(_best(sensitive, _as_if_no_loop_ran(_of_a_test)))
+    if shared is None:
+        yield
+        return
     try:
-        before = await sync_to_async(shared.install)()
+        await sync_to_async(shared.install)()
         try:
-            yield shared
+            yield
         finally:
-            await sync_to_async(shared.uninstall)(before)
+            await sync_to_async(shared.uninstall)()
     finally:
-        if known is None:
-            shared.stop()
+        _lender.leave(shared)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .database import SharedDatabase, share_database, share_database_here
+from .database import share_database, share_database_here
 
 __all__ = ["LiveSocketServer"]
 
@@ -46,7 +46,6 @@ class LiveSocketServer:
     ) -> None:
         self._app = _with_static_files(app, static_files)
         self._host = host
-        self._shared: SharedDatabase | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> LiveSocketServer:
@@ -60,7 +59,7 @@ class LiveSocketServer:
         """Start it; returns when it accepts connections."""
         uvicorn = _uvicorn()
         with contextlib.ExitStack() as stack:
-            self._shared = stack.enter_context(share_database_here())
+            stack.enter_context(share_database_here())
             listener = stack.enter_context(socket.socket())
             listener.bind((self._host, 0))
             port = listener.getsockname()[1]
@@ -83,7 +82,9 @@ class LiveSocketServer:
             thread.start()
             stack.callback(_stop, server, thread)
             if not server.up.wait(START_SECONDS) or not server.started:
-                raise RuntimeError("the application did not start: its log says why")
+                raise RuntimeError(
+                    "the application did not start: its log says why"
+                ) from server.problem
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
@@ -91,13 +92,13 @@ class LiveSocketServer:
         self._stack.close()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._shared is None or scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or "django.db" not in sys.modules:
             await self._app(scope, receive, send)
             return
         from asgiref.sync import ThreadSensitiveContext
 
         # One thread for the plain code of each request, as Django's ASGI handler makes it.
-        async with ThreadSensitiveContext(), share_database(self._shared):
+        async with ThreadSensitiveContext(), share_database():
             await self._app(scope, receive, send)
 
 
@@ -118,6 +119,7 @@ def _server(uvicorn: Any, config: Any) -> Any:
         def __init__(self) -> None:
             super().__init__(config)
             self.up = threading.Event()
+            self.problem: BaseException | None = None
 
         async def startup(self, sockets: Any = None) -> None:
             try:
@@ -128,6 +130,8 @@ def _server(uvicorn: Any, config: Any) -> Any:
         def run(self, sockets: Any = None) -> None:
             try:
                 super().run(sockets)
+            except BaseException as exc:
+                self.problem = exc
             finally:
                 self.up.set()
 

@@ -124,7 +124,7 @@ class SyncSocketClient:
     def connect(self) -> None:
         """Shake hands. Raises HandshakeRefused."""
         with contextlib.ExitStack() as stack:
-            self._client._known_database = stack.enter_context(share_database_here())
+            stack.enter_context(share_database_here())
             self._loop = _test_loop.acquire()
             stack.callback(_test_loop.release)
             self._do(self._client.connect())

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+# The project in `testkit` is run by subprocesses only.
+collect_ignore = ["testkit"]
+
 FOLDER = Path(__file__).resolve().parent
 
 

@@ -132,7 +132,8 @@ NETWORK = ["--deploy", "--tag", "django_sockets_network"]
 
 def test_the_network_is_tried_only_when_asked(valkey_server: CacheServer) -> None:
     dead = {"DJANGO_SOCKETS_CONFIG": f"redis://127.0.0.1:{free_port()}"}
-    assert check("--deploy", settings=dead)[1] == set()
+    # Where no broker is, as in a build, `check --deploy` as such has to pass.
+    assert run([*MANAGE, "check", "--deploy"], dead).returncode == 0
     printed, found = check(*NETWORK, settings=dead)
     assert found == {"E009"}
     assert "cannot connect" in printed

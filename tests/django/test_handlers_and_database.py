@@ -11,7 +11,7 @@ from shop_process import script
 SOCKETS = """
 import asyncio, threading
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import connection, connections
 from django.urls import path
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient
@@ -38,6 +38,7 @@ def test_connections_end_with_the_handler_as_they_do_with_a_request(
         + """
 class Counter(BaseSocketServer):
     def receive(self, data):
+        used.append(connections["default"])  # This thread's own.
         open_before = connection.connection is not None
         self.send([Order.objects.count(), open_before])
 
@@ -46,12 +47,15 @@ async def main():
         for _ in range(2):
             await client.send_json("count")
             print(*await client.receive_json())
+    # The socket has ended, and its handlers with it.
+    print(len(set(map(id, used))), used[0].connection is not None)
 
+used = []
 asyncio.run(main())
 """,
         settings,
     )
-    assert printed.splitlines() == ["0 False", f"0 {kept}"]
+    assert printed.splitlines() == ["0 False", f"0 {kept}", f"1 {kept}"]
 
 
 def test_handlers_of_two_sockets_run_side_by_side_and_may_ask_for_djangos_one_thread() -> None:

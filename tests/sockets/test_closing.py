@@ -243,12 +243,19 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
         config = url
 
     fresh_valkey_server.kill()
-    async with client(Real.as_asgi, user="7") as one, client(Real.as_asgi, user="8") as two:
+    async with (
+        client(Real.as_asgi, user="7") as one,
+        client(Real.as_asgi, user="8") as two,
+        client(Real.as_asgi, user="9") as three,
+    ):
         assert "orders to close sockets do not arrive" in caplog.text
         assert await one.receive_json() == "hello"
         with pytest.raises(PublishError):
             await async_close_sockets(user=8, config=url)
-        assert await two.receive_close() == 4401, "the local ones close whatever happens"
+        with pytest.raises(PublishError):
+            await asyncio.to_thread(close_sockets, user=9, config=url)
+        for closed in (two, three):
+            assert await closed.receive_close() == 4401, "the local ones close whatever happens"
         fresh_valkey_server.start()
         await asyncio.wait_for(missed.wait(), 10)
         await (
@@ -329,3 +336,37 @@ async def test_tags_may_be_read_from_other_threads_while_sockets_come_and_go() -
         for thread in threads:
             thread.join()
     assert seen == []
+
+
+async def test_with_a_configuration_only_its_sockets_are_closed() -> None:
+    class Elsewhere(Member):
+        config = "memory://closing-elsewhere"
+
+    async with client(user="7") as one, client(Elsewhere.as_asgi, user="7") as other:
+        await async_close_sockets(user=7, config=Elsewhere.config)
+        assert await other.receive_close() == 4401
+        assert await one.receive_json() == "hello"
+        assert await one.receive_nothing()
+
+
+def test_a_forked_child_leaves_the_sockets_of_its_parent_alone() -> None:
+    script = """
+        import asyncio, os, warnings
+        from django_sockets.closing import close_local_sockets
+        from django_sockets.crowd import crowds
+        from django_sockets.sockets import BaseSocketServer
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # Of forking beside threads.
+        socket = BaseSocketServer({"django_sockets.tags": {"user": "7"}}, asyncio.Queue().get)
+        socket.start_listeners()
+        socket.subscribe("room")
+        while not any(crowd.values("user") for crowd in crowds()):
+            pass
+        pid = os.fork()
+        if pid == 0:
+            os._exit(close_local_sockets(user=7) + len(crowds()))
+        print(os.waitpid(pid, 0)[1], close_local_sockets(user=7))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.stdout, ended.returncode) == ("0 1\n", 0), ended.stderr

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from django_sockets import NotAllowed, SubscribeError, open_hub
+from django_sockets import NotAllowed, SubscribeError, open_hub, sockets
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 from django_sockets.testing.servers import CacheServer
+from django_sockets.workers import WorkerPool
 
 URL = "memory://own-channels"
 
@@ -117,9 +118,7 @@ class Asking(BaseSocketServer):
 
 
 class PlainAsking(Asking):
-    """The same on worker threads, of which there is one."""
-
-    config = {"url": URL, "handler_threads": 1}  # noqa: RUF012
+    """The same on worker threads."""
 
     def may_subscribe(self, channel: str) -> bool:  # type: ignore[override]
         return channel.startswith("open")
@@ -192,6 +191,30 @@ async def test_a_client_that_collects_channels_is_stopped_at_the_limit() -> None
             assert await client.receive_json() == "subscribed"
         await client.send_json("open:4")
         assert await client.receive_close() == 1008
+
+
+async def test_a_check_runs_even_if_all_threads_wait_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = WorkerPool(1)
+    monkeypatch.setattr(sockets, "worker_pool", lambda settings: pool)
+    async with SocketClient(PlainAsking.as_asgi) as client:
+        await client.send_json("open")
+        assert await client.receive_json() == "subscribed"
+
+
+async def test_too_long_a_list_asks_the_class_nothing() -> None:
+    asked: list[str] = []
+
+    class Costly(Asking):
+        async def may_subscribe(self, channel: str) -> bool:
+            asked.append(channel)  # Perhaps one query each.
+            return True
+
+    async with SocketClient(Costly.as_asgi) as client:
+        await client.send_json([str(number) for number in range(10_000)])
+        assert await client.receive_close() == 1008
+    assert asked == []
 
 
 async def test_a_class_may_answer_a_refusal_and_go_on() -> None:

@@ -267,7 +267,10 @@ OTHERS = [{"type": "other", "x": 1}, {"x": 1}, {"type": 7, "x": 1}, {"type": Non
 async def test_what_no_method_takes_goes_to_receive_if_there_is_one(other: Any) -> None:
     async with SocketClient(Chat.as_asgi) as client:
         await client.send_json(other)
-        assert (await client.receive_json())["error"]["type"] == "invalid_message"
+        error = (await client.receive_json())["error"]
+        assert error["type"] == "invalid_message"
+        expected = "type" if isinstance(other, dict) else "Expected `object`"
+        assert expected in error["message"]
     async with SocketClient(ChatWithReceive.as_asgi) as client:
         await client.send_json(other)
         assert await client.receive_json() == ["received", other]

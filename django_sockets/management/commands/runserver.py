@@ -71,6 +71,7 @@ class Command(DjangoCommand):
             host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
             host = "0.0.0.0" if host == "0" else host  # noqa: S104
             application = asgi_application_path()
+            # Django 6 calls any server of its own "WSGI" in the banner.
             self.stdout.write(
-                f"Websockets go to ws://{host}:{server_port}/ ({application}, by uvicorn)."
+                f"uvicorn serves {application} as ASGI; websockets go to ws://{host}:{server_port}/"
             )

@@ -1,0 +1,456 @@
+"""What one server was asked for, and what it has granted: the conversation of a subscribing link.
+
+Subscribing commands are answered name by name, or refused; a server may also take a name away by
+itself. `Grants` keeps what is wanted apart from what the present link was told and answered, writes
+the difference, and reports what comes of it to its owner. It reads nothing: `reader` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from ..errors import ConnectError
+from ..url import BrokerURL
+from .link import Link, LinkLost, ReplyError, is_push, pack
+from .names import Verbs, slot_of
+
+__all__ = ["ELSEWHERE", "Grants", "Owner"]
+
+logger = logging.getLogger("django_sockets")
+
+NAMES_PER_COMMAND = 1000
+REFUSED_RETRY_SECONDS = 1.0
+"""A subscription that was refused and is still wanted is asked for again this often."""
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
+"""How the errors begin that say: not here, or not now."""
+
+
+class Owner(Protocol):
+    """Who decides what a reader's reports mean."""
+
+    def granted(self, channel: str) -> str | None:
+        """The server subscribed us. Returns why the subscription had been lost, if it had."""
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        """Granted subscriptions are gone; the link's are asked for again on the next link."""
+
+    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
+        """The server does not serve these wanted channels now, or took them away (no error).
+
+        The reader asks for them again when it is told to (`ask_again`), and on its next link.
+        """
+
+    def refused(self, channel: str, error: ReplyError) -> None:
+        """The server does not let us subscribe; the reader asks again while it is wanted."""
+
+    def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
+        """No connection could be made for these wanted channels; the reader tries again."""
+
+
+class _Grant:
+    """One channel at this server: what is wanted, and what the present link was told and answered.
+
+    Attributes:
+        sent: the last command written on the link.
+        unanswered: commands on the link without an answer.
+    """
+
+    __slots__ = ("channel", "name", "sent", "unanswered", "wanted")
+
+    def __init__(self, channel: str, name: bytes) -> None:
+        self.channel = channel
+        self.name = name
+        self.wanted = True
+        self.sent: bytes | None = None
+        self.unanswered = 0
+
+
+class _Command:
+    """What was written and is not answered yet.
+
+    A subscribing command is answered by one push for each name, or by one error. Everything else
+    ends with a command that has a reply of its own, in `reply`: what comes before that is an answer
+    to the unsubscribing commands in front of it, in whatever way the server puts it.
+    """
+
+    __slots__ = ("answered", "names", "reply")
+
+    def __init__(self, names: Sequence[bytes], reply: asyncio.Future[Any] | None = None) -> None:
+        self.names = names
+        self.reply = reply
+        self.answered = 0
+
+
+class Grants:
+    """The names of one server, on its present link and on those to come.
+
+    Args:
+        owner: decides what the reports mean.
+        probe_like: the name for the delivery probe, on the server that serves a given name; None
+            for no probe.
+        on_granted: called when the server grants something.
+
+    Attributes:
+        owner: may be replaced.
+        link: the present link.
+        routes: name -> channel of what is granted and wanted: whose messages are to be delivered.
+        regained: reason -> channels that were lost and are granted again; to be told before their
+            next message.
+        probe_name: what the probe listens on, while something is wanted.
+        needed: set while a link is.
+        settled: set when the server has answered all that was asked.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        owner: Owner,
+        verbs: Verbs,
+        *,
+        probe_like: Callable[[bytes], bytes] | None,
+        on_granted: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self.owner = owner
+        self._verbs = verbs
+        self._probe_like = probe_like
+        self._on_granted = on_granted
+        self.link: Link | None = None
+        self.routes: dict[bytes, str] = {}
+        self.regained: dict[str, list[str]] = {}
+        self.probe_name: bytes | None = None
+        self.needed = asyncio.Event()
+        self.settled = asyncio.Event()
+        self._grants: dict[bytes, _Grant] = {}
+        self._dirty: dict[bytes, None] = {}
+        self._commands: deque[_Command] = deque()
+        self._flush_due = False
+
+    # What is wanted
+
+    def want(self, channel: str, name: bytes) -> bool:
+        """Ask for a channel; True if the server has granted it already."""
+        grant = self._grants.get(name)
+        if grant is None:
+            grant = self._grants[name] = _Grant(channel, name)
+        grant.wanted = True
+        if self._is_active(grant):
+            self.routes[name] = channel
+            return True
+        self.settled.clear()
+        self._dirty[name] = None
+        self.needed.set()
+        self._flush_soon()
+        return False
+
+    def unwant(self, name: bytes) -> str | None:
+        """Ask for a channel no more; it has no route from now on. Returns the channel."""
+        grant = self._grants.get(name)
+        if grant is None:
+            return None
+        grant.wanted = False
+        self.routes.pop(name, None)
+        if grant.sent is None and not grant.unanswered:
+            self._drop(grant)
+        else:
+            self._dirty[name] = None
+            self._flush_soon()
+        return grant.channel
+
+    def ask_again(self, name: bytes) -> None:
+        """Ask once more for a displaced or refused channel, if it is still wanted."""
+        if name in self._grants:
+            self._dirty[name] = None
+            self._flush_soon()
+
+    def has(self, name: bytes) -> bool:
+        """Whether the server has granted this name, and it is wanted."""
+        grant = self._grants.get(name)
+        return grant is not None and self._is_active(grant)
+
+    @property
+    def wanted(self) -> list[tuple[str, bytes]]:
+        """The channels and names that are wanted."""
+        return [(grant.channel, name) for name, grant in self._grants.items() if grant.wanted]
+
+    @property
+    def carried(self) -> list[tuple[str, bytes]]:
+        """The channels and names that are wanted and granted."""
+        return [(g.channel, name) for name, g in self._grants.items() if self._is_active(g)]
+
+    def forget(self) -> None:
+        """Want nothing, and tell nobody."""
+        self.routes.clear()
+        self._grants.clear()
+        self._dirty.clear()
+
+    def _is_active(self, grant: _Grant) -> bool:
+        return grant.wanted and grant.sent == self._verbs.subscribe and not grant.unanswered
+
+    def _drop(self, grant: _Grant) -> None:
+        self._dirty.pop(grant.name, None)
+        if self._grants.get(grant.name) is grant:
+            del self._grants[grant.name]
+        if not self._grants and self.link is None:
+            self.needed.clear()  # Nobody waits for a link any more.
+        self._check_settled()
+
+    # The link
+
+    def begin(self, link: Link) -> None:
+        """There is a link: ask for everything."""
+        self.link = link
+        self._dirty.update(dict.fromkeys(self._grants))
+        self._flush()
+
+    def end(self, reason: str) -> None:
+        """The link is gone: tell what went with it, and forget what nobody wants."""
+        self.link = None
+        self.probe_name = None
+        self.settled.clear()
+        for command in self._commands:
+            if command.reply is not None and not command.reply.done():
+                command.reply.set_exception(LinkLost(reason))
+                command.reply.exception()  # Whoever asked may be gone: no complaint about that.
+        self._commands.clear()
+        self.routes.clear()
+        active = [channel for channel, _ in self.carried]
+        for earlier, channels in self.regained.items():
+            self.owner.lost(channels, earlier)
+        self.regained.clear()
+        for grant in list(self._grants.values()):
+            grant.sent, grant.unanswered = None, 0
+            if not grant.wanted:
+                self._drop(grant)
+        self.owner.lost(active, reason)
+        if not self._grants:
+            self.needed.clear()
+
+    # What is sent
+
+    def _flush_soon(self) -> None:
+        if self.link is not None and not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what differs between wanted and sent, for many callers at once."""
+        self._flush_due = False
+        if self.link is None:
+            return
+        verbs = self._verbs
+        asked: list[bytes] = []
+        ended: list[bytes] = []
+        for name in self._dirty:
+            grant = self._grants[name]
+            verb = verbs.subscribe if grant.wanted else verbs.unsubscribe
+            if grant.sent == verb or (grant.sent is None and not grant.wanted):
+                continue
+            grant.sent = verb
+            grant.unanswered += 1
+            (asked if grant.wanted else ended).append(name)
+        self._dirty.clear()
+        self._choose_probe(asked, ended)
+        self._subscribe(asked)
+        if ended:
+            data = [pack((verbs.unsubscribe, *names)) for names in self._grouped(ended)]
+            self._ask((b"PING",), after=data, names=ended)
+        self._check_settled()
+
+    def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
+        """Listen to the probe while anything else is subscribed here."""
+        carried = (
+            grant.name
+            for grant in self._grants.values()
+            if grant.wanted and grant.sent == self._verbs.subscribe
+        )
+        like = next(carried, None)
+        if like is not None and self.probe_name is None and self._probe_like is not None:
+            self.probe_name = self._probe_like(like)
+            asked.append(self.probe_name)
+        elif like is None and self.probe_name is not None:
+            ended.append(self.probe_name)
+            self.probe_name = None
+
+    def _grouped(self, names: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """Split names into what one command may carry."""
+        groups: dict[int, list[bytes]] = {}
+        for name in names:
+            groups.setdefault(slot_of(name) if self._verbs.by_slot else 0, []).append(name)
+        for group in groups.values():
+            for start in range(0, len(group), NAMES_PER_COMMAND):
+                yield group[start : start + NAMES_PER_COMMAND]
+
+    def _subscribe(self, names: Iterable[bytes]) -> None:
+        data = []
+        for group in self._grouped(names):
+            self._commands.append(_Command(group))
+            data.append(pack((self._verbs.subscribe, *group)))
+        self._write(data)
+
+    def _ask(
+        self,
+        command: tuple[bytes, ...],
+        after: Sequence[bytes] = (),
+        names: Sequence[bytes] = (),
+    ) -> asyncio.Future[Any]:
+        """Write a command that has a reply of its own, after others that end `names`."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._commands.append(_Command(names, reply))
+        self._write([*after, pack(command)])
+        return reply
+
+    def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
+        """Ask on the link itself, behind all that was sent before; the reply, errors included.
+
+        A server that speaks RESP2 answers nothing but PING here.
+
+        Raises:
+            LinkLost: there is no link; later, through the future: the link was lost.
+        """
+        if self.link is None:
+            raise LinkLost("no link")
+        return self._ask(command)
+
+    def _write(self, data: Sequence[bytes]) -> None:
+        if self.link is not None and data:
+            # A write that fails needs no care: the reading of the link is about to find out.
+            with contextlib.suppress(LinkLost):
+                self.link.write(b"".join(data))
+
+    # What is answered
+
+    def answered(self, reply: Any) -> None:
+        """An acknowledgement, a reply, or something that the server did by itself."""
+        kind = reply[0] if isinstance(reply, list) and reply else None
+        if isinstance(reply, ReplyError):
+            self._refused(reply)
+        elif kind == self._verbs.subscribed:
+            self._subscribed(reply[1])
+        elif kind == self._verbs.unsubscribed:
+            self._unsubscribed(reply[1])
+        elif kind == b"pong" or not is_push(reply):
+            self._replied(reply)
+        self._check_settled()
+
+    def _check_settled(self) -> None:
+        if not self._commands and not self._dirty:
+            self.settled.set()
+
+    def _subscribed(self, name: bytes) -> None:
+        command = self._commands[0] if self._commands else None
+        if command is None or command.reply is not None or command.names[command.answered] != name:
+            return
+        command.answered += 1
+        if command.answered == len(command.names):
+            self._commands.popleft()
+        self._settle(name)
+
+    def _unsubscribed(self, name: bytes) -> None:
+        """What we ended is settled by the reply behind it; what we did not, was taken away."""
+        grant = self._grants.get(name)
+        if grant is not None and self._is_active(grant):
+            self.routes.pop(name, None)
+            grant.sent = None
+            self.owner.lost([grant.channel], "unsubscribed by the server")
+            self.owner.displaced([grant.channel], None)
+        elif name == self.probe_name:
+            self._displace_probe()
+
+    def _replied(self, reply: Any) -> None:
+        if not self._commands or self._commands[0].reply is None:
+            return
+        command = self._commands.popleft()
+        for name in command.names:
+            self._settle(name)
+        if command.reply is not None and not command.reply.done():
+            command.reply.set_result(reply)
+
+    def _settle(self, name: bytes) -> None:
+        """Act on the last answer that a channel was waiting for."""
+        grant = self._grants.get(name)
+        if grant is None:
+            return
+        grant.unanswered -= 1
+        if self._is_active(grant):
+            self.routes[name] = grant.channel
+            self._on_granted()
+            reason = self.owner.granted(grant.channel)
+            if reason is not None:
+                self.regained.setdefault(reason, []).append(grant.channel)
+        elif not grant.unanswered and not grant.wanted and grant.sent != self._verbs.subscribe:
+            self._drop(grant)
+
+    # What is refused
+
+    def _refused(self, error: ReplyError) -> None:
+        if not self._commands:
+            raise LinkLost(f"the server says: {error}")
+        command = self._commands[0]
+        if command.reply is not None:
+            if not command.names:
+                self._replied(error)
+            return  # We are rid of a name that this server does not even know: so be it.
+        self._commands.popleft()
+        if str(error).startswith(ELSEWHERE):
+            self._elsewhere(command.names, error)
+        elif len(command.names) > 1:
+            for name in command.names:  # Only some may be forbidden: find out which.
+                grant = self._grants.get(name)
+                if grant is None or grant.sent == self._verbs.subscribe:
+                    self._subscribe([name])
+                else:  # The opposite was sent meanwhile, and is the last word.
+                    self._settle(name)
+        elif command.names[0] == self.probe_name:
+            self._no_probe(error)
+        elif (grant := self._grants.get(command.names[0])) is not None:
+            self._refused_one(grant, error)
+
+    def _elsewhere(self, names: Sequence[bytes], error: ReplyError) -> None:
+        channels = []
+        for name in names:
+            grant = self._grants.get(name)
+            if grant is None:
+                if name == self.probe_name:
+                    self._displace_probe()
+                continue
+            grant.unanswered -= 1
+            if grant.wanted and not grant.unanswered:
+                grant.sent = None
+                channels.append(grant.channel)
+            elif not grant.wanted and not grant.unanswered:
+                self._drop(grant)
+        if channels:
+            self.owner.displaced(channels, error)
+
+    def _displace_probe(self) -> None:
+        """The slot of the probe's name has moved: choose another name."""
+        self.probe_name = None
+        self._flush_soon()
+
+    def _refused_one(self, grant: _Grant, error: ReplyError) -> None:
+        grant.unanswered -= 1
+        grant.sent = None
+        self.owner.refused(grant.channel, error)
+        if grant.wanted:
+            loop = asyncio.get_running_loop()
+            loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, grant.name)
+        elif not grant.unanswered:
+            self._drop(grant)
+
+    def _no_probe(self, error: ReplyError) -> None:
+        self.probe_name = None
+        if self._probe_like is not None:
+            self._probe_like = None
+            logger.warning(
+                "%s: the server refuses the delivery probe's channel (%s); allow the pattern %r in "
+                "the user's ACL, or a server that stops delivering goes unnoticed",
+                self._url,
+                error,
+                f"{self._url.options.prefix}:*",
+            )

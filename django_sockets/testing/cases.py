@@ -1,0 +1,58 @@
+"""Test case classes for Django's own runner."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar
+
+from django.test import TestCase, TransactionTestCase
+
+from .capture import CapturedBroadcasts, capture_broadcasts
+from .live import LiveSocketServer
+from .override import override_broker
+from .sync_client import SyncSocketClient
+
+__all__ = ["LiveSocketServerTestCase", "SocketTestCase"]
+
+
+class SocketTestCase(TestCase):
+    """Each test has an in-memory broker of its own, and is rolled back.
+
+    Attributes:
+        broadcasts: what is broadcast during the test.
+    """
+
+    broadcasts: CapturedBroadcasts
+
+    def run(self, result: Any = None) -> Any:
+        """Run the test with its broker; not `setUp`, which subclasses override."""
+        with override_broker(), capture_broadcasts() as self.broadcasts:
+            return super().run(result)
+
+    def socket(self, app: Any, path: str = "/", **options: Any) -> SyncSocketClient:
+        """A connected `SyncSocketClient`, closed when the test has ended."""
+        client = SyncSocketClient(app, path, **options)
+        client.connect()
+        self.addCleanup(client.close)
+        return client
+
+
+class LiveSocketServerTestCase(TransactionTestCase):
+    """Serves `application` to real browsers while the tests of the class run.
+
+    Attributes:
+        application: the ASGI application, as in `application = staticmethod(my_app)`.
+        live_server: the running `LiveSocketServer`; its `url` and `ws_url` are for the browser.
+    """
+
+    application: ClassVar[Any]
+    live_server: ClassVar[LiveSocketServer]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Start the server, on a broker of its own."""
+        super().setUpClass()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(override_broker())
+            cls.live_server = stack.enter_context(LiveSocketServer(cls.application))
+            cls.addClassCleanup(stack.pop_all().close)

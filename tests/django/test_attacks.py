@@ -1,0 +1,367 @@
+"""Attacks, each tried: it is refused, other sockets do not notice, and memory comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from django_sockets.middleware import DRFTokenAuthMiddleware, SessionAuthMiddleware, secure
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing.client import HandshakeRefused, SocketClient, SocketClosed
+
+HUGE = 1024 * 1024 + 1
+
+
+class Room(BaseSocketServer):
+    """Does what it is told: subscribes, broadcasts, echoes."""
+
+    config = "memory://attacked"
+
+    async def connect(self) -> None:
+        await self.async_subscribe("room")
+
+    async def receive(self, data: Any) -> None:
+        verb, argument = data if isinstance(data, list) and len(data) == 2 else ("echo", data)
+        if verb == "subscribe":
+            await self.async_subscribe(argument)
+        elif verb == "broadcast":
+            await self.async_broadcast("room", argument)
+        else:
+            await self.async_send(argument)
+
+
+@pytest.fixture
+async def bystander(members: Any) -> AsyncIterator[SocketClient]:
+    """A socket that has to be served after the attack as before."""
+    async with SocketClient(Room.as_asgi) as socket:
+        yield socket
+        await socket.send_json(["broadcast", "still served"])
+        assert await socket.receive_json() == "still served"
+
+
+async def refused(client: SocketClient) -> int:
+    with pytest.raises(HandshakeRefused) as refusal:
+        await client.connect()
+    return refusal.value.status
+
+
+# Pages of others
+
+ORIGINS = {
+    "foreign": "http://evil.example",
+    "null": "null",
+    "nothing": "",
+    "name with ours in it": "http://evil-testserver",
+    "name behind ours": "http://testserver.evil.example",
+    "name before ours": "http://evil.testserver",
+    "ours as a user": "http://testserver@evil.example",
+    "theirs as a user": "http://evil.example@testserver",
+    "ours as a path": "http://evil.example/testserver",
+    "ours as a fragment": "http://evil.example#testserver",
+    "ours behind a backslash": "http://evil.example\\@testserver",
+    "wrong port": "http://testserver:8080",
+    "wrong scheme": "https://testserver",
+    "no scheme of the web": "file://testserver",
+    "two in one": "http://testserver, http://evil.example",
+    "line feed": "http://testserver\nhttp://evil.example",
+    "not ASCII": "http://testserver\u0430",
+    "no port at all": "http://testserver:x",
+}
+
+
+@pytest.mark.parametrize("hosts", [["testserver"], ["*"]], ids=["named", "any"])
+@pytest.mark.parametrize("name", ORIGINS)
+async def test_a_page_of_another_origin(
+    name: str, hosts: list[str], bystander: SocketClient, settings_of: Any, members: Any
+) -> None:
+    settings_of(ALLOWED_HOSTS=hosts)
+    key = await members.do(members.login, await members.do(members.create))
+    headers = {"origin": ORIGINS[name], "cookie": f"sessionid={key}"}
+    for app in (Room.as_asgi, secure(Room.as_asgi), secure(Room.as_asgi, allowed_origins=())):
+        assert await refused(SocketClient(app, headers=headers)) == 403
+
+
+async def test_cookies_without_an_origin(bystander: SocketClient) -> None:
+    client = SocketClient(secure(Room.as_asgi), headers={"cookie": "sessionid=abcdefgh"})
+    client.scope["headers"] = [pair for pair in client.scope["headers"] if pair[0] != b"origin"]
+    assert await refused(client) == 403
+
+
+async def test_two_origins(bystander: SocketClient) -> None:
+    client = SocketClient(Room.as_asgi)
+    client.scope["headers"].append((b"Origin", b"http://evil.example"))
+    assert await refused(client) == 403
+
+
+async def test_a_host_that_is_not_ours(bystander: SocketClient) -> None:
+    headers = {"host": "evil.example", "origin": "http://evil.example"}
+    assert await refused(SocketClient(Room.as_asgi, headers=headers)) == 403
+
+
+# Cookies
+
+COOKIES: dict[str, list[bytes]] = {
+    "line break": [b"sessionid=KEY\r\nx: y"],
+    "NUL": [b"sessionid=KEY\x00"],
+    "not ASCII": ["sessionid=KEY\u0430".encode()],
+    "not UTF-8": [b"sessionid=KEY\xff"],
+    "cut": [b"sessionid=KEX"],
+    "empty": [b"sessionid="],
+    "short": [b"sessionid=abc"],
+    "quoted path": [b"sessionid=../../../etc/passwd"],
+    "SQL": [b"sessionid=' OR 1=1 --"],
+    "a name that ends in ours": [b"xsessionid=KEY"],
+    "another case": [b"SESSIONID=KEY"],
+    "huge": [b"sessionid=" + b"a" * HUGE],
+    "very many": [b"; ".join(b"c%d=1" % number for number in range(100_000))],
+    "the wrong one last": [b"sessionid=KEY", b"sessionid=somebodyelses"],
+}
+
+
+@pytest.mark.parametrize("engine", ["db", "cache", "file", "signed_cookies"])
+@pytest.mark.parametrize("name", COOKIES)
+async def test_cookies_that_are_not_the_session(
+    name: str, engine: str, bystander: SocketClient, members: Any, settings_of: Any
+) -> None:
+    settings_of(SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}")
+    key = (await members.do(members.login, await members.do(members.create))).encode()
+    app = SessionAuthMiddleware(Room.as_asgi, require_user=True)
+    client = SocketClient(app)
+    right = [(b"cookie", b"a=1"), (b"cookie", b"sessionid=" + key)]
+    own = client.scope["headers"]
+    lines = [
+        (b"cookie", line.replace(b"KEY", key).replace(b"KEX", key[:-1])) for line in COOKIES[name]
+    ]
+    client.scope["headers"] = [*own, *lines]
+    assert await refused(client) == 403
+    good = SocketClient(app)
+    good.scope["headers"] = [*own, *right]
+    async with good:
+        pass
+
+
+# Tokens and subprotocols
+
+OFFERS = {
+    "line break": ["django-sockets.token", "KEY\r\nx: y"],
+    "NUL": ["Token.KEY\x00"],
+    "a list in one": ["django-sockets.token, KEY"],
+    "not ASCII": ["django-sockets.token", "KEY\u0430"],
+    "blank": ["django-sockets.token", "KEY "],
+    "empty": ["django-sockets.token", ""],
+    "marker alone": ["django-sockets.token"],
+    "two tokens": ["django-sockets.token", "KEY", "Token.other"],
+    "marker twice": ["django-sockets.token", "django-sockets.token", "KEY"],
+    "cut": ["django-sockets.token", "KEX"],
+    "huge": ["django-sockets.token", "a" * HUGE],
+    "an own protocol with a break": ["chat\r\nset-cookie: a=b", "django-sockets.token", "KEY"],
+    "quotes": ['Token."KEY"'],
+}
+AUTHORIZATIONS = {
+    "line break": [b"Token KEY\r\nx: y"],
+    "NUL": [b"Token KEY\x00"],
+    "not ASCII": [b"Token KEY\xff"],
+    "two words": [b"Token KEY KEY"],
+    "no token": [b"Token"],
+    "tab": [b"Token \tKEY"],
+    "two headers": [b"Token KEY", b"Token KEY"],
+    "cut": [b"Bearer KEX"],
+    "huge": [b"Bearer " + b"a" * HUGE],
+}
+
+
+@pytest.fixture
+async def token(members: Any) -> str:
+    from rest_framework.authtoken.models import Token
+
+    user = await members.do(members.create)
+    return str((await members.do(Token.objects.create, user=user)).key)
+
+
+@pytest.mark.parametrize("name", OFFERS)
+async def test_subprotocols_that_are_no_token(
+    name: str, bystander: SocketClient, token: str
+) -> None:
+    offered = [text.replace("KEY", token).replace("KEX", token[:-1]) for text in OFFERS[name]]
+    client = SocketClient(DRFTokenAuthMiddleware(Room.as_asgi), subprotocols=offered)
+    assert await refused(client) in (400, 401)
+    assert client.subprotocol is None
+
+
+@pytest.mark.parametrize("name", AUTHORIZATIONS)
+async def test_headers_that_are_no_token(name: str, bystander: SocketClient, token: str) -> None:
+    client = SocketClient(DRFTokenAuthMiddleware(Room.as_asgi))
+    for line in AUTHORIZATIONS[name]:
+        line = line.replace(b"KEY", token.encode()).replace(b"KEX", token[:-1].encode())
+        client.scope["headers"].append((b"authorization", line))
+    assert await refused(client) == 401
+
+
+@pytest.mark.parametrize(
+    "query", ["token=KEY", "auth_token=KEY", "token=KEY&token=other", "token=", "&" * 5000]
+)
+async def test_tokens_in_the_query_string(query: str, bystander: SocketClient, token: str) -> None:
+    path = "/?" + query.replace("KEY", token)
+    app = DRFTokenAuthMiddleware(Room.as_asgi, require_user=True)
+    assert await refused(SocketClient(app, path)) == 401
+    if query != "token=KEY":
+        named = DRFTokenAuthMiddleware(Room.as_asgi, require_user=True, query_parameter="token")
+        assert await refused(SocketClient(named, path)) in (400, 401)
+
+
+# Frames: what the socket does, a close code or an echo
+
+FRAMES: dict[str, tuple[str | bytes, int | None]] = {
+    "huge text": ("a" * HUGE, 1009),
+    "huge bytes": (b"a" * HUGE, 1009),
+    "huge outside ASCII": ("\u20ac" * (HUGE // 3 + 1), 1009),
+    "deeply nested list": ("[" * 100_000 + "]" * 100_000, 1007),
+    "deeply nested object": ('{"a":' * 100_000 + "1" + "}" * 100_000, 1007),
+    "unclosed": ("[" * 100_000, 1007),
+    "not UTF-8": (b'"\xff\xfe"', 1007),
+    "half a character": (b'"\xe2\x82"', 1007),
+    "NaN": ("NaN", 1007),
+    "Infinity": ('{"a": -Infinity}', 1007),
+    "no JSON": ("hello", 1007),
+    "empty": ("", 1007),
+    "NUL": ("\x00", 1007),
+    "a number of many digits": ("9" * 100_000, 1007),
+    "lone surrogate": ('"\\ud800"', None),
+    "twice the same key": ('{"a": 1, "a": 2}', None),
+    "a prototype": ('{"__proto__": {"a": 1}, "constructor": null}', None),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+async def test_frames_that_are_no_good(name: str, bystander: SocketClient) -> None:
+    frame, code = FRAMES[name]
+    async with SocketClient(Room.as_asgi) as attacker:
+        if isinstance(frame, str):
+            await attacker.send_text(frame)
+        else:
+            await attacker.send_bytes(frame)
+        if code is not None:
+            assert await attacker.receive_close() == code
+        else:
+            await attacker.send_json("served")
+            answers = [await attacker.receive_json() for _ in range(2)]
+            assert answers[1] == "served"
+            if name == "twice the same key":
+                assert answers[0] == {"a": 2}  # As json.loads has it; never both.
+
+
+CHANNELS = {
+    "control": "a\x00b",
+    "line break": "a\r\nSUBSCRIBE b",
+    "delete": "a\x7f",
+    "long": "a" * 10_000,
+    "long outside ASCII": "\u20ac" * 100,
+    "empty": "",
+    "wildcard": "*",
+    "surrogate": "\ud800",
+    "number": 1.5,
+    "object": {"a": 1},
+    "null": None,
+    "our own control channel": "\x01control",
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+async def test_channels_that_cannot_be(name: str, bystander: SocketClient) -> None:
+    async with SocketClient(Room.as_asgi) as attacker:
+        await attacker.send_json(["subscribe", CHANNELS[name]])
+        assert await attacker.receive_close() == 1011
+
+
+@pytest.mark.parametrize("channel", ["roo?", "[r]oom", "{room}", "room}", "r{o}om", "ro\\om"])
+async def test_channels_that_look_like_patterns_are_only_names(
+    channel: str, bystander: SocketClient
+) -> None:
+    class Guest(Room):
+        async def connect(self) -> None:
+            await self.async_subscribe(channel)
+            await self.async_send("in")
+
+    async with SocketClient(Guest.as_asgi) as attacker:
+        assert await attacker.receive_json() == "in"
+        await bystander.send_json(["broadcast", "for the room"])
+        assert await bystander.receive_json() == "for the room"
+        assert await attacker.receive_nothing()
+
+
+async def test_ten_thousand_subscriptions(bystander: SocketClient) -> None:
+    async with SocketClient(Room.as_asgi) as attacker:
+        for number in range(10_000):
+            await attacker.send_json(["subscribe", f"channel {number}"])
+        assert await attacker.receive_close() == 1011
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "msg:settings",
+        "msg:django_sockets:1",
+        {"close": {"tags": {"user": "1"}, "code": 4401}},
+        {"type": "websocket.close", "code": 4000},
+        {"type": "websocket.http.response.start", "status": 200},
+        "\x01control",
+        "django_sockets:{room}",
+    ],
+)
+async def test_broadcasts_that_look_like_our_own_signs(data: Any, bystander: SocketClient) -> None:
+    async with SocketClient(Room.as_asgi, scope={"django_sockets.tags": {"user": "1"}}) as victim:
+        async with SocketClient(Room.as_asgi) as attacker:
+            await attacker.send_json(["broadcast", data])
+            for socket in (attacker, victim, bystander):
+                assert await socket.receive_json() == data
+        await victim.send_json("still open")
+        assert await victim.receive_json() == "still open"
+
+
+async def test_a_flood_is_read_no_faster_than_it_is_handled(bystander: SocketClient) -> None:
+    async with SocketClient(Room.as_asgi) as attacker:
+        for _ in range(2_000):
+            await attacker.send_json("flood")
+        await bystander.send_json("in between")
+        assert await bystander.receive_json() == "in between"
+        for _ in range(100):
+            assert await attacker.receive_json() == "flood"
+
+
+async def test_memory_comes_back(members: Any, token: str) -> None:
+    async def attack() -> None:
+        apps = [secure(Room.as_asgi), DRFTokenAuthMiddleware(Room.as_asgi)]
+        for app in apps:
+            for offered in ([], ["django-sockets.token", "wrong"], ["django-sockets.token", token]):
+                client = SocketClient(app, subprotocols=offered)
+                client.scope["headers"].append((b"cookie", b"sessionid=" + b"a" * 100_000))
+                try:
+                    async with client:
+                        await client.send_json(["subscribe", "a" * 200])
+                        await client.send_json(["broadcast", "a" * 100_000])
+                        await client.send_text("[" * 100_000)
+                        await client.receive_close()
+                except (HandshakeRefused, SocketClosed):
+                    pass
+
+    for _ in range(3):
+        await attack()
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            await attack()
+        await asyncio.sleep(0.05)
+        gc.collect()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # 120 connections of 300 KB each came and went.
+    assert peak - before > 300_000
+    assert after - before < 1_000_000

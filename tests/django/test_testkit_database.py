@@ -1,0 +1,43 @@
+"""In tests, handlers see the rows of the test, and what they write is rolled back with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent / "testkit"
+
+
+def run(*command: str, database: str, tmp_path: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "DJANGO_SETTINGS_MODULE": "settings"}
+    if database == "file":
+        environment["TESTKIT_FILE"] = str(tmp_path / "test.sqlite3")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *command],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 0, output
+    return output
+
+
+@pytest.mark.parametrize("database", ["memory", "file"])
+def test_djangos_own_runner(database: str, tmp_path: Path) -> None:
+    output = run("django", "test", "--noinput", database=database, tmp_path=tmp_path)
+    assert re.search(r"Ran 19 tests", output), output
+
+
+@pytest.mark.parametrize("database", ["memory", "file"])
+def test_pytest_django(database: str, tmp_path: Path) -> None:
+    options = ["-c", "pytest.ini", "-p", "no:cacheprovider"]
+    output = run("pytest", *options, database=database, tmp_path=tmp_path)
+    assert "13 passed" in output, output
