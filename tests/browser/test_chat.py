@@ -197,7 +197,6 @@ def test_a_page_of_another_site_is_refused_though_it_sends_the_cookie(
         </script>"""
     )
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other_site:
         thread = threading.Thread(target=other_site.serve_forever)
         thread.start()

@@ -125,8 +125,8 @@ def test_a_report_is_watched_while_a_worker_makes_it(
     assert "Traceback" not in worker.printed, worker.printed
 
 
-def test_a_report_without_a_shared_broker_says_what_is_missing() -> None:
+def test_a_report_without_a_shared_broker_says_what_is_missing(tmp_path: Path) -> None:
     pytest.importorskip("celery")
-    with started("task_worker", REPORT) as report:
+    with started("task_worker", REPORT, TASK_QUEUE=str(tmp_path)) as report:
         report.read_until("Set DJANGO_SOCKETS_URL")
         assert report.process.wait(WAIT_SECONDS) == 1
