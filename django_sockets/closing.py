@@ -15,7 +15,13 @@ from .crowd import check_close_code, close_order, crowds, on_missed_orders, tag_
 from .errors import ConfigurationError
 from .runtime import through_hub
 
-__all__ = ["async_close_sockets", "close_local_sockets", "close_sockets", "on_missed_orders"]
+__all__ = [
+    "UNAUTHORIZED",
+    "async_close_sockets",
+    "close_local_sockets",
+    "close_sockets",
+    "on_missed_orders",
+]
 
 UNAUTHORIZED = 4401
 """Close code: log in again. From the range for applications, after HTTP's 401."""

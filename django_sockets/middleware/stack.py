@@ -29,7 +29,8 @@ def secure(
         token: a token middleware, `DRFTokenAuthMiddleware` or a subclass of
             `BaseTokenAuthMiddleware`; a token counts for more than a session. None for sessions
             alone.
-        require_user: refuse who has neither.
+        require_user: refuse who has neither. A page then sees its handshake fail, as with a server
+            that is down; one that has to say "log in" accepts, and closes with 4401 in `connect`.
         allowed_origins: check the Origin here, before anything is loaded, and admit these beside
             the application's own. None leaves it to `as_asgi`, which always does.
         select_related: fields of the session's user to load with it.
