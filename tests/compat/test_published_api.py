@@ -91,6 +91,15 @@ async def test_the_constructor_takes_each_argument_by_its_published_name() -> No
     assert (socket.subprotocol, socket.hosts) == ("chat", [{"address": "memory://published"}])
 
 
+async def test_hosts_of_a_socket_choose_its_broker() -> None:
+    hosts = [{"address": "memory://hosts"}]
+    socket = BaseSocketServer({}, None, None, hosts=hosts)
+    await socket.async_subscribe("room")
+    await Broadcaster().async_broadcast("room", "of another broker")
+    await Broadcaster(hosts=hosts).async_broadcast("room", "of this one")
+    assert await socket.async_receive_broadcast() == ("room", "of this one")
+
+
 class Configured(BaseSocketServer):
     def configure(self) -> None:
         self.hosts = [{"address": "memory://published"}]

@@ -81,6 +81,14 @@ async def test_an_order_to_close_sockets_is_neither_recorded_nor_kept_back() -> 
     assert b'"7"' in order.payload  # type: ignore[union-attr]
 
 
+def test_a_number_is_a_channel_as_everywhere() -> None:
+    with override_broker(), capture_broadcasts(7) as captured:
+        Broadcaster().broadcast(7, "seven")
+    assert captured == [("7", "seven")]
+    assert captured.on(7) == ["seven"]
+    captured.assert_broadcast(7, "seven")
+
+
 def test_captures_nest() -> None:
     with override_broker(), capture_broadcasts() as outer:
         Broadcaster().broadcast("a", 1)
