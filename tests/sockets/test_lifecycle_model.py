@@ -285,6 +285,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="django_sockets")
 
 
+@pytest.mark.timeout(300)  # Seconds when it passes; a failure takes its time to be shortened.
 @pytest.mark.usefixtures("quiet")
 def test_random_lives_of_one_socket_keep_every_promise() -> None:
     run_state_machine_as_test(
