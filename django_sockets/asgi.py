@@ -7,7 +7,7 @@ from typing import Any
 
 from .runtime import close_shared_hubs
 
-__all__ = ["AsgiApp", "Receive", "Send", "deny"]
+__all__ = ["AsgiApp", "Receive", "Send"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -58,16 +58,3 @@ async def _not_http(send: Send) -> None:
     headers = [(b"content-type", b"text/plain"), (b"upgrade", b"websocket")]
     await send({"type": "http.response.start", "status": 426, "headers": headers})
     await send({"type": "http.response.body", "body": b"This address speaks websocket.\n"})
-
-
-async def deny(scope: MutableMapping[str, Any], send: Send, status: int) -> None:
-    """Refuse a websocket's handshake, after its `websocket.connect` was received.
-
-    Servers with the denial-response extension (ASGI websocket spec 2.3) answer `status`; the others
-    make an HTTP 403 of a close before the accept.
-    """
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
-        await send({"type": "websocket.http.response.body", "body": b""})
-    else:
-        await send({"type": "websocket.close", "code": 1000})

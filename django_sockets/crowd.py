@@ -39,6 +39,8 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 RETRY_SECONDS = 1.0
 """Between two attempts to get onto the control channel."""
+PATIENCE_SECONDS = 1.0
+"""How long a new member waits for the first attempt: a handshake waits with it."""
 
 on_missed_orders: list[Callable[[], object]] = []
 """Called when orders may have been missed, on the event loop of the hub in question: what is called
@@ -89,6 +91,7 @@ class Crowd:
         self._tags_of: dict[Member, dict[str, str]] = {}
         self._index: dict[str, dict[str, dict[Member, None]]] = {}
         self._listening = False
+        self._missing = False
         self._tried: asyncio.Event = asyncio.Event()
         self._left = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -101,8 +104,8 @@ class Crowd:
     async def add(self, member: Member, tags: Mapping[str, Any]) -> None:
         """Add a member, or give it other tags; returns once orders reach it.
 
-        While the server cannot be reached it returns after the first attempt, which the log tells;
-        more follow in the background, and then `on_missed_orders` is called.
+        While the server cannot be reached it returns after the first attempt, or a second of it,
+        which the log tells; more follow in the background, and then `on_missed_orders` is called.
         """
         self._forget(member)
         texts = tag_texts(tags)
@@ -113,7 +116,11 @@ class Crowd:
         for name, text in texts.items():
             self._index.setdefault(name, {}).setdefault(text, {})[member] = None
         self._settle()
-        await self._tried.wait()
+        try:
+            await asyncio.wait_for(self._tried.wait(), PATIENCE_SECONDS)
+        except asyncio.TimeoutError:
+            self._no_orders(f"no answer for {PATIENCE_SECONDS:g} s")
+            self._tried.set()  # The next ones need not wait for that too.
 
     def discard(self, member: Member) -> None:
         """Take a member out. After the last one, the control channel is left soon."""
@@ -160,7 +167,7 @@ class Crowd:
 
     async def _keep(self) -> None:
         """Be on the control channel if there are members, else not. One task at a time does it."""
-        missed = False
+        self._missing = False
         try:
             while bool(self._tags_of) != self._listening:
                 hub = self._hub()
@@ -173,7 +180,6 @@ class Crowd:
                 elif await self._listen(hub):
                     self._listening = True
                 else:
-                    missed = True
                     self._left.clear()
                     del hub
                     await self._pause()
@@ -181,19 +187,23 @@ class Crowd:
             self._keeper = None
             if self._tags_of:
                 self._tried.set()  # Nobody is left waiting.
-        if missed and self._listening:
+        if self._missing and self._listening:
             self._missed("no connection")
 
     async def _listen(self, hub: Hub) -> bool:
         try:
             await hub.add_control(self)
         except BrokerError as exc:
-            text = "orders to close sockets do not arrive: %s"
-            _throttle.log(logging.WARNING, f"control {self.config.url}", text, exc)
+            self._no_orders(exc)
             return False
         finally:
             self._tried.set()
         return True
+
+    def _no_orders(self, reason: object) -> None:
+        self._missing = True
+        text = "orders to close sockets do not arrive: %s"
+        _throttle.log(logging.WARNING, f"control {self.config.url}", text, reason)
 
     async def _pause(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

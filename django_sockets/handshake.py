@@ -49,7 +49,11 @@ async def deny(
     status: int,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Refuse: with the status where the server can send one, else with its own 403."""
+    """Refuse a websocket's handshake, after its `websocket.connect` was received.
+
+    Servers with the denial-response extension (ASGI websocket spec 2.3) answer `status`; the others
+    make an HTTP 403 of a close before the accept.
+    """
     if "websocket.http.response" in (scope.get("extensions") or {}):
         start = {"type": "websocket.http.response.start", "status": status}
         await send({**start, "headers": list(headers)})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import socket
 import threading
+import weakref
 from typing import Any
 
 import uvicorn
@@ -14,6 +16,7 @@ __all__ = ["UvicornServer"]
 
 GRACE_SECONDS = 2
 """How long the end of the server waits for open connections."""
+_NO_HANDSHAKE = "ASGI callable returned without completing handshake"
 
 
 class UvicornServer:
@@ -66,6 +69,10 @@ class _ToDjango(logging.Handler):
 
     server = logging.getLogger("django.server")
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._refused: weakref.WeakSet[Any] = weakref.WeakSet()
+
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
         if record.name == "uvicorn.access" and len(arguments) == 5:
@@ -75,7 +82,11 @@ class _ToDjango(logging.Handler):
             status = arguments[2] if len(arguments) == 3 else None
             if status is None:
                 status = 403 if str(record.msg).endswith("403") else 101
+            if status != 101:
+                self._refused.add(_connection())
             self._say('"WEBSOCKET %s" %s', (arguments[1], status), status)
+        elif str(record.msg).startswith(_NO_HANDSHAKE) and _connection() in self._refused:
+            pass  # uvicorn 0.54 says so after every refusal with a status of its own.
         elif record.levelno >= logging.WARNING:
             self.server.handle(record)
 
@@ -83,6 +94,11 @@ class _ToDjango(logging.Handler):
         bad = isinstance(status, int) and status >= 400
         level = logging.WARNING if bad else logging.INFO
         self.server.log(level, message, *arguments, extra={"status_code": status})
+
+
+def _connection() -> object:
+    """What stands for the connection that uvicorn logs about: it says all of it in one task."""
+    return asyncio.current_task()
 
 
 def _log_like_django() -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
-from ..asgi import Receive, Send, deny
+from ..asgi import Receive, Send
 from ..errors import ConfigurationError
+from ..handshake import deny
 from ..sockets import BaseSocketServer
 
 __all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.test import TestCase, TransactionTestCase
@@ -29,9 +30,24 @@ class SocketTestCase(TestCase):
         with override_broker(), capture_broadcasts() as self.broadcasts:
             return super().run(result)
 
-    def socket(self, app: Any, path: str = "/", **options: Any) -> SyncSocketClient:
-        """A connected `SyncSocketClient`, closed when the test has ended."""
-        client = SyncSocketClient(app, path, **options)
+    def socket(
+        self,
+        app: Any,
+        path: str = "/",
+        *,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> SyncSocketClient:
+        """A connected `SyncSocketClient`, closed when the test has ended.
+
+        It has the cookies of `self.client`, as another tab of one browser, unless `headers` has
+        some: after `self.client.force_login(user)` it is that user's.
+        """
+        headers = dict(headers or {})
+        jar = self.client.cookies.values()
+        if jar and "cookie" not in {name.lower() for name in headers}:
+            headers["cookie"] = "; ".join(f"{each.key}={each.coded_value}" for each in jar)
+        client = SyncSocketClient(app, path, headers=headers, **options)
         client.connect()
         self.addCleanup(client.close)
         return client

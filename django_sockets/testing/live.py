@@ -107,7 +107,7 @@ def _uvicorn() -> Any:
         import uvicorn
     except ImportError:
         raise RuntimeError(
-            "LiveSocketServer needs uvicorn: pip install 'django-sockets[demo]'"
+            "LiveSocketServer needs uvicorn: pip install 'django-sockets[runserver]'"
         ) from None
     return uvicorn
 

@@ -81,7 +81,7 @@ async def test_the_constructor_takes_each_argument_by_its_published_name() -> No
         None,
         sent.put,
         hosts=[{"address": "memory://published"}],
-        ws_encoder=lambda data: repr(data).encode(),
+        ws_encoder=repr,  # Text, which goes out as a binary frame all the same.
         ws_encoder_is_bytes=True,
         ws_decoder=lambda frame: frame,
         subprotocol="chat",
@@ -89,6 +89,15 @@ async def test_the_constructor_takes_each_argument_by_its_published_name() -> No
     await socket.async_send(1)
     assert sent.get_nowait() == {"type": "websocket.send", "bytes": b"1"}
     assert (socket.subprotocol, socket.hosts) == ("chat", [{"address": "memory://published"}])
+
+
+async def test_hosts_of_a_socket_choose_its_broker() -> None:
+    hosts = [{"address": "memory://hosts"}]
+    socket = BaseSocketServer({}, None, None, hosts=hosts)
+    await socket.async_subscribe("room")
+    await Broadcaster().async_broadcast("room", "of another broker")
+    await Broadcaster(hosts=hosts).async_broadcast("room", "of this one")
+    assert await socket.async_receive_broadcast() == ("room", "of this one")
 
 
 class Configured(BaseSocketServer):

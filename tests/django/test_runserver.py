@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.ports import free_port
@@ -40,6 +40,8 @@ def test_it_serves_websockets_pages_and_static_files_and_says_so(tmp_path: Path)
         assert server.get("/") == (200, "the shop")
         assert server.get("/static/shop/shop.css") == (200, "body { color: teal }\n")
         assert server.get("/nowhere/")[0] == 404
+        with pytest.raises(InvalidStatus):
+            server.browser("/ws/nowhere/at/all/")
         assert server.end(signal.SIGINT) == 0
     port = server.port
     assert f"development server at http://127.0.0.1:{port}/" in server.printed
@@ -47,6 +49,8 @@ def test_it_serves_websockets_pages_and_static_files_and_says_so(tmp_path: Path)
     assert f"websockets go to ws://127.0.0.1:{port}/" in server.printed
     for line in ('"GET / HTTP/1.1" 200', '"WEBSOCKET /ws/1/" 101', '"GET /nowhere/ HTTP/1.1" 404'):
         assert line in server.printed
+    assert '"WEBSOCKET /ws/nowhere/at/all/" 404' in server.printed
+    assert "handshake" not in server.printed, "uvicorn complains of a refusal"
     assert "Traceback" not in server.printed
 
 

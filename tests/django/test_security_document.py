@@ -23,10 +23,11 @@ async def test_the_example_lets_in_who_is_logged_in(
     await members.do(exec, source, names)
     key = await members.do(members.login, await members.do(members.create))
     headers = {"cookie": f"sessionid={key}"}
-    async with SocketClient(names["application"], headers=headers) as socket:
+    async with SocketClient(names["application"], "/ws/desk/", headers=headers) as socket:
         assert await socket.receive_json() == "hello ann"
-    with pytest.raises(HandshakeRefused):
-        await SocketClient(names["application"]).connect()
+    with pytest.raises(HandshakeRefused) as refused:
+        await SocketClient(names["application"], "/ws/desk/").connect()
+    assert refused.value.status == 401
 
 
 def test_the_names_and_codes_are_those_of_the_code() -> None:

@@ -33,7 +33,7 @@ def run(*command: str, database: str, tmp_path: Path) -> str:
 @pytest.mark.parametrize("database", ["memory", "file"])
 def test_djangos_own_runner(database: str, tmp_path: Path) -> None:
     output = run("django", "test", "--noinput", database=database, tmp_path=tmp_path)
-    assert re.search(r"Ran 19 tests", output), output
+    assert re.search(r"Ran 20 tests", output), output
 
 
 @pytest.mark.parametrize("database", ["memory", "file"])

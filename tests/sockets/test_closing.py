@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from django_sockets import ChannelError, ConfigurationError, PublishError, open_hub
+from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.closing import (
     async_close_sockets,
@@ -266,6 +268,40 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
             )
         )
         assert await one.receive_close() == 4403
+
+
+async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_at_most(
+    missed: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is it refused: the orders that it may miss are made up for when the server answers."""
+    answers = asyncio.Event()
+
+    class Silent(MemoryBroker):
+        async def subscribe(self, channels: Sequence[str]) -> None:
+            await answers.wait()
+            await super().subscribe(channels)
+
+    silent = dataclasses.replace(load_config("memory://silent"), broker_factory=Silent)
+
+    class Patient(Member):
+        config = silent
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with client(Patient.as_asgi, user="7") as first:
+        assert 0.9 < loop.time() - began < 3
+        assert "do not arrive: no answer for 1 s" in caplog.text
+        began = loop.time()
+        async with client(Patient.as_asgi, user="7"):
+            assert loop.time() - began < 0.5, "each handshake waited anew"
+        assert not missed.is_set()
+        answers.set()
+        await asyncio.wait_for(missed.wait(), 5)
+        await shared_hub(load_config(silent)).publish_control(
+            b'{"close": {"tags": {"user": "7"}, "code": 4403}}'
+        )
+        assert await first.receive_json() == "hello"
+        assert await first.receive_close() == 4403
 
 
 PROCESS = """

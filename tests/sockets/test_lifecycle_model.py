@@ -189,6 +189,18 @@ class LifeMachine(RuleBasedStateMachine):
         self.gate.set()
 
     @alive
+    @rule(channel=CHANNELS)
+    def a_broadcast_comes_while_a_close_is_stuck(self, channel: str) -> None:
+        self.frame("subscribe", channel=channel)
+        self.time_passes(16)
+        self.gate.clear()
+        self.frame("close")
+        self.time_passes(8)
+        self.somebody_broadcasts(channel)
+        self.gate.set()
+        self.time_passes(8)
+
+    @alive
     @rule()
     def the_client_leaves(self) -> None:
         self.over = True
@@ -273,12 +285,13 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="django_sockets")
 
 
+@pytest.mark.timeout(300)  # Seconds when it passes; a failure takes its time to be shortened.
 @pytest.mark.usefixtures("quiet")
 def test_random_lives_of_one_socket_keep_every_promise() -> None:
     run_state_machine_as_test(
         LifeMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=150,
             stateful_step_count=25,
             deadline=None,
             derandomize=True,

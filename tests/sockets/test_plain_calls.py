@@ -1,4 +1,7 @@
-"""Plain calls (`socket.broadcast(...)`) from every place that Django code runs in, over memory://."""
+"""What plain calls (`socket.broadcast(...)`) do: their order, errors, other loops and exits.
+
+`test_no_deadlock` makes each of them in every place that code runs in.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 
 from django_sockets import CallError, ChannelError, EncodeError, open_hub
 from django_sockets.broadcaster import Broadcaster
@@ -29,18 +32,6 @@ class Member(BaseSocketServer):
         self.send("joined")
 
 
-def from_the_loop() -> None:
-    Broadcaster(URL).broadcast("room", "hello")
-
-
-async def from_a_thread() -> None:
-    await asyncio.to_thread(from_the_loop)
-
-
-async def from_a_wsgi_view() -> None:
-    await sync_to_async(from_the_loop, thread_sensitive=True)()
-
-
 async def from_async_to_sync() -> None:
     await asyncio.to_thread(async_to_sync(Broadcaster(URL).async_broadcast), "room", "hello")
 
@@ -51,7 +42,7 @@ async def from_a_short_loop() -> None:
 
 async def from_a_plain_call_on_a_short_loop() -> None:
     async def short() -> None:
-        from_the_loop()
+        Broadcaster(URL).broadcast("room", "hello")
 
     await asyncio.to_thread(asyncio.run, short())
 
@@ -64,21 +55,18 @@ async def from_another_hub() -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        from_the_loop,
-        from_a_thread,
-        from_a_wsgi_view,
         from_async_to_sync,
         from_a_short_loop,
         from_a_plain_call_on_a_short_loop,
         from_another_hub,
     ],
 )
-async def test_a_broadcast_from_anywhere_reaches_the_sockets(place: Callable[[], Any]) -> None:
+async def test_a_broadcast_from_another_loop_or_hub_reaches_the_sockets(
+    place: Callable[[], Awaitable[None]],
+) -> None:
     async with SocketClient(Member.as_asgi) as client:
         assert await client.receive_json() == "joined"
-        waiting = place()
-        if waiting is not None:
-            await waiting
+        await place()
         assert await client.receive_json() == "hello"
 
 
@@ -97,30 +85,6 @@ async def test_plain_and_async_calls_of_one_socket_keep_their_order_on_the_loop(
 
     async with SocketClient(Mixed.as_asgi) as client:
         assert [await client.receive_json() for _ in range(6)] == list(range(6))
-
-
-async def test_a_handler_may_use_every_plain_call_with_all_threads_busy() -> None:
-    class Chatty(BaseSocketServer):
-        def configure(self) -> None:
-            self.config = {"url": URL, "handler_threads": 1}
-
-        def connect(self) -> None:
-            self.subscribe("chatty")
-
-        def receive(self, data: Any) -> None:
-            self.broadcast("chatty", data)
-            self.send("sent")
-            self.unsubscribe("chatty")
-            self.subscribe("chatty")
-
-    clients = [SocketClient(Chatty.as_asgi) for _ in range(20)]
-    for client in clients:
-        await client.connect()
-    await asyncio.gather(*(client.send_json("x") for client in clients))
-    for client in clients:
-        while await client.receive_json() != "sent":
-            continue
-    await asyncio.gather(*(client.close() for client in clients))
 
 
 async def test_a_hook_that_a_plain_call_triggers_may_call_back() -> None:

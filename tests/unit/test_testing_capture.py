@@ -11,6 +11,8 @@ import pytest
 
 from django_sockets import ChannelError, PayloadTooLarge, open_hub
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.closing import async_close_sockets
+from django_sockets.hub import CONTROL
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, capture_broadcasts, override_broker
 
@@ -66,6 +68,25 @@ async def test_only_the_channel_that_was_asked_for_is_recorded_and_kept_back() -
                 await Broadcaster().async_broadcast(["audit", "room"], 7)
                 assert await client.receive_json() == 7
     assert captured == [("audit", 7)]
+
+
+async def test_an_order_to_close_sockets_is_neither_recorded_nor_kept_back() -> None:
+    with override_broker() as broker:
+        async with open_hub(broker) as hub, hub.subscribe() as orders:
+            await hub.add_control(orders)
+            with capture_broadcasts(deliver=False) as captured, capture_broadcasts(CONTROL) as none:
+                await async_close_sockets(user=7)
+            order = await asyncio.wait_for(anext(aiter(orders)), 5)
+    assert (captured, none) == ([], [])
+    assert b'"7"' in order.payload  # type: ignore[union-attr]
+
+
+def test_a_number_is_a_channel_as_everywhere() -> None:
+    with override_broker(), capture_broadcasts(7) as captured:
+        Broadcaster().broadcast(7, "seven")
+    assert captured == [("7", "seven")]
+    assert captured.on(7) == ["seven"]
+    captured.assert_broadcast(7, "seven")
 
 
 def test_captures_nest() -> None:

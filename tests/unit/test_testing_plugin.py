@@ -85,7 +85,9 @@ def test_coroutine_tests_get_clients_that_are_closed_for_them(
 
 def test_plain_tests_get_clients_and_a_live_server(tmp_path: Path) -> None:
     source = APP + textwrap.dedent("""
+        import asyncio
         import json
+        import threading
         from websockets.sync.client import connect
 
         def test_clients(sockets_broker, sync_socket_client, captured_broadcasts):
@@ -104,8 +106,16 @@ def test_plain_tests_get_clients_and_a_live_server(tmp_path: Path) -> None:
                 assert json.loads(browser.recv(timeout=5)) == "ready"
                 Broadcaster().broadcast("room", "from the test")
                 assert json.loads(browser.recv(timeout=5)) == "from the test"
+
+        def test_the_server_of_the_test_before_has_stopped():
+            names = [thread.name for thread in threading.enumerate()]
+            assert "django_sockets live server" not in names
+
+        def test_a_plain_test_is_told_which_client_is_for_it(socket_client):
+            with pytest.raises(RuntimeError, match="use sync_socket_client"):
+                asyncio.run(socket_client(Echo.as_asgi))
         """)
-    run_pytest(tmp_path, source, "-p", "no:asyncio", "-p", "no:anyio", "-p", "no:django", passed=3)
+    run_pytest(tmp_path, source, "-p", "no:asyncio", "-p", "no:anyio", "-p", "no:django", passed=5)
 
 
 def test_a_suite_that_does_not_use_it_is_left_alone(tmp_path: Path) -> None:

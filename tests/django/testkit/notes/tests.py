@@ -134,6 +134,17 @@ class Short(SocketTestCase):
         self.broadcasts.assert_broadcast("notes", "hello")
         assert texts() == ["hello"]
 
+    def test_a_socket_has_the_cookies_of_the_test_client(self):
+        def cookies(**options):
+            headers = self.socket(Plain.as_asgi, **options).scope["headers"]
+            return [value for name, value in headers if name == b"cookie"]
+
+        assert cookies() == []
+        self.client.cookies["sessionid"] = "a"
+        self.client.cookies["theme"] = "b c"
+        assert cookies() == [b'sessionid=a; theme="b c"']
+        assert cookies(headers={"Cookie": "own=1"}) == [b"own=1"]
+
     async def test_coroutines_get_the_broker_too(self):
         async with SocketClient(Plain.as_asgi) as client:
             await client.send_json("hello")
