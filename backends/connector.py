@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
+    RedisSSLContext,
     SSLConnection,
     UnixDomainSocketConnection,
 )
@@ -35,6 +36,7 @@ TLS_OPTIONS = {
     "tls_key_file": "file with the client certificate's key",
     "tls_verify": "'full' (default), 'ca' (any host name) or 'none'",
 }
+TLS_FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file")
 DRIVER_OPTIONS = {"driver": "'redis' (default), or 'glide' to publish through valkey-glide"}
 _SINCE_REDIS_PY = frozenset(
     # What the published package passed on to a connection pool; all of it is ours to decide now.
@@ -91,6 +93,7 @@ class Connector:
         if self.tls:
             self._arguments.update(_tls_arguments(url, self.extra))
         self.provider = credentials or load_provider(url, self.extra)
+        self._tls_state: tuple[list[int], RedisSSLContext] | None = None
 
     @property
     def glide(self) -> bool:
@@ -120,10 +123,25 @@ class Connector:
 
     async def _connect(self, where: Mapping[str, Any], protocol: int) -> AbstractConnection:
         username, password = await self.provider.credentials()
-        return self._class(
+        connection = self._class(
             **{**self._arguments, **where, "username": username, "password": password},
             protocol=protocol,
         )
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context = self._shared(connection.ssl_context)
+        return connection
+
+    def _shared(self, fresh: RedisSSLContext) -> RedisSSLContext:
+        """One TLS context for all connections, until a certificate's file has changed.
+
+        redis-py 8.1 makes one for each connection and loads the system's authorities into it: some
+        30 ms in which the event loop stands still.
+        """
+        files = [self.extra[option] for option in TLS_FILES if option in self.extra]
+        changed = [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]
+        if self._tls_state is None or self._tls_state[0] != changed:
+            self._tls_state = changed, fresh
+        return self._tls_state[1]
 
 
 def database(url: BrokerURL, text: str) -> int | None:
