@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -56,6 +57,8 @@ def run_pytest(
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
         cwd=folder,
+        # Without the fixture `sockets_broker` nothing would work.
+        env={**os.environ, "DJANGO_SOCKETS_URL": "redis://127.0.0.1:1"},
         capture_output=True,
         text=True,
         check=False,
