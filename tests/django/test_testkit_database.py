@@ -7,8 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from django_sockets.testing.database import _best
 
 PROJECT = Path(__file__).resolve().parent / "testkit"
 
@@ -41,3 +45,10 @@ def test_pytest_django(database: str, tmp_path: Path) -> None:
     options = ["-c", "pytest.ini", "-p", "no:cacheprovider"]
     output = run("pytest", *options, database=database, tmp_path=tmp_path)
     assert "13 passed" in output, output
+
+
+def test_of_two_connections_the_one_in_a_transaction_is_lent() -> None:
+    idle: Any = SimpleNamespace(in_atomic_block=False)
+    busy: Any = SimpleNamespace(in_atomic_block=True)
+    for found in ([{"default": idle}, {"default": busy}], [{"default": busy}, {"default": idle}]):
+        assert _best(*found)["default"] is busy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -24,8 +25,8 @@ class Echo(BaseSocketServer):
     def receive(self, data):
         self.broadcast("room", data)
 
-    def disconnect(self):
-        ended.append(1)
+    def disconnect(self, code):
+        ended.append(code)  # 1000: the client left; 1001 if it was only cancelled
 """
 
 SCOPE = "asyncio_default_fixture_loop_scope = function\n"
@@ -44,7 +45,7 @@ async def test_clients(sockets_broker, socket_client, captured_broadcasts):
 
 {mark}
 async def test_the_clients_of_the_test_before_have_left():
-    assert ended == [1, 1]
+    assert ended == [1000, 1000]
 """
 
 
@@ -56,6 +57,8 @@ def run_pytest(
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
         cwd=folder,
+        # Without the fixture `sockets_broker` nothing would work.
+        env={**os.environ, "DJANGO_SOCKETS_URL": "redis://127.0.0.1:1"},
         capture_output=True,
         text=True,
         check=False,
@@ -98,7 +101,7 @@ def test_plain_tests_get_clients_and_a_live_server(tmp_path: Path) -> None:
             captured_broadcasts.assert_broadcast("room", "from the test")
 
         def test_the_clients_of_the_test_before_have_left():
-            assert ended == [1, 1]
+            assert ended == [1000, 1000]
 
         def test_browser(sockets_broker, live_socket_server):
             server = live_socket_server(Echo.as_asgi)
