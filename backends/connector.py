@@ -82,8 +82,8 @@ class Connector:
             self._class = SSLConnection if self.tls else Connection
         self._arguments = {
             **_known_driver_options(url, self._class),
-            # The deadline is `open_link`'s. A second one, at the same moment, could drop a connection
-            # that was just made, without closing it.
+            # The deadline is `open_link`'s. A second one, at the same moment, could drop a
+            # connection that was just made, without closing it.
             "socket_connect_timeout": None,
             "socket_timeout": None,
             "retry": Retry(NoBackoff(), 0),
