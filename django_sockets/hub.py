@@ -33,6 +33,20 @@ CONTROL = "\x01control"
 """The channel of orders between our own processes: `check_channel` lets no user utter it."""
 
 
+COUNTERS = (
+    "published",
+    "publish_errors",
+    "delivered",
+    "dropped_late",
+    "gaps",
+    "poison",
+    "dropped_overflow",
+    "discarded",
+    "closed_overflow",
+)
+"""What `Hub.stats` counts; docs/limits.md says what each means."""
+
+
 class Subscriber(Protocol):
     """What the hub delivers to. Both are called on the hub's loop and must not wait."""
 
@@ -277,6 +291,10 @@ class Hub:
             self.count_gap(reason)
             subscriber.on_gap(names, reason)
 
+    def count(self, counter: str, count: int = 1) -> None:
+        """Add to one of the counters of `stats`."""
+        self._counters[counter] += count
+
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
         self._counters["gaps"] += 1
@@ -297,11 +315,8 @@ class Hub:
 
     def stats(self) -> dict[str, int]:
         """Counters since the hub was opened, and what it holds now."""
-        counters = dict.fromkeys(
-            ("published", "publish_errors", "delivered", "dropped_late", "gaps", "poison"), 0
-        )
         return {
-            **counters,
+            **dict.fromkeys(COUNTERS, 0),
             **self._counters,
             "channels": len(self._topics),
             "subscribers": len(self._channels_of),

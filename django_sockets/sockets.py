@@ -8,18 +8,18 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
+from . import overflow
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
-from .events import EventQueue, Gap
+from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
-from .lane import Lane
 from .log import LogThrottle
 from .mailbox import Congestion
 from .outbox import Outbox
@@ -92,8 +92,11 @@ class BaseSocketServer(SocketChannels):
 
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
+    overflow: str = overflow.CLOSE
+    """What happens when too much waits for a client that reads slowly: "close" it with 1013, or
+    "drop_oldest" or "drop_newest" broadcasts and call `gap(reason="overflow")` at the hole."""
     outbox_messages: int = 256
-    """Messages that may wait for a client that reads slowly; then it is closed with 1013."""
+    """Messages that may wait for a client that reads slowly."""
     outbox_bytes: int = 1024 * 1024
     """Bytes that may; an empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
@@ -104,6 +107,7 @@ class BaseSocketServer(SocketChannels):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         taken_types(cls)  # Raises for two methods that take the same type.
+        overflow.check_policy(cls.overflow)
 
     def __init__(
         self,
@@ -145,13 +149,22 @@ class BaseSocketServer(SocketChannels):
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
-        self._outbox = Outbox(send, self._no_send, self._client_gone, self._outbox_limits)
-        self._inbox: Lane | None = None
+        self._outbox = Outbox(
+            send, self._no_send, self._client_gone, self._outbox_limits, self._discarded
+        )
+        self._overflow = overflow.Overflow(
+            overflow.check_policy(self.overflow),
+            self._too_slow,
+            lambda count: self._count("dropped_overflow", count),
+            self._hole_began,
+        )
+        self._inbox: overflow.Inbox | None = None
         self._frames = Frames(self._take_frame, self._end)
         self._ended: asyncio.Future[int] | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._slow = False
         self.is_alive = True
 
     @property
@@ -517,12 +530,14 @@ class BaseSocketServer(SocketChannels):
             handles is not BaseSocketServer.async_handle_received_broadcast
             or cls.gap is not BaseSocketServer.gap
         ):
-            self._inbox = Lane(
+            self._inbox = overflow.Inbox(
                 self._take,
                 lambda exc: self._spawn(self._failed(exc)),
+                self._overflow,
                 max_items=self.outbox_messages,
                 max_bytes=self.outbox_bytes,
                 congestion=self._shared_hub().congestion,
+                discarded=self._discarded,
             )
         if self._queue is not None:
             queue, self._queue = self._queue, None
@@ -540,17 +555,16 @@ class BaseSocketServer(SocketChannels):
             self._queue.on_delivery(delivery)
         elif self._inbox is None:
             self._push(delivery)
-        elif not self._inbox.put(delivery, len(delivery.payload)):
-            self._too_slow()
+        else:
+            self._inbox.put(delivery, len(delivery.payload))
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Called by the hub where broadcasts may be missing."""
         if self._queue is not None:
             self._queue.on_gap(channels, reason)
             return
-        gap = Gap(channels=tuple(channels), reason=reason)
-        if self._inbox is not None and not self._inbox.put(gap, 0):
-            self._too_slow()
+        if self._inbox is not None:
+            self._inbox.put(Gap(channels=tuple(channels), reason=reason), 0)
 
     async def _take(self, event: Delivery | Gap) -> None:
         """One event, in a class with hooks of its own."""
@@ -561,7 +575,7 @@ class BaseSocketServer(SocketChannels):
                 type(self).async_handle_received_broadcast
                 is BaseSocketServer.async_handle_received_broadcast
             ):
-                self._push(event)
+                await self._pass_on(event)
             else:
                 await self.async_handle_received_broadcast(event.channel, event.data())
         except Exception as exc:
@@ -572,17 +586,49 @@ class BaseSocketServer(SocketChannels):
             self._no_send()
             return
         if self._closing:
-            return
-        if self.ws_encoder is None:
-            event = delivery.event()
+            self._discarded(1)
         else:
-            event = delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
-        if not self._outbox.put(event, len(delivery.payload)):
-            self._too_slow()
+            self._overflow.put(self._outbox, self._event_of(delivery), len(delivery.payload))
 
-    def _too_slow(self) -> None:
-        logger.debug("closing a client that reads too slowly")
-        self._spawn(self._close(TRY_AGAIN))
+    async def _pass_on(self, delivery: Delivery) -> None:
+        """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
+        if self._asgi_send is None or self._closing or self._outbox.idle:
+            self._push(delivery)
+        else:
+            await self._outbox.run(self._event_of(delivery))
+
+    def _event_of(self, delivery: Delivery) -> MutableMapping[str, Any]:
+        if self.ws_encoder is None:
+            return delivery.event()
+        return delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
+
+    # Clients that read too slowly
+
+    def _too_slow(self, item: Any) -> None:
+        self._discarded(not isinstance(item, Gap))
+        if not self._slow:
+            self._slow = True
+            self._note("closed_overflow", "closed with 1013: the client reads too slowly")
+            self._spawn(self._close(TRY_AGAIN))
+
+    def _hole_began(self) -> None:
+        self._shared_hub().count_gap(OVERFLOW)
+        name = type(self).__name__
+        text = "%s: broadcasts are dropped for a client that reads too slowly"
+        _throttle.log(logging.WARNING, f"{name} dropped", text, name)
+
+    def _discarded(self, count: int) -> None:
+        if count:
+            self._count("discarded", count)
+
+    def _note(self, counter: str, what: str) -> None:
+        """Count something that ended a connection; the log says it once per interval."""
+        self._count(counter)
+        name = type(self).__name__
+        _throttle.log(logging.WARNING, f"{name} {counter}", "%s: %s", name, what)
+
+    def _count(self, counter: str, count: int = 1) -> None:
+        self._shared_hub().count(counter, count)
 
     # Odds and ends
 
