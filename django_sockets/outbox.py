@@ -68,10 +68,25 @@ class Outbox:
             self._missing()
         elif not self.muted:
             try:
-                await self._send(event)
+                await self._put_out(event)
             except BaseException:
                 self._discarded(_is_message(event))
                 raise
+
+    async def _put_out(self, event: Event) -> None:
+        send = self._send
+        if send is None:
+            return
+        try:
+            await send(event)
+        except OSError:
+            raise
+        except Exception:
+            code: int = event.get("code") or 0
+            if event["type"] != "websocket.close" or code not in range(1001, 1016):
+                raise
+            # daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only.
+            await send({**event, "code": code + 2000})
 
     def put(self, event: Event, size_bytes: int) -> bool:
         """Queue an event without waiting; False if the client reads too slowly."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
+from .limits import TokenBucket, check_limits
 from .log import LogThrottle
 from .mailbox import Congestion
 from .outbox import Outbox
@@ -28,6 +30,7 @@ from .runtime import (
     BackgroundLoop,
     at_exit,
     background_loop,
+    is_draining,
     not_at_exit,
     shared_hub,
     worker_pool,
@@ -45,10 +48,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
-    1000, 1001, 1007, 1008, 1009, 1011, 1013,
+NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, RESTART, TRY_AGAIN = (
+    1000, 1001, 1007, 1008, 1009, 1011, 1012, 1013,
 )  # fmt: skip
 """Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
+IDLE = 4408
+"""Close code: nothing came for too long. From the range for applications, after HTTP's 408."""
+UNAVAILABLE = 503
+"""HTTP status (RFC 9110, section 15.6.4)."""
 
 
 class BaseSocketServer(SocketChannels):
@@ -101,6 +108,14 @@ class BaseSocketServer(SocketChannels):
     """Bytes that may; an empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
     """A larger frame from the client closes the socket with 1009."""
+    rate_limit_per_second: float | None = None
+    """Frames of the client on average; more close the socket with 1008."""
+    rate_limit_burst: int | None = None
+    """Frames at once; None for those of a second."""
+    handshake_timeout_seconds: float | None = 10.0
+    """`authorize` and the accept must end within it; else the handshake is refused with 503."""
+    idle_timeout_seconds: float | None = None
+    """A client that sends no frame for so long is closed with 4408."""
 
     as_asgi: ClassVar[Any]
 
@@ -108,6 +123,7 @@ class BaseSocketServer(SocketChannels):
         super().__init_subclass__(**kwargs)
         taken_types(cls)  # Raises for two methods that take the same type.
         overflow.check_policy(cls.overflow)
+        check_limits(cls)
 
     def __init__(
         self,
@@ -136,6 +152,7 @@ class BaseSocketServer(SocketChannels):
             if value is not None:
                 setattr(self, name, value)
         self.configure()
+        check_limits(self)
         source = self.config
         if source is None and self.hosts is not None:
             source = {"hosts": self.hosts}
@@ -159,7 +176,9 @@ class BaseSocketServer(SocketChannels):
             self._hole_began,
         )
         self._inbox: overflow.Inbox | None = None
-        self._frames = Frames(self._take_frame, self._end)
+        self._frames: Frames = Frames(self._take_frame, self._end)
+        self._bucket: TokenBucket | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[int] | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -294,12 +313,15 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return
         self._outbox.held = True
+        guests = self._shared_hub().guests
+        if guests.draining or is_draining():
+            await self._deny_draining(send)
+            return
+        guests.add(self)
         try:
-            status = await refusal(
-                self.scope, self.allowed_origins, lambda: self._call(self.authorize)
-            )
-            if status is None and not self._closing:
-                await self._join()
+            status = await self._in_time(self._admit())
+            if self._closing and is_draining():
+                status = UNAVAILABLE
             if status is not None or self._closing:
                 await deny(self.scope, send, status or FORBIDDEN)
                 return
@@ -307,6 +329,29 @@ class BaseSocketServer(SocketChannels):
             await self._serve()
         finally:
             self._leave()
+            guests.discard(self)
+
+    async def _admit(self) -> int | None:
+        """The HTTP status to refuse with, or None once the socket is found by its tags."""
+        status = await refusal(self.scope, self.allowed_origins, lambda: self._call(self.authorize))
+        if status is None and not self._closing:
+            await self._join()
+        return status
+
+    async def _in_time(self, admission: Coroutine[Any, Any, int | None]) -> int | None:
+        task = asyncio.ensure_future(admission)
+        try:
+            await asyncio.wait([task], timeout=self.handshake_timeout_seconds)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
+        return UNAVAILABLE
+
+    async def _deny_draining(self, send: Send) -> None:
+        self._count("refused_draining")
+        await deny(self.scope, send, UNAVAILABLE)
 
     async def _serve(self) -> None:
         if self._ended is not None:
@@ -320,6 +365,8 @@ class BaseSocketServer(SocketChannels):
         if self._crowd is None:
             self._spawn(self._join())
         self._start_delivery()
+        self._frames.heard_at = loop.time()
+        self._watch_idle()
         reader = loop.create_task(self._read())
         try:
             await asyncio.wait([self._ended])
@@ -336,6 +383,8 @@ class BaseSocketServer(SocketChannels):
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
         self._leave()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         if self._hub is not None:
             await self._hub.remove(self)
         if self._inbox is not None:
@@ -377,7 +426,8 @@ class BaseSocketServer(SocketChannels):
 
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
-            await self._accept()
+            if not await self._accepted():
+                return
             known = dict(self.tags)
             try:
                 await self._call(self.connect)
@@ -388,10 +438,15 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.receive":
             logger.warning("ignored an ASGI event of type %r", event["type"])
             return
+        if self.rate_limit_per_second is not None and not self._may_send():
+            self._note("closed_rate_limit", "closed with 1008: the client sends too often")
+            await self.async_close(POLICY)
+            return
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
         if _size_bytes(frame) > self.max_message_bytes:
+            self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
             await self.async_close(TOO_BIG)
             return
         try:
@@ -400,6 +455,50 @@ class BaseSocketServer(SocketChannels):
             await self._call(self.decode_error, exc)
             return
         await self._call(getattr(self, name), *args)
+
+    def _may_send(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._bucket is None:
+            rate = self.rate_limit_per_second or math.inf
+            self._bucket = TokenBucket(rate, self.rate_limit_burst or max(1.0, rate), now)
+        return self._bucket.take(now)
+
+    def _watch_idle(self) -> None:
+        """Close a client that sends nothing; one that waits for a handler is not idle."""
+        if self.idle_timeout_seconds is None or self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
+        if quiet >= self.idle_timeout_seconds:
+            self._note("closed_idle", "closed with 4408: the client sends nothing")
+            self._spawn(self._close(IDLE))
+        else:
+            self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
+
+    async def _accepted(self) -> bool:
+        task, late = asyncio.current_task(), False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            if task is not None:
+                task.cancel()
+
+        seconds = self.handshake_timeout_seconds
+        # Without a task for the accept, which hardly ever has to wait.
+        timer = seconds and asyncio.get_running_loop().call_later(seconds, give_up)
+        try:
+            await self._accept()
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            self._note("handshake_timeouts", "gave a client up that does not take the accept")
+            self._end(GOING_AWAY)
+            return False
+        finally:
+            if timer:
+                timer.cancel()
+        return True
 
     async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
@@ -495,6 +594,18 @@ class BaseSocketServer(SocketChannels):
     def on_close_order(self, code: int) -> None:
         """Called by the crowd: somebody closes the sockets with a tag of this one."""
         self._spawn(self._close(code))
+
+    # Sent away
+
+    def on_drain(self, patience_seconds: float) -> None:
+        """Called by the hub's guests: the server is shutting down."""
+        self._spawn(self._drain(patience_seconds))
+
+    async def _drain(self, patience_seconds: float) -> None:
+        await self._frames.settled(patience_seconds)
+        if not self._closing and self.is_alive:
+            self._count("closed_drain")
+            await self._close(RESTART)
 
     # Broadcasts to the client
 
@@ -625,7 +736,7 @@ class BaseSocketServer(SocketChannels):
         """Count something that ended a connection; the log says it once per interval."""
         self._count(counter)
         name = type(self).__name__
-        _throttle.log(logging.WARNING, f"{name} {counter}", "%s: %s", name, what)
+        _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
 
     def _count(self, counter: str, count: int = 1) -> None:
         self._shared_hub().count(counter, count)
