@@ -574,9 +574,14 @@ class BaseSocketServer(SocketChannels):
         self._warn_once("send side", "%s has no send callable: nothing is sent")
 
     def _client_gone(self, exc: Exception) -> None:
-        # A server's `send` raises OSError for a client that has left (ASGI 2.4); that is no news.
-        level = logging.DEBUG if isinstance(exc, OSError) else logging.WARNING
-        logger.log(level, "%s: sending to the client failed", type(self).__name__, exc_info=exc)
+        # A server's `send` raises OSError for a client that has left (ASGI 2.4): no news. For
+        # one that it has closed itself, for a bad frame, uvicorn raises RuntimeError: clients can
+        # bring that about at will.
+        name = type(self).__name__
+        logger.debug("%s: sending to the client failed", name, exc_info=exc)
+        if not isinstance(exc, OSError):
+            text = "%s: sending to the client failed: %r"
+            _throttle.log(logging.WARNING, f"{name} send", text, name, exc)
         self._end(NO_CODE)
 
     # Closed by its tags

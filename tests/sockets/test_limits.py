@@ -126,3 +126,25 @@ def test_a_wrong_limit_is_refused_where_it_is_written(attributes: dict[str, Any]
     (name,) = attributes
     with pytest.raises(ConfigurationError, match=name):
         type("Wrong", (BaseSocketServer,), attributes)
+
+
+async def test_a_server_that_refuses_to_send_is_said_once_and_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refused(Echo):
+        async def connect(self) -> None:
+            await self.async_send("hello")
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            raise RuntimeError("the connection is closed")
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    with caplog.at_level("WARNING", "django_sockets"):
+        for _ in range(20):
+            incoming: asyncio.Queue[Any] = asyncio.Queue()
+            incoming.put_nowait({"type": "websocket.connect"})
+            await asyncio.wait_for(Refused.as_asgi(scope, incoming.get, send), 5)
+    (record,) = caplog.records
+    assert "the connection is closed" in record.getMessage()
+    assert record.exc_info is None
