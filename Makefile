@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test soak slow fuzz check clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -32,6 +32,18 @@ ifeq ($(PYTEST_ARGS),)
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 endif
+
+# The same tests as in `make test`, with the numbers that take longer than anybody waits for.
+soak: $(VENV)/dev.installed ## Ten minutes of faults, churn and slow clients at once
+	DJANGO_SOCKETS_SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/faults/test_soak.py
+
+slow: $(VENV)/dev.installed ## A minute of clients that stop reading; 10,000 that come and go
+	DJANGO_SOCKETS_SLOW_SECONDS=60 $(BIN)/python -m pytest -s tests/faults/test_slow_clients.py
+	DJANGO_SOCKETS_CHURN_CYCLES=10000 $(BIN)/python -m pytest -s tests/sockets/test_churn.py
+
+fuzz: $(VENV)/dev.installed ## 100,000 bad frames in process, 2,000 bad connections for each server
+	DJANGO_SOCKETS_FUZZ_INPUTS=100000 $(BIN)/python -m pytest -s tests/sockets/test_fuzz.py
+	DJANGO_SOCKETS_FUZZ_SERVER_INPUTS=2000 $(BIN)/python -m pytest -s tests/faults/test_fuzz_servers.py
 
 check: $(VENV)/dev.installed ## Run the linters, the type checker and the import contracts
 	$(BIN)/ruff check .

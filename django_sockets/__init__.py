@@ -23,6 +23,8 @@ from .errors import (
 from .events import Gap, Message
 from .hub import Hub, open_hub
 from .registry import open_broker
+from .runtime import local_hubs
+from .shutdown import drain
 
 __all__ = [
     "AuthError",
@@ -42,6 +44,8 @@ __all__ = [
     "PublishError",
     "Reject",
     "SubscribeError",
+    "drain",
+    "local_hubs",
     "open_broker",
     "open_hub",
 ]

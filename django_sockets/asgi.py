@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .runtime import close_shared_hubs
+from .shutdown import chain_sigterm, unchain_sigterm
 
 __all__ = ["AsgiApp", "Receive", "Send"]
 
@@ -30,6 +31,7 @@ class AsgiApp:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
+            chain_sigterm()
             await self.socket_class(scope, receive, send)._run_asgi()
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
@@ -46,8 +48,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            chain_sigterm()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            unchain_sigterm()
             await close_shared_hubs()
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -36,6 +36,8 @@ __all__ = [
 DEFAULT_URL = "memory://"
 ENVIRONMENT_VARIABLE = "DJANGO_SOCKETS_URL"
 DJANGO_SETTING = "DJANGO_SOCKETS_CONFIG"
+DRAIN_SECONDS_VARIABLE = "DJANGO_SOCKETS_DRAIN_SECONDS"
+DRAIN_ON_SIGNAL_VARIABLE = "DJANGO_SOCKETS_DRAIN_ON_SIGNAL"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,45 @@ class Settings:
     handler_threads: int = min(32, (os.cpu_count() or 1) + 4)
     """Threads for handlers that are `def`; when all are busy, sockets wait in order."""
 
+    drain_seconds: float | None = None
+    """How long closing all sockets may take at shutdown; None: see `drain_window_seconds`."""
+    drain_on_signal: bool | None = None
+    """Whether SIGTERM closes sockets first; None: see `drains_on_signal`."""
+
+    @property
+    def drain_window_seconds(self) -> float:
+        """The setting, else the variable DJANGO_SOCKETS_DRAIN_SECONDS, else 10.
+
+        Raises:
+            ConfigurationError: the variable is no number over 0.
+        """
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        text = os.environ.get(DRAIN_SECONDS_VARIABLE, "10")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise ConfigurationError(f"{DRAIN_SECONDS_VARIABLE}={text!r}: use a number over 0")
+        return seconds
+
+    @property
+    def drains_on_signal(self) -> bool:
+        """The setting, else the variable DJANGO_SOCKETS_DRAIN_ON_SIGNAL ("0" for no), else yes."""
+        if self.drain_on_signal is not None:
+            return self.drain_on_signal
+        return os.environ.get(DRAIN_ON_SIGNAL_VARIABLE, "1").lower() not in ("0", "false", "no")
+
     def __post_init__(self) -> None:
+        if self.drain_on_signal not in (None, True, False):
+            raise ConfigurationError(
+                f"setting drain_on_signal={self.drain_on_signal!r}: use True or False"
+            )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "drain_on_signal" or (value is None and field.default is None):
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigurationError(f"setting {field.name}={value!r}: use a number over 0")
 

@@ -29,6 +29,9 @@ class Frames:
     Args:
         handle: awaited with each event but the last; must not raise.
         ended: called with the close code when the client has gone.
+
+    Attributes:
+        heard_at: loop time at which the client was last heard.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Frames:
         self._taken: asyncio.Future[None] | None = None
         self._handler: asyncio.Task[None] | None = None
         self._stopped = False
+        self.heard_at = 0.0
 
     def push(self, event: Event) -> None:
         """Have an event handled after those that wait."""
@@ -52,6 +56,7 @@ class Frames:
         try:
             while True:
                 event = await receive()
+                self.heard_at = asyncio.get_running_loop().time()
                 if event["type"] == "websocket.disconnect":
                     self._ended(event.get("code") or NO_CODE)
                     return
@@ -76,6 +81,17 @@ class Frames:
     def stop(self) -> None:
         """Handle nothing more after the event in hand."""
         self._stopped = True
+
+    @property
+    def busy(self) -> bool:
+        """An event is at hand or waits."""
+        return self._handler is not None
+
+    async def settled(self, timeout_seconds: float) -> None:
+        """Handle nothing after the event at hand, and wait for that, at most so long."""
+        self.stop()
+        if self._handler is not None:
+            await asyncio.wait([self._handler], timeout=timeout_seconds)
 
     async def finish(self, timeout_seconds: float | None) -> None:
         """Wait until what was read is handled; after the timeout, give up on it."""

@@ -21,6 +21,7 @@ from .conf import Config, Source, load_config
 from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
+from .guests import Guests
 from .log import LogThrottle
 from .mailbox import Congestion
 from .registry import open_broker
@@ -31,6 +32,26 @@ logger = logging.getLogger("django_sockets")
 
 CONTROL = "\x01control"
 """The channel of orders between our own processes: `check_channel` lets no user utter it."""
+
+
+COUNTERS = (
+    "published",
+    "publish_errors",
+    "delivered",
+    "dropped_late",
+    "gaps",
+    "poison",
+    "dropped_overflow",
+    "discarded",
+    "closed_overflow",
+    "closed_too_big",
+    "closed_rate_limit",
+    "closed_idle",
+    "closed_drain",
+    "handshake_timeouts",
+    "refused_draining",
+)
+"""What `Hub.stats` counts; docs/limits.md says what each means."""
 
 
 class Subscriber(Protocol):
@@ -63,11 +84,13 @@ class Hub:
     Attributes:
         config: what it was opened with.
         congestion: the full mailboxes of its subscribers.
+        guests: the sockets that a server serves with it.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.congestion = Congestion()
+        self.guests = Guests()
         self.loop = asyncio.get_running_loop()
         self._options = config.url.options
         self._topics: dict[str, _Topic] = {}
@@ -277,6 +300,10 @@ class Hub:
             self.count_gap(reason)
             subscriber.on_gap(names, reason)
 
+    def count(self, counter: str, count: int = 1) -> None:
+        """Add to one of the counters of `stats`."""
+        self._counters[counter] += count
+
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
         self._counters["gaps"] += 1
@@ -297,15 +324,34 @@ class Hub:
 
     def stats(self) -> dict[str, int]:
         """Counters since the hub was opened, and what it holds now."""
-        counters = dict.fromkeys(
-            ("published", "publish_errors", "delivered", "dropped_late", "gaps", "poison"), 0
-        )
         return {
-            **counters,
+            **dict.fromkeys(COUNTERS, 0),
             **self._counters,
+            "sockets": len(self.guests),
             "channels": len(self._topics),
             "subscribers": len(self._channels_of),
         }
+
+    async def drain(self, seconds: float | None = None) -> int:
+        """Close the sockets with 1012, spread over a time, and then the broker.
+
+        Each close waits for the socket's handler at work; `disconnect` runs as always. New
+        handshakes are refused with 503. `django_sockets.drain` does it for all hubs of a loop.
+
+        Args:
+            seconds: None for the setting `drain_seconds`.
+
+        Returns:
+            How many sockets are left, because a handler did not return; the hub is open then.
+        """
+        if seconds is None:
+            seconds = self.config.settings.drain_window_seconds
+        left = await self.guests.drain(seconds)
+        if left:
+            logger.warning("%d sockets did not end within %g s of draining", left, seconds)
+        else:
+            await self.aclose()
+        return left
 
     async def aclose(self) -> None:
         """Close the broker; idempotent. Subscribers hear nothing more; open iterators end."""

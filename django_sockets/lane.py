@@ -34,12 +34,22 @@ class Lane:
         handle: awaited with each item; what it raises ends the lane and goes to `failed`.
         failed: called with the exception of `handle`.
         max_items, max_bytes, congestion: see `Mailbox`.
+        dropped: called with the items that were queued and are not handled any more.
 
     Attributes:
         held: no item is handled until `release`.
     """
 
-    __slots__ = ("_closed", "_failed", "_handle", "_mailbox", "_worker", "_working", "held")
+    __slots__ = (
+        "_closed",
+        "_dropped",
+        "_failed",
+        "_handle",
+        "_mailbox",
+        "_worker",
+        "_working",
+        "held",
+    )
 
     def __init__(
         self,
@@ -50,9 +60,11 @@ class Lane:
         max_bytes: int,
         congestion: Congestion,
         held: bool = False,
+        dropped: Callable[[list[Any]], None] | None = None,
     ) -> None:
         self._handle = handle
         self._failed = failed
+        self._dropped = dropped
         self._mailbox = Mailbox(max_items, max_bytes, congestion)
         self._mailbox.rest()
         self._worker: asyncio.Task[None] | None = None
@@ -67,6 +79,20 @@ class Lane:
     @property
     def full(self) -> bool:
         return self._mailbox.full
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued or at hand."""
+        return not self._working and not self._mailbox
+
+    @property
+    def empty(self) -> bool:
+        return not self._mailbox
+
+    def evict(self) -> Any:
+        """Drop and return the oldest item for which nobody waits; None if there is none."""
+        entry = self._mailbox.evict(_unawaited)
+        return None if entry is None else entry[0]
 
     def put(self, item: Any, size_bytes: int) -> bool:
         """Queue an item without waiting; False if the lane is full and its consumer slow."""
@@ -89,9 +115,12 @@ class Lane:
 
     def forget(self) -> None:
         """Drop what is queued; callers of `run` return."""
-        for _, done in self._mailbox.clear():
+        entries = self._mailbox.clear()
+        for _, done in entries:
             if done is not None and not done.done():
                 done.set_result(None)
+        if entries and self._dropped is not None:
+            self._dropped([item for item, _ in entries])
 
     def release(self) -> None:
         """Begin to handle what was held."""
@@ -135,3 +164,7 @@ class Lane:
         worker = self._worker
         if worker is not None and worker is not asyncio.current_task():
             worker.cancel()
+
+
+def _unawaited(entry: Any) -> bool:
+    return entry[1] is None

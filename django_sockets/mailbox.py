@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Congestion", "Mailbox"]
@@ -19,6 +20,10 @@ STUCK_SECONDS = 0.2
 """A consumer of a full mailbox that is busy with one item for so long is slow."""
 STRAIN_SECONDS = 1.0
 """So is one for which the hub waited so long in all since its mailbox was last empty."""
+PAROLE_SECONDS = 60.0
+"""One that was slow lately is waited for a moment only, or it would slow down its neighbours anew
+each time that it has caught up."""
+PAROLE_STUCK_SECONDS = 0.02
 
 
 class Congestion:
@@ -76,6 +81,7 @@ class Mailbox:
         "_loop",
         "_max_bytes",
         "_max_items",
+        "_parole_until",
         "_strain_seconds",
         "_waiter",
         "slow",
@@ -93,6 +99,7 @@ class Mailbox:
         self._busy_since: float | None = self._loop.time()
         self._full_since: float | None = None
         self._strain_seconds = 0.0
+        self._parole_until = 0.0
         self.slow = False
 
     def __len__(self) -> int:
@@ -128,6 +135,15 @@ class Mailbox:
             self._strain_seconds = 0.0
         return item
 
+    def evict(self, may_go: Callable[[Any], bool]) -> Any:
+        """Remove and return the oldest item that may go; None if there is none."""
+        for index, (item, size_bytes) in enumerate(self._items):
+            if may_go(item):
+                del self._items[index]
+                self._bytes -= size_bytes
+                return item
+        return None
+
     def begin(self) -> None:
         """The consumer is busy with an item from now on."""
         self._busy_since = self._loop.time()
@@ -153,24 +169,35 @@ class Mailbox:
 
     def allowance(self, now: float) -> float:
         """Seconds that the hub may wait for this mailbox before it looks again."""
-        return max(0.0, STUCK_SECONDS - self._busy_seconds(now))
+        return max(0.0, self._patience(now) - self._busy_seconds(now))
+
+    def _patience(self, now: float) -> float:
+        return PAROLE_STUCK_SECONDS if now < self._parole_until else STUCK_SECONDS
 
     def judge(self, now: float) -> None:
         """Give the consumer of a full mailbox up as slow, if it is."""
         waited = 0.0 if self._full_since is None else now - self._full_since
-        if self._busy_seconds(now) >= STUCK_SECONDS or (
-            self._busy_since is not None and self._strain_seconds + waited >= STRAIN_SECONDS
+        strain = self._strain_seconds + waited
+        if now < self._parole_until:
+            strain += STRAIN_SECONDS - PAROLE_STUCK_SECONDS
+        if self._busy_seconds(now) >= self._patience(now) or (
+            self._busy_since is not None and strain >= STRAIN_SECONDS
         ):
             self._relieved(now)
-            self.slow = True
+            self._give_up(now)
 
     def _relieved(self, now: float) -> None:
         """The hub waits for this mailbox no longer; note how long it did."""
         if self._full_since is not None and self._busy_since is not None:
             self._strain_seconds += now - self._full_since
-            self.slow = self._strain_seconds >= STRAIN_SECONDS
+            if self._strain_seconds >= STRAIN_SECONDS:
+                self._give_up(now)
         self._full_since = None
         self._congestion.discard(self)
+
+    def _give_up(self, now: float) -> None:
+        self.slow = True
+        self._parole_until = now + PAROLE_SECONDS
 
     def _busy_seconds(self, now: float) -> float:
         return 0.0 if self._busy_since is None else now - self._busy_since

@@ -25,6 +25,7 @@ class Outbox:
         missing: called when something is to be sent and there is no `send`.
         gone: called with what `send` raised: the client has left.
         limits: asked once for the events and bytes that may wait, and for the hub's congestion.
+        discarded: called with the number of messages that were queued and never sent.
 
     Attributes:
         held: nothing goes out yet: the handshake is not accepted.
@@ -37,11 +38,13 @@ class Outbox:
         missing: Callable[[], None],
         gone: Callable[[Exception], None],
         limits: Callable[[], tuple[int, int, Congestion]],
+        discarded: Callable[[int], None],
     ) -> None:
         self._send = send
         self._missing = missing
         self._gone = gone
         self._limits = limits
+        self._discarded = discarded
         self._opened: Lane | None = None
         self.held = False
         self.muted = False
@@ -56,6 +59,7 @@ class Outbox:
                 max_bytes=max_bytes,
                 congestion=congestion,
                 held=self.held,
+                dropped=lambda events: self._discarded(sum(map(_is_message, events))),
             )
         return self._opened
 
@@ -63,11 +67,39 @@ class Outbox:
         if self._send is None:
             self._missing()
         elif not self.muted:
-            await self._send(event)
+            try:
+                await self._put_out(event)
+            except BaseException:
+                self._discarded(_is_message(event))
+                raise
+
+    async def _put_out(self, event: Event) -> None:
+        send = self._send
+        if send is None:
+            return
+        try:
+            await send(event)
+        except OSError:
+            raise
+        except Exception:
+            code: int = event.get("code") or 0
+            if event["type"] != "websocket.close" or code not in range(1001, 1016):
+                raise
+            # daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only.
+            await send({**event, "code": code + 2000})
 
     def put(self, event: Event, size_bytes: int) -> bool:
         """Queue an event without waiting; False if the client reads too slowly."""
         return self.muted or self._lane().put(event, size_bytes)
+
+    def evict(self) -> Any:
+        """Drop and return the oldest event that nobody waits for; None if there is none."""
+        return self._lane().evict()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way."""
+        return self._opened is None or self._opened.idle
 
     async def run(self, event: Event) -> None:
         """Queue an event and return once the server has taken it."""
@@ -95,3 +127,7 @@ class Outbox:
         """Drop what is queued; the connection has ended."""
         if self._opened is not None:
             self._opened.close()
+
+
+def _is_message(event: Event) -> bool:
+    return bool(event["type"] == "websocket.send")

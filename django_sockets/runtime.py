@@ -28,8 +28,11 @@ __all__ = [
     "close_shared_hubs",
     "existing_hub",
     "finish_before_exit",
+    "is_draining",
+    "local_hubs",
     "not_at_exit",
     "publish",
+    "set_draining",
     "shared_hub",
     "through_hub",
     "worker_pool",
@@ -69,6 +72,7 @@ class _Runtime:
         self.hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Config, Hub]] = (
             weakref.WeakKeyDictionary()
         )
+        self.draining: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self.exit_calls: set[Callable[[], Awaitable[None]]] = set()
         self.unfinished: set[concurrent.futures.Future[Any]] = set()
 
@@ -117,6 +121,22 @@ def shared_hub(config: Config) -> Hub:
     if hub is None or hub.closed:
         hub = hubs[config] = Hub(config)
     return hub
+
+
+def local_hubs() -> list[Hub]:
+    """The open hubs of the running loop that sockets share, one for each configuration."""
+    hubs = _runtime.hubs.get(asyncio.get_running_loop(), {})
+    return [hub for hub in hubs.values() if not hub.closed]
+
+
+def set_draining() -> None:
+    """The running loop takes no sockets any more."""
+    _runtime.draining.add(asyncio.get_running_loop())
+
+
+def is_draining() -> bool:
+    """Whether the running loop takes no sockets any more."""
+    return bool(_runtime.draining) and asyncio.get_running_loop() in _runtime.draining
 
 
 async def close_shared_hubs() -> None:

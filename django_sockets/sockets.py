@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
+from . import overflow
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
-from .events import EventQueue, Gap
+from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
-from .lane import Lane
+from .limits import TokenBucket, check_limits
 from .log import LogThrottle
 from .mailbox import Congestion
 from .outbox import Outbox
@@ -28,6 +30,7 @@ from .runtime import (
     BackgroundLoop,
     at_exit,
     background_loop,
+    is_draining,
     not_at_exit,
     shared_hub,
     worker_pool,
@@ -45,10 +48,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN = (
-    1000, 1001, 1007, 1008, 1009, 1011, 1013,
+NORMAL, GOING_AWAY, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, RESTART, TRY_AGAIN = (
+    1000, 1001, 1007, 1008, 1009, 1011, 1012, 1013,
 )  # fmt: skip
 """Close codes of RFC 6455, section 7.4.1, and of the IANA registry."""
+IDLE = 4408
+"""Close code: nothing came for too long. From the range for applications, after HTTP's 408."""
+UNAVAILABLE = 503
+"""HTTP status (RFC 9110, section 15.6.4)."""
 
 
 class BaseSocketServer(SocketChannels):
@@ -92,18 +99,31 @@ class BaseSocketServer(SocketChannels):
 
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
+    overflow: str = overflow.CLOSE
+    """What happens when too much waits for a client that reads slowly: "close" it with 1013, or
+    "drop_oldest" or "drop_newest" broadcasts and call `gap(reason="overflow")` at the hole."""
     outbox_messages: int = 256
-    """Messages that may wait for a client that reads slowly; then it is closed with 1013."""
+    """Messages that may wait for a client that reads slowly."""
     outbox_bytes: int = 1024 * 1024
     """Bytes that may; an empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
     """A larger frame from the client closes the socket with 1009."""
+    rate_limit_per_second: float | None = None
+    """Frames of the client on average; more close the socket with 1008."""
+    rate_limit_burst: int | None = None
+    """Frames at once; None for those of a second."""
+    handshake_timeout_seconds: float | None = 10.0
+    """`authorize` and the accept must end within it; else the handshake is refused with 503."""
+    idle_timeout_seconds: float | None = None
+    """A client that sends no frame for so long is closed with 4408."""
 
     as_asgi: ClassVar[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         taken_types(cls)  # Raises for two methods that take the same type.
+        overflow.check_policy(cls.overflow)
+        check_limits(cls)
 
     def __init__(
         self,
@@ -132,6 +152,7 @@ class BaseSocketServer(SocketChannels):
             if value is not None:
                 setattr(self, name, value)
         self.configure()
+        check_limits(self)
         source = self.config
         if source is None and self.hosts is not None:
             source = {"hosts": self.hosts}
@@ -145,13 +166,24 @@ class BaseSocketServer(SocketChannels):
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
-        self._outbox = Outbox(send, self._no_send, self._client_gone, self._outbox_limits)
-        self._inbox: Lane | None = None
-        self._frames = Frames(self._take_frame, self._end)
+        self._outbox = Outbox(
+            send, self._no_send, self._client_gone, self._outbox_limits, self._discarded
+        )
+        self._overflow = overflow.Overflow(
+            overflow.check_policy(self.overflow),
+            self._too_slow,
+            lambda count: self._count("dropped_overflow", count),
+            self._hole_began,
+        )
+        self._inbox: overflow.Inbox | None = None
+        self._frames: Frames = Frames(self._take_frame, self._end)
+        self._bucket: TokenBucket | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[int] | None = None
         self._finished = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._slow = False
         self.is_alive = True
 
     @property
@@ -281,12 +313,15 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return
         self._outbox.held = True
+        guests = self._shared_hub().guests
+        if guests.draining or is_draining():
+            await self._deny_draining(send)
+            return
+        guests.add(self)
         try:
-            status = await refusal(
-                self.scope, self.allowed_origins, lambda: self._call(self.authorize)
-            )
-            if status is None and not self._closing:
-                await self._join()
+            status = await self._in_time(self._admit())
+            if self._closing and is_draining():
+                status = UNAVAILABLE
             if status is not None or self._closing:
                 await deny(self.scope, send, status or FORBIDDEN)
                 return
@@ -294,6 +329,29 @@ class BaseSocketServer(SocketChannels):
             await self._serve()
         finally:
             self._leave()
+            guests.discard(self)
+
+    async def _admit(self) -> int | None:
+        """The HTTP status to refuse with, or None once the socket is found by its tags."""
+        status = await refusal(self.scope, self.allowed_origins, lambda: self._call(self.authorize))
+        if status is None and not self._closing:
+            await self._join()
+        return status
+
+    async def _in_time(self, admission: Coroutine[Any, Any, int | None]) -> int | None:
+        task = asyncio.ensure_future(admission)
+        try:
+            await asyncio.wait([task], timeout=self.handshake_timeout_seconds)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
+        return UNAVAILABLE
+
+    async def _deny_draining(self, send: Send) -> None:
+        self._count("refused_draining")
+        await deny(self.scope, send, UNAVAILABLE)
 
     async def _serve(self) -> None:
         if self._ended is not None:
@@ -307,6 +365,8 @@ class BaseSocketServer(SocketChannels):
         if self._crowd is None:
             self._spawn(self._join())
         self._start_delivery()
+        self._frames.heard_at = loop.time()
+        self._watch_idle()
         reader = loop.create_task(self._read())
         try:
             await asyncio.wait([self._ended])
@@ -323,6 +383,8 @@ class BaseSocketServer(SocketChannels):
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
         self._leave()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         if self._hub is not None:
             await self._hub.remove(self)
         if self._inbox is not None:
@@ -364,7 +426,8 @@ class BaseSocketServer(SocketChannels):
 
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
-            await self._accept()
+            if not await self._accepted():
+                return
             known = dict(self.tags)
             try:
                 await self._call(self.connect)
@@ -375,10 +438,15 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.receive":
             logger.warning("ignored an ASGI event of type %r", event["type"])
             return
+        if self.rate_limit_per_second is not None and not self._may_send():
+            self._note("closed_rate_limit", "closed with 1008: the client sends too often")
+            await self.async_close(POLICY)
+            return
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
         if _size_bytes(frame) > self.max_message_bytes:
+            self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
             await self.async_close(TOO_BIG)
             return
         try:
@@ -387,6 +455,50 @@ class BaseSocketServer(SocketChannels):
             await self._call(self.decode_error, exc)
             return
         await self._call(getattr(self, name), *args)
+
+    def _may_send(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._bucket is None:
+            rate = self.rate_limit_per_second or math.inf
+            self._bucket = TokenBucket(rate, self.rate_limit_burst or max(1.0, rate), now)
+        return self._bucket.take(now)
+
+    def _watch_idle(self) -> None:
+        """Close a client that sends nothing; one that waits for a handler is not idle."""
+        if self.idle_timeout_seconds is None or self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
+        if quiet >= self.idle_timeout_seconds:
+            self._note("closed_idle", "closed with 4408: the client sends nothing")
+            self._spawn(self._close(IDLE))
+        else:
+            self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
+
+    async def _accepted(self) -> bool:
+        task, late = asyncio.current_task(), False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            if task is not None:
+                task.cancel()
+
+        seconds = self.handshake_timeout_seconds
+        # Without a task for the accept, which hardly ever has to wait.
+        timer = seconds and asyncio.get_running_loop().call_later(seconds, give_up)
+        try:
+            await self._accept()
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            self._note("handshake_timeouts", "gave a client up that does not take the accept")
+            self._end(GOING_AWAY)
+            return False
+        finally:
+            if timer:
+                timer.cancel()
+        return True
 
     async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
@@ -462,9 +574,14 @@ class BaseSocketServer(SocketChannels):
         self._warn_once("send side", "%s has no send callable: nothing is sent")
 
     def _client_gone(self, exc: Exception) -> None:
-        # A server's `send` raises OSError for a client that has left (ASGI 2.4); that is no news.
-        level = logging.DEBUG if isinstance(exc, OSError) else logging.WARNING
-        logger.log(level, "%s: sending to the client failed", type(self).__name__, exc_info=exc)
+        # A server's `send` raises OSError for a client that has left (ASGI 2.4): no news. For
+        # one that it has closed itself, for a bad frame, uvicorn raises RuntimeError: clients can
+        # bring that about at will.
+        name = type(self).__name__
+        logger.debug("%s: sending to the client failed", name, exc_info=exc)
+        if not isinstance(exc, OSError):
+            text = "%s: sending to the client failed: %r"
+            _throttle.log(logging.WARNING, f"{name} send", text, name, exc)
         self._end(NO_CODE)
 
     # Closed by its tags
@@ -482,6 +599,18 @@ class BaseSocketServer(SocketChannels):
     def on_close_order(self, code: int) -> None:
         """Called by the crowd: somebody closes the sockets with a tag of this one."""
         self._spawn(self._close(code))
+
+    # Sent away
+
+    def on_drain(self, patience_seconds: float) -> None:
+        """Called by the hub's guests: the server is shutting down."""
+        self._spawn(self._drain(patience_seconds))
+
+    async def _drain(self, patience_seconds: float) -> None:
+        await self._frames.settled(patience_seconds)
+        if not self._closing and self.is_alive:
+            self._count("closed_drain")
+            await self._close(RESTART)
 
     # Broadcasts to the client
 
@@ -517,12 +646,14 @@ class BaseSocketServer(SocketChannels):
             handles is not BaseSocketServer.async_handle_received_broadcast
             or cls.gap is not BaseSocketServer.gap
         ):
-            self._inbox = Lane(
+            self._inbox = overflow.Inbox(
                 self._take,
                 lambda exc: self._spawn(self._failed(exc)),
+                self._overflow,
                 max_items=self.outbox_messages,
                 max_bytes=self.outbox_bytes,
                 congestion=self._shared_hub().congestion,
+                discarded=self._discarded,
             )
         if self._queue is not None:
             queue, self._queue = self._queue, None
@@ -540,17 +671,16 @@ class BaseSocketServer(SocketChannels):
             self._queue.on_delivery(delivery)
         elif self._inbox is None:
             self._push(delivery)
-        elif not self._inbox.put(delivery, len(delivery.payload)):
-            self._too_slow()
+        else:
+            self._inbox.put(delivery, len(delivery.payload))
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Called by the hub where broadcasts may be missing."""
         if self._queue is not None:
             self._queue.on_gap(channels, reason)
             return
-        gap = Gap(channels=tuple(channels), reason=reason)
-        if self._inbox is not None and not self._inbox.put(gap, 0):
-            self._too_slow()
+        if self._inbox is not None:
+            self._inbox.put(Gap(channels=tuple(channels), reason=reason), 0)
 
     async def _take(self, event: Delivery | Gap) -> None:
         """One event, in a class with hooks of its own."""
@@ -561,7 +691,7 @@ class BaseSocketServer(SocketChannels):
                 type(self).async_handle_received_broadcast
                 is BaseSocketServer.async_handle_received_broadcast
             ):
-                self._push(event)
+                await self._pass_on(event)
             else:
                 await self.async_handle_received_broadcast(event.channel, event.data())
         except Exception as exc:
@@ -572,17 +702,49 @@ class BaseSocketServer(SocketChannels):
             self._no_send()
             return
         if self._closing:
-            return
-        if self.ws_encoder is None:
-            event = delivery.event()
+            self._discarded(1)
         else:
-            event = delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
-        if not self._outbox.put(event, len(delivery.payload)):
-            self._too_slow()
+            self._overflow.put(self._outbox, self._event_of(delivery), len(delivery.payload))
 
-    def _too_slow(self) -> None:
-        logger.debug("closing a client that reads too slowly")
-        self._spawn(self._close(TRY_AGAIN))
+    async def _pass_on(self, delivery: Delivery) -> None:
+        """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
+        if self._asgi_send is None or self._closing or self._outbox.idle:
+            self._push(delivery)
+        else:
+            await self._outbox.run(self._event_of(delivery))
+
+    def _event_of(self, delivery: Delivery) -> MutableMapping[str, Any]:
+        if self.ws_encoder is None:
+            return delivery.event()
+        return delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
+
+    # Clients that read too slowly
+
+    def _too_slow(self, item: Any) -> None:
+        self._discarded(not isinstance(item, Gap))
+        if not self._slow:
+            self._slow = True
+            self._note("closed_overflow", "closed with 1013: the client reads too slowly")
+            self._spawn(self._close(TRY_AGAIN))
+
+    def _hole_began(self) -> None:
+        self._shared_hub().count_gap(OVERFLOW)
+        name = type(self).__name__
+        text = "%s: broadcasts are dropped for a client that reads too slowly"
+        _throttle.log(logging.WARNING, f"{name} dropped", text, name)
+
+    def _discarded(self, count: int) -> None:
+        if count:
+            self._count("discarded", count)
+
+    def _note(self, counter: str, what: str) -> None:
+        """Count something that ended a connection; the log says it once per interval."""
+        self._count(counter)
+        name = type(self).__name__
+        _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
+
+    def _count(self, counter: str, count: int = 1) -> None:
+        self._shared_hub().count(counter, count)
 
     # Odds and ends
 

@@ -1,0 +1,69 @@
+"""What a client may do: how often it may send, and what the attributes of a class may say.
+
+Imports nothing of ours but the errors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .errors import ConfigurationError
+
+__all__ = ["TokenBucket", "check_limits"]
+
+
+class TokenBucket:
+    """Lets through `per_second` on average and at most `burst` at once.
+
+    Args:
+        now: a time in seconds; the bucket is full then.
+    """
+
+    __slots__ = ("_at", "_burst", "_per_second", "_tokens")
+
+    def __init__(self, per_second: float, burst: float, now: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take a token; False if there is none."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+LIMITS = {  # name: whether None turns it off
+    "outbox_messages": False,
+    "outbox_bytes": False,
+    "max_message_bytes": False,
+    "max_subscriptions": False,
+    "handshake_timeout_seconds": True,
+    "idle_timeout_seconds": True,
+    "rate_limit_per_second": True,
+    "rate_limit_burst": True,
+}
+
+
+def check_limits(owner: Any) -> None:
+    """Check the limits of a socket class, or of a socket.
+
+    Raises:
+        ConfigurationError: one of them is no number over 0.
+    """
+    for name, optional in LIMITS.items():
+        value = getattr(owner, name)
+        if value is None and optional:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or value <= 0:
+            or_none = ", or None" if optional else ""
+            raise ConfigurationError(f"{name} = {value!r}: use a number over 0{or_none}")
+    burst = owner.rate_limit_burst
+    if burst is not None and burst < 1:
+        raise ConfigurationError(f"rate_limit_burst = {burst!r}: at least 1")

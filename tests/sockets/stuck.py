@@ -1,0 +1,64 @@
+"""A client that reads only when it is told to, for tests in this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+
+class Reluctant:
+    """A connection in process whose server's `send` waits while the client does not read.
+
+    Attributes:
+        got: data that was sent to the client.
+        close_code: None until it was closed.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._to_app: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self._reads = asyncio.Event()
+        self._reads.set()
+        self._changed = asyncio.Event()
+        self.got: list[Any] = []
+        self.close_code: int | None = None
+
+    async def __aenter__(self) -> Reluctant:
+        scope = {"type": "websocket", "path": "/", "headers": []}
+        self.task = asyncio.ensure_future(self._application(scope, self._to_app.get, self._send))
+        self.say({"type": "websocket.connect"})
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.say({"type": "websocket.disconnect", "code": 1001})
+        await asyncio.wait_for(self.task, 5)
+
+    def say(self, event: MutableMapping[str, Any]) -> None:
+        self._to_app.put_nowait(event)
+
+    def stop_reading(self) -> None:
+        self._reads.clear()
+
+    def go_on_reading(self) -> None:
+        self._reads.set()
+
+    async def _send(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] == "websocket.close":
+            self.close_code = event["code"]
+        else:
+            await self._reads.wait()
+        if event["type"] == "websocket.send":
+            self.got.append(json.loads(event["text"]))
+        self._changed.set()
+
+    async def until(self, condition: Any) -> None:
+        """Wait until something that is sent makes it true."""
+
+        async def wait() -> None:
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+        await asyncio.wait_for(wait(), 5)

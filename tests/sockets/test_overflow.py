@@ -1,0 +1,167 @@
+"""A client that reads too slowly ends or misses messages as its class says, all of it counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from django_sockets import ConfigurationError
+from django_sockets.broadcaster import Broadcaster
+from django_sockets.runtime import shared_hub
+from django_sockets.sockets import BaseSocketServer
+from sockets.stuck import Reluctant
+
+COUNT = 40
+
+
+class Plain(BaseSocketServer):
+    """Broadcasts go to the client without a hook of the class."""
+
+    outbox_messages = 4
+
+    async def connect(self) -> None:
+        await self.async_subscribe("room")
+        await self.async_send("joined")
+
+
+class Telling(Plain):
+    """Says where broadcasts are missing."""
+
+    async def gap(self, channels: Sequence[str], reason: str) -> None:
+        await self.async_send({"gap": [*channels], "reason": reason})
+
+
+class Handling(Telling):
+    """Handles each broadcast itself."""
+
+    async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
+        await self.async_send(data)
+
+
+GAP = {"gap": ["room"], "reason": "overflow"}
+
+
+def stats_of(kind: type[BaseSocketServer]) -> dict[str, int]:
+    from django_sockets.conf import load_config
+
+    return shared_hub(load_config(kind.config)).stats()
+
+
+async def overflowed(kind: type[BaseSocketServer], policy: str, url: str) -> Reluctant:
+    """A client that has missed some of COUNT broadcasts, reads again, and then got one more."""
+
+    class Member(kind):  # type: ignore[misc, valid-type]
+        config = url
+        overflow = policy
+
+    client = Reluctant(Member.as_asgi)
+    async with client:
+        await client.until(lambda: client.got == ["joined"])
+        client.stop_reading()
+        broadcaster = Broadcaster(url)
+        for number in range(COUNT):
+            await broadcaster.async_broadcast("room", number)
+        # Delivery is over once the hub has handed on the last one.
+        while stats_of(Member)["delivered"] < COUNT:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+        client.go_on_reading()
+        if policy != "drop_oldest":
+            await client.until(lambda: 0 in client.got)
+        else:
+            await client.until(lambda: COUNT - 1 in client.got)
+        await broadcaster.async_broadcast("room", "after")
+        await client.until(lambda: "after" in client.got)
+    client.stats = stats_of(Member)  # type: ignore[attr-defined]
+    return client
+
+
+def numbers(client: Reluctant) -> list[int]:
+    return [data for data in client.got if isinstance(data, int)]
+
+
+@pytest.mark.parametrize("kind", [Plain, Telling, Handling])
+async def test_drop_newest_keeps_what_came_first(kind: Any) -> None:
+    client = await overflowed(kind, "drop_newest", f"memory://newest-{kind.__name__}")
+    kept = numbers(client)
+    assert kept == list(range(len(kept)))
+    assert 1 < len(kept) < COUNT / 2
+    assert client.got[-1] == "after"
+    assert client.got.count(GAP) == (kind is not Plain)
+    if kind is not Plain:
+        assert client.got.index(GAP) > client.got.index(kept[-1])
+    add_up(client, kept)
+
+
+@pytest.mark.parametrize("kind", [Plain, Telling, Handling])
+async def test_drop_oldest_keeps_what_came_last(kind: Any) -> None:
+    client = await overflowed(kind, "drop_oldest", f"memory://oldest-{kind.__name__}")
+    kept = numbers(client)
+    assert kept == sorted(kept)
+    assert kept[-4:] == list(range(COUNT - 4, COUNT))
+    assert len(kept) < COUNT / 2
+    assert client.got.count(GAP) == (kind is not Plain)
+    if kind is not Plain:
+        # Where the hole is: after the one that was on its way, before the first that was kept.
+        assert client.got.index(GAP) < client.got.index(COUNT - 4)
+    add_up(client, kept)
+
+
+def add_up(client: Any, kept: list[int]) -> None:
+    stats = client.stats
+    assert stats["dropped_overflow"] == COUNT - len(kept)
+    assert stats["discarded"] == 0
+    assert stats["gaps"] == 1
+    assert stats["closed_overflow"] == 0
+
+
+@pytest.mark.parametrize("kind", [Plain, Telling, Handling])
+async def test_close_is_what_happens_without_a_policy(
+    kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"memory://close-{kind.__name__}"
+
+    ended = []
+
+    class Member(kind):  # type: ignore[misc, valid-type]
+        config = url
+
+        async def disconnect(self, code: int) -> None:
+            ended.append(code)
+
+    with caplog.at_level(logging.WARNING, "django_sockets"):
+        async with Reluctant(Member.as_asgi) as client:
+            await client.until(lambda: client.got == ["joined"])
+            client.stop_reading()
+            for number in range(COUNT):
+                await Broadcaster(url).async_broadcast("room", number)
+            await asyncio.wait_for(client.task, 5)
+    assert ended == [1013]
+    stats = stats_of(Member)
+    assert stats["closed_overflow"] == 1
+    assert stats["dropped_overflow"] == 0
+    assert stats["discarded"] == stats["delivered"] - len(numbers(client))
+    assert sum("reads too slowly" in record.message for record in caplog.records) <= 1
+
+
+async def test_nothing_is_dropped_for_a_client_that_reads_however_large_the_burst() -> None:
+    class Member(Telling):
+        config = "memory://burst"
+        overflow = "drop_newest"
+
+    async with Reluctant(Member.as_asgi) as client:
+        await client.until(lambda: client.got == ["joined"])
+        broadcaster = Broadcaster(Member.config)
+        await asyncio.gather(*(broadcaster.async_broadcast("room", n) for n in range(2000)))
+        await client.until(lambda: len(client.got) == 2001)
+        assert client.got[1:] == list(range(2000))
+
+
+def test_a_misspelt_policy_is_refused_where_it_is_written() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'drop_oldest'"):
+
+        class Wrong(BaseSocketServer):
+            overflow = "drop_oldset"
