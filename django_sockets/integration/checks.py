@@ -6,6 +6,7 @@ The network is left alone, but by the check that has to be asked for by its tag.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +99,10 @@ def check_application(**_: Any) -> list[CheckMessage]:
 def check_origins(**_: Any) -> list[CheckMessage]:
     """W006: pages of any site may open a class's websockets with the user's cookies."""
     hint = "Name the sites that may, such as https://app.example.com."
+    if asgi_application_path() is not None:
+        # It imports the socket classes; checks run in no certain order. E003 says what is wrong.
+        with contextlib.suppress(ImproperlyConfigured):
+            asgi_application()
     return [
         _message(
             Warning,

@@ -18,6 +18,8 @@ from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
+pytestmark = pytest.mark.load
+
 
 def connections(server: Any) -> int:
     """Connections of clients at the server, the one that asks excepted."""
