@@ -29,7 +29,8 @@ DOCUMENT = os.environ.get("DJANGO_SOCKETS_DOCUMENT")
 DEFAULT_PORT = 6379
 BUSY_PROCESSES = 2
 
-pytestmark = pytest.mark.timeout(300)
+# The scripts pause for 0.1 s, beside busy processes of the test's own: no others, please.
+pytestmark = [pytest.mark.load, pytest.mark.timeout(300)]
 
 
 class Script(NamedTuple):
