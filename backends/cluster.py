@@ -22,7 +22,7 @@ from ..url import Address, BrokerURL
 from .base import ServerBroker
 from .connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
 from .glide import glide_publisher
-from .link import Link, LinkLost, is_push, pack
+from .link import LinkLost, ask
 from .names import PLAIN, SLOTS, slot_of
 from .node import Node
 from .pipeline import NotSent, OutcomeUnknown
@@ -153,7 +153,7 @@ class ClusterBroker(ServerBroker):
                 raise ConnectError(self.url, f"{address}: {exc}") from exc
         link = await self._connector.open(address)
         try:
-            return await _ask_on(link)
+            return await ask(link, QUESTIONS)
         except LinkLost as exc:
             raise ConnectError(self.url, f"{address}: {exc}") from exc
         finally:
@@ -351,11 +351,3 @@ class _Witness:
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
         self._subscriptions.unreachable(channels, error)
         self._look_again()
-
-
-async def _ask_on(link: Link) -> Sequence[Any]:
-    link.write(b"".join(map(pack, QUESTIONS)))
-    replies: list[Any] = []
-    while len(replies) < len(QUESTIONS):
-        replies += [reply for reply in await link.read() if not is_push(reply)]
-    return replies

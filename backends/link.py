@@ -35,8 +35,8 @@ __all__ = [
     "Opener",
     "ReplyError",
     "StreamLink",
+    "ask",
     "discard",
-    "first_error",
     "is_push",
     "map_errors",
     "open_link",
@@ -266,15 +266,21 @@ def discard(opening: asyncio.Future[Link]) -> None:
 async def _open(connect: Connect) -> Link:
     link = await _shake_hands(connect)
     try:
-        link.write(b"".join(map(pack, IDENTIFY)))
-        replies: list[Any] = []
-        while len(replies) < len(IDENTIFY):
-            replies += [reply for reply in await link.read() if not is_push(reply)]
+        replies = await ask(link, IDENTIFY)
     except BaseException:
         link.abort()
         raise
     link.identity = read_identity(replies)
     return link
+
+
+async def ask(link: Link, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+    """The replies to commands, on a link that nobody else uses. Raises LinkLost."""
+    link.write(b"".join(map(pack, commands)))
+    replies: list[Any] = []
+    while len(replies) < len(commands):
+        replies += [reply for reply in await link.read() if not is_push(reply)]
+    return replies
 
 
 IDENTIFY: Sequence[tuple[bytes, ...]] = ((b"ROLE",), (b"INFO", b"server"))
@@ -322,8 +328,3 @@ async def _connected(connection: AbstractConnection, protocol: int) -> StreamLin
 def is_push(reply: object) -> bool:
     """Whether a reply is an out-of-band message of RESP3."""
     return isinstance(reply, hiredis.PushNotification)
-
-
-def first_error(replies: Sequence[object]) -> ReplyError | None:
-    """The first error among replies."""
-    return next((reply for reply in replies if isinstance(reply, ReplyError)), None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..broker import Report
 from ..url import BrokerURL
-from .link import PRIMARY, Link, is_push, pack
+from .link import PRIMARY, Link, ask
 
 __all__ = ["NodeFacts", "describe", "look_at"]
 
@@ -80,11 +80,11 @@ async def look_at(link: Link, where: str) -> NodeFacts:
         LinkLost: it went away.
     """
     try:
-        info, role, sharded, *config = await _ask(link, COMMANDS)
+        info, role, sharded, *config = await ask(link, COMMANDS)
         durations = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
-            await _ask(link, [(b"PING",)])
+            await ask(link, [(b"PING",)])
             durations.append(time.perf_counter() - started)
     finally:
         link.abort()
@@ -98,14 +98,6 @@ async def look_at(link: Link, where: str) -> NodeFacts:
         protocol=link.protocol,
         tls=link.tls,
     )
-
-
-async def _ask(link: Link, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
-    link.write(b"".join(map(pack, commands)))
-    replies: list[Any] = []
-    while len(replies) < len(commands):
-        replies += [reply for reply in await link.read() if not is_push(reply)]
-    return replies
 
 
 def _fields(info: Any) -> dict[str, str]:
