@@ -46,11 +46,12 @@ class Outbox:
         self.held = False
         self.muted = False
 
-    def _lane(self) -> Lane:
+    def lane(self) -> Lane:
+        """The queue before `send`; made when it is first needed."""
         if self._opened is None:
             max_items, max_bytes, congestion = self._limits()
             self._opened = Lane(
-                self._write,
+                self._write if self._send is None else self._send,
                 self._gone,
                 max_items=max_items,
                 max_bytes=max_bytes,
@@ -62,21 +63,22 @@ class Outbox:
     async def _write(self, event: Event) -> None:
         if self._send is None:
             self._missing()
-        elif not self.muted:
+        else:
             await self._send(event)
 
     def put(self, event: Event, size_bytes: int) -> bool:
         """Queue an event without waiting; False if the client reads too slowly."""
-        return self.muted or self._lane().put(event, size_bytes)
+        return self.muted or self.lane().put(event, size_bytes)
 
     async def run(self, event: Event) -> None:
         """Queue an event and return once the server has taken it."""
         if not self.muted:
-            await self._lane().run(event)
+            await self.lane().run(event)
 
     async def release(self, accept: Event) -> None:
         """Send the accept, and then what was held."""
-        await self._write(accept)
+        if not self.muted:
+            await self._write(accept)
         self.held = False
         if self._opened is not None:
             self._opened.release()
@@ -85,11 +87,19 @@ class Outbox:
         """Send a close frame behind what is queued, or soon, without it."""
         if self.muted or self.held or self._send is None:
             return
-        lane = self._lane()
+        lane = self.lane()
+        lane.seal()  # Nothing may overtake the close frame, or follow it.
         if lane.full:
             lane.forget()  # The client does not read: this would only delay the end.
         closing = asyncio.ensure_future(lane.run({"type": "websocket.close", "code": code}))
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+
+    def mute(self) -> None:
+        """The interpreter is exiting: nothing goes out any more."""
+        self.muted = True
+        if self._opened is not None:
+            self._opened.seal()
+            self._opened.forget()
 
     def end(self) -> None:
         """Drop what is queued; the connection has ended."""

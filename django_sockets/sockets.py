@@ -339,7 +339,7 @@ class BaseSocketServer(SocketChannels):
             await self._failed(exc)
 
     async def _at_exit(self) -> None:
-        self._outbox.muted = True
+        self._outbox.mute()
         self._end(GOING_AWAY)
         await self._finished.wait()
 
@@ -499,7 +499,13 @@ class BaseSocketServer(SocketChannels):
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and self._ended is None:
             self._queue = hub.new_queue()
-        await hub.add(self, names)
+        await hub.add(self, names, direct=self._direct())
+
+    def _direct(self) -> Lane | None:
+        """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
+        if self._queue is not None or self._inbox is not None or self._ended is None:
+            return None
+        return self._outbox.lane() if self.ws_encoder is None and self._asgi_send else None
 
     def _too_many(self, names: Iterable[str]) -> bool:
         owned = frozenset() if self._hub is None else self._hub.channels_of(self)
