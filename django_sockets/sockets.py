@@ -149,7 +149,7 @@ class BaseSocketServer(SocketChannels):
         self._inbox: Lane | None = None
         self._frames = Frames(self._take_frame, self._end)
         self._ended: asyncio.Future[int] | None = None
-        self._finished = asyncio.Event()
+        self._finished: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self.is_alive = True
@@ -303,6 +303,7 @@ class BaseSocketServer(SocketChannels):
         in_background = isinstance(loop, BackgroundLoop)
         if in_background:
             worker_pool(self._config.settings).keep_spare()
+            self._finished = loop.create_future()
             at_exit(self._at_exit)
         if self._crowd is None:
             self._spawn(self._join())
@@ -316,7 +317,8 @@ class BaseSocketServer(SocketChannels):
             try:
                 await self._finish(self._ended.result())
             finally:
-                self._finished.set()
+                if self._finished is not None:
+                    self._finished.set_result(None)
                 not_at_exit(self._at_exit)
 
     async def _finish(self, code: int) -> None:
@@ -341,7 +343,8 @@ class BaseSocketServer(SocketChannels):
     async def _at_exit(self) -> None:
         self._outbox.mute()
         self._end(GOING_AWAY)
-        await self._finished.wait()
+        if self._finished is not None:
+            await asyncio.wait([self._finished])
 
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
