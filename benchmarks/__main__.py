@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def main() -> None:
     peers = [peer for peer in PEERS if not options.peer or peer.module in options.peer]
     for peer in peers:
         peer.install()
+    # Its processes inherit this: each socket is a descriptor.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     results = measure(options.only or list(SCENARIOS), peers, options.runs)
     print(table(results))
     if options.save:

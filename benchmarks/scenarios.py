@@ -70,5 +70,9 @@ SCENARIOS: dict[str, Callable[[Peer, int], Result]] = {
     "fan-out": Broadcasts(sockets=500, rooms=1, messages=400),
     "private": Broadcasts(sockets=1000, rooms=1000, messages=30_000),
     "rooms": Broadcasts(sockets=1000, rooms=100, messages=5000),
+    "growth-1k": Broadcasts(sockets=1000, rooms=1000, messages=20_000),
+    "growth-2k": Broadcasts(sockets=2000, rooms=2000, messages=20_000),
+    "growth-5k": Broadcasts(sockets=5000, rooms=5000, messages=20_000),
+    "growth-10k": Broadcasts(sockets=10_000, rooms=10_000, messages=20_000),
     "large": Broadcasts(sockets=100, rooms=1, messages=100, text=json.dumps("x" * 65_534)),
 }
