@@ -14,4 +14,6 @@ class Socket(BaseSocketServer):
         await self.async_send("joined")
 
 
-app = Socket.as_asgi
+async def app(scope, receive, send):
+    # uvicorn 0.54 takes the bound method for ASGI 2.
+    await Socket.as_asgi(scope, receive, send)
