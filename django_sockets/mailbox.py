@@ -26,6 +26,10 @@ each time that it has caught up."""
 PAROLE_STUCK_SECONDS = 0.02
 
 
+_NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
+"""In place of a queue where nothing ever waited: an empty one takes 760 bytes, for each socket."""
+
+
 class Congestion:
     """The full mailboxes of one hub, and the waiting for them."""
 
@@ -88,7 +92,7 @@ class Mailbox:
     )
 
     def __init__(self, max_items: int, max_bytes: int, congestion: Congestion) -> None:
-        self._items: deque[tuple[Any, int]] = deque()
+        self._items = _NOTHING
         self._bytes = 0
         self._max_items = max_items
         self._max_bytes = max_bytes
@@ -115,6 +119,8 @@ class Mailbox:
         """Append an item; False if the mailbox is full and its consumer slow, unless forced."""
         if self.slow and self.full and not force:
             return False
+        if self._items is _NOTHING:
+            self._items = deque()
         self._items.append((item, size_bytes))
         self._bytes += size_bytes
         self.wake()
@@ -205,7 +211,7 @@ class Mailbox:
     def clear(self) -> list[Any]:
         """Remove and return everything."""
         left = [item for item, _ in self._items]
-        self._items.clear()
+        self._items = _NOTHING
         self._bytes = 0
         self._full_since = None
         self._congestion.discard(self)

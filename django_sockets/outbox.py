@@ -49,7 +49,8 @@ class Outbox:
         self.held = False
         self.muted = False
 
-    def _lane(self) -> Lane:
+    def lane(self) -> Lane:
+        """The queue before `send`; made when it is first needed."""
         if self._opened is None:
             max_items, max_bytes, congestion = self._limits()
             self._opened = Lane(
@@ -59,9 +60,13 @@ class Outbox:
                 max_bytes=max_bytes,
                 congestion=congestion,
                 held=self.held,
-                dropped=lambda events: self._discarded(sum(map(_is_message, events))),
+                dropped=self._dropped,
+                send=self._send,
             )
         return self._opened
+
+    def _dropped(self, events: list[Event]) -> None:
+        self._discarded(sum(map(_is_message, events)))
 
     async def _write(self, event: Event) -> None:
         if self._send is None:
@@ -90,21 +95,21 @@ class Outbox:
 
     def put(self, event: Event, size_bytes: int) -> bool:
         """Queue an event without waiting; False if the client reads too slowly."""
-        return self.muted or self._lane().put(event, size_bytes)
+        return self.muted or self.lane().put(event, size_bytes)
 
     def evict(self) -> Any:
         """Drop and return the oldest event that nobody waits for; None if there is none."""
-        return self._lane().evict()
+        return self.lane().evict()
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way."""
-        return self._opened is None or self._opened.idle
+        return self._opened is None or (self._opened.idle and self._opened.empty)
 
     async def run(self, event: Event) -> None:
         """Queue an event and return once the server has taken it."""
         if not self.muted:
-            await self._lane().run(event)
+            await self.lane().run(event)
 
     async def release(self, accept: Event) -> None:
         """Send the accept, and then what was held."""
@@ -117,11 +122,19 @@ class Outbox:
         """Send a close frame behind what is queued, or soon, without it."""
         if self.muted or self.held or self._send is None:
             return
-        lane = self._lane()
+        lane = self.lane()
+        lane.seal()  # Nothing may overtake the close frame, or follow it.
         if lane.full:
             lane.forget()  # The client does not read: this would only delay the end.
         closing = asyncio.ensure_future(lane.run({"type": "websocket.close", "code": code}))
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+
+    def mute(self) -> None:
+        """The interpreter is exiting: nothing goes out any more."""
+        self.muted = True
+        if self._opened is not None:
+            self._opened.seal()
+            self._opened.forget()
 
     def end(self) -> None:
         """Drop what is queued; the connection has ended."""

@@ -21,6 +21,7 @@ from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
+from .lane import Lane
 from .limits import TokenBucket, check_limits
 from .log import LogThrottle
 from .mailbox import Congestion
@@ -180,7 +181,7 @@ class BaseSocketServer(SocketChannels):
         self._bucket: TokenBucket | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[int] | None = None
-        self._finished = asyncio.Event()
+        self._finished: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._slow = False
@@ -361,6 +362,7 @@ class BaseSocketServer(SocketChannels):
         in_background = isinstance(loop, BackgroundLoop)
         if in_background:
             worker_pool(self._config.settings).keep_spare()
+            self._finished = loop.create_future()
             at_exit(self._at_exit)
         if self._crowd is None:
             self._spawn(self._join())
@@ -376,7 +378,8 @@ class BaseSocketServer(SocketChannels):
             try:
                 await self._finish(self._ended.result())
             finally:
-                self._finished.set()
+                if self._finished is not None:
+                    self._finished.set_result(None)
                 not_at_exit(self._at_exit)
 
     async def _finish(self, code: int) -> None:
@@ -401,9 +404,10 @@ class BaseSocketServer(SocketChannels):
             await self._failed(exc)
 
     async def _at_exit(self) -> None:
-        self._outbox.muted = True
+        self._outbox.mute()
         self._end(GOING_AWAY)
-        await self._finished.wait()
+        if self._finished is not None:
+            await asyncio.wait([self._finished])
 
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
@@ -628,7 +632,13 @@ class BaseSocketServer(SocketChannels):
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and self._ended is None:
             self._queue = hub.new_queue()
-        await hub.add(self, names)
+        await hub.add(self, names, direct=self._direct())
+
+    def _direct(self) -> Lane | None:
+        """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
+        if self._queue is not None or self._inbox is not None or self._ended is None:
+            return None
+        return self._outbox.lane() if self.ws_encoder is None and self._asgi_send else None
 
     def _too_many(self, names: Iterable[str]) -> bool:
         owned = frozenset() if self._hub is None else self._hub.channels_of(self)

@@ -1,0 +1,82 @@
+"""CPU per delivery inside one process: no server, `send` counts. Run in our own environment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from django_sockets.conf import load_config
+from django_sockets.envelope import Publisher
+from django_sockets.runtime import close_shared_hubs, shared_hub
+from django_sockets.sockets import BaseSocketServer
+
+TEXT = b'{"text": "' + b"x" * 188 + b'"}'
+SCOPE = {"type": "websocket", "path": "/", "headers": []}
+
+
+class Socket(BaseSocketServer):
+    config = "memory://benchmark"
+
+    async def connect(self) -> None:
+        await self.async_subscribe("room")
+        self.scope["joined"].set()
+
+
+class Client:
+    """A connection whose `send` counts."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
+
+    async def send(self, event: Any) -> None:
+        self.sent += 1
+
+    async def connect(self) -> asyncio.Task[None]:
+        joined = asyncio.Event()
+        app = Socket.as_asgi
+        task = asyncio.create_task(app({**SCOPE, "joined": joined}, self._events.get, self.send))
+        await joined.wait()
+        return task
+
+    def leave(self) -> None:
+        self._events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+
+
+async def delivery_us(sockets: int = 500, messages: int = 200) -> float:
+    """CPU microseconds for each delivery of a broadcast to one of that many sockets."""
+    clients = [Client() for _ in range(sockets)]
+    tasks = [await client.connect() for client in clients]
+    hub = shared_hub(load_config(Socket.config))
+    publisher = Publisher()
+    batch = [("room", publisher.headers(["room"], True)[0] + TEXT) for _ in range(messages)]
+    before = sum(client.sent for client in clients)
+    started = time.process_time()
+    await hub.deliver(batch)
+    spent = time.process_time() - started
+    if sum(client.sent for client in clients) - before != sockets * messages:
+        raise RuntimeError("a send had to wait: this is no delivery without one")
+    for client in clients:
+        client.leave()
+    await asyncio.gather(*tasks)
+    await close_shared_hubs()
+    return spent / (sockets * messages) * 1e6
+
+
+async def reference_us(sockets: int = 500, messages: int = 200) -> float:
+    """The same for a bare loop that awaits every client's `send`."""
+    clients = [Client() for _ in range(sockets)]
+    event = {"type": "websocket.send", "text": TEXT.decode()}
+    started = time.process_time()
+    for _ in range(messages):
+        for client in clients:
+            await client.send(event)
+    return (time.process_time() - started) / (sockets * messages) * 1e6
+
+
+if __name__ == "__main__":
+    for _ in range(5):
+        ours, bare = asyncio.run(delivery_us()), asyncio.run(reference_us())
+        print(f"{ours:.2f} us, bare loop {bare:.2f} us")

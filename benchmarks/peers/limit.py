@@ -1,0 +1,57 @@
+"""The limit: nothing but the parser and the server's `send`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import hiredis
+
+PORT = int(os.environ["BENCH_BROKER_PORT"])
+rooms: dict[bytes, list[Any]] = {}
+writer: asyncio.StreamWriter | None = None
+acknowledged: dict[bytes, asyncio.Event] = {}
+tasks: list[Any] = []
+opening: asyncio.Task[None] | None = None
+
+
+async def open_broker() -> None:
+    global writer
+    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    tasks.append(asyncio.create_task(read(reader)))
+
+
+async def read(reader: asyncio.StreamReader) -> None:
+    parser = hiredis.Reader()
+    while data := await reader.read(262144):
+        parser.feed(data)
+        while (reply := parser.gets()) is not False:
+            if reply[0] == b"message":
+                event = {"type": "websocket.send", "text": reply[2].decode()}
+                for send in rooms.get(reply[1], ()):
+                    await send(event)
+            elif reply[0] == b"subscribe":
+                acknowledged[reply[1]].set()
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    global opening
+    if scope["type"] != "websocket":
+        return
+    if opening is None:
+        opening = asyncio.create_task(open_broker())
+    await opening
+    await receive()
+    await send({"type": "websocket.accept"})
+    room = scope["path"].strip("/").encode()
+    if room not in acknowledged:
+        acknowledged[room] = asyncio.Event()
+        assert writer is not None
+        writer.write(hiredis.pack_command((b"SUBSCRIBE", room)))
+    await acknowledged[room].wait()
+    rooms.setdefault(room, []).append(send)
+    await send({"type": "websocket.send", "text": '"joined"'})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+    rooms[room].remove(send)

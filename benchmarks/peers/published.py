@@ -1,0 +1,19 @@
+"""django-sockets 3.1.0, as published."""
+
+import os
+
+from django_sockets.sockets import BaseSocketServer
+
+
+class Socket(BaseSocketServer):
+    def configure(self):
+        self.hosts = [{"address": f"redis://127.0.0.1:{os.environ['BENCH_BROKER_PORT']}"}]
+
+    async def connect(self):
+        await self.async_subscribe(self.scope["path"].strip("/"))
+        await self.async_send("joined")
+
+
+async def app(scope, receive, send):
+    # uvicorn 0.54 takes the bound method for ASGI 2.
+    await Socket.as_asgi(scope, receive, send)

@@ -1,0 +1,133 @@
+"""What users would notice as a slow server: ratios within one run, with wide margins.
+
+The figures themselves are `make bench`'s business; see docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from benchmarks import wire
+from benchmarks.inside.delivery import Client, delivery_us, reference_us
+from benchmarks.scenarios import publish
+from benchmarks.wire import Message
+from django_sockets import open_hub
+from django_sockets.runtime import close_shared_hubs
+from django_sockets.testing.servers import CacheServer
+
+pytestmark = pytest.mark.load
+
+MESSAGES = 20_000
+
+
+def test_a_delivery_costs_a_few_times_a_bare_call_of_send() -> None:
+    """Measured: 3 times on CPython 3.11. A task for each delivery was 20 times."""
+    ratios = [asyncio.run(delivery_us()) / asyncio.run(reference_us()) for _ in range(5)]
+    assert statistics.median(ratios) < 9
+
+
+class Counting:
+    """A subscriber that knows when it has heard so many."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.done = asyncio.Event()
+
+    def on_delivery(self, delivery: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+    def on_gap(self, channels: Any, reason: str) -> None:
+        pytest.fail(f"gap: {reason}")
+
+
+async def hub_seconds(server: CacheServer) -> float:
+    """CPU of the loop's thread to read the messages; they are published on another one."""
+    async with open_hub(server.url) as hub:
+        heard = Counting(MESSAGES)
+        await hub.add(heard, ["room"])
+        packed = commands(wire.ours())
+        started = time.thread_time()
+        await asyncio.to_thread(publish, server.port, packed)
+        await heard.done.wait()
+        return time.thread_time() - started
+
+
+def commands(message: Message) -> list[bytes]:
+    return [message("room", '"' + "x" * 198 + '"') for _ in range(MESSAGES)]
+
+
+async def redis_py_seconds(server: CacheServer) -> float:
+    async with redis.asyncio.Redis.from_url(server.url) as client, client.pubsub() as pubsub:
+        await pubsub.subscribe("room")
+        await pubsub.get_message(timeout=5)
+        packed = commands(wire.limit())
+        started = time.thread_time()
+        publishing = asyncio.create_task(asyncio.to_thread(publish, server.port, packed))
+        left = MESSAGES
+        async for _ in pubsub.listen():
+            left -= 1
+            if not left:
+                break
+        await publishing
+        return time.thread_time() - started
+
+
+async def test_reading_costs_less_than_half_of_redis_py(valkey_server: CacheServer) -> None:
+    ratios = [
+        await hub_seconds(valkey_server) / await redis_py_seconds(valkey_server) for _ in range(3)
+    ]
+    assert statistics.median(ratios) < 0.5
+
+
+async def test_a_thousand_sockets_and_broadcasts_share_a_few_connections(
+    fresh_valkey_server: CacheServer,
+) -> None:
+    server = fresh_valkey_server
+    async with open_hub(server.url) as hub:
+        for number in range(1000):
+            await hub.add(Counting(2), [f"room-{number}"])
+        await asyncio.gather(*(hub.publish(f"room-{number}", b"x") for number in range(1000)))
+        clients = await asyncio.to_thread(server.execute, "CLIENT", "LIST")
+        assert len(clients.splitlines()) <= 4 + 1
+
+
+async def test_an_idle_socket_takes_a_few_kibibytes() -> None:
+    """Measured: 8 KiB with the task and the queue that stand in for the server."""
+    warm = Client()
+    tasks = [await warm.connect()]
+    clients = [Client() for _ in range(500)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tasks += [await client.connect() for client in clients]
+        used = (tracemalloc.get_traced_memory()[0] - before) / len(clients)
+    finally:
+        tracemalloc.stop()
+    for client in (warm, *clients):
+        client.leave()
+    await asyncio.gather(*tasks)
+    await close_shared_hubs()
+    assert used < 16 * 1024
+
+
+def cpu_of(program: str) -> float:
+    """CPU seconds of the best of several runs."""
+    code = f"import time; start = time.process_time(); {program}; print(time.process_time()-start)"
+    run: Callable[[], str] = lambda: subprocess.check_output([sys.executable, "-c", code])  # noqa: E731
+    return min(float(run()) for _ in range(5))
+
+
+def test_importing_it_costs_no_more_than_importing_redis_py_again() -> None:
+    assert cpu_of("import django_sockets.sockets") < 2 * cpu_of("import redis.asyncio")

@@ -1,0 +1,99 @@
+"""A socket that is served past its queue hears the same, in the same order, as one that is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from django_sockets import open_hub
+from django_sockets.hub import Hub
+from django_sockets.lane import Lane
+
+TEXTS = [b"%d" % number for number in range(10)]
+
+
+class Direct:
+    """A subscriber with a lane to a client whose `send` waits, or fails, when told to."""
+
+    def __init__(self, hub: Hub, number: int) -> None:
+        self.heard: list[str] = []
+        self.failed: list[Exception] = []
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        self.error: BaseException | None = None
+        self.lane = Lane(
+            self.send, self.failed.append, max_items=9, max_bytes=999, congestion=hub.congestion
+        )
+
+    async def send(self, event: Any) -> None:
+        await self.let_go.wait()
+        if self.error is not None:
+            raise self.error
+        self.heard.append(event["text"])
+
+    def on_delivery(self, delivery: Any) -> None:
+        self.lane.put(delivery.event(), len(delivery.payload))
+
+    def on_gap(self, channels: Any, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+async def three(hub: Hub) -> list[Direct]:
+    sockets = [Direct(hub, number) for number in range(3)]
+    for socket in sockets:
+        await hub.add(socket, "room", direct=socket.lane)
+    return sockets
+
+
+async def test_one_that_has_to_wait_holds_nobody_up_and_hears_all_in_order() -> None:
+    async with open_hub("memory://direct-wait") as hub:
+        sockets = await three(hub)
+        sockets[1].let_go.clear()
+        for text in TEXTS:
+            await hub.publish("room", text, is_text=True)
+        await asyncio.sleep(0.05)
+        everything = [text.decode() for text in TEXTS]
+        assert [socket.heard for socket in sockets] == [everything, [], everything]
+        sockets[1].let_go.set()
+        await sockets[1].lane.run({"text": "last"})
+        assert sockets[1].heard == [*everything, "last"]
+        await hub.publish("room", b"again", is_text=True)
+        await asyncio.sleep(0.05)
+        assert {socket.heard[-1] for socket in sockets} == {"again"}
+
+
+async def test_one_that_fails_ends_alone() -> None:
+    async with open_hub("memory://direct-fail") as hub:
+        sockets = await three(hub)
+        sockets[0].error, sockets[1].error = OSError(), asyncio.CancelledError()
+        await hub.publish("room", b"1", is_text=True)
+        await asyncio.sleep(0.05)
+        sockets[1].error = None
+        await hub.publish("room", b"2", is_text=True)
+        await asyncio.sleep(0.05)
+        assert [socket.heard for socket in sockets] == [[], ["2"], ["1", "2"]]
+        assert [len(socket.failed) for socket in sockets] == [1, 0, 0]
+
+
+async def test_one_that_waits_and_is_closed_ends_alone() -> None:
+    async with open_hub("memory://direct-close") as hub:
+        sockets = await three(hub)
+        sockets[0].let_go.clear()
+        for text in (b"1", b"2"):
+            await hub.publish("room", text, is_text=True)
+        await asyncio.sleep(0.05)
+        sockets[0].lane.close()
+        sockets[0].let_go.set()
+        await hub.publish("room", b"3", is_text=True)
+        await asyncio.sleep(0.05)
+        assert [socket.heard for socket in sockets] == [[], ["1", "2", "3"], ["1", "2", "3"]]
+
+
+async def test_what_says_it_is_text_and_is_none_is_poison_to_nobody_else() -> None:
+    async with open_hub("memory://direct-poison") as hub:
+        sockets = await three(hub)
+        await hub.publish("room", b"\xff", is_text=True)
+        await hub.publish("room", b"fine", is_text=True)
+        await asyncio.sleep(0.05)
+        assert [socket.heard for socket in sockets] == [["fine"]] * 3
+        assert hub.stats()["poison"] == 1
