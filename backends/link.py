@@ -24,6 +24,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from ..errors import AuthError, ConnectError
 from ..url import BrokerURL
+from .intake import Intake, LinkLost
 from .within import within
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "LinkLost",
     "Opener",
     "ReplyError",
-    "StreamLink",
+    "ServerLink",
     "ask",
     "discard",
     "is_push",
@@ -53,7 +54,6 @@ def pack(command: tuple[bytes, ...]) -> bytes:
     return cast("bytes", hiredis.pack_command(cast("tuple[Any]", command)))
 
 
-READ_BYTES = 256 * 1024
 LARGE_BYTES = 64 * 1024
 """An unfinished reply of this size shows a link that is slow rather than dead."""
 
@@ -62,10 +62,6 @@ Connect = Callable[[int], Awaitable[AbstractConnection]]
 
 PRIMARY = "master"
 """The role of a server that takes writes, as ROLE calls it."""
-
-
-class LinkLost(Exception):
-    """The link is of no more use; `str()` says why."""
 
 
 class Identity(NamedTuple):
@@ -86,9 +82,15 @@ class Link(Protocol):
     identity: Identity
     protocol: int
     tls: ssl.SSLObject | None
-    received_bytes: int
-    partial_bytes: int
     held_seconds: float
+
+    @property
+    def received_bytes(self) -> int:
+        """Read so far."""
+
+    @property
+    def partial_bytes(self) -> int:
+        """Read of a reply that is not complete yet."""
 
     async def read(self) -> list[Any]:
         """The next 1..n replies. Raises LinkLost."""
@@ -100,54 +102,40 @@ class Link(Protocol):
         """Close at once; idempotent."""
 
 
-class StreamLink:
-    """A link over the streams that the driver opened.
+class ServerLink:
+    """A link over a connection that the driver has opened.
 
     Attributes:
         identity: see `Identity`.
         protocol: of RESP, 2 or 3.
         tls: the state of an encrypted connection.
-        received_bytes: read so far.
-        partial_bytes: read of a reply that is not complete yet.
         held_seconds: time in which nobody read because received messages were being handed on.
     """
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: int
     ) -> None:
-        self._reader = reader
+        self._intake = Intake()
+        self._intake.take_over(reader, writer)
         self._writer = writer
         self.protocol = protocol
         self.tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
-        self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self.identity = Identity()
-        self.received_bytes = 0
-        self.partial_bytes = 0
         self.held_seconds = 0.0
         _links.add(self)
 
+    @property
+    def received_bytes(self) -> int:
+        """Read so far."""
+        return self._intake.received_bytes
+
+    @property
+    def partial_bytes(self) -> int:
+        """Read of a reply that is not complete yet."""
+        return self._intake.partial_bytes
+
     async def read(self) -> list[Any]:
-        parser = self._parser
-        while True:
-            try:
-                data = await self._reader.read(READ_BYTES)
-            except OSError as exc:
-                raise LinkLost(f"connection lost: {exc}") from exc
-            if not data:
-                raise LinkLost("connection closed by the server")
-            size = len(data)
-            self.received_bytes += size
-            replies = []
-            try:
-                parser.feed(data)
-                while (reply := parser.gets()) is not _INCOMPLETE:
-                    replies.append(reply)
-            except hiredis.ProtocolError as exc:
-                raise LinkLost(f"not a reply of a Redis or Valkey server: {exc}") from exc
-            if replies:
-                self.partial_bytes = 0
-                return replies
-            self.partial_bytes += size
+        return await self._intake.read()
 
     def write(self, data: bytes) -> None:
         if self._writer.is_closing():
@@ -170,8 +158,7 @@ class StreamLink:
             os.close(nowhere)
 
 
-_INCOMPLETE = object()
-_links: weakref.WeakSet[StreamLink] = weakref.WeakSet()
+_links: weakref.WeakSet[ServerLink] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
@@ -296,7 +283,7 @@ def read_identity(replies: Sequence[Any]) -> Identity:
     )
 
 
-async def _shake_hands(connect: Connect) -> StreamLink:
+async def _shake_hands(connect: Connect) -> ServerLink:
     try:
         return await _connected(await connect(3), 3)
     except driver.ResponseError as exc:
@@ -305,7 +292,7 @@ async def _shake_hands(connect: Connect) -> StreamLink:
         return await _connected(await connect(2), 2)
 
 
-async def _connected(connection: AbstractConnection, protocol: int) -> StreamLink:
+async def _connected(connection: AbstractConnection, protocol: int) -> ServerLink:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException as exc:
@@ -320,7 +307,7 @@ async def _connected(connection: AbstractConnection, protocol: int) -> StreamLin
     reader, writer = connection._reader, connection._writer
     # The driver's connection must not close, on its own end, what is ours from here.
     connection._reader = connection._writer = None
-    return StreamLink(
+    return ServerLink(
         cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer), protocol
     )
 

@@ -78,6 +78,7 @@ class Pipeline:
         self._flush_due = False
         self._abort_reason = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._patience_seconds = url.options.publish_timeout_seconds
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
@@ -113,7 +114,7 @@ class Pipeline:
     def _enqueue(self, packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
         loop = asyncio.get_running_loop()
         size = sum(map(len, packed))
-        seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
+        seconds = self._patience_seconds + size / SLOWEST_BYTES_PER_SECOND
         request = _Request(packed, size, loop.create_future(), loop.time() + seconds)
         self._queued.append(request)
         if self._timer is not None and request.deadline < self._timer.when():
@@ -252,7 +253,7 @@ class Pipeline:
             return
         if self._written:
             # Its reader fails what was written; what is queued goes on.
-            self.reset(f"no reply within {self._url.options.publish_timeout_seconds:g} s")
+            self.reset(f"no reply within {self._patience_seconds:g} s")
         while self._queued and self._queued[0].deadline <= loop.time():
             self._queued.popleft().fail(NotSent("no connection to the server in time"))
         if self._queued:

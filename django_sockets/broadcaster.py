@@ -59,8 +59,12 @@ class Broadcaster(ChannelNames):
         return self._calls_of(loop)
 
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
-        timeout_seconds = self._config.settings.sync_call_timeout_seconds
-        return self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
+        calls = self._calls_on.get(loop)
+        if calls is None:
+            timeout_seconds = self._config.settings.sync_call_timeout_seconds
+            # Another thread may have come first.
+            calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
+        return calls
 
     async def async_subscribe(self, channel: Any) -> None:
         """See `subscribe`. What arrives waits for `async_receive_broadcast`."""

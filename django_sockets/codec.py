@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from .conf import lazy_text
 from .errors import EncodeError
 
@@ -73,8 +75,10 @@ def decode_json(text: str | bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
-class Delivery:
+class Delivery(msgspec.Struct, gc=False, eq=False):
     """One broadcast as received by this process, shared by all its local subscribers.
+
+    A `Struct` is made in a third of the time of a class with `__init__`.
 
     Attributes:
         channel: where it was published.
@@ -83,18 +87,13 @@ class Delivery:
         origin: id of the socket that must not get it back, or None.
     """
 
-    __slots__ = ("_data", "_event", "_foreign", "channel", "is_text", "origin", "payload")
-
-    def __init__(
-        self, channel: str, payload: bytes, is_text: bool, origin: bytes | None = None
-    ) -> None:
-        self.channel = channel
-        self.payload = payload
-        self.is_text = is_text
-        self.origin = origin
-        self._event: dict[str, Any] | None = None
-        self._data: Any = _MISSING
-        self._foreign: dict[object, dict[str, Any]] | None = None
+    channel: str
+    payload: bytes
+    is_text: bool
+    origin: bytes | None = None
+    _event: dict[str, Any] | None = None
+    _data: Any = msgspec.UNSET
+    _foreign: dict[object, dict[str, Any]] | None = None
 
     def event(self) -> dict[str, Any]:
         """The ASGI `websocket.send` event; the same object for every socket, so never change it."""
@@ -109,7 +108,7 @@ class Delivery:
 
     def data(self) -> Any:
         """The decoded data; one object for every socket of the process, so never change it."""
-        if self._data is _MISSING:
+        if self._data is msgspec.UNSET:
             self._data = decode_json(self.payload) if self.is_text else self.payload
         return self._data
 
@@ -131,9 +130,6 @@ def send_event(encoded: Any, is_bytes: bool = False) -> dict[str, Any]:
     if isinstance(encoded, str):
         return {"type": "websocket.send", "text": encoded}
     return {"type": "websocket.send", "bytes": bytes(encoded)}
-
-
-_MISSING: Any = object()
 
 
 def _refuse_constant(name: str) -> None:

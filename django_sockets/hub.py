@@ -13,7 +13,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from .broker import check_channel
 from .codec import Delivery
@@ -66,18 +66,29 @@ class Subscriber(Protocol):
         """Messages on these channels may be missing before the next delivery."""
 
 
+Audience: TypeAlias = tuple[tuple[Subscriber, "Lane | None"], ...]
+
+DELIVER = Chain.DELIVER
+
 taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
 """For tests: called with the channels, payload and `is_text` of every publish of the process,
 before it is made; each returns the channels that it shall still go to."""
 
 
 class _Topic:
-    __slots__ = ("chain", "subscribers")
+    """Who is on a channel.
+
+    Attributes:
+        subscribers: in the order they came, which is the one in which they hear a message; and
+            where it may go without asking them.
+        audience: the same, for as long as nobody comes or goes; None until it is needed.
+    """
+
+    __slots__ = ("audience", "chain", "subscribers")
 
     def __init__(self) -> None:
-        # In the order they came, which is the one in which they hear a message; and where it may go
-        # without asking them.
         self.subscribers: dict[Subscriber, Lane | None] = {}
+        self.audience: Audience | None = None
         self.chain = Chain()
 
 
@@ -87,17 +98,17 @@ class _Round:
     Attributes:
         messages: those that are still to come.
         delivery: the present one.
-        subscribers: who is still to get it.
-        lane: whose `handle` is awaited.
+        audience: who is still to get it.
+        lane: whose `send` is awaited.
         done: nothing is left.
     """
 
-    __slots__ = ("delivery", "done", "lane", "messages", "subscribers")
+    __slots__ = ("audience", "delivery", "done", "lane", "messages")
 
     def __init__(self, batch: Sequence[tuple[str, bytes]]) -> None:
         self.messages = iter(batch)
         self.delivery = _NOTHING
-        self.subscribers: Iterator[tuple[Subscriber, Lane | None]] = iter(())
+        self.audience: Iterator[tuple[Subscriber, Lane | None]] = iter(())
         self.lane: Lane | None = None
         self.done = False
 
@@ -194,6 +205,8 @@ class Hub:
         most = self._max_channel_bytes
         if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
             return [check_channel(channels, most)]
+        if isinstance(channels, list) and len(channels) == 1:  # By far the most calls.
+            return [check_channel(channels[0], most)]
         return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
 
     # Subscribing
@@ -258,6 +271,7 @@ class Hub:
             if topic is None:
                 topic = self._topics[name] = _Topic()
             topic.subscribers[subscriber] = direct
+            topic.audience = None
             owned.add(name)
         try:
             await self._broker.subscribe(names)
@@ -274,6 +288,7 @@ class Hub:
             owned.discard(name)
             topic = self._topics[name]
             del topic.subscribers[subscriber]
+            topic.audience = None
             if not topic.subscribers:
                 del self._topics[name]
                 empty.append(name)
@@ -308,13 +323,12 @@ class Hub:
 
         In the last case the round is no longer its own when it comes back.
         """
-        congestion = self.congestion
+        topics, congestion = self._topics, self.congestion
         while True:
             delivery = round_.delivery
-            for_all = delivery.origin is None
             event = None
-            for subscriber, lane in round_.subscribers:
-                if lane is None or not lane.idle or not lane.direct or not for_all:
+            for subscriber, lane in round_.audience:
+                if lane is None or not lane.idle or not lane.direct or delivery.origin is not None:
                     try:
                         subscriber.on_delivery(delivery)
                     except Exception:
@@ -346,39 +360,41 @@ class Hub:
                 lane.idle = True
                 if lane.mailbox:
                     lane.rest()
-            if congestion or not self._next(round_):
+            if congestion:
                 return
-
-    def _next(self, round_: _Round) -> bool:
-        """Make a round's next message the present one; False at its end."""
-        topics = self._topics
-        for channel, message in round_.messages:
-            topic = topics.get(channel)
-            if topic is None:
-                continue
-            try:
-                publisher, counter, previous, is_text, origin, payload = fields_of(message)
-            except NotOurs:
-                self.poison(channel)
-                continue
-            except NewerVersion:
-                self._gap([channel], VERSION)
-                continue
-            verdict = topic.chain.take(publisher, counter, previous)
-            if verdict != Chain.DELIVER:
-                if verdict == Chain.GAP:
-                    self._gap([channel], MISSED)
-                else:
-                    self._counters["dropped_late"] += 1
-                    if verdict == Chain.LATE:
-                        self._gap([channel], LATE)
+            for channel, message in round_.messages:
+                topic = topics.get(channel)
+                if topic is None:
                     continue
-            subscribers = topic.subscribers
-            self._delivered += len(subscribers)
+                try:
+                    publisher, counter, previous, is_text, origin, payload = fields_of(message)
+                except NotOurs:
+                    self.poison(channel)
+                    continue
+                except NewerVersion:
+                    self._gap([channel], VERSION)
+                    continue
+                verdict = topic.chain.take(publisher, counter, previous)
+                if verdict == DELIVER or self._is_news(channel, verdict):
+                    break
+            else:
+                round_.done = True
+                return
+            audience = topic.audience
+            if audience is None:
+                audience = topic.audience = tuple(topic.subscribers.items())
+            self._delivered += len(audience)
             round_.delivery = Delivery(channel, payload, is_text, origin)
-            round_.subscribers = iter(tuple(subscribers.items()))
+            round_.audience = iter(audience)
+
+    def _is_news(self, channel: str, verdict: int) -> bool:
+        """Signal what a message's place in its chain tells; whether it is to be delivered."""
+        if verdict == Chain.GAP:
+            self._gap([channel], MISSED)
             return True
-        round_.done = True
+        self._counters["dropped_late"] += 1
+        if verdict == Chain.LATE:
+            self._gap([channel], LATE)
         return False
 
     def lost(self, channels: Sequence[str], reason: str) -> None:

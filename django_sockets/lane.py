@@ -93,6 +93,8 @@ class Lane:
     def put(self, item: Any, size_bytes: int) -> bool:
         """Queue an item without waiting; False if the lane is full and its consumer slow."""
         if self._closed:
+            if self._dropped is not None:
+                self._dropped([item])
             return True  # Nobody is there any more to miss it.
         if not self.mailbox.put((item, None), size_bytes):
             return False

@@ -165,6 +165,10 @@ async def publish(
     Raises:
         ChannelError, PayloadTooLarge, PublishError: see `Hub.publish`.
     """
+    hub = existing_hub(asyncio.get_running_loop(), config)
+    if hub is not None:  # As below, without two more coroutines: there may be thousands of calls.
+        await hub.publish(channels, payload, is_text=is_text, origin=origin)
+        return
     await through_hub(
         config, lambda hub: hub.publish(channels, payload, is_text=is_text, origin=origin)
     )
