@@ -139,7 +139,7 @@ def load_config(source: Source | None = None) -> Config:
     if isinstance(source, Config):
         return source
     if isinstance(source, (str, BrokerURL)):
-        return Config(_host_url(source))
+        return _of_url(source)
     if isinstance(source, Mapping):
         return _from_dict(source)
     if isinstance(source, (list, tuple)):
@@ -150,7 +150,15 @@ def load_config(source: Source | None = None) -> Config:
     )
 
 
+@functools.lru_cache(maxsize=128)
+def _of_url(source: str | BrokerURL) -> Config:
+    # Each connection asks, and one object for all of them is the quickest to be found by.
+    return Config(_host_url(source))
+
+
 _overrides: list[Config] = []
+_configured: list[tuple[object, Config]] = []
+"""Django's setting as last seen, and what was made of it."""
 
 
 def default_config() -> Config:
@@ -168,7 +176,9 @@ def default_config_and_origin() -> tuple[Config, str]:
         return _overrides[-1], "override"
     configured = getattr(_django_settings(), DJANGO_SETTING, None)
     if configured is not None:
-        return load_config(configured), "setting"
+        if not _configured or _configured[0][0] is not configured:
+            _configured[:] = [(configured, load_config(configured))]
+        return _configured[0][1], "setting"
     url = os.environ.get(ENVIRONMENT_VARIABLE)
     return load_config(url or DEFAULT_URL), "environment" if url else "default"
 

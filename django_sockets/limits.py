@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import ConfigurationError
 
-__all__ = ["TokenBucket", "check_limits"]
+__all__ = ["LIMITS", "TokenBucket", "check_limits"]
 
 
 class TokenBucket:
@@ -38,7 +38,7 @@ class TokenBucket:
         return True
 
 
-LIMITS = {  # name: whether None turns it off
+LIMITS = {
     "outbox_messages": False,
     "outbox_bytes": False,
     "max_message_bytes": False,
@@ -48,6 +48,7 @@ LIMITS = {  # name: whether None turns it off
     "rate_limit_per_second": True,
     "rate_limit_burst": True,
 }
+"""Names of attributes of a socket class, and whether None turns the limit off."""
 
 
 def check_limits(owner: Any) -> None:

@@ -22,7 +22,7 @@ from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
-from .limits import TokenBucket, check_limits
+from .limits import LIMITS, TokenBucket, check_limits
 from .log import LogThrottle
 from .mailbox import Congestion
 from .outbox import Outbox
@@ -153,7 +153,8 @@ class BaseSocketServer(SocketChannels):
             if value is not None:
                 setattr(self, name, value)
         self.configure()
-        check_limits(self)
+        if not LIMITS.keys().isdisjoint(vars(self)):  # The class was checked when it was made.
+            check_limits(self)
         source = self.config
         if source is None and self.hosts is not None:
             source = {"hosts": self.hosts}
@@ -320,7 +321,10 @@ class BaseSocketServer(SocketChannels):
             return
         guests.add(self)
         try:
-            status = await self._in_time(self._admit())
+            if self.tags or type(self).authorize is not BaseSocketServer.authorize:
+                status = await self._in_time(self._admit())
+            else:
+                status = await self._admit()  # Nothing in it waits.
             if self._closing and is_draining():
                 status = UNAVAILABLE
             if status is not None or self._closing:
@@ -364,19 +368,21 @@ class BaseSocketServer(SocketChannels):
             worker_pool(self._config.settings).keep_spare()
             self._finished = loop.create_future()
             at_exit(self._at_exit)
-        if self._crowd is None:
+        if self.tags and self._crowd is None:
             self._spawn(self._join())
         self._start_delivery()
         self._frames.heard_at = loop.time()
         self._watch_idle()
         reader = loop.create_task(self._read())
         try:
-            await asyncio.wait([self._ended])
+            await self._ended
         finally:
             reader.cancel()
             self._end(GOING_AWAY)
+            # The server may have cancelled this task, and with it what it waited for.
+            code = GOING_AWAY if self._ended.cancelled() else self._ended.result()
             try:
-                await self._finish(self._ended.result())
+                await self._finish(code)
             finally:
                 if self._finished is not None:
                     self._finished.set_result(None)
