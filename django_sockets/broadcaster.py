@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,9 +39,7 @@ class Broadcaster(ChannelNames):
     ) -> None:
         self._config = load_config(config if hosts is None else {"hosts": hosts})
         self._home: Calls | None = None
-        self._calls_on: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Calls] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._calls_on: dict[asyncio.AbstractEventLoop, Calls] = {}
         self._queue: EventQueue | None = None
         self._pid = os.getpid()
 
@@ -54,6 +51,9 @@ class Broadcaster(ChannelNames):
         if self._home is not None:
             return self._home
         loop = running_loop()
+        known = self._calls_on.get(loop) if loop is not None else None
+        if known is not None:
+            return known
         if loop is None or existing_hub(loop, self._config) is None:
             loop = background_loop()
         return self._calls_of(loop)
@@ -61,6 +61,8 @@ class Broadcaster(ChannelNames):
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
         calls = self._calls_on.get(loop)
         if calls is None:
+            for closed in [other for other in tuple(self._calls_on) if other.is_closed()]:
+                self._calls_on.pop(closed, None)
             timeout_seconds = self._config.settings.sync_call_timeout_seconds
             # Another thread may have come first.
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
