@@ -11,6 +11,8 @@ import pytest
 
 from django_sockets import ConfigurationError
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.conf import load_config
+from django_sockets.envelope import Publisher
 from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from sockets.stuck import Reluctant
@@ -46,8 +48,6 @@ GAP = {"gap": ["room"], "reason": "overflow"}
 
 
 def stats_of(kind: type[BaseSocketServer]) -> dict[str, int]:
-    from django_sockets.conf import load_config
-
     return shared_hub(load_config(kind.config)).stats()
 
 
@@ -165,3 +165,37 @@ def test_a_misspelt_policy_is_refused_where_it_is_written() -> None:
 
         class Wrong(BaseSocketServer):
             overflow = "drop_oldset"
+
+
+async def test_what_a_client_did_not_get_because_it_left_is_counted() -> None:
+    """The connection breaks in the middle of a batch: the books balance to the message."""
+
+    class Member(Plain):
+        config = "memory://left"
+
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "websocket.connect"})
+    joined = asyncio.Event()
+    taken = []
+
+    async def send(event: Any) -> None:
+        if len(taken) == 5:
+            raise OSError
+        taken.append(event)
+        if event.get("text") == '"joined"':
+            joined.set()
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    serving = asyncio.create_task(Member.as_asgi(scope, incoming.get, send))
+    await joined.wait()
+    hub = shared_hub(load_config(Member.config))
+    publisher = Publisher()
+    await hub.deliver(
+        [("room", publisher.headers(["room"], True)[0] + b"%d" % number) for number in range(COUNT)]
+    )
+    await serving
+    stats = hub.stats()
+    assert stats["delivered"] == COUNT
+    sent = len(taken) - 2  # After the accept and the greeting.
+    assert sent == 3
+    assert stats["discarded"] == COUNT - sent
