@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from .channels import ChannelNames
 from .conf import Source, load_config
 from .errors import CallError
 from .events import EventQueue, Gap
+from .loops import forget_closed
 from .runtime import background_loop, existing_hub, shared_hub
 
 __all__ = ["Broadcaster"]
@@ -40,9 +40,7 @@ class Broadcaster(ChannelNames):
     ) -> None:
         self._config = load_config(config if hosts is None else {"hosts": hosts})
         self._home: Calls | None = None
-        self._calls_on: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Calls] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._calls_on: dict[asyncio.AbstractEventLoop, Calls] = {}
         self._queue: EventQueue | None = None
         self._pid = os.getpid()
 
@@ -59,8 +57,12 @@ class Broadcaster(ChannelNames):
         return self._calls_of(loop)
 
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
-        timeout_seconds = self._config.settings.sync_call_timeout_seconds
-        return self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
+        calls = self._calls_on.get(loop)
+        if calls is None:
+            forget_closed(self._calls_on)
+            timeout_seconds = self._config.settings.sync_call_timeout_seconds
+            calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
+        return calls
 
     async def async_subscribe(self, channel: Any) -> None:
         """See `subscribe`. What arrives waits for `async_receive_broadcast`."""

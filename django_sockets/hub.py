@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
@@ -23,6 +22,7 @@ from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
 from .log import LogThrottle
+from .loops import forget_closed
 from .mailbox import Congestion
 from .registry import open_broker
 
@@ -375,7 +375,7 @@ class Hub:
         await self.aclose()
 
 
-_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Hub]] = weakref.WeakKeyDictionary()
+_hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
 
 
 def open_hub(source: Source | None = None) -> Hub:
@@ -392,6 +392,7 @@ def open_hub(source: Source | None = None) -> Hub:
         RuntimeError: no event loop is running.
     """
     hub = Hub(load_config(source))
+    forget_closed(_hubs)
     _hubs.setdefault(hub.loop, []).append(hub)
     return hub
 
