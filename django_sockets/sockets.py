@@ -373,13 +373,21 @@ class BaseSocketServer(SocketChannels):
         finally:
             reader.cancel()
             self._end(GOING_AWAY)
-            try:
-                await self._finish(self._ended.result())
-            finally:
-                self._finished.set()
-                not_at_exit(self._at_exit)
+            # In a task of its own: a server that loses patience with it now cancels only us.
+            finishing = loop.create_task(self._finish(self._ended.result()))
+            self._tasks.add(finishing)
+            finishing.add_done_callback(self._tasks.discard)
+            await asyncio.wait([finishing])
+            finishing.result()
 
     async def _finish(self, code: int) -> None:
+        try:
+            await self._conclude(code)
+        finally:
+            self._finished.set()
+            not_at_exit(self._at_exit)
+
+    async def _conclude(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
         self._leave()
