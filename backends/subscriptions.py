@@ -53,12 +53,12 @@ class _Call:
 
     __slots__ = ("future", "missing")
 
-    def __init__(self, missing: int) -> None:
-        self.missing = missing
+    def __init__(self, missing: Iterable[str]) -> None:
+        self.missing = set(missing)
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def acknowledge(self) -> None:
-        self.missing -= 1
+    def acknowledge(self, channel: str) -> None:
+        self.missing.discard(channel)
         if not self.missing and not self.future.done():
             self.future.set_result(None)
 
@@ -74,6 +74,7 @@ class _Channel:
         granted: the server has acknowledged it and not lost it since.
         kept: a subscribe call for it has returned, so a failed one does not end it.
         lost: why a granted subscription was lost, until it is granted again.
+        calls: those for it that have not returned yet; they may have been acknowledged.
     """
 
     __slots__ = ("calls", "granted", "kept", "lost", "name", "place")
@@ -136,39 +137,44 @@ class Subscriptions:
             state.kept = True
 
     async def _wait(self, channels: Sequence[str], waiting: list[str]) -> None:
-        call = _Call(len(waiting))
-        for channel in waiting:
+        call = _Call(waiting)
+        for channel in channels:
+            # Also for those that are granted: the call that asked for them may yet be cancelled.
             self._channels[channel].calls.append(call)
         seconds = self._url.options.subscribe_timeout_seconds
         try:
             await within(seconds, call.future)
         except asyncio.TimeoutError:
             trouble = self._trouble(waiting)
-            self._withdraw(call, waiting)
+            self._withdraw(call, channels)
             problem = f"no acknowledgement within {seconds:g} s"
             if trouble is not None:
                 problem += f": {trouble.problem}"
             raise SubscribeError(self._url, problem, channels=channels) from trouble
         except ConnectError as exc:
-            self._withdraw(call, waiting)
+            self._withdraw(call, channels)
             raise SubscribeError(self._url, exc.problem, channels=channels) from exc
         except _Refused as exc:
-            self._withdraw(call, waiting)
+            self._withdraw(call, channels)
             problem = f"the server refused the subscription: {exc}"
             raise SubscribeError(self._url, problem, channels=channels) from None
         except BaseException:
-            self._withdraw(call, waiting)
+            self._withdraw(call, channels)
             raise
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is not None and call in state.calls:
+                state.calls.remove(call)
 
     def _trouble(self, channels: Sequence[str]) -> ConnectError | None:
         """Why one of these channels has no link, if that is so."""
         states = [self._channels[name] for name in channels if name in self._channels]
         return next((s.place.trouble for s in states if s.place.trouble is not None), None)
 
-    def _withdraw(self, call: _Call, waiting: Sequence[str]) -> None:
+    def _withdraw(self, call: _Call, channels: Sequence[str]) -> None:
         """A call ended without success: nobody wants what only it asked for."""
         orphans = []
-        for channel in waiting:
+        for channel in channels:
             state = self._channels.get(channel)
             if state is not None:
                 if call in state.calls:
@@ -184,7 +190,7 @@ class Subscriptions:
             if state is not None:
                 state.place.unwant(state.name)
                 for call in state.calls:
-                    call.acknowledge()  # Superseded: this later call has its way.
+                    call.acknowledge(channel)  # Superseded: this later call has its way.
 
     async def aclose(self) -> None:
         """Calls that wait raise BrokerClosed, and so do later ones."""
@@ -217,9 +223,8 @@ class Subscriptions:
         if state is None:
             return None
         state.granted = True
-        calls, state.calls = state.calls, []
-        for call in calls:
-            call.acknowledge()
+        for call in state.calls:
+            call.acknowledge(channel)
         lost, state.lost = state.lost, None
         return lost
 
@@ -269,6 +274,5 @@ class Subscriptions:
         for channel in channels:
             state = self._channels.get(channel)
             if state is not None:
-                calls, state.calls = state.calls, []
-                for call in calls:
+                for call in state.calls:
                     call.fail(error)

@@ -12,6 +12,7 @@ from .channels import ChannelNames
 from .conf import Source, load_config
 from .errors import CallError
 from .events import EventQueue, Gap
+from .loops import forget_closed
 from .runtime import background_loop, existing_hub, shared_hub
 
 __all__ = ["Broadcaster"]
@@ -22,7 +23,8 @@ class Broadcaster(ChannelNames):
 
     Everything it publishes goes through the running event loop's own connection where there is one
     (a server with sockets), else through the library's background loop, which the whole process
-    shares. It may be kept for good, also across a fork, and used from any thread.
+    shares. It may be kept for good, also across a fork, and used from any thread. Its subscriptions
+    end with the loop, or the process, in which they were made; it can subscribe again.
 
     Args:
         config: a URL or a dict; None for Django's setting, the environment, or memory://.
@@ -45,9 +47,7 @@ class Broadcaster(ChannelNames):
 
     @property
     def _calls(self) -> Calls:
-        if self._pid != os.getpid():  # A fork has left the other loops and subscriptions behind.
-            self._pid, self._home, self._queue = os.getpid(), None, None
-            self._calls_on.clear()
+        self._leave_what_ended()
         if self._home is not None:
             return self._home
         loop = running_loop()
@@ -58,11 +58,18 @@ class Broadcaster(ChannelNames):
             loop = background_loop()
         return self._calls_of(loop)
 
+    def _leave_what_ended(self) -> None:
+        """A fork has left other loops and subscriptions behind, the end of a loop those on it."""
+        if self._pid != os.getpid():
+            self._pid, self._home, self._queue = os.getpid(), None, None
+            self._calls_on.clear()
+        elif self._home is not None and self._home.home.is_closed():
+            self._home = self._queue = None
+
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
         calls = self._calls_on.get(loop)
         if calls is None:
-            for closed in [other for other in tuple(self._calls_on) if other.is_closed()]:
-                self._calls_on.pop(closed, None)
+            forget_closed(self._calls_on)
             timeout_seconds = self._config.settings.sync_call_timeout_seconds
             # Another thread may have come first.
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
@@ -70,6 +77,7 @@ class Broadcaster(ChannelNames):
 
     async def async_subscribe(self, channel: Any) -> None:
         """See `subscribe`. What arrives waits for `async_receive_broadcast`."""
+        self._leave_what_ended()
         if self._home is None:
             # What is received belongs to the loop that asked for it first.
             self._home = self._calls_of(asyncio.get_running_loop())
@@ -96,6 +104,7 @@ class Broadcaster(ChannelNames):
         Raises:
             CallError: nothing is subscribed.
         """
+        self._leave_what_ended()
         queue = self._queue
         if queue is None:
             raise CallError("subscribe to a channel before waiting for broadcasts")
@@ -112,6 +121,7 @@ class Broadcaster(ChannelNames):
 
     async def aclose(self) -> None:
         """Drop all subscriptions; the broadcaster can still publish."""
+        self._leave_what_ended()
         queue = self._queue
         if queue is not None and self._home is not None:
             self._queue = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeAlias
@@ -25,6 +24,7 @@ from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
 from .lane import Lane
 from .log import LogThrottle
+from .loops import forget_closed
 from .mailbox import Congestion
 from .registry import open_broker
 
@@ -133,6 +133,8 @@ class Hub:
         self._options = config.url.options
         self._topics: dict[str, _Topic] = {}
         self._channels_of: dict[Subscriber, set[str]] = {}
+        # The calls that wait for channels which none of the subscriber's calls has got yet.
+        self._joining: dict[tuple[Subscriber, str], set[object]] = {}
         self._publisher = Publisher()
         self._counters: Counter[str] = Counter()
         self._delivered = 0
@@ -265,19 +267,35 @@ class Hub:
         if self._closed:
             raise BrokerClosed(self.config.url)
         owned = self._channels_of.setdefault(subscriber, set())
-        new = [name for name in names if name not in owned]
-        for name in new:
+        joining, call = self._joining, object()
+        for name in names:
+            if name in owned:
+                if (subscriber, name) in joining:
+                    joining[subscriber, name].add(call)
+                continue
             topic = self._topics.get(name)
             if topic is None:
                 topic = self._topics[name] = _Topic()
             topic.subscribers[subscriber] = direct
             topic.audience = None
             owned.add(name)
+            joining[subscriber, name] = {call}
         try:
             await self._broker.subscribe(names)
         except BaseException:
-            await self.remove(subscriber, new)
+            # Not what another call of the subscriber's has got, or still waits for.
+            gone = []
+            for name in names:
+                calls = joining.get((subscriber, name), set())
+                if call in calls:
+                    calls.remove(call)
+                    if not calls:
+                        gone.append(name)
+            await self.remove(subscriber, gone)
             raise
+        for name in names:
+            if call in joining.get((subscriber, name), ()):
+                del joining[subscriber, name]
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Take a subscriber off some channels, or off all; it hears nothing more from now on."""
@@ -286,6 +304,7 @@ class Hub:
         empty = []
         for name in gone:
             owned.discard(name)
+            self._joining.pop((subscriber, name), None)
             topic = self._topics[name]
             del topic.subscribers[subscriber]
             topic.audience = None
@@ -489,7 +508,7 @@ class Hub:
         await self.aclose()
 
 
-_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Hub]] = weakref.WeakKeyDictionary()
+_hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
 
 
 def open_hub(source: Source | None = None) -> Hub:
@@ -506,6 +525,7 @@ def open_hub(source: Source | None = None) -> Hub:
         RuntimeError: no event loop is running.
     """
     hub = Hub(load_config(source))
+    forget_closed(_hubs)
     _hubs.setdefault(hub.loop, []).append(hub)
     return hub
 

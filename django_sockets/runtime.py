@@ -18,6 +18,7 @@ from typing import Any
 
 from .conf import Config, Settings
 from .hub import Hub, hub_on
+from .loops import forget_closed
 from .workers import WorkerPool
 
 __all__ = [
@@ -69,9 +70,7 @@ class _Runtime:
         self.loop: BackgroundLoop | None = None
         self.thread: threading.Thread | None = None
         self.pool: WorkerPool | None = None
-        self.hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Config, Hub]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.hubs: dict[asyncio.AbstractEventLoop, dict[Config, Hub]] = {}
         self.draining: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self.exit_calls: set[Callable[[], Awaitable[None]]] = set()
         self.unfinished: set[concurrent.futures.Future[Any]] = set()
@@ -115,8 +114,11 @@ def worker_pool(settings: Settings) -> WorkerPool:
 
 def shared_hub(config: Config) -> Hub:
     """The hub that the running loop's sockets share; opened on first use, closed with the loop."""
+    loop = asyncio.get_running_loop()
     with _runtime.lock:
-        hubs = _runtime.hubs.setdefault(asyncio.get_running_loop(), {})
+        if loop not in _runtime.hubs:
+            forget_closed(_runtime.hubs)
+        hubs = _runtime.hubs.setdefault(loop, {})
     hub = hubs.get(config)
     if hub is None or hub.closed:
         hub = hubs[config] = Hub(config)

@@ -381,14 +381,22 @@ class BaseSocketServer(SocketChannels):
             self._end(GOING_AWAY)
             # The server may have cancelled this task, and with it what it waited for.
             code = GOING_AWAY if self._ended.cancelled() else self._ended.result()
-            try:
-                await self._finish(code)
-            finally:
-                if self._finished is not None:
-                    self._finished.set_result(None)
-                not_at_exit(self._at_exit)
+            # In a task of its own: a server that loses patience with it now cancels only us.
+            finishing = loop.create_task(self._finish(code))
+            self._tasks.add(finishing)
+            finishing.add_done_callback(self._tasks.discard)
+            await asyncio.wait([finishing])
+            finishing.result()
 
     async def _finish(self, code: int) -> None:
+        try:
+            await self._conclude(code)
+        finally:
+            if self._finished is not None:
+                self._finished.set_result(None)
+            not_at_exit(self._at_exit)
+
+    async def _conclude(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
         self._leave()

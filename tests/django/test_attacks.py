@@ -239,6 +239,7 @@ FRAMES: dict[str, tuple[str | bytes, int | None]] = {
     "half a character": (b'"\xe2\x82"', 1007),
     "NaN": ("NaN", 1007),
     "Infinity": ('{"a": -Infinity}', 1007),
+    "infinite once it is read": ('{"a": 1e999}', 1007),
     "no JSON": ("hello", 1007),
     "empty": ("", 1007),
     "NUL": ("\x00", 1007),

@@ -273,7 +273,7 @@ async def test_a_class_may_answer_errors_and_go_on(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(
-    "frame", ["{", "NaN", "[1,", "", "[" * 100_000, b"\xff\xfe\xfd", "Infinity"]
+    "frame", ["{", "NaN", "[1,", "", "[" * 100_000, b"\xff\xfe\xfd", "Infinity", "[1e999]"]
 )
 async def test_a_frame_that_is_not_json_closes_with_1007(frame: str | bytes) -> None:
     async with SocketClient(Recorder.as_asgi) as client:

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import json
+import math
 import uuid
 from typing import Any
 
@@ -181,6 +182,31 @@ def test_bytes_are_a_binary_frame(data: Any) -> None:
 def test_what_is_not_json_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match=r"Expecting|not JSON|decode|nested"):
         decode_json(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999", "[-1e999]", '{"a": [1.0, 1E+309]}', b"1.8e308", "9" * 400 + ".0"]
+)
+def test_a_number_that_would_become_infinite_is_refused(text: Any) -> None:
+    """Decoded, it is no JSON any more: whoever answers with it would fail instead of the client."""
+    with pytest.raises(ValueError, match="too large"):
+        decode_json(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(16, 40))
+def test_every_finite_number_is_read_as_python_reads_it(number: float, digits: int) -> None:
+    for text in (repr(number), f"{number:.{digits}e}", f"{number:.{digits}f}"):
+        read = decode_json(text)
+        assert type(read) is float
+        assert (read, math.copysign(1, read)) == (float(text), math.copysign(1, number))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.7976931348623157e308", "5e-324", "1e-999", "-0.0", "0e999", "1" + "0" * 400 + "e-390"],
+)
+def test_numbers_at_the_edges_are_numbers(text: str) -> None:
+    assert decode_json(f"[{text}]") == [float(text)]
 
 
 def test_a_delivery_is_made_into_a_frame_and_decoded_once_for_all_sockets() -> None:
