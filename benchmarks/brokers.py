@@ -39,6 +39,13 @@ class Broker:
         """How many connections there are."""
         return count_connections(self.nodes)
 
+    def rooms(self, prefix: str) -> int:
+        """How many rooms with such names have somebody in them."""
+        pattern = f"*{prefix}*"
+        subscribed = self.nodes[0].execute("PUBSUB", "CHANNELS", pattern)
+        # The core layer of channels_redis subscribes to nothing: it keeps its groups in keys.
+        return len(subscribed) + len(self.nodes[0].execute("KEYS", pattern))
+
     def kill_subscribers(self) -> int:
         """Cut every subscribed connection; returns how many there were."""
         killed: int = self.nodes[0].execute("CLIENT", "KILL", "TYPE", "pubsub")

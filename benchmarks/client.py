@@ -1,8 +1,9 @@
 """A light websocket client: many connections on one selector, frames counted and not decoded.
 
 Run as a process of its own. The first line on stdin is JSON, `{"port", "paths", "greets"}`: one
-socket for each path; it answers "joined <seconds>" once every socket has its greeting or, without
-`greets`, its handshake. Then each line is a wish, answered when so many frames have come:
+socket for each path; it answers "joined <from> <to>", by perf_counter, once every socket has its
+greeting or, without `greets`, its handshake. Then each line is a wish, answered when so many
+frames have come:
 
     count <frames>    "heard <perf_counter>"
     time <frames>     "microseconds <p50> <p99> <max>" since the time written in each frame
@@ -158,7 +159,7 @@ def serve() -> None:
     wanted = json.loads(sys.stdin.readline())
     started = time.perf_counter()
     crowd.join(wanted["port"], wanted["paths"], wanted["greets"])
-    print("joined", time.perf_counter() - started, flush=True)
+    print("joined", started, time.perf_counter(), flush=True)
     for line in sys.stdin:
         wish, number = line.split()
         if wish == "count":

@@ -122,11 +122,10 @@ class NodePeer(Peer):
         return self._home / "node_modules"
 
 
-def _channels(name: str, key: str, layer: str) -> Peer:
+def _channels(name: str, key: str, layer: str, share: float) -> Peer:
     packages = ("channels", "channels_redis")
-    return Peer(
-        name, key, "channels_group", "channels", packages, {"BENCH_LAYER": layer}, share=0.1
-    )
+    variables = {"BENCH_LAYER": f"channels_redis.{layer}"}
+    return Peer(name, key, "channels_group", "channels", packages, variables, share)
 
 
 LIMIT = Peer("limit", "limit", "limit")
@@ -141,9 +140,9 @@ PUBLISHED = Peer(
     most_joining=500,  # Each of its sockets looks around 20 times a second.
 )
 PUBSUB = _channels(
-    "channels, pubsub layer", "channels_pubsub", "channels_redis.pubsub.RedisPubSubChannelLayer"
+    "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.1
 )
-CORE = _channels("channels, core layer", "channels_core", "channels_redis.core.RedisChannelLayer")
+CORE = _channels("channels, core layer", "channels_core", "core.RedisChannelLayer", share=0.04)
 NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
 BARE = Peer("bare server", "bare", "bare", greets=False)
 REDIS_PY = Peer("redis-py", "redis_py")

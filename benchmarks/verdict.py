@@ -171,13 +171,8 @@ BOUNDS = (
         unit="KiB",
     ),
     Bound(
-        "connect storm, a channel each: to the bare server",
+        "connect and subscribe storm, handshakes/s: to the bare server",
         _against("storm", BARE, _HANDSHAKES),
-        at_least=0.8,
-    ),
-    Bound(
-        "connect storm, one channel for all: to the bare server",
-        _against("idle", BARE, _HANDSHAKES),
         at_least=0.8,
     ),
     Bound(

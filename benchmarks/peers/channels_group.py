@@ -2,6 +2,7 @@
 
 import channels_layer  # noqa: F401 (makes the settings)
 from channels.generic.websocket import AsyncWebsocketConsumer
+from common import GREETS
 
 
 class Consumer(AsyncWebsocketConsumer):
@@ -9,7 +10,8 @@ class Consumer(AsyncWebsocketConsumer):
         self.room = self.scope["path"].strip("/")
         await self.channel_layer.group_add(self.room, self.channel_name)
         await self.accept()
-        await self.send(text_data='"joined"')
+        if GREETS:
+            await self.send(text_data='"joined"')
 
     async def disconnect(self, code):
         await self.channel_layer.group_discard(self.room, self.channel_name)

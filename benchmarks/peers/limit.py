@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import hiredis
-from rooms import rooms_of
+from common import GREETS, rooms_of
 
 BROKER = urlsplit(os.environ["BENCH_BROKER_URL"])
 rooms: dict[bytes, list[Any]] = {}
@@ -53,7 +53,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     for name in names:
         await acknowledged[name].wait()
         rooms.setdefault(name, []).append(send)
-    await send({"type": "websocket.send", "text": '"joined"'})
+    if GREETS:
+        await send({"type": "websocket.send", "text": '"joined"'})
     while (await receive())["type"] != "websocket.disconnect":
         pass
     for name in names:

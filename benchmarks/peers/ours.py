@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rooms import rooms_of
+from common import GREETS, rooms_of
 
 from django_sockets.sockets import BaseSocketServer
 
@@ -14,7 +14,8 @@ class Socket(BaseSocketServer):
 
     async def connect(self) -> None:
         await self.async_subscribe(rooms_of(self.scope["path"]))
-        await self.async_send("joined")
+        if GREETS:
+            await self.async_send("joined")
 
 
 app = Socket.as_asgi

@@ -2,6 +2,8 @@
 
 import os
 
+from common import GREETS
+
 from django_sockets.sockets import BaseSocketServer
 
 
@@ -11,7 +13,8 @@ class Socket(BaseSocketServer):
 
     async def connect(self):
         await self.async_subscribe(self.scope["path"].strip("/"))
-        await self.async_send("joined")
+        if GREETS:
+            await self.async_send("joined")
 
 
 async def app(scope, receive, send):

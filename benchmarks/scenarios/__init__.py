@@ -10,7 +10,7 @@ from ..brokers import Broker
 from ..environments import BARE, CORE, LIMIT, NODE, OURS, PUBLISHED, PUBSUB, REDIS_PY, Peer
 from .broadcasts import Broadcasts
 from .inside import Program
-from .joining import Joining
+from .joining import Idle, Storm
 from .latency import Latency
 from .lost_link import LostLink
 
@@ -39,7 +39,7 @@ class Scenario:
     primaries: int = 0
 
 
-PRIVATE = Broadcasts(sockets=1000, rooms=1000, messages=40_000)
+PRIVATE = Broadcasts(sockets=1000, rooms=1000, messages=80_000)
 
 SCENARIOS = {
     "fan-out": Scenario(
@@ -65,12 +65,12 @@ SCENARIOS = {
     ),
     "storm": Scenario(
         "Connect storm: 2,000 sockets, a channel each",
-        Joining(sockets=2000, own_rooms=True),
+        Storm(sockets=2000),
         (BARE, *ALL),
     ),
     "idle": Scenario(
         "Idle sockets: 2,000 in one channel",
-        Joining(sockets=2000, own_rooms=False),
+        Idle(sockets=2000),
         (BARE, *ALL),
     ),
     **{

@@ -34,15 +34,10 @@ class Broadcasts:
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
-        # Several hundred deliveries, so that nothing is done for the first time later.
-        warm_up = max(2, min(WARM_UP, 100_000 // each))
+        # Every room hears something, so that nothing is done for the first time later.
+        warm_up = max(self.rooms, min(WARM_UP, 100_000 // each))
         messages = max(FEWEST, int(self.messages * peer.share))
-        # Striding over the rooms visits all sockets in turn, and every room if there are enough.
-        stride = max(1, self.rooms // messages)
-        texts = [
-            (f"room-{number * stride % self.rooms}", self.text)
-            for number in range(warm_up + messages)
-        ]
+        texts = [(f"room-{number % self.rooms}", self.text) for number in range(warm_up + messages)]
         with Server(peer, broker) as server, publisher_for(peer, broker) as publisher:
             prepared = publisher.prepare(texts)
             with Clients(server.port, self._paths()) as clients:

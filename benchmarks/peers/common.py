@@ -1,6 +1,11 @@
-"""Which rooms a client asks for by its path."""
+"""What the applications of the peers have in common."""
 
 from __future__ import annotations
+
+import os
+
+GREETS = "BENCH_SILENT" not in os.environ
+"""Whether a socket hears a greeting once it is subscribed."""
 
 
 def rooms_of(path: str) -> list[str]:
