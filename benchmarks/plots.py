@@ -45,7 +45,9 @@ def draw(results: Results, directory: Path, suffix: str = "svg") -> None:
 
 def _fan_out(results: Results, figure: Figure) -> None:
     found = {peer: results.figure("fan-out", peer, "deliveries_per_second") for peer in PEERS}
-    _bars(figure.subplots(), found)
+    axes = figure.subplots()
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _bars(axes, found)
 
 
 def _memory(results: Results, figure: Figure) -> None:
@@ -63,6 +65,7 @@ def _latency(results: Results, figure: Figure) -> None:
         axes.set_xscale("log")
         axes.set_title(name.replace("_ms", ""), fontsize=9)
         _bars(axes, {peer: results.figure("latency", peer, name) for peer in PEERS})
+        axes.set_xlim(left=0.1)
 
 
 def _growth(results: Results, figure: Figure) -> None:

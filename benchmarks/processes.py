@@ -19,6 +19,12 @@ from .publisher import Failed
 START_SECONDS = 20.0
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process, to a microsecond."""
+    # The number of another process's clock, as clock_getcpuclockid(3) of Linux makes it.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 class Server:
     """A peer's application in a process of its own; use it with `with`.
 
@@ -60,9 +66,8 @@ class Server:
         self._log.close()
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads, to a microsecond."""
-        # The clock of another process, as clock_getcpuclockid(3) of Linux makes its number.
-        return time.clock_gettime(~self._process.pid << 3 | 2)
+        """See the function."""
+        return cpu_seconds(self._process.pid)
 
     def memory_bytes(self) -> int:
         """What it holds in memory."""
@@ -98,6 +103,10 @@ class Clients:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def cpu_seconds(self) -> float:
+        """See the function."""
+        return cpu_seconds(self._process.pid)
 
     def ask(self, wish: str) -> None:
         """Send a wish; see the module `client`."""

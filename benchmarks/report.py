@@ -12,6 +12,10 @@ from .scenarios import SCENARIOS
 from .verdict import Verdict, judge
 
 HELD = {True: "held", False: "**not held**", None: "not measured"}
+PACKAGES = frozenset(
+    "python node Django asgiref django-sockets django_sockets channels channels_redis uvicorn "
+    "uvloop websockets redis hiredis msgpack msgspec orjson ws ioredis".split()
+)
 RUN_WITH = (
     "Written by `make bench BENCH_ARGS=--save`. Medians over interleaved runs, lowest to highest "
     "in parentheses. Ratios are taken within each run and travel; absolute figures belong to this "
@@ -52,7 +56,9 @@ def page(results: Results) -> str:
 
 
 def _list(versions: dict[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in versions.items())
+    """Those that matter; the JSON has all."""
+    known = {package: version for package, version in versions.items() if package in PACKAGES}
+    return ", ".join(f"{package} {version}" for package, version in known.items())
 
 
 def _verdict_table(verdicts: list[Verdict]) -> str:

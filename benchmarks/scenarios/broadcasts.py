@@ -25,12 +25,14 @@ class Broadcasts:
             is in several rooms.
         messages: of which a slow peer gets its share.
         text: JSON, 200 bytes.
+        count: the wish to the client; see the module `client`.
     """
 
     sockets: int
     rooms: int
     messages: int
     text: str = TEXT
+    count: str = "bulk"
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
@@ -44,16 +46,20 @@ class Broadcasts:
                 clients.ask(f"count {warm_up * each}")
                 publisher.send(prepared[:warm_up])
                 clients.answer("heard")
-                cpu, started = server.cpu_seconds(), time.perf_counter()
-                clients.ask(f"count {messages * each}")
+                cpu, client_cpu = server.cpu_seconds(), clients.cpu_seconds()
+                started = time.perf_counter()
+                clients.ask(f"{self.count} {messages * each}")
                 publisher.send(prepared[warm_up:])
                 seconds = clients.answer("heard")[0] - started
                 cpu = server.cpu_seconds() - cpu
+                client_cpu = clients.cpu_seconds() - client_cpu
                 connections = broker.connections()
         deliveries = messages * each
         return {
             "deliveries_per_second": deliveries / seconds,
             "server_cpu_us_per_delivery": cpu / deliveries * 1e6,
+            # To see that the client is not what all of them wait for.
+            "client_cpu_us_per_delivery": client_cpu / deliveries * 1e6,
             # Not counting the publisher's own, one to each server.
             "broker_connections": connections - len(broker.nodes),
         }
