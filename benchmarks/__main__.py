@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import resource
 import subprocess
 import time
@@ -15,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import machine, plots, report
 from .brokers import running
 from .environments import CACHE, PEERS, ROOT, Peer
-from .publisher import Failed
-from .results import Measurement, Results
+from .results import Failed, Measurement, Results
 from .scenarios import SCENARIOS
 from .verdict import judge
 
@@ -92,7 +92,7 @@ def measure_all(
 def save(results: Results) -> None:
     """Write the JSON, the page and the plots of docs/benchmarks."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    verdict = [vars(item) for item in judge(results)]
+    verdict = [dataclasses.asdict(item) for item in judge(results)]
     results.write(DOCS / "results.json", verdict=verdict)
     (DOCS / "README.md").write_text(report.page(results))
     plots.draw(results, DOCS)
@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("--peer", action="append", choices=keys, help="may stand twice")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--save", action="store_true", help=f"write {DOCS.relative_to(ROOT)}")
-    parser.add_argument("--earlier", type=Path, help=f"results in place of a run: {SO_FAR}")
+    parser.add_argument(
+        "--earlier", type=Path, help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
     console = Console()
     if options.earlier:

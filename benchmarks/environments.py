@@ -32,7 +32,7 @@ class Peer:
 
     Attributes:
         key: for the command line; also the name of its function in `wire`.
-        app: its module in `benchmarks/peers`.
+        app: its module in `benchmarks/peers`; "" for one that is only measured inside a process.
         environment: the name of its environment; "" for our own.
         packages: what that holds beside the server.
         share: which part of the others' messages it gets, being so much slower.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .brokers import Broker
 from .environments import ROOT, Peer
-from .publisher import Failed
+from .results import Failed
 
 START_SECONDS = 20.0
 

@@ -13,13 +13,10 @@ import hiredis
 from . import wire
 from .brokers import Broker
 from .environments import APPS, CORE, Peer
+from .results import Failed
 
 Texts = Iterable[tuple[str, str]]
 """Rooms, and a JSON text for each."""
-
-
-class Failed(Exception):
-    """A peer did not do what it should; the text says what."""
 
 
 class Publisher(Protocol):

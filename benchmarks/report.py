@@ -9,7 +9,7 @@ from .environments import PEERS
 from .plots import PLOTS
 from .results import Measurement, Results
 from .scenarios import SCENARIOS
-from .verdict import Verdict, judge
+from .verdict import Measured, Verdict, judge
 
 HELD = {True: "held", False: "**not held**", None: "not measured"}
 PACKAGES = frozenset(
@@ -64,13 +64,16 @@ def _list(versions: dict[str, str]) -> str:
 def _verdict_table(verdicts: list[Verdict]) -> str:
     lines = ["## Verdict\n", "| figure | measured | bound | |", "|---|---|---|---|"]
     for verdict in verdicts:
-        measured = ""
-        if verdict.median is not None:
-            measured = f"{number(verdict.median)} {verdict.unit}".strip()
-        if verdict.least is not None and verdict.most is not None and verdict.least < verdict.most:
-            measured += f" ({number(verdict.least)} to {number(verdict.most)})"
+        measured = "; ".join(_measured(found) for found in verdict.measured if found is not None)
         lines.append(f"| {verdict.figure} | {measured} | {verdict.bound} | {HELD[verdict.held]} |")
     return "\n".join(lines)
+
+
+def _measured(found: Measured) -> str:
+    text = f"{number(found.median)} {found.unit}".strip()
+    if found.least == found.most:
+        return text
+    return f"{text} ({number(found.least)} to {number(found.most)})"
 
 
 def _scenario_table(name: str, results: Results) -> str:

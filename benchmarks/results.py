@@ -14,6 +14,10 @@ ByRun = dict[int, float]
 """Number of the run -> a figure of that run."""
 
 
+class Failed(Exception):
+    """A peer did not do what it should; the text says what."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """One peer in one scenario of one run.

@@ -8,7 +8,7 @@ import subprocess
 
 from ..brokers import Broker
 from ..environments import ROOT, Peer
-from ..publisher import Failed
+from ..results import Failed
 
 GIVE_UP_SECONDS = 120
 

@@ -8,7 +8,7 @@ import time
 from ..brokers import Broker
 from ..environments import BARE, Peer
 from ..processes import Clients, Server
-from ..publisher import Failed
+from ..results import Failed
 
 WARM_UP = 100
 """Sockets for which what is imported and opened for the first ones is not the others' cost."""

@@ -8,7 +8,8 @@ import time
 from ..brokers import Broker
 from ..environments import Peer
 from ..processes import Clients, Server
-from ..publisher import Failed, publisher_for
+from ..publisher import publisher_for
+from ..results import Failed
 from .broadcasts import TEXT
 
 POLL_SECONDS = 0.01
