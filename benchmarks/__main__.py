@@ -3,70 +3,127 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import dataclasses
 import resource
-import statistics
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import track
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from django_sockets.testing.servers import ValkeyServer
+from . import machine, plots, report
+from .brokers import running
+from .environments import CACHE, PEERS, ROOT, Peer
+from .results import Failed, Measurement, Results
+from .scenarios import SCENARIOS
+from .verdict import judge
 
-from .environments import PEERS, Peer
-from .scenarios import SCENARIOS, Result
-
-Results = dict[str, dict[str, list[Result]]]
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+DOCS = ROOT / "docs" / "benchmarks"
+SO_FAR = CACHE / "results.json"
 
 
-def measure(names: list[str], peers: list[Peer], runs: int) -> Results:
-    """Run by run, and within a run scenario by scenario, the peers one after the other."""
-    results: Results = {name: {peer.name: [] for peer in peers} for name in names}
-    todo = [(name, peer) for _ in range(runs) for name in names for peer in peers]
-    for name, peer in track(todo, description="measuring"):
-        with ValkeyServer(config={"client-output-buffer-limit": "pubsub 0 0 0"}) as broker:
-            results[name][peer.name].append(SCENARIOS[name](peer, broker.port))
+def install(peers: list[Peer], console: Console) -> Results:
+    """Make the peers' environments; who cannot be made is left out."""
+    CACHE.mkdir(exist_ok=True)
+    results = Results(machine.describe(), {}, {})
+    for peer in peers:
+        why = peer.missing()
+        if not why:
+            try:
+                peer.install()
+                results.versions[peer.environment or "django_sockets"] = peer.versions()
+            except subprocess.CalledProcessError as exc:
+                why = str(exc)
+        if why:
+            console.print(f"{peer.name} is left out: {why}")
+            results.left_out[peer.key] = why
     return results
 
 
-def table(results: Results) -> str:
-    """Medians, and the spread from the lowest to the highest."""
-    lines = []
-    for scenario, by_peer in results.items():
-        measures = list(next(iter(by_peer.values()))[0])
-        lines += ["", f"| {scenario} | " + " | ".join(measures) + " |"]
-        lines.append("|---" * (len(measures) + 1) + "|")
-        for peer, runs in by_peer.items():
-            cells = []
-            for measured in measures:
-                values = [run[measured] for run in runs]
-                median = statistics.median(values)
-                cells.append(f"{median:,.1f} ({min(values):,.1f} to {max(values):,.1f})")
-            lines.append(f"| {peer} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def turns(names: list[str], peers: list[Peer], runs: int) -> Iterator[tuple[int, str, Peer]]:
+    """Run by run, scenario by scenario, the peers in turn; each run another one begins."""
+    for run in range(runs):
+        for name in names:
+            taking_part = [peer for peer in SCENARIOS[name].peers if peer in peers]
+            first = run % max(1, len(taking_part))
+            for peer in taking_part[first:] + taking_part[:first]:
+                yield run, name, peer
+
+
+def measure(run: int, name: str, peer: Peer) -> Measurement:
+    """One peer in one scenario; whatever goes wrong is its result."""
+    scenario = SCENARIOS[name]
+    started = time.monotonic()
+    values: dict[str, float] = {}
+    failed = ""
+    try:
+        with running(scenario.primaries) as broker:
+            values = scenario.measure(peer, broker)
+    except Failed as exc:
+        failed = str(exc)
+    except Exception as exc:
+        failed = f"{type(exc).__name__}: {exc}"
+    return Measurement(run, name, peer.key, time.monotonic() - started, values, failed)
+
+
+def measure_all(
+    results: Results, names: list[str], peers: list[Peer], runs: int, console: Console
+) -> None:
+    """Measure, and write what there is after each measurement; Ctrl-C ends it early."""
+    todo = list(turns(names, peers, runs))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        bar = progress.add_task("", total=len(todo))
+        try:
+            for run, name, peer in todo:
+                progress.update(bar, description=f"run {run + 1} of {runs}: {name}, {peer.name}")
+                measurement = measure(run, name, peer)
+                results.measurements.append(measurement)
+                if measurement.failed:
+                    progress.print(f"{name}, {peer.name}: {measurement.failed}", markup=False)
+                results.write(SO_FAR)
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            progress.print("interrupted: this is what there is so far")
+
+
+def save(results: Results) -> None:
+    """Write the JSON, the page and the plots of docs/benchmarks."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    verdict = [dataclasses.asdict(item) for item in judge(results)]
+    results.write(DOCS / "results.json", verdict=verdict)
+    (DOCS / "README.md").write_text(report.page(results))
+    plots.draw(results, DOCS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    keys = {peer.key: peer for peer in PEERS}
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="may stand twice")
-    parser.add_argument("--peer", action="append", choices=[peer.module for peer in PEERS])
+    parser.add_argument("--peer", action="append", choices=keys, help="may stand twice")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help=f"write {DOCS}/results.json")
+    parser.add_argument("--save", action="store_true", help=f"write {DOCS.relative_to(ROOT)}")
+    parser.add_argument(
+        "--earlier", type=Path, help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
-    peers = [peer for peer in PEERS if not options.peer or peer.module in options.peer]
-    for peer in peers:
-        peer.install()
-    # Its processes inherit this: each socket is a descriptor.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    results = measure(options.only or list(SCENARIOS), peers, options.runs)
-    print(table(results))
+    console = Console()
+    if options.earlier:
+        results = Results.read(options.earlier)
+    else:
+        peers = [keys[key] for key in options.peer or keys]
+        results = install(peers, console)
+        # Its processes inherit this: each socket is a descriptor.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        peers = [peer for peer in peers if peer.key not in results.left_out]
+        names = options.only or list(SCENARIOS)
+        measure_all(results, names, peers, options.runs, console)
+    print(report.tables(results))
     if options.save:
-        machine = f"{platform.platform()}, Python {platform.python_version()}"
-        DOCS.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine, "results": results}, indent=1)
-        (DOCS / "results.json").write_text(text + "\n")
+        save(results)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,84 @@
 """A light websocket client: many connections on one selector, frames counted and not decoded.
 
-Run as a process of its own: connects, prints "joined <seconds>" once every socket has its greeting,
-then for each line "expect <frames>" on stdin prints "heard <seconds>" when so many have come.
+Run as a process of its own. The first line on stdin is JSON, `{"port", "paths", "greets"}`: one
+socket for each path; it answers "joined <from> <to>", by perf_counter, once every socket has its
+greeting or, without `greets`, its handshake. Then each line is a wish, answered when so many
+frames have come:
+
+    count <frames>    "heard <perf_counter>"
+    bulk <frames>     the same, reading seldom, so that it costs little beside the server
+    time <frames>     "microseconds <p50> <p99> <max>" since the time written in each frame
+    each <seconds>    "silent <sockets> <perf_counter>" when every socket has a frame, or in time
+
+What goes wrong is answered with "failed <why>".
 """
 
 from __future__ import annotations
 
+import json
 import selectors
 import socket
 import sys
 import time
 
 REQUEST = (
-    "GET /{room} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+    "GET /{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
     "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     "Sec-WebSocket-Version: 13\r\n\r\n"
 )
 CONNECTING_AT_ONCE = 64
 GIVE_UP_SECONDS = 60.0
+BULK_PAUSE_SECONDS = 0.05
+BULK_END = 0.1
+"""The part of the frames that is read at once as they come, so that the end is seen in time."""
+
+STAMP = '"at":"'
+STAMP_DIGITS = 20
+"""`"at":"<20 digits>"` in a frame: `time.perf_counter_ns()` of when it was published; that clock
+is the same in all processes of a Linux machine."""
+
+
+class Trouble(Exception):
+    """Ends the client; the text says why."""
 
 
 class Connection:
-    """One websocket, from the server's first byte on."""
+    """One websocket, from the server's first byte on.
 
-    __slots__ = ("_buffer", "_open", "socket")
+    Attributes:
+        heard: data frames so far.
+    """
 
-    def __init__(self, port: int, room: str) -> None:
+    __slots__ = ("_buffer", "_greets", "_open", "heard", "socket")
+
+    def __init__(self, port: int, path: str, greets: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.sendall(REQUEST.format(room=room, port=port).encode())
+        self.socket.sendall(REQUEST.format(path=path, port=port).encode())
         self.socket.setblocking(False)
         self._buffer = b""
+        self._greets = greets
         self._open = False
+        self.heard = 0
 
-    def read(self) -> int:
+    def read(self, latencies_ns: list[int] | None) -> int:
         """Take what has come; returns how many data frames ended in it."""
         data = self.socket.recv(1 << 18)
+        now = time.perf_counter_ns()
         if not data:
-            raise SystemExit("the server has closed a connection")
-        data = self._buffer + data
-        start = 0
+            raise Trouble("the server has closed a connection")
+        if self._buffer:
+            data = self._buffer + data
+        start = frames = 0
         if not self._open:
             start = data.find(b"\r\n\r\n") + 4
             if start < 4:
                 self._buffer = data
                 return 0
             if not data.startswith(b"HTTP/1.1 101"):
-                raise SystemExit(f"the server refused the handshake: {data[:200]!r}")
+                raise Trouble(f"the server refused the handshake: {data[:200]!r}")
             self._open = True
-        frames, end = 0, len(data)
+            frames = 0 if self._greets else 1
+        end = len(data)
         while end - start >= 2:
             kind, size, head = data[start] & 15, data[start + 1] & 127, 2
             if size >= 126:
@@ -55,9 +86,15 @@ class Connection:
                 size = int.from_bytes(data[start + 2 : start + head], "big")
             if end - start < head + size:
                 break
+            if kind == 8:
+                raise Trouble(f"the server closes: {data[start:]!r}")
+            if latencies_ns is not None:
+                digits = data.index(STAMP.encode(), start) + len(STAMP)
+                latencies_ns.append(now - int(data[digits : digits + STAMP_DIGITS]))
             start += head + size
             frames += kind in (1, 2)
         self._buffer = data[start:]
+        self.heard += frames
         return frames
 
 
@@ -66,37 +103,87 @@ class Crowd:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self.heard = 0
+        self._connections: list[Connection] = []
+        self._heard = 0
+        self._expected = 0
+        self._latencies_ns: list[int] | None = None
 
-    def join(self, port: int, rooms: list[str]) -> None:
-        """Connect one socket for each room; a few at a time, so that no backlog overflows."""
-        for number, room in enumerate(rooms):
-            connection = Connection(port, room)
+    def join(self, port: int, paths: list[str], greets: bool) -> None:
+        """Connect one socket for each path; a few at a time, so that no backlog overflows."""
+        for number, path in enumerate(paths):
+            connection = Connection(port, path, greets)
+            self._connections.append(connection)
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
-            if number - self.heard >= CONNECTING_AT_ONCE:
-                self.hear(number - CONNECTING_AT_ONCE // 2)
-        self.hear(len(rooms))
+            if number - self._heard >= CONNECTING_AT_ONCE:
+                self._hear(number - CONNECTING_AT_ONCE // 2)
+        self.count(len(paths))
 
-    def hear(self, frames: int) -> None:
-        """Read until so many frames have come in all."""
+    def count(self, frames: int) -> None:
+        """Read until so many more frames have come."""
+        self._expected += frames
+        self._hear(self._expected)
+
+    def bulk(self, frames: int) -> None:
+        """The same for small frames, several of them with one read of a socket."""
+        self._expected += frames
+        self._hear(self._expected, seldom_until=self._expected - int(frames * BULK_END))
+
+    def time(self, frames: int) -> list[float]:
+        """The same; returns p50, p99 and the longest of their latencies in microseconds."""
+        latencies_ns: list[int] = []
+        self._latencies_ns = latencies_ns
+        self.count(frames)
+        self._latencies_ns = None
+        latencies_ns.sort()
+        places = (len(latencies_ns) // 2, len(latencies_ns) * 99 // 100, len(latencies_ns) - 1)
+        return [latencies_ns[place] / 1000 for place in places]
+
+    def each(self, seconds: float) -> int:
+        """Read until every socket has one frame more than now; returns how many have not."""
+        before = {connection: connection.heard for connection in self._connections}
+        deadline = time.monotonic() + seconds
+        while before and time.monotonic() < deadline:
+            for connection in self._read(0.1):
+                if connection.heard > before.get(connection, connection.heard):
+                    del before[connection]
+        return len(before)
+
+    def _hear(self, frames: int, seldom_until: int = 0) -> None:
         deadline = time.monotonic() + GIVE_UP_SECONDS
-        while self.heard < frames:
-            for key, _ in self._selector.select(1):
-                self.heard += key.data.read()
+        while self._heard < frames:
+            if self._heard < seldom_until:
+                time.sleep(BULK_PAUSE_SECONDS)
+            self._read(1)
             if time.monotonic() > deadline:
-                raise SystemExit(f"heard {self.heard} of {frames} frames")
+                raise Trouble(f"heard {self._heard} of {frames} frames")
+
+    def _read(self, seconds: float) -> list[Connection]:
+        ready: list[Connection] = [key.data for key, _ in self._selector.select(seconds)]
+        for connection in ready:
+            self._heard += connection.read(self._latencies_ns)
+        return ready
 
 
-def main() -> None:
-    port, sockets, rooms = map(int, sys.argv[1:])
+def serve() -> None:
+    """Answer stdin."""
     crowd = Crowd()
+    wanted = json.loads(sys.stdin.readline())
     started = time.perf_counter()
-    crowd.join(port, [f"room-{number % rooms}" for number in range(sockets)])
-    print("joined", time.perf_counter() - started, flush=True)
+    crowd.join(wanted["port"], wanted["paths"], wanted["greets"])
+    print("joined", started, time.perf_counter(), flush=True)
     for line in sys.stdin:
-        crowd.hear(sockets + int(line.split()[1]))
-        print("heard", time.perf_counter(), flush=True)
+        wish, number = line.split()
+        if wish in ("count", "bulk"):
+            (crowd.count if wish == "count" else crowd.bulk)(int(number))
+            print("heard", time.perf_counter(), flush=True)
+        elif wish == "time":
+            print("microseconds", *crowd.time(int(number)), flush=True)
+        elif wish == "each":
+            print("silent", crowd.each(float(number)), time.perf_counter(), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        serve()
+    except (Trouble, OSError) as exc:
+        print("failed", exc, flush=True)

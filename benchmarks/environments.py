@@ -3,49 +3,148 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parent / ".cache"
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "benchmarks" / ".cache"
+APPS = ROOT / "benchmarks" / "peers"
 SERVER = ("uvicorn", "uvloop", "websockets", "hiredis")
+UVICORN = (
+    "--ws websockets-sansio --loop uvloop --ws-per-message-deflate false --ws-ping-interval 0 "
+    "--backlog 4096 --lifespan off --log-level error"
+).split()
+LIST_PACKAGES = """
+import importlib.metadata, json, platform
+found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+print(json.dumps({"python": platform.python_version(), **found}))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """Somebody to compare with.
+    """Somebody to compare with: an ASGI application under uvicorn.
 
     Attributes:
-        module: of `benchmarks/peers`; also the name of its function in `wire`.
-        packages: what its environment holds; empty for our own environment.
+        key: for the command line; also the name of its function in `wire`.
+        app: its module in `benchmarks/peers`; "" for one that is only measured inside a process.
+        environment: the name of its environment; "" for our own.
+        packages: what that holds beside the server.
+        share: which part of the others' messages it gets, being so much slower.
+        most_joining: sockets of a storm; more of them would take a minute.
+        greets: it sends a frame once it is subscribed.
     """
 
     name: str
-    module: str
+    key: str
+    app: str = ""
+    environment: str = ""
     packages: tuple[str, ...] = ()
-    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    share: float = 1.0
+    most_joining: int = 10_000
+    greets: bool = True
 
     @property
     def python(self) -> Path:
         """Its interpreter."""
-        if not self.packages:
-            return Path(sys.executable)
-        return CACHE / self.module / "bin" / "python"
+        return self._home / "bin" / "python" if self.environment else Path(sys.executable)
+
+    @property
+    def _home(self) -> Path:
+        return CACHE / self.environment
+
+    def missing(self) -> str:
+        """What this machine lacks to run it, "" for nothing."""
+        return ""
 
     def install(self) -> None:
         """Make its environment, if it is not there."""
-        done = CACHE / self.module / "installed"
-        if not self.packages or done.exists():
+        done = self._home / "installed"
+        if not self.environment or done.exists():
             return
-        subprocess.run([sys.executable, "-m", "venv", "--clear", done.parent], check=True)
-        pip = [self.python, "-m", "pip", "install", "--quiet", *self.packages, *SERVER]
-        subprocess.run(pip, check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(self._home)], check=True)
+        pip = [str(self.python), "-m", "pip", "install", "--quiet", *self.packages, *SERVER]
+        # Elsewhere than here, or pip takes our own metadata for an installed package.
+        subprocess.run(pip, check=True, cwd=self._home)
         done.touch()
 
+    def versions(self) -> dict[str, str]:
+        """Package -> version of what its environment holds."""
+        command = [str(self.python), "-c", LIST_PACKAGES]
+        found: dict[str, str] = json.loads(subprocess.check_output(command, cwd=CACHE))
+        return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
-LIMIT = Peer("limit", "limit")
-OURS = Peer("django_sockets", "ours")
-PUBLISHED = Peer("django-sockets 3.1.0", "published", ("django-sockets==3.1.0",))
-CHANNELS = Peer("channels pubsub", "channels_pubsub", ("channels", "channels_redis"))
-PEERS = (LIMIT, OURS, PUBLISHED, CHANNELS)
+    def command(self, port: int) -> list[str]:
+        """What serves it on a port."""
+        where = ["--app-dir", str(APPS), "--port", str(port)]
+        return [str(self.python), "-m", "uvicorn", f"{self.app}:app", *where, *UVICORN]
+
+    def environ(self) -> dict[str, str]:
+        """The variables of its server's process."""
+        return {**os.environ, **self.variables}
+
+
+class NodePeer(Peer):
+    """The same for a program that node runs."""
+
+    def missing(self) -> str:
+        return "" if shutil.which("node") and shutil.which("npm") else "node and npm are not here"
+
+    def install(self) -> None:
+        done = self._home / "installed"
+        if done.exists():
+            return
+        self._home.mkdir(parents=True, exist_ok=True)
+        npm = "npm install --silent --no-audit --no-fund --prefix".split()
+        subprocess.run([*npm, str(self._home), *self.packages], check=True)
+        done.touch()
+
+    def versions(self) -> dict[str, str]:
+        node = subprocess.check_output(["node", "--version"], text=True).strip()
+        manifests = [self._modules / name / "package.json" for name in self.packages]
+        found = [json.loads(path.read_text()) for path in manifests]
+        return {"node": node, **{package["name"]: package["version"] for package in found}}
+
+    def command(self, port: int) -> list[str]:
+        return ["node", str(APPS / self.app), str(port)]
+
+    def environ(self) -> dict[str, str]:
+        return {**super().environ(), "NODE_ENV": "production", "NODE_PATH": str(self._modules)}
+
+    @property
+    def _modules(self) -> Path:
+        return self._home / "node_modules"
+
+
+def _channels(name: str, key: str, layer: str, share: float) -> Peer:
+    packages = ("channels", "channels_redis")
+    variables = {"BENCH_LAYER": f"channels_redis.{layer}"}
+    return Peer(name, key, "channels_group", "channels", packages, variables, share)
+
+
+LIMIT = Peer("limit", "limit", "limit")
+OURS = Peer("django_sockets", "ours", "ours")
+PUBLISHED = Peer(
+    "django-sockets 3.1.0",
+    "published",
+    "published",
+    "published",
+    ("django-sockets==3.1.0",),
+    share=0.4,
+    most_joining=500,  # Each of its sockets looks around 20 times a second.
+)
+PUBSUB = _channels(
+    "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.1
+)
+CORE = _channels("channels, core layer", "channels_core", "core.RedisChannelLayer", share=0.04)
+NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
+BARE = Peer("bare server", "bare", "bare", greets=False)
+REDIS_PY = Peer("redis-py", "redis_py")
+
+PEERS = (LIMIT, OURS, PUBLISHED, PUBSUB, CORE, NODE, BARE, REDIS_PY)

@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from .environments import Peer
+from .brokers import Broker
+from .environments import ROOT, Peer
+from .results import Failed
 
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 20.0
 
 
-class Server:
-    """A peer's application under uvicorn, in a process of its own; use it with `with`."""
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process, to a microsecond."""
+    # The number of another process's clock, as clock_getcpuclockid(3) of Linux makes it.
+    return time.clock_gettime(~pid << 3 | 2)
 
-    def __init__(self, peer: Peer, broker_port: int) -> None:
+
+class Server:
+    """A peer's application in a process of its own; use it with `with`.
+
+    Args:
+        silent: it greets nobody.
+    """
+
+    def __init__(self, peer: Peer, broker: Broker, *, silent: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self._command = [
-            str(peer.python), "-m", "uvicorn", f"{peer.module}:app",
-            "--app-dir", str(ROOT / "benchmarks" / "peers"), "--port", str(self.port),
-            "--ws", "websockets-sansio", "--loop", "uvloop", "--log-level", "error",
-            "--ws-per-message-deflate", "false", "--ws-ping-interval", "0", "--backlog", "4096",
-            "--lifespan", "off",
-        ]  # fmt: skip
-        self._environment = {**os.environ, **peer.variables, "BENCH_BROKER_PORT": str(broker_port)}
+        self._command = peer.command(self.port)
+        self._environ = {**peer.environ(), "BENCH_BROKER_URL": broker.url}
+        if silent:
+            self._environ["BENCH_SILENT"] = "1"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
 
     def __enter__(self) -> Server:
-        self._process = subprocess.Popen(self._command, env=self._environment, cwd="/")
+        self._process = subprocess.Popen(
+            self._command, env=self._environ, cwd="/", stdout=self._log, stderr=self._log
+        )
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
+                    self._log.seek(0)
+                    words = self._log.read().decode(errors="replace").strip()
                     self.__exit__()
-                    raise SystemExit(f"did not start: {' '.join(self._command)}") from None
+                    raise Failed(f"did not start: {words.rpartition(chr(10))[2]}") from None
                 time.sleep(0.05)
             else:
                 return self
@@ -49,11 +63,11 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._log.close()
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads, to a hundredth."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+        """See the function."""
+        return cpu_seconds(self._process.pid)
 
     def memory_bytes(self) -> int:
         """What it holds in memory."""
@@ -62,35 +76,49 @@ class Server:
 
 
 class Clients:
-    """The counting client in a process of its own; use it with `with`."""
+    """The counting client in a process of its own, `client.py`; use it with `with`.
 
-    def __init__(self, port: int, sockets: int, rooms: int) -> None:
-        program = str(ROOT / "benchmarks" / "client.py")
-        self._command = [sys.executable, program, str(port), str(sockets), str(rooms)]
+    Attributes:
+        started_at, joined_at: `time.perf_counter()` of the first connect, and of the last greeting
+            or, where nobody `greets`, the last handshake.
+    """
+
+    def __init__(self, port: int, paths: Sequence[str], *, greets: bool = True) -> None:
+        self._wanted = json.dumps({"port": port, "paths": paths, "greets": greets})
 
     def __enter__(self) -> Clients:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
-        self.joined_seconds = self._answer("joined")
+        program = str(ROOT / "benchmarks" / "client.py")
+        self._process = subprocess.Popen(
+            [sys.executable, program], stdin=pipe, stdout=pipe, text=True
+        )
+        try:
+            self.ask(self._wanted)
+            self.started_at, self.joined_at = self.answer("joined")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 
-    def expect(self, frames: int) -> None:
-        """Begin to wait for so many frames in all, the greetings not counted."""
+    def cpu_seconds(self) -> float:
+        """See the function."""
+        return cpu_seconds(self._process.pid)
+
+    def ask(self, wish: str) -> None:
+        """Send a wish; see the module `client`."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"expect {frames}\n")
+        self._process.stdin.write(wish + "\n")
         self._process.stdin.flush()
 
-    def heard_at(self) -> float:
-        """`time.perf_counter()` at which they had come."""
-        return self._answer("heard")
-
-    def _answer(self, word: str) -> float:
+    def answer(self, word: str) -> list[float]:
+        """Wait for the answer that starts with the word; returns its numbers."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline().split()
-        if not line or line[0] != word:
-            raise SystemExit("the client has failed: see above")
-        return float(line[1])
+        line = self._process.stdout.readline()
+        found, *rest = line.split() or [""]
+        if found != word:
+            raise Failed(" ".join(rest) or "the client has failed")
+        return [float(number) for number in rest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import hiredis
@@ -10,41 +11,46 @@ import msgpack  # type: ignore[import-untyped]
 from django_sockets.backends.names import server_name
 from django_sockets.envelope import Publisher
 
-Message = Callable[[str, str], bytes]
-"""Makes the command that publishes a JSON text to a room."""
+Message = Callable[[str, str], tuple[bytes, bytes]]
+"""Makes the channel and the payload of a JSON text to a room."""
 
 
-def _publish(channel: bytes, payload: bytes) -> bytes:
-    command: tuple[bytes, ...] = (b"PUBLISH", channel, payload)
-    return hiredis.pack_command(command)  # type: ignore[arg-type]
+def command(verb: bytes, channel: bytes, payload: bytes) -> bytes:
+    """A command as it goes over the connection."""
+    words: tuple[bytes, ...] = (verb, channel, payload)
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
+    return packed
 
 
 def limit() -> Message:
-    return lambda room, text: _publish(room.encode(), text.encode())
+    """Nothing but the text; so do ws and ioredis."""
+    return lambda room, text: (room.encode(), text.encode())
+
+
+node = limit
 
 
 def ours() -> Message:
+    """The prefix and the envelope of this package."""
     publisher = Publisher()
 
-    def message(room: str, text: str) -> bytes:
+    def message(room: str, text: str) -> tuple[bytes, bytes]:
         (header,) = publisher.headers([room], is_text=True)
-        return _publish(server_name(b"django_sockets", room), header + text.encode())
+        return server_name(b"django_sockets", room), header + text.encode()
 
     return message
 
 
 def published() -> Message:
     """django-sockets 3.1.0: `pubsub.<channel>`, msgpack of the data."""
-    import json
-
-    return lambda room, text: _publish(f"pubsub.{room}".encode(), msgpack.packb(json.loads(text)))
+    return lambda room, text: (f"pubsub.{room}".encode(), msgpack.packb(json.loads(text)))
 
 
 def channels_pubsub() -> Message:
     """channels_redis 4.3, pubsub layer: msgpack of the event."""
 
-    def message(room: str, text: str) -> bytes:
+    def message(room: str, text: str) -> tuple[bytes, bytes]:
         event = msgpack.packb({"type": "chat.message", "text": text})
-        return _publish(f"asgi__group__{room}".encode(), event)
+        return f"asgi__group__{room}".encode(), event
 
     return message

@@ -1,46 +1,72 @@
-"""Broadcasts of a thousand concurrent tasks, and redis-py awaited one by one, in one process."""
+"""Broadcasts a second of one process: "ours", by 1,000 tasks at once; "redis_py", one by one."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 import redis.asyncio
 
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.runtime import close_shared_hubs, shared_hub
-from django_sockets.testing.servers import ValkeyServer
 
 DATA = {"text": "x" * 188}
+TASKS = 1000
+ROUNDS = 20
 
 
-async def ours(url: str, count: int) -> float:
-    """Broadcasts a second, and all of them at once."""
+async def ours(url: str, rounds: int = ROUNDS) -> dict[str, float]:
+    """All tasks of a round at once; round after round."""
     broadcaster = Broadcaster(config=url)
     shared_hub(broadcaster._config)  # This loop's own, as in a server.
-    await broadcaster.async_broadcast("room", DATA)
-    started = time.perf_counter()
-    await asyncio.gather(*(broadcaster.async_broadcast("room", DATA) for _ in range(count)))
-    seconds = time.perf_counter() - started
-    await close_shared_hubs()
-    return count / seconds
+
+    async def once() -> int:
+        calls = (broadcaster.async_broadcast("room", DATA) for _ in range(TASKS))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        return sum(outcome is not None for outcome in outcomes)
+
+    try:
+        return await _rate(url, rounds, once)
+    finally:
+        await close_shared_hubs()
 
 
-async def one_by_one(url: str, count: int) -> float:
-    """Publishes a second."""
-    payload = b"x" * 200
+async def redis_py(url: str, rounds: int = ROUNDS) -> dict[str, float]:
+    """The same number, awaited one by one."""
+    text = json.dumps(DATA)
     async with redis.asyncio.Redis.from_url(url) as client:
-        await client.publish("room", payload)
-        started = time.perf_counter()
-        for _ in range(count):
-            await client.publish("room", payload)
-        return count / (time.perf_counter() - started)
+
+        async def once() -> int:
+            for _ in range(TASKS):
+                await client.publish("room", text)
+            return 0
+
+        return await _rate(url, rounds, once)
+
+
+async def _rate(url: str, rounds: int, once: Callable[[], Awaitable[int]]) -> dict[str, float]:
+    before = _connections_ever(url)
+    await once()
+    started = time.perf_counter()
+    errors = sum([await once() for _ in range(rounds)])
+    seconds = time.perf_counter() - started
+    return {
+        "broadcasts_per_second": TASKS * rounds / seconds,
+        "errors": errors,
+        # The question itself is asked over one.
+        "broker_connections_opened": _connections_ever(url) - before - 1,
+    }
+
+
+def _connections_ever(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("stats")["total_connections_received"])
 
 
 if __name__ == "__main__":
-    with ValkeyServer() as server:
-        for _ in range(int(sys.argv[1]) if sys.argv[1:] else 5):
-            fast = asyncio.run(ours(server.url, 1000))
-            slow = asyncio.run(one_by_one(server.url, 1000))
-            print(f"{fast:,.0f}/s, one by one {slow:,.0f}/s: {fast / slow:.1f} times")
+    measure = {"ours": ours, "redis_py": redis_py}[sys.argv[1]]
+    print(json.dumps(asyncio.run(measure(os.environ["BENCH_BROKER_URL"]))))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import hiredis
+from common import GREETS, rooms_of
 
-PORT = int(os.environ["BENCH_BROKER_PORT"])
+BROKER = urlsplit(os.environ["BENCH_BROKER_URL"])
 rooms: dict[bytes, list[Any]] = {}
 writer: asyncio.StreamWriter | None = None
 acknowledged: dict[bytes, asyncio.Event] = {}
@@ -18,7 +20,7 @@ opening: asyncio.Task[None] | None = None
 
 async def open_broker() -> None:
     global writer
-    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    reader, writer = await asyncio.open_connection(BROKER.hostname, BROKER.port)
     tasks.append(asyncio.create_task(read(reader)))
 
 
@@ -37,21 +39,23 @@ async def read(reader: asyncio.StreamReader) -> None:
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     global opening
-    if scope["type"] != "websocket":
-        return
     if opening is None:
         opening = asyncio.create_task(open_broker())
     await opening
     await receive()
     await send({"type": "websocket.accept"})
-    room = scope["path"].strip("/").encode()
-    if room not in acknowledged:
-        acknowledged[room] = asyncio.Event()
+    names = [name.encode() for name in rooms_of(scope["path"])]
+    new = [name for name in names if name not in acknowledged]
+    acknowledged.update((name, asyncio.Event()) for name in new)
+    if new:
         assert writer is not None
-        writer.write(hiredis.pack_command((b"SUBSCRIBE", room)))
-    await acknowledged[room].wait()
-    rooms.setdefault(room, []).append(send)
-    await send({"type": "websocket.send", "text": '"joined"'})
+        writer.write(hiredis.pack_command((b"SUBSCRIBE", *new)))
+    for name in names:
+        await acknowledged[name].wait()
+        rooms.setdefault(name, []).append(send)
+    if GREETS:
+        await send({"type": "websocket.send", "text": '"joined"'})
     while (await receive())["type"] != "websocket.disconnect":
         pass
-    rooms[room].remove(send)
+    for name in names:
+        rooms[name].remove(send)

@@ -2,16 +2,19 @@
 
 import os
 
+from common import GREETS
+
 from django_sockets.sockets import BaseSocketServer
 
 
 class Socket(BaseSocketServer):
     def configure(self):
-        self.hosts = [{"address": f"redis://127.0.0.1:{os.environ['BENCH_BROKER_PORT']}"}]
+        self.hosts = [{"address": os.environ["BENCH_BROKER_URL"]}]
 
     async def connect(self):
         await self.async_subscribe(self.scope["path"].strip("/"))
-        await self.async_send("joined")
+        if GREETS:
+            await self.async_send("joined")
 
 
 async def app(scope, receive, send):

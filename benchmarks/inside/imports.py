@@ -1,0 +1,30 @@
+"""Milliseconds to import, the median of several fresh interpreters."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+FIRST = {"ours": "import redis.asyncio", "redis_py": ""}
+THEN = {"ours": "import django_sockets.sockets", "redis_py": "import redis.asyncio"}
+PROGRAM = """
+import time
+{first}
+started = time.perf_counter()
+{then}
+print((time.perf_counter() - started) * 1000)
+"""
+TIMES = 7
+
+
+def import_ms(key: str) -> float:
+    """Of "redis_py", or of "ours" where redis-py is imported already."""
+    program = PROGRAM.format(first=FIRST[key], then=THEN[key])
+    command = [sys.executable, "-c", program]
+    return statistics.median(float(subprocess.check_output(command)) for _ in range(TIMES))
+
+
+if __name__ == "__main__":
+    print(json.dumps({"import_ms": import_ms(sys.argv[1])}))

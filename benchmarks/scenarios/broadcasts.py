@@ -1,0 +1,71 @@
+"""Messages as fast as they go: deliveries a second, and what each costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+from ..brokers import Broker
+from ..environments import Peer
+from ..processes import Clients, Server
+from ..publisher import publisher_for
+
+TEXT = json.dumps({"text": "x" * 188})
+WARM_UP = 20
+FEWEST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Broadcasts:
+    """Messages to rooms with an equal number of sockets each.
+
+    Attributes:
+        sockets, rooms: the smaller divides the other; with more rooms than sockets, each socket
+            is in several rooms.
+        messages: of which a slow peer gets its share.
+        text: JSON, 200 bytes.
+        count: the wish to the client; see the module `client`.
+    """
+
+    sockets: int
+    rooms: int
+    messages: int
+    text: str = TEXT
+    count: str = "bulk"
+
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
+        each = max(1, self.sockets // self.rooms)
+        # Every room hears something, so that nothing is done for the first time later.
+        warm_up = max(self.rooms, min(WARM_UP, 100_000 // each))
+        messages = max(FEWEST, int(self.messages * peer.share))
+        texts = [(f"room-{number % self.rooms}", self.text) for number in range(warm_up + messages)]
+        with Server(peer, broker) as server, publisher_for(peer, broker) as publisher:
+            prepared = publisher.prepare(texts)
+            with Clients(server.port, self._paths()) as clients:
+                clients.ask(f"count {warm_up * each}")
+                publisher.send(prepared[:warm_up])
+                clients.answer("heard")
+                cpu, client_cpu = server.cpu_seconds(), clients.cpu_seconds()
+                started = time.perf_counter()
+                clients.ask(f"{self.count} {messages * each}")
+                publisher.send(prepared[warm_up:])
+                seconds = clients.answer("heard")[0] - started
+                cpu = server.cpu_seconds() - cpu
+                client_cpu = clients.cpu_seconds() - client_cpu
+                connections = broker.connections()
+        deliveries = messages * each
+        return {
+            "deliveries_per_second": deliveries / seconds,
+            "server_cpu_us_per_delivery": cpu / deliveries * 1e6,
+            # To see that the client is not what all of them wait for.
+            "client_cpu_us_per_delivery": client_cpu / deliveries * 1e6,
+            # Not counting the publisher's own, one to each server.
+            "broker_connections": connections - len(broker.nodes),
+        }
+
+    def _paths(self) -> list[str]:
+        if self.rooms <= self.sockets:
+            return [f"room-{number % self.rooms}" for number in range(self.sockets)]
+        several = self.rooms // self.sockets
+        return [f"room-/{number * several}/{several}" for number in range(self.sockets)]

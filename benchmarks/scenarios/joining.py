@@ -1,0 +1,83 @@
+"""A storm of connections, and what they hold when they are idle afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from ..brokers import Broker
+from ..environments import BARE, Peer
+from ..processes import Clients, Server
+from ..results import Failed
+
+WARM_UP = 100
+"""Sockets for which what is imported and opened for the first ones is not the others' cost."""
+GIVE_UP_SECONDS = 30.0
+POLL_SECONDS = 0.005
+
+
+@dataclasses.dataclass(frozen=True)
+class Storm:
+    """Sockets connect as fast as they can, and each subscribes to a channel of its own.
+
+    It is over when every handshake is done and the broker knows every channel. Nobody is greeted:
+    a frame more would be compared with a bare server that sends none.
+    """
+
+    sockets: int
+
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
+        sockets = min(self.sockets, peer.most_joining)
+        first = [f"first-{number}" for number in range(WARM_UP)]
+        rooms = [f"room-{number}" for number in range(sockets)]
+        with (
+            Server(peer, broker, silent=True) as server,
+            Clients(server.port, first, greets=False),
+        ):
+            _wait(peer, broker, "first-", WARM_UP)
+            cpu, memory_bytes = server.cpu_seconds(), server.memory_bytes()
+            with Clients(server.port, rooms, greets=False) as clients:
+                joined_at = max(clients.joined_at, _wait(peer, broker, "room-", sockets))
+                cpu = server.cpu_seconds() - cpu
+                memory_bytes = server.memory_bytes() - memory_bytes
+                connections = broker.connections()
+        return {
+            "sockets": sockets,
+            "handshakes_per_second": sockets / (joined_at - clients.started_at),
+            "server_cpu_us_per_handshake": cpu / sockets * 1e6,
+            "kib_per_socket": memory_bytes / sockets / 1024,
+            "broker_connections": connections,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """Sockets that have joined one channel for all, and wait."""
+
+    sockets: int
+
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
+        sockets = min(self.sockets, peer.most_joining)
+        with (
+            Server(peer, broker) as server,
+            Clients(server.port, ["first-0"] * WARM_UP, greets=peer.greets),
+        ):
+            memory_bytes = server.memory_bytes()
+            with Clients(server.port, ["room-0"] * sockets, greets=peer.greets):
+                memory_bytes = server.memory_bytes() - memory_bytes
+                connections = broker.connections()
+        return {
+            "sockets": sockets,
+            "kib_per_socket": memory_bytes / sockets / 1024,
+            "broker_connections": connections,
+        }
+
+
+def _wait(peer: Peer, broker: Broker, prefix: str, rooms: int) -> float:
+    """Wait until the broker knows so many rooms; returns `time.perf_counter()` of then."""
+    deadline = time.perf_counter() + GIVE_UP_SECONDS
+    while peer is not BARE and (known := broker.rooms(prefix)) < rooms:
+        if time.perf_counter() > deadline:
+            raise Failed(f"the broker knows {known} of {rooms} rooms")
+        time.sleep(POLL_SECONDS)
+    return time.perf_counter()
