@@ -266,6 +266,8 @@ class Hub:
     ) -> None:
         if self._closed:
             raise BrokerClosed(self.config.url)
+        if not names:
+            return
         owned = self._channels_of.setdefault(subscriber, set())
         joining, call = self._joining, object()
         for name in names:

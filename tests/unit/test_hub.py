@@ -165,3 +165,9 @@ async def test_the_hub_of_a_loop_is_found_until_it_is_closed() -> None:
 def test_a_hub_needs_a_running_loop() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         open_hub("memory://")
+
+
+async def test_who_asks_for_no_channel_is_not_kept() -> None:
+    async with open_hub("memory://nothing") as hub:
+        await hub.add(Recorder(), [])
+        assert hub.stats()["subscribers"] == 0
