@@ -33,7 +33,7 @@ def spread(values: Iterable[float]) -> str:
     """Median, lowest and highest."""
     values = list(values)
     median = number(statistics.median(values))
-    if len(values) == 1:
+    if min(values) == max(values):
         return median
     return f"{median} ({number(min(values))} to {number(max(values))})"
 

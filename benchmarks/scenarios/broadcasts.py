@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 
@@ -37,9 +38,10 @@ class Broadcasts:
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
         # Every room hears something, so that nothing is done for the first time later.
-        warm_up = max(self.rooms, min(WARM_UP, 100_000 // each))
+        warm_up = max(self.rooms, min(WARM_UP, 50_000 // each))
         messages = max(FEWEST, int(self.messages * peer.share))
-        texts = [(f"room-{number % self.rooms}", self.text) for number in range(warm_up + messages)]
+        rooms = itertools.cycle(self._rooms())
+        texts = [(next(rooms), self.text) for _ in range(warm_up + messages)]
         with Server(peer, broker) as server, publisher_for(peer, broker) as publisher:
             prepared = publisher.prepare(texts)
             with Clients(server.port, self._paths()) as clients:
@@ -63,6 +65,12 @@ class Broadcasts:
             # Not counting the publisher's own, one to each server.
             "broker_connections": connections - len(broker.nodes),
         }
+
+    def _rooms(self) -> list[str]:
+        """All rooms, those next to each other for different sockets: their frames go out alone."""
+        several = max(1, self.rooms // self.sockets)
+        order = (first + n for n in range(several) for first in range(0, self.rooms, several))
+        return [f"room-{number}" for number in order]
 
     def _paths(self) -> list[str]:
         if self.rooms <= self.sockets:
