@@ -326,7 +326,6 @@ class Hub:
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Hand a batch of the broker's to the local subscribers, in order."""
-        congestion = self.congestion
         round_ = _Round(batch)
         while not round_.done:
             try:
@@ -336,15 +335,15 @@ class Hub:
             if waiting is not None and round_.lane is not None:
                 round_.lane.wait_for(waiting)
                 round_.lane = None  # That is how it finds out that the others went on without it.
-            elif congestion:
-                await congestion.relieve()
+            elif self.congestion.full:
+                await self.congestion.relieve()
 
     async def _hand_out(self, round_: _Round) -> None:
         """Go on with a round: to its end, to congestion, or until a `send` has to wait.
 
         In the last case the round is no longer its own when it comes back.
         """
-        topics, congestion = self._topics, self.congestion
+        topics, congested = self._topics, self.congestion.full
         while True:
             delivery = round_.delivery
             event = None
@@ -379,9 +378,9 @@ class Hub:
                     lane.rest()
                     return
                 lane.idle = True
-                if lane.mailbox:
+                if lane.behind:
                     lane.rest()
-            if congestion:
+            if congested:
                 return
             for channel, message in round_.messages:
                 topic = topics.get(channel)

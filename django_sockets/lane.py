@@ -29,6 +29,7 @@ class Lane:
     Attributes:
         send: as given.
         idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
+        behind: something waits behind what is in hand.
         direct: what comes next need not ask the owner: the lane is neither held nor at its end.
         mailbox: what waits.
     """
@@ -41,6 +42,7 @@ class Lane:
         "_held",
         "_loop",
         "_worker",
+        "behind",
         "direct",
         "idle",
         "mailbox",
@@ -70,6 +72,7 @@ class Lane:
         self._held = held
         self._closed = False
         self.idle = True
+        self.behind = False
         self.direct = not held
 
     @property
@@ -132,7 +135,10 @@ class Lane:
 
     def _start(self) -> None:
         """Handle what waits, at once as far as that need not wait."""
-        if not self.mailbox or not self.idle or self._held or self._closed:
+        if not self.mailbox or self._held or self._closed:
+            return
+        if not self.idle:
+            self.behind = True
             return
         self.idle = False
         try:
@@ -166,6 +172,7 @@ class Lane:
     def rest(self) -> None:
         """Nothing is in hand any more: go on with what waits."""
         self.idle = True
+        self.behind = False
         self._worker = None
         self.mailbox.rest()
         self._start()

@@ -31,36 +31,37 @@ _NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
 
 
 class Congestion:
-    """The full mailboxes of one hub, and the waiting for them."""
+    """The full mailboxes of one hub, and the waiting for them.
+
+    Attributes:
+        full: those mailboxes; to be looked at only.
+    """
 
     def __init__(self) -> None:
-        self._full: set[Mailbox] = set()
+        self.full: set[Mailbox] = set()
         self._changed = asyncio.Event()
 
-    def __bool__(self) -> bool:
-        return bool(self._full)
-
     def add(self, mailbox: Mailbox) -> None:
-        self._full.add(mailbox)
+        self.full.add(mailbox)
 
     def discard(self, mailbox: Mailbox) -> None:
-        self._full.discard(mailbox)
-        if not self._full:
+        self.full.discard(mailbox)
+        if not self.full:
             self._changed.set()
 
     async def relieve(self) -> None:
         """Return when every mailbox has room again or belongs to a slow consumer."""
         loop = asyncio.get_running_loop()
-        while self._full:
+        while self.full:
             self._changed.clear()
             now = loop.time()
             wait = loop.create_task(self._changed.wait())
             try:
-                await asyncio.wait([wait], timeout=min(box.allowance(now) for box in self._full))
+                await asyncio.wait([wait], timeout=min(box.allowance(now) for box in self.full))
             finally:
                 wait.cancel()
             now = loop.time()
-            for mailbox in list(self._full):
+            for mailbox in list(self.full):
                 mailbox.judge(now)
 
 

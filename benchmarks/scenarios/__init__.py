@@ -50,7 +50,7 @@ SCENARIOS = {
     "private": Scenario("Private channels: 1,000 sockets, a channel each", PRIVATE, ALL),
     "latency": Scenario(
         "Latency: 100 sockets in one channel, 100 messages a second",
-        Latency(sockets=100, per_second=100, messages=300),
+        Latency(sockets=100, per_second=100, messages=500),
         ALL,
     ),
     "rooms": Scenario(

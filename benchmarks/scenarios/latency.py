@@ -22,7 +22,7 @@ class Latency:
     sockets: int
     per_second: int
     messages: int
-    warm_up: int = 50
+    warm_up: int = 300
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         with (
