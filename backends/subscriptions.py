@@ -16,7 +16,6 @@ from ..errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ..log import LogThrottle
 from ..url import BrokerURL
 from .link import ReplyError
-from .within import within
 
 __all__ = ["Place", "Subscriptions"]
 
@@ -142,8 +141,9 @@ class Subscriptions:
             # Also for those that are granted: the call that asked for them may yet be cancelled.
             self._channels[channel].calls.append(call)
         seconds = self._url.options.subscribe_timeout_seconds
+        timer = asyncio.get_running_loop().call_later(seconds, call.fail, asyncio.TimeoutError())
         try:
-            await within(seconds, call.future)
+            await call.future
         except asyncio.TimeoutError:
             trouble = self._trouble(waiting)
             self._withdraw(call, channels)
@@ -161,6 +161,8 @@ class Subscriptions:
         except BaseException:
             self._withdraw(call, channels)
             raise
+        finally:
+            timer.cancel()
         for channel in channels:
             state = self._channels.get(channel)
             if state is not None and call in state.calls:

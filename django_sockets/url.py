@@ -8,7 +8,6 @@ this module; it imports only `errors`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,8 @@ _MIB = 1024 * 1024
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:
     """The tail of an error message: did you mean ..., and the valid ones."""
+    import difflib  # Seldom needed, and a millisecond of every start.
+
     names = sorted(valid)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]!r}? " if close else ""
