@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 __all__ = [
     "HEADER_BYTES",
@@ -29,7 +29,6 @@ __all__ = [
     "NewerVersion",
     "NotOurs",
     "Publisher",
-    "fields_of",
     "unpack",
 ]
 
@@ -55,15 +54,9 @@ class NewerVersion(Exception):
     """The envelope is of a newer major version than this reader knows."""
 
 
-class Envelope(NamedTuple):
-    """An unpacked message."""
-
-    publisher: bytes
-    counter: int
-    previous: int
-    is_text: bool
-    origin: bytes | None
-    payload: bytes
+Envelope: TypeAlias = tuple[bytes, int, int, bool, bytes | None, bytes]
+"""Publisher, counter, previous counter, whether it is text, origin, payload. A plain tuple: the
+hub unpacks every message, and a named one takes longer to make."""
 
 
 class Publisher:
@@ -103,12 +96,7 @@ class Publisher:
 
 
 def unpack(message: bytes) -> Envelope:
-    """Take a message apart; raises as `fields_of` does."""
-    return Envelope(*fields_of(message))
-
-
-def fields_of(message: bytes) -> tuple[bytes, int, int, bool, bytes | None, bytes]:
-    """The fields of `Envelope` as a plain tuple, which costs the hub a quarter of the time.
+    """Take a message apart.
 
     Raises:
         NotOurs: no envelope, or a damaged one.

@@ -18,7 +18,7 @@ from .broker import check_channel
 from .codec import Delivery
 from .conf import Config, Source, load_config
 from .eager import start
-from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, fields_of
+from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
@@ -387,7 +387,7 @@ class Hub:
                 if topic is None:
                     continue
                 try:
-                    publisher, counter, previous, is_text, origin, payload = fields_of(message)
+                    publisher, counter, previous, is_text, origin, payload = unpack(message)
                 except NotOurs:
                     self.poison(channel)
                     continue
