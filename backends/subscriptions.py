@@ -84,7 +84,11 @@ class _Channel:
         self.granted = False
         self.kept = False
         self.lost: str | None = None
-        self.calls: list[_Call] = []
+        self.calls: tuple[_Call, ...] = ()
+
+    def leave(self, call: _Call) -> None:
+        """A call has ended."""
+        self.calls = tuple(other for other in self.calls if other is not call)
 
 
 class Subscriptions:
@@ -139,7 +143,7 @@ class Subscriptions:
         call = _Call(waiting)
         for channel in channels:
             # Also for those that are granted: the call that asked for them may yet be cancelled.
-            self._channels[channel].calls.append(call)
+            self._channels[channel].calls += (call,)
         seconds = self._url.options.subscribe_timeout_seconds
         timer = asyncio.get_running_loop().call_later(seconds, call.fail, asyncio.TimeoutError())
         try:
@@ -165,8 +169,8 @@ class Subscriptions:
             timer.cancel()
         for channel in channels:
             state = self._channels.get(channel)
-            if state is not None and call in state.calls:
-                state.calls.remove(call)
+            if state is not None:
+                state.leave(call)
 
     def _trouble(self, channels: Sequence[str]) -> ConnectError | None:
         """Why one of these channels has no link, if that is so."""
@@ -179,8 +183,7 @@ class Subscriptions:
         for channel in channels:
             state = self._channels.get(channel)
             if state is not None:
-                if call in state.calls:
-                    state.calls.remove(call)
+                state.leave(call)
                 if not state.kept and not state.calls:
                     orphans.append(channel)
         self.unsubscribe(orphans)

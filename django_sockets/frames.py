@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Frames"]
+__all__ = ["Frames", "Listener"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -23,23 +24,30 @@ NO_CODE, INTERNAL_ERROR = 1005, 1011
 """Close codes: the client gave none; the server's `receive` failed (RFC 6455, section 7.4.1)."""
 
 
+_NOTHING: deque[Event] = deque(maxlen=0)
+"""In place of a queue where no frame ever waited."""
+
+
+class Listener(Protocol):
+    """The socket, as its frames know it. An object and no callables: an idle socket is small."""
+
+    async def _take_frame(self, event: Event) -> None:
+        """Handle an event, each but the last; must not raise."""
+
+    def _end(self, code: int) -> None:
+        """The client has gone, with this close code."""
+
+
 class Frames:
     """The way from an ASGI `receive` to a handler, on one event loop.
-
-    Args:
-        handle: awaited with each event but the last; must not raise.
-        ended: called with the close code when the client has gone.
 
     Attributes:
         heard_at: loop time at which the client was last heard.
     """
 
-    def __init__(
-        self, handle: Callable[[Event], Awaitable[None]], ended: Callable[[int], None]
-    ) -> None:
-        self._handle = handle
-        self._ended = ended
-        self._waiting: list[Event] = []
+    def __init__(self, owner: Listener) -> None:
+        self._owner = owner
+        self._waiting = _NOTHING
         self._taken: asyncio.Future[None] | None = None
         self._handler: asyncio.Task[None] | None = None
         self._stopped = False
@@ -47,9 +55,12 @@ class Frames:
 
     def push(self, event: Event) -> None:
         """Have an event handled after those that wait."""
-        self._waiting.append(event)
         if self._handler is None:
-            self._handler = asyncio.get_running_loop().create_task(self._work())
+            self._handler = asyncio.get_running_loop().create_task(self._work(event))
+            return
+        if self._waiting is _NOTHING:
+            self._waiting = deque()
+        self._waiting.append(event)
 
     async def read(self, receive: Callable[[], Awaitable[Event]]) -> None:
         """Read events until the client leaves."""
@@ -58,7 +69,7 @@ class Frames:
                 event = await receive()
                 self.heard_at = asyncio.get_running_loop().time()
                 if event["type"] == "websocket.disconnect":
-                    self._ended(event.get("code") or NO_CODE)
+                    self._owner._end(event.get("code") or NO_CODE)
                     return
                 self.push(event)
                 while len(self._waiting) >= READ_AHEAD:
@@ -66,17 +77,22 @@ class Frames:
                     await self._taken
         except Exception:
             logger.exception("the server's receive failed")
-            self._ended(INTERNAL_ERROR)
+            self._owner._end(INTERNAL_ERROR)
 
-    async def _work(self) -> None:
+    async def _work(self, event: Event | None) -> None:
         try:
-            while self._waiting and not self._stopped:
-                event = self._waiting.pop(0)
-                if self._taken is not None and not self._taken.done():
-                    self._taken.set_result(None)
-                await self._handle(event)
+            while event is not None and not self._stopped:
+                await self._owner._take_frame(event)
+                event = self._next()
         finally:
             self._handler = None
+
+    def _next(self) -> Event | None:
+        if not self._waiting:
+            return None
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
+        return self._waiting.popleft()
 
     def stop(self) -> None:
         """Handle nothing more after the event in hand."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 from typing import Protocol, TypeAlias
 
 from .broker import check_channel
@@ -132,7 +132,8 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self._options = config.url.options
         self._topics: dict[str, _Topic] = {}
-        self._channels_of: dict[Subscriber, set[str]] = {}
+        # Dicts and no sets: the garbage collector passes over a dict of nothing but texts.
+        self._channels_of: dict[Subscriber, dict[str, None]] = {}
         # The calls that wait for channels which none of the subscriber's calls has got yet.
         self._joining: dict[tuple[Subscriber, str], set[object]] = {}
         self._publisher = Publisher()
@@ -268,7 +269,7 @@ class Hub:
             raise BrokerClosed(self.config.url)
         if not names:
             return
-        owned = self._channels_of.setdefault(subscriber, set())
+        owned = self._channels_of.setdefault(subscriber, {})
         joining, call = self._joining, object()
         for name in names:
             if name in owned:
@@ -280,7 +281,7 @@ class Hub:
                 topic = self._topics[name] = _Topic()
             topic.subscribers[subscriber] = direct
             topic.audience = None
-            owned.add(name)
+            owned[name] = None
             joining[subscriber, name] = {call}
         try:
             await self._broker.subscribe(names)
@@ -301,11 +302,11 @@ class Hub:
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Take a subscriber off some channels, or off all; it hears nothing more from now on."""
-        owned = self._channels_of.get(subscriber, set())
+        owned = self._channels_of.get(subscriber, {})
         gone = list(owned) if channels is None else [name for name in channels if name in owned]
         empty = []
         for name in gone:
-            owned.discard(name)
+            owned.pop(name, None)
             self._joining.pop((subscriber, name), None)
             topic = self._topics[name]
             del topic.subscribers[subscriber]
@@ -318,9 +319,9 @@ class Hub:
         if empty and not self._closed:
             await self._broker.unsubscribe(empty)
 
-    def channels_of(self, subscriber: Subscriber) -> frozenset[str]:
-        """The channels a subscriber is on."""
-        return frozenset(self._channels_of.get(subscriber, ()))
+    def channels_of(self, subscriber: Subscriber) -> Set[str]:
+        """The channels a subscriber is on, as they are now and later."""
+        return self._channels_of.get(subscriber, {}).keys()
 
     # Receiving: the broker's sink
 

@@ -4,84 +4,68 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .lane import Lane
-from .mailbox import Congestion
+from .mailbox import Mailbox
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Sender"]
 
 Event: TypeAlias = MutableMapping[str, Any]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 CLOSE_SECONDS = 1.0
 """How long a close waits for what is queued before it."""
 
 
-class Outbox:
+class Sender(Protocol):
+    """The socket, as its outbox knows it. An object and no callables: an idle socket is small."""
+
+    def _no_send(self) -> None:
+        """Something is to be sent and there is no `send`."""
+
+    def _client_gone(self, exc: Exception) -> None:
+        """`send` raised this: the client has left."""
+
+    def _new_mailbox(self) -> Mailbox:
+        """What may wait for a client that reads slowly."""
+
+    def _discarded(self, count: int) -> None:
+        """So many messages were queued and never sent."""
+
+
+class Outbox(Lane):
     """Events on their way to one client, on one event loop.
 
     Args:
         send: the ASGI callable, or None.
-        missing: called when something is to be sent and there is no `send`.
-        gone: called with what `send` raised: the client has left.
-        limits: asked once for the events and bytes that may wait, and for the hub's congestion.
-        discarded: called with the number of messages that were queued and never sent.
 
     Attributes:
         held: nothing goes out yet: the handshake is not accepted.
         muted: nothing goes out any more: the interpreter is exiting.
     """
 
-    def __init__(
-        self,
-        send: Callable[[Event], Awaitable[None]] | None,
-        missing: Callable[[], None],
-        gone: Callable[[Exception], None],
-        limits: Callable[[], tuple[int, int, Congestion]],
-        discarded: Callable[[int], None],
-    ) -> None:
+    def __init__(self, owner: Sender, send: Send | None) -> None:
+        super().__init__()
+        self._owner = owner
         self._send = send
-        self._missing = missing
-        self._gone = gone
-        self._limits = limits
-        self._discarded = discarded
-        self._opened: Lane | None = None
-        self.held = False
+        if send is not None:
+            self.send = send
         self.muted = False
 
-    def lane(self) -> Lane:
-        """The queue before `send`; made when it is first needed."""
-        if self._opened is None:
-            max_items, max_bytes, congestion = self._limits()
-            self._opened = Lane(
-                self._write,
-                self._gone,
-                max_items=max_items,
-                max_bytes=max_bytes,
-                congestion=congestion,
-                held=self.held,
-                dropped=self._dropped,
-                send=self._send,
-            )
-        return self._opened
+    # What it is as a lane
 
-    def _dropped(self, events: list[Event]) -> None:
-        self._discarded(sum(map(_is_message, events)))
-
-    async def _write(self, event: Event) -> None:
+    async def handle(self, event: Event) -> None:
         if self._send is None:
-            self._missing()
+            self._owner._no_send()
         elif not self.muted:
             try:
-                await self._put_out(event)
+                await self._put_out(self._send, event)
             except BaseException:
-                self._discarded(_is_message(event))
+                self._owner._discarded(_is_message(event))
                 raise
 
-    async def _put_out(self, event: Event) -> None:
-        send = self._send
-        if send is None:
-            return
+    async def _put_out(self, send: Send, event: Event) -> None:
         try:
             await send(event)
         except OSError:
@@ -93,53 +77,50 @@ class Outbox:
             # daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only.
             await send({**event, "code": code + 2000})
 
-    def put(self, event: Event, size_bytes: int) -> bool:
-        """Queue an event without waiting; False if the client reads too slowly."""
-        return self.muted or self.lane().put(event, size_bytes)
+    def failed(self, exc: Exception) -> None:
+        self._owner._client_gone(exc)
 
-    def evict(self) -> Any:
-        """Drop and return the oldest event that nobody waits for; None if there is none."""
-        return self.lane().evict()
+    def dropped(self, items: list[Event]) -> None:
+        self._owner._discarded(sum(map(_is_message, items)))
+
+    def new_mailbox(self) -> Mailbox:
+        return self._owner._new_mailbox()
+
+    # What it is for a socket
 
     @property
-    def idle(self) -> bool:
-        """Nothing is on its way."""
-        return self._opened is None or (self._opened.idle and self._opened.empty)
+    def held(self) -> bool:
+        return self._held
+
+    def put(self, event: Event, size_bytes: int) -> bool:
+        """Send an event without waiting; False if the client reads too slowly."""
+        return self.muted or super().put(event, size_bytes)
 
     async def run(self, event: Event) -> None:
-        """Queue an event and return once the server has taken it."""
+        """Send an event behind the others; returns once the server has taken it."""
         if not self.muted:
-            await self.lane().run(event)
+            await super().run(event)
 
-    async def release(self, accept: Event) -> None:
+    async def accept(self, event: Event) -> None:
         """Send the accept, and then what was held."""
-        await self._write(accept)
-        self.held = False
-        if self._opened is not None:
-            self._opened.release()
+        await self.handle(event)
+        self.release()
 
     async def close(self, code: int) -> None:
         """Send a close frame behind what is queued, or soon, without it."""
-        if self.muted or self.held or self._send is None:
+        if self.muted or self._held or self._send is None:
             return
-        lane = self.lane()
-        lane.seal()  # Nothing may overtake the close frame, or follow it.
-        if lane.full:
-            lane.forget()  # The client does not read: this would only delay the end.
-        closing = asyncio.ensure_future(lane.run({"type": "websocket.close", "code": code}))
+        self.seal()  # Nothing may overtake the close frame, or follow it.
+        if self.full:
+            self.forget()  # The client does not read: this would only delay the end.
+        closing = asyncio.ensure_future(self.run({"type": "websocket.close", "code": code}))
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
 
     def mute(self) -> None:
         """The interpreter is exiting: nothing goes out any more."""
         self.muted = True
-        if self._opened is not None:
-            self._opened.seal()
-            self._opened.forget()
-
-    def end(self) -> None:
-        """Drop what is queued; the connection has ended."""
-        if self._opened is not None:
-            self._opened.close()
+        self.seal()
+        self.forget()
 
 
 def _is_message(event: Event) -> bool:

@@ -7,13 +7,13 @@ that it leaves is a gap: `Gap(reason="overflow")`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from .codec import Delivery
 from .errors import ConfigurationError
 from .events import OVERFLOW, Gap
 from .lane import Lane
-from .mailbox import Congestion
+from .mailbox import Mailbox
 from .url import suggest
 
 __all__ = ["CLOSE", "DROP_NEWEST", "DROP_OLDEST", "Inbox", "Overflow", "check_policy"]
@@ -30,16 +30,6 @@ def check_policy(policy: object) -> str:
     if isinstance(policy, str) and policy in POLICIES:
         return policy
     raise ConfigurationError(f"overflow = {policy!r}; {suggest(str(policy), POLICIES)}")
-
-
-class Queue(Protocol):
-    """What may overflow: a `Lane`, or an `Outbox`."""
-
-    def put(self, item: Any, size_bytes: int) -> bool:
-        """Queue an item; False if it is full and its consumer slow."""
-
-    def evict(self) -> Any:
-        """Drop and return the oldest item that may go; None if there is none."""
 
 
 class Overflow:
@@ -65,7 +55,7 @@ class Overflow:
         self._gap_began = gap_began
         self._in_hole = False
 
-    def put(self, queue: Queue, item: Any, size_bytes: int) -> list[Any]:
+    def put(self, queue: Lane, item: Any, size_bytes: int) -> list[Any]:
         """Queue an item by the policy; returns what was dropped for it, perhaps the item itself."""
         if queue.put(item, size_bytes):
             self._in_hole = False
@@ -92,66 +82,65 @@ class Overflow:
         return gone
 
 
-class Inbox:
+class Inbox(Lane):
     """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
 
     Where messages were dropped, a `Gap` comes before the next one that is handled, or once all that
     was queued is handled.
 
     Args:
-        handle: awaited with one event at a time.
-        failed: called with what it raised, which ends the inbox.
+        take: awaited with one event at a time.
+        trouble: called with what it raised, which ends the inbox.
         overflow: what is done when it is full.
-        max_items, max_bytes, congestion: see `Mailbox`.
-        discarded: called with the number of messages that were queued when the inbox closed.
+        new_mailbox: makes what events wait in.
+        discarded: called with the number of messages that were queued when the inbox ended.
     """
 
     def __init__(
         self,
-        handle: Callable[[Delivery | Gap], Awaitable[None]],
-        failed: Callable[[Exception], None],
+        take: Callable[[Delivery | Gap], Awaitable[None]],
+        trouble: Callable[[Exception], object],
         overflow: Overflow,
         *,
-        max_items: int,
-        max_bytes: int,
-        congestion: Congestion,
+        new_mailbox: Callable[[], Mailbox],
         discarded: Callable[[int], None],
     ) -> None:
-        self._handle = handle
+        super().__init__()
+        self._take = take
+        self._trouble = trouble
         self._overflow = overflow
+        self._new_mailbox = new_mailbox
+        self._discarded = discarded
         self._hole: dict[str, None] = {}
-        self._lane = Lane(
-            self._take,
-            failed,
-            max_items=max_items,
-            max_bytes=max_bytes,
-            congestion=congestion,
-            dropped=lambda items: discarded(sum(not isinstance(one, Gap) for one in items)),
-        )
 
-    def put(self, event: Delivery | Gap, size_bytes: int) -> None:
+    def offer(self, event: Delivery | Gap, size_bytes: int) -> None:
         """Queue an event by the policy."""
-        lane, overflow = self._lane, self._overflow
-        if self._hole and overflow.policy == DROP_NEWEST and not lane.full:
-            lane.put(self._take_gap(), 0)
-        for gone in overflow.put(lane, event, size_bytes):
+        overflow = self._overflow
+        if self._hole and overflow.policy == DROP_NEWEST and not self.full:
+            self.put(self._take_gap(), 0)
+        for gone in overflow.put(self, event, size_bytes):
             self._hole.update(dict.fromkeys(_channels(gone)))
 
-    async def _take(self, event: Delivery | Gap) -> None:
+    async def handle(self, event: Delivery | Gap) -> None:
         if self._hole and self._overflow.policy == DROP_OLDEST:
-            await self._handle(self._take_gap())
-        await self._handle(event)
-        while self._hole and self._lane.empty and self._overflow.policy != CLOSE:
-            await self._handle(self._take_gap())
+            await self._take(self._take_gap())
+        await self._take(event)
+        while self._hole and self.empty and self._overflow.policy != CLOSE:
+            await self._take(self._take_gap())
+
+    def failed(self, exc: Exception) -> None:
+        self._trouble(exc)
+
+    def dropped(self, items: list[Any]) -> None:
+        self._discarded(sum(not isinstance(one, Gap) for one in items))
+
+    def new_mailbox(self) -> Mailbox:
+        return self._new_mailbox()
 
     def _take_gap(self) -> Gap:
         gap = Gap(channels=tuple(self._hole), reason=OVERFLOW)
         self._hole.clear()
         return gap
-
-    def close(self) -> None:
-        """Handle nothing more; the event at hand is cancelled."""
-        self._lane.close()
 
 
 def _channels(event: Delivery | Gap) -> Sequence[str]:

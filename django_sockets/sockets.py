@@ -9,7 +9,6 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
-from . import overflow
 from .asgi import AsgiApp
 from .calls import Calls, running_loop
 from .codec import Delivery, encode, send_event
@@ -22,10 +21,11 @@ from .handshake import FORBIDDEN, deny, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
-from .limits import LIMITS, TokenBucket, check_limits
+from .limits import TokenBucket, check_limits
 from .log import LogThrottle
-from .mailbox import Congestion
+from .mailbox import Mailbox
 from .outbox import Outbox
+from .overflow import CLOSE, Inbox, Overflow, check_policy
 from .runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -100,7 +100,7 @@ class BaseSocketServer(SocketChannels):
 
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
-    overflow: str = overflow.CLOSE
+    overflow: str = CLOSE
     """What happens when too much waits for a client that reads slowly: "close" it with 1013, or
     "drop_oldest" or "drop_newest" broadcasts and call `gap(reason="overflow")` at the hole."""
     outbox_messages: int = 256
@@ -123,7 +123,7 @@ class BaseSocketServer(SocketChannels):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         taken_types(cls)  # Raises for two methods that take the same type.
-        overflow.check_policy(cls.overflow)
+        check_policy(cls.overflow)
         check_limits(cls)
 
     def __init__(
@@ -141,49 +141,43 @@ class BaseSocketServer(SocketChannels):
     ) -> None:
         self.scope = scope
         self.tags: dict[str, str] = dict(scope.get("django_sockets.tags") or ())
-        given = {
-            "config": config,
-            "hosts": hosts,
-            "ws_encoder": ws_encoder,
-            "ws_encoder_is_bytes": ws_encoder_is_bytes,
-            "ws_decoder": ws_decoder,
-            "subprotocol": subprotocol,
-        }
-        for name, value in given.items():
-            if value is not None:
-                setattr(self, name, value)
+        if config is not None:
+            self.config = config
+        if hosts is not None:
+            self.hosts = hosts
+        if ws_encoder is not None:
+            self.ws_encoder = ws_encoder
+        if ws_encoder_is_bytes is not None:
+            self.ws_encoder_is_bytes = ws_encoder_is_bytes
+        if ws_decoder is not None:
+            self.ws_decoder = ws_decoder
+        if subprotocol is not None:
+            self.subprotocol = subprotocol
         self.configure()
-        if not LIMITS.keys().isdisjoint(vars(self)):  # The class was checked when it was made.
+        if _sets_its_own(type(self)):  # The class was checked when it was made.
             check_limits(self)
+            check_policy(self.overflow)
         source = self.config
         if source is None and self.hosts is not None:
             source = {"hosts": self.hosts}
         self._config = load_config(source)
         self._asgi_receive = receive
         self._asgi_send = send
-        self._warned: set[str] = set()
+        self._warned: tuple[str, ...] = ()
         home = running_loop() or background_loop()
         self._dispatch = _dispatch_of(type(self))
         self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
-        self._outbox = Outbox(
-            send, self._no_send, self._client_gone, self._outbox_limits, self._discarded
-        )
-        self._overflow = overflow.Overflow(
-            overflow.check_policy(self.overflow),
-            self._too_slow,
-            lambda count: self._count("dropped_overflow", count),
-            self._hole_began,
-        )
-        self._inbox: overflow.Inbox | None = None
-        self._frames: Frames = Frames(self._take_frame, self._end)
+        self._outbox = Outbox(self, send)
+        self._overflow: Overflow | None = None
+        self._inbox: Inbox | None = None
+        self._frames = Frames(self)
         self._bucket: TokenBucket | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[int] | None = None
         self._finished: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._slow = False
         self.is_alive = True
@@ -294,9 +288,9 @@ class BaseSocketServer(SocketChannels):
         For scripts and tests: neither receiving nor delivery waits for a connect event.
         """
         if running_loop() is self._home_calls.home:
-            self._spawn(self._serve())
+            _spawn(self._serve())
             return
-        self._home_calls.home.call_soon_threadsafe(lambda: self._spawn(self._serve()))
+        self._home_calls.home.call_soon_threadsafe(lambda: _spawn(self._serve()))
 
     async def async_start_listeners(self) -> None:
         """Serve the connection until it has ended; see `start_listeners`."""
@@ -314,7 +308,7 @@ class BaseSocketServer(SocketChannels):
         event = await receive()
         if event["type"] != "websocket.connect":
             return
-        self._outbox.held = True
+        self._outbox.hold()
         guests = self._shared_hub().guests
         if guests.draining or is_draining():
             await self._deny_draining(send)
@@ -369,22 +363,21 @@ class BaseSocketServer(SocketChannels):
             self._finished = loop.create_future()
             at_exit(self._at_exit)
         if self.tags and self._crowd is None:
-            self._spawn(self._join())
+            _spawn(self._join())
         self._start_delivery()
         self._frames.heard_at = loop.time()
         self._watch_idle()
-        reader = loop.create_task(self._read())
+        reader = self._reader(loop)
         try:
             await self._ended
         finally:
-            reader.cancel()
+            if reader is not None:
+                reader.cancel()
             self._end(GOING_AWAY)
             # The server may have cancelled this task, and with it what it waited for.
             code = GOING_AWAY if self._ended.cancelled() else self._ended.result()
             # In a task of its own: a server that loses patience with it now cancels only us.
-            finishing = loop.create_task(self._finish(code))
-            self._tasks.add(finishing)
-            finishing.add_done_callback(self._tasks.discard)
+            finishing = _spawn(self._finish(code))
             await asyncio.wait([finishing])
             finishing.result()
 
@@ -405,7 +398,7 @@ class BaseSocketServer(SocketChannels):
         if self._hub is not None:
             await self._hub.remove(self)
         if self._inbox is not None:
-            self._inbox.close()
+            self._inbox.end()
         self._outbox.end()
         # Only the exit of the interpreter cannot wait for a handler that never returns.
         await self._frames.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
@@ -430,11 +423,11 @@ class BaseSocketServer(SocketChannels):
 
     # Frames from the client
 
-    async def _read(self) -> None:
+    def _reader(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
         if self._asgi_receive is None:
             self._warn_once("receive side", "%s has no receive callable: it hears nothing")
-        else:
-            await self._frames.read(self._asgi_receive)
+            return None
+        return loop.create_task(self._frames.read(self._asgi_receive))
 
     async def _take_frame(self, event: MutableMapping[str, Any]) -> None:
         try:
@@ -489,7 +482,7 @@ class BaseSocketServer(SocketChannels):
         quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
         if quiet >= self.idle_timeout_seconds:
             self._note("closed_idle", "closed with 4408: the client sends nothing")
-            self._spawn(self._close(IDLE))
+            _spawn(self._close(IDLE))
         else:
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
@@ -524,7 +517,7 @@ class BaseSocketServer(SocketChannels):
         if subprotocol is not None:
             event["subprotocol"] = subprotocol
         if self._outbox.held:
-            await self._outbox.release(event)
+            await self._outbox.accept(event)
         else:
             await self._send_event(event)
 
@@ -585,8 +578,8 @@ class BaseSocketServer(SocketChannels):
         await self._outbox.close(code)
         self._end(code)
 
-    def _outbox_limits(self) -> tuple[int, int, Congestion]:
-        return self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion
+    def _new_mailbox(self) -> Mailbox:
+        return Mailbox(self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion)
 
     def _no_send(self) -> None:
         self._warn_once("send side", "%s has no send callable: nothing is sent")
@@ -616,13 +609,13 @@ class BaseSocketServer(SocketChannels):
 
     def on_close_order(self, code: int) -> None:
         """Called by the crowd: somebody closes the sockets with a tag of this one."""
-        self._spawn(self._close(code))
+        _spawn(self._close(code))
 
     # Sent away
 
     def on_drain(self, patience_seconds: float) -> None:
         """Called by the hub's guests: the server is shutting down."""
-        self._spawn(self._drain(patience_seconds))
+        _spawn(self._drain(patience_seconds))
 
     async def _drain(self, patience_seconds: float) -> None:
         await self._frames.settled(patience_seconds)
@@ -652,11 +645,12 @@ class BaseSocketServer(SocketChannels):
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
         if self._queue is not None or self._inbox is not None or self._ended is None:
             return None
-        return self._outbox.lane() if self.ws_encoder is None and self._asgi_send else None
+        return self._outbox if self.ws_encoder is None and self._asgi_send else None
 
     def _too_many(self, names: Iterable[str]) -> bool:
-        owned = frozenset() if self._hub is None else self._hub.channels_of(self)
-        return len(owned.union(names)) > self.max_subscriptions
+        owned = () if self._hub is None else self._hub.channels_of(self)
+        new = {name for name in names if name not in owned}
+        return len(owned) + len(new) > self.max_subscriptions
 
     async def _remove(self, names: list[str]) -> None:
         if self._hub is not None:
@@ -670,13 +664,11 @@ class BaseSocketServer(SocketChannels):
             handles is not BaseSocketServer.async_handle_received_broadcast
             or cls.gap is not BaseSocketServer.gap
         ):
-            self._inbox = overflow.Inbox(
+            self._inbox = Inbox(
                 self._take,
-                lambda exc: self._spawn(self._failed(exc)),
-                self._overflow,
-                max_items=self.outbox_messages,
-                max_bytes=self.outbox_bytes,
-                congestion=self._shared_hub().congestion,
+                lambda exc: _spawn(self._failed(exc)),
+                self._policy(),
+                new_mailbox=self._new_mailbox,
                 discarded=self._discarded,
             )
         if self._queue is not None:
@@ -696,7 +688,7 @@ class BaseSocketServer(SocketChannels):
         elif self._inbox is None:
             self._push(delivery)
         else:
-            self._inbox.put(delivery, len(delivery.payload))
+            self._inbox.offer(delivery, len(delivery.payload))
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Called by the hub where broadcasts may be missing."""
@@ -704,7 +696,7 @@ class BaseSocketServer(SocketChannels):
             self._queue.on_gap(channels, reason)
             return
         if self._inbox is not None:
-            self._inbox.put(Gap(channels=tuple(channels), reason=reason), 0)
+            self._inbox.offer(Gap(channels=tuple(channels), reason=reason), 0)
 
     async def _take(self, event: Delivery | Gap) -> None:
         """One event, in a class with hooks of its own."""
@@ -728,7 +720,7 @@ class BaseSocketServer(SocketChannels):
         if self._closing:
             self._discarded(1)
         else:
-            self._overflow.put(self._outbox, self._event_of(delivery), len(delivery.payload))
+            self._policy().put(self._outbox, self._event_of(delivery), len(delivery.payload))
 
     async def _pass_on(self, delivery: Delivery) -> None:
         """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
@@ -744,12 +736,22 @@ class BaseSocketServer(SocketChannels):
 
     # Clients that read too slowly
 
+    def _policy(self) -> Overflow:
+        if self._overflow is None:
+            self._overflow = Overflow(
+                self.overflow,
+                self._too_slow,
+                lambda count: self._count("dropped_overflow", count),
+                self._hole_began,
+            )
+        return self._overflow
+
     def _too_slow(self, item: Any) -> None:
         self._discarded(not isinstance(item, Gap))
         if not self._slow:
             self._slow = True
             self._note("closed_overflow", "closed with 1013: the client reads too slowly")
-            self._spawn(self._close(TRY_AGAIN))
+            _spawn(self._close(TRY_AGAIN))
 
     def _hole_began(self) -> None:
         self._shared_hub().count_gap(OVERFLOW)
@@ -772,15 +774,28 @@ class BaseSocketServer(SocketChannels):
 
     # Odds and ends
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
-            self._warned.add(key)
+            self._warned += (key,)
             logger.warning(message, type(self).__name__)
+
+
+_at_work: set[asyncio.Task[None]] = set()
+"""What sockets do beside their handlers: an event loop keeps its tasks by weak references only."""
+
+
+def _spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    _at_work.add(task)
+    task.add_done_callback(_at_work.discard)
+    return task
+
+
+@functools.lru_cache(maxsize=1024)
+def _sets_its_own(cls: type[BaseSocketServer]) -> bool:
+    """Whether each socket of a class may change what was checked when the class was made."""
+    base = BaseSocketServer
+    return cls.configure is not base.configure or cls.__init__ is not base.__init__
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,40 +8,50 @@ from typing import Any
 from django_sockets import open_hub
 from django_sockets.hub import Hub
 from django_sockets.lane import Lane
+from django_sockets.mailbox import Mailbox
 
 TEXTS = [b"%d" % number for number in range(10)]
 
 
-class Direct:
-    """A subscriber with a lane to a client whose `send` waits, or fails, when told to."""
+class Direct(Lane):
+    """A subscriber that is the lane to its client, whose `send` waits, or fails, when told to."""
 
-    def __init__(self, hub: Hub, number: int) -> None:
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        self.hub = hub
         self.heard: list[str] = []
-        self.failed: list[Exception] = []
+        self.errors: list[Exception] = []
         self.let_go = asyncio.Event()
         self.let_go.set()
         self.error: BaseException | None = None
-        self.lane = Lane(
-            self.send, self.failed.append, max_items=9, max_bytes=999, congestion=hub.congestion
-        )
+        self.send = self.handle
 
-    async def send(self, event: Any) -> None:
+    async def handle(self, item: Any) -> None:
         await self.let_go.wait()
         if self.error is not None:
             raise self.error
-        self.heard.append(event["text"])
+        self.heard.append(item["text"])
+
+    def failed(self, exc: Exception) -> None:
+        self.errors.append(exc)
+
+    def dropped(self, items: list[Any]) -> None:
+        pass
+
+    def new_mailbox(self) -> Mailbox:
+        return Mailbox(9, 999, self.hub.congestion)
 
     def on_delivery(self, delivery: Any) -> None:
-        self.lane.put(delivery.event(), len(delivery.payload))
+        self.put(delivery.event(), len(delivery.payload))
 
     def on_gap(self, channels: Any, reason: str) -> None:
         raise AssertionError(reason)
 
 
 async def three(hub: Hub) -> list[Direct]:
-    sockets = [Direct(hub, number) for number in range(3)]
+    sockets = [Direct(hub) for _ in range(3)]
     for socket in sockets:
-        await hub.add(socket, "room", direct=socket.lane)
+        await hub.add(socket, "room", direct=socket)
     return sockets
 
 
@@ -55,7 +65,7 @@ async def test_one_that_has_to_wait_holds_nobody_up_and_hears_all_in_order() -> 
         everything = [text.decode() for text in TEXTS]
         assert [socket.heard for socket in sockets] == [everything, [], everything]
         sockets[1].let_go.set()
-        await sockets[1].lane.run({"text": "last"})
+        await sockets[1].run({"text": "last"})
         assert sockets[1].heard == [*everything, "last"]
         await hub.publish("room", b"again", is_text=True)
         await asyncio.sleep(0.05)
@@ -72,7 +82,7 @@ async def test_one_that_fails_ends_alone() -> None:
         await hub.publish("room", b"2", is_text=True)
         await asyncio.sleep(0.05)
         assert [socket.heard for socket in sockets] == [[], ["2"], ["1", "2"]]
-        assert [len(socket.failed) for socket in sockets] == [1, 0, 0]
+        assert [len(socket.errors) for socket in sockets] == [1, 0, 0]
 
 
 async def test_one_that_waits_and_is_closed_ends_alone() -> None:
@@ -82,7 +92,7 @@ async def test_one_that_waits_and_is_closed_ends_alone() -> None:
         for text in (b"1", b"2"):
             await hub.publish("room", text, is_text=True)
         await asyncio.sleep(0.05)
-        sockets[0].lane.close()
+        sockets[0].end()
         sockets[0].let_go.set()
         await hub.publish("room", b"3", is_text=True)
         await asyncio.sleep(0.05)
