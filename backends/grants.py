@@ -24,6 +24,10 @@ __all__ = ["ELSEWHERE", "Grants", "Owner"]
 logger = logging.getLogger("django_sockets")
 
 NAMES_PER_COMMAND = 1000
+GATHERING_TURNS = 3
+"""Turns of the event loop for which commands are gathered before they are written: nothing in an
+idle process, and a packet for many connections instead of one for each where they come in a storm.
+"""
 REFUSED_RETRY_SECONDS = 1.0
 """A subscription that was refused and is still wanted is asked for again this often."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
@@ -236,7 +240,13 @@ class Grants:
     def _flush_soon(self) -> None:
         if self.link is not None and not self._flush_due:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._gather(GATHERING_TURNS)
+
+    def _gather(self, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._gather, turns - 1)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         """Write what differs between wanted and sent, for many callers at once."""

@@ -116,6 +116,9 @@ class Subscriptions:
         self._channels: dict[str, _Channel] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
+        # All may wait equally long, so one timer serves them in the order in which they came.
+        self._due: dict[_Call, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     # What the callers want
 
@@ -145,7 +148,9 @@ class Subscriptions:
             # Also for those that are granted: the call that asked for them may yet be cancelled.
             self._channels[channel].calls += (call,)
         seconds = self._url.options.subscribe_timeout_seconds
-        timer = asyncio.get_running_loop().call_later(seconds, call.fail, asyncio.TimeoutError())
+        self._due[call] = asyncio.get_running_loop().time() + seconds
+        if self._timer is None:
+            self._overdue()
         try:
             await call.future
         except asyncio.TimeoutError:
@@ -166,11 +171,21 @@ class Subscriptions:
             self._withdraw(call, channels)
             raise
         finally:
-            timer.cancel()
+            self._due.pop(call, None)
         for channel in channels:
             state = self._channels.get(channel)
             if state is not None:
                 state.leave(call)
+
+    def _overdue(self) -> None:
+        """Give up the calls whose time has come, and look again when the next one's will."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        for call, due in list(self._due.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._overdue)
+                return
+            call.fail(asyncio.TimeoutError())
 
     def _trouble(self, channels: Sequence[str]) -> ConnectError | None:
         """Why one of these channels has no link, if that is so."""
@@ -200,6 +215,8 @@ class Subscriptions:
     async def aclose(self) -> None:
         """Calls that wait raise BrokerClosed, and so do later ones."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._fail_calls(list(self._channels), BrokerClosed(self._url))
 
     # Where the channels are

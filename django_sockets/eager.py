@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Coroutine, Generator
-from typing import Any
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
-__all__ = ["start"]
+__all__ = ["start", "until_late"]
+
+T = TypeVar("T")
 
 if sys.version_info >= (3, 12):
 
@@ -132,3 +135,34 @@ class _Spare(Coroutine[Any, Any, None]):
 
 
 _spares: dict[asyncio.AbstractEventLoop, _Spare] = {}
+
+
+@types.coroutine
+def until_late(
+    work: Coroutine[Any, Any, T], seconds: float | None, late: Callable[[asyncio.Task[Any]], None]
+) -> Generator[Any, Any, T]:
+    """Await a coroutine. A timer is made when it first has to wait: most need none.
+
+    Args:
+        seconds: how long it may wait from then on; None for any time.
+        late: called with the present task if it waits for longer.
+    """
+    timer = None
+    try:
+        waits_for = work.send(None)
+        task = asyncio.current_task()
+        if seconds is not None and task is not None:
+            timer = asyncio.get_running_loop().call_later(seconds, late, task)
+        while True:
+            try:
+                yield waits_for
+            except BaseException as exc:
+                waits_for = work.throw(exc)
+            else:
+                waits_for = work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        if timer is not None:
+            timer.cancel()

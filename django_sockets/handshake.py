@@ -9,7 +9,7 @@ from typing import Any
 from .errors import Reject
 from .origin import origin_problem
 
-__all__ = ["FORBIDDEN", "deny", "refusal"]
+__all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -19,20 +19,21 @@ NORMAL = 1000
 """A close before the accept; the server makes HTTP 403 of it."""
 
 
-async def refusal(
-    scope: MutableMapping[str, Any],
-    allowed_origins: Sequence[str],
-    authorize: Callable[[], Awaitable[Any]],
-) -> int | None:
-    """The HTTP status to refuse the handshake with, or None.
+def origin_refusal(scope: Mapping[str, Any], allowed_origins: Sequence[str]) -> int | None:
+    """The HTTP status to refuse the handshake with because of its Origin, or None."""
+    problem = origin_problem(scope, allowed_origins)
+    if problem is None:
+        return None
+    logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
+    return FORBIDDEN
+
+
+async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[Any]]) -> int | None:
+    """The HTTP status to refuse the handshake with because of `authorize`, or None.
 
     Args:
-        authorize: the class's hook; asked only if the Origin is right.
+        authorize: the class's hook.
     """
-    problem = origin_problem(scope, allowed_origins)
-    if problem is not None:
-        logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
-        return FORBIDDEN
     try:
         allowed = await authorize()
     except Reject as exc:

@@ -7,21 +7,24 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .conf import database_hygiene
-from .workers import WorkerPool
+from .conf import Settings, database_hygiene
+from .runtime import worker_pool
 
 __all__ = ["call_hook", "takes_code"]
 
 
-async def call_hook(pool: WorkerPool, hook: Callable[..., Any], *args: Any) -> Any:
+async def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Any:
     """Call a hook where it belongs and return its result.
+
+    Args:
+        settings: for the worker threads, if they are still to be made.
 
     Raises:
         What the hook raises.
     """
-    if inspect.iscoroutinefunction(hook):
+    if _is_async(getattr(hook, "__func__", hook)):
         return await hook(*args)
-    result = await pool.run(_in_thread, hook, args)
+    result = await worker_pool(settings).run(_in_thread, hook, args)
     # A decorated `async def` may look like a `def`.
     return await result if inspect.isawaitable(result) else result
 
@@ -29,6 +32,9 @@ async def call_hook(pool: WorkerPool, hook: Callable[..., Any], *args: Any) -> A
 def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
     with database_hygiene():
         return hook(*args)
+
+
+_is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 
 
 @lru_cache(maxsize=1024)

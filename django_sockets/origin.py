@@ -26,34 +26,32 @@ def origin_problem(scope: Mapping[str, Any], allowed: Iterable[str]) -> str | No
         scope: the ASGI scope of a websocket.
         allowed: further origins such as "https://app.example.com"; "*" admits all.
     """
-    headers: dict[bytes, list[bytes]] = {}
-    for name, value in scope.get("headers", ()):
-        headers.setdefault(bytes(name).lower(), []).append(bytes(value))
-    origins = headers.get(b"origin", [])
     if "*" in allowed:
         return None
+    origins = _values(scope, b"origin")
     if not origins:
-        if b"cookie" in headers:
-            return "cookies without an Origin header"
-        return None
+        return "cookies without an Origin header" if _values(scope, b"cookie") else None
     if len(origins) > 1:
         return "more than one Origin header"
     origin = origins[0].decode("latin-1")
     wanted = _parts(origin)
     if wanted is None:
         return f"Origin {origin!r} is not a scheme and a host"
-    site = django_site(scope) or _own_site(scope, headers)
+    site = django_site(scope) or _own_site(scope)
     trusted = [*site[1], *allowed]
     if wanted == _parts(site[0]) or any(_matches(wanted, pattern) for pattern in trusted):
         return None
     return f"Origin {origin!r} is not {site[0]!r}; add it to allowed_origins if it is yours"
 
 
-def _own_site(
-    scope: Mapping[str, Any], headers: Mapping[bytes, list[bytes]]
-) -> tuple[str, list[str]]:
+def _values(scope: Mapping[str, Any], header: bytes) -> list[bytes]:
+    headers = scope.get("headers", ())
+    return [bytes(value) for name, value in headers if name.lower() == header]
+
+
+def _own_site(scope: Mapping[str, Any]) -> tuple[str, list[str]]:
     scheme = _SCHEMES.get(scope.get("scheme", "ws"), "http")
-    host = headers.get(b"host", [b""])[0].decode("latin-1")
+    host = (_values(scope, b"host") or [b""])[0].decode("latin-1")
     return f"{scheme}://{host}", []
 
 

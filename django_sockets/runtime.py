@@ -115,10 +115,11 @@ def worker_pool(settings: Settings) -> WorkerPool:
 def shared_hub(config: Config) -> Hub:
     """The hub that the running loop's sockets share; opened on first use, closed with the loop."""
     loop = asyncio.get_running_loop()
-    with _runtime.lock:
-        if loop not in _runtime.hubs:
+    hubs = _runtime.hubs.get(loop)
+    if hubs is None:
+        with _runtime.lock:
             forget_closed(_runtime.hubs)
-        hubs = _runtime.hubs.setdefault(loop, {})
+            hubs = _runtime.hubs.setdefault(loop, {})
     hub = hubs.get(config)
     if hub is None or hub.closed:
         hub = hubs[config] = Hub(config)

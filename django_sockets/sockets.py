@@ -14,10 +14,11 @@ from .calls import Calls, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
+from .eager import until_late
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
-from .handshake import FORBIDDEN, deny, refusal
+from .handshake import FORBIDDEN, deny, origin_refusal, refusal
 from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
@@ -318,7 +319,7 @@ class BaseSocketServer(SocketChannels):
             if self.tags or type(self).authorize is not BaseSocketServer.authorize:
                 status = await self._in_time(self._admit())
             else:
-                status = await self._admit()  # Nothing in it waits.
+                status = origin_refusal(self.scope, self.allowed_origins)
             if self._closing and is_draining():
                 status = UNAVAILABLE
             if status is not None or self._closing:
@@ -332,7 +333,9 @@ class BaseSocketServer(SocketChannels):
 
     async def _admit(self) -> int | None:
         """The HTTP status to refuse with, or None once the socket is found by its tags."""
-        status = await refusal(self.scope, self.allowed_origins, lambda: self._call(self.authorize))
+        status = origin_refusal(self.scope, self.allowed_origins)
+        if status is None:
+            status = await refusal(self.scope, lambda: self._call(self.authorize))
         if status is None and not self._closing:
             await self._join()
         return status
@@ -487,28 +490,21 @@ class BaseSocketServer(SocketChannels):
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
     async def _accepted(self) -> bool:
-        task, late = asyncio.current_task(), False
+        late = False
 
-        def give_up() -> None:
+        def give_up(task: asyncio.Task[Any]) -> None:
             nonlocal late
             late = True
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
-        seconds = self.handshake_timeout_seconds
-        # Without a task for the accept, which hardly ever has to wait.
-        timer = seconds and asyncio.get_running_loop().call_later(seconds, give_up)
         try:
-            await self._accept()
+            await until_late(self._accept(), self.handshake_timeout_seconds, give_up)
         except asyncio.CancelledError:
             if not late:
                 raise
             self._note("handshake_timeouts", "gave a client up that does not take the accept")
             self._end(GOING_AWAY)
             return False
-        finally:
-            if timer:
-                timer.cancel()
         return True
 
     async def _accept(self) -> None:
@@ -532,7 +528,7 @@ class BaseSocketServer(SocketChannels):
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
         if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
             return handler(*args)
-        return await call_hook(worker_pool(self._config.settings), handler, *args)
+        return await call_hook(self._config.settings, handler, *args)
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__

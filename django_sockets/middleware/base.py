@@ -13,7 +13,6 @@ from ..conf import load_config
 from ..handshake import deny
 from ..hooks import call_hook
 from ..log import LogThrottle
-from ..runtime import worker_pool
 from ..url import BrokerOptions
 from .signals import connect_signals
 from .watch import Watched, watching
@@ -138,7 +137,7 @@ def _is_outage(exc: Exception) -> bool:
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
     """Run an `async def` here and a `def` on a worker thread, with care for its connections."""
-    return await call_hook(worker_pool(load_config().settings), call, *args)
+    return await call_hook(load_config().settings, call, *args)
 
 
 def digest(secret: str) -> str:

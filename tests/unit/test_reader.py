@@ -424,8 +424,8 @@ async def test_whoever_leaves_and_comes_back_during_a_takeover(
     rotation = broker.rotate()
     new = await broker.successor("a", "b", "c")
     await broker.unsubscribe(["b", "c"])
-    back = asyncio.create_task(broker.subscribe(["c"]))
     assert await old.commands(2) == [["UNSUBSCRIBE", "b", "c"], ["PING"]]
+    back = asyncio.create_task(broker.subscribe(["c"]))
     gone = [["UNSUBSCRIBE", "b", "c"], ["PING"]]
     assert await new.commands(3) == [*gone, ["SUBSCRIBE", "c"]]
     new.say(*ack("a", "b", "c", PROBE), message("b", b"1"), message("a", b"2"))
