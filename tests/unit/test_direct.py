@@ -99,6 +99,22 @@ async def test_one_that_waits_and_is_closed_ends_alone() -> None:
         assert [socket.heard for socket in sockets] == [[], ["1", "2", "3"], ["1", "2", "3"]]
 
 
+async def test_one_whose_handshake_is_not_done_holds_nobody_up() -> None:
+    async with open_hub("memory://direct-held") as hub:
+        sockets = await three(hub)
+        sockets[0].hold()
+        for number in range(20):  # Twice what may wait.
+            await hub.publish("room", b"%d" % number, is_text=True)
+        for _ in range(500):
+            if len(sockets[1].heard) == 20:
+                break
+            await asyncio.sleep(0.01)
+        assert sockets[1].heard == sockets[2].heard == [str(number) for number in range(20)]
+        sockets[0].release()
+        await sockets[0].run({"text": "last"})
+        assert sockets[0].heard == [*map(str, range(9)), "last"]
+
+
 async def test_what_says_it_is_text_and_is_none_is_poison_to_nobody_else() -> None:
     async with open_hub("memory://direct-poison") as hub:
         sockets = await three(hub)
