@@ -53,7 +53,7 @@ class Calls:
         self.home = home
         self._timeout_seconds = timeout_seconds
         self._tail: asyncio.Future[None] | None = None
-        self._scheduled: set[object] | None = None
+        self._scheduled: set[object] = set()
 
     def plain(self, operation: Operation[T]) -> T | None:
         """Run `operation`: wait for it off the loop (returns its result), schedule it on one.
@@ -65,7 +65,7 @@ class Calls:
         here = running_loop()
         if here is None:
             return self._wait(operation)
-        if self._scheduled is not None and len(self._scheduled) >= MAX_SCHEDULED:
+        if len(self._scheduled) >= MAX_SCHEDULED:
             raise CallError(
                 f"{MAX_SCHEDULED} calls are scheduled already: await the async_ form instead"
             )
@@ -140,13 +140,10 @@ class Calls:
                 self._tail = None
 
     def _watch(self, future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
-        if self._scheduled is None:
-            self._scheduled = set()
-        scheduled = self._scheduled
-        scheduled.add(future)
+        self._scheduled.add(future)
 
         def done(ended: Any) -> None:
-            scheduled.discard(future)
+            self._scheduled.discard(future)
             if not ended.cancelled() and ended.exception() is not None:
                 logger.error("a scheduled call failed", exc_info=ended.exception())
 
