@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
+from itertools import chain
 from typing import Protocol, TypeAlias
 
 from .broker import check_channel
@@ -68,7 +69,13 @@ class Subscriber(Protocol):
 
 Audience: TypeAlias = tuple[tuple[Subscriber, "Lane | None"], ...]
 
+RUN_BYTES = 32 * 1024
+"""Of messages that one socket gets in succession, before the others do: less than what servers
+take before they let `send` wait."""
+
 DELIVER = Chain.DELIVER
+NEWER = -1
+"""Beside the verdicts of a `Chain`: the message is for newer readers."""
 
 taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
 """For tests: called with the channels, payload and `is_text` of every publish of the process,
@@ -92,28 +99,44 @@ class _Topic:
         self.chain = Chain()
 
 
+_Piece: TypeAlias = tuple[
+    _Topic, list[Delivery], Audience, Iterator[tuple[Subscriber, "Lane | None"]]
+]
+"""A part of a batch: messages on one channel, one after the other; who was on that channel when its
+turn came; and who of them has not got it yet."""
+
+
 class _Round:
     """How far a batch has come on its way to the subscribers.
 
     Attributes:
-        messages: those that are still to come.
-        delivery: the present one.
-        audience: who is still to get it.
+        pieces: those that are still to come.
+        piece: the present one.
+        subscriber, rest: who gets it now, and what it is still to get of the run.
+        behind: the same of those who would have held up the others.
         lane: whose `send` is awaited.
         done: nothing is left.
     """
 
-    __slots__ = ("audience", "delivery", "done", "lane", "messages")
+    __slots__ = ("behind", "done", "lane", "piece", "pieces", "rest", "subscriber")
 
-    def __init__(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        self.messages = iter(batch)
-        self.delivery = _NOTHING
-        self.audience: Iterator[tuple[Subscriber, Lane | None]] = iter(())
+    def __init__(self, pieces: Iterator[_Piece]) -> None:
+        self.pieces = pieces
+        self.piece: _Piece | None = None
+        self.subscriber: Subscriber | None = None
+        self.rest: Iterator[Delivery] = iter(())
+        self.behind: deque[tuple[Subscriber, Iterator[Delivery]]] = deque()
         self.lane: Lane | None = None
         self.done = False
 
+    def left(self) -> Iterator[_Piece]:
+        """The present piece, which may not be done, and those to come."""
+        return self.pieces if self.piece is None else chain((self.piece,), self.pieces)
 
-_NOTHING = Delivery("", b"", is_text=False)
+    def held_up(self) -> None:
+        """Let the present subscriber have the rest of the run when the others have got it."""
+        if self.subscriber is not None:
+            self.behind.append((self.subscriber, self.rest))
 
 
 class Hub:
@@ -326,93 +349,146 @@ class Hub:
     # Receiving: the broker's sink
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Hand a batch of the broker's to the local subscribers, in order."""
-        round_ = _Round(batch)
+        """Hand a batch of the broker's to the local subscribers; each hears it in order."""
+        round_ = _Round(self._pieces(batch))
         while not round_.done:
             try:
                 waiting = start(self._hand_out(round_), self.loop)
             except asyncio.CancelledError:
-                continue  # A `send` said so of itself; the others are still to come.
-            if waiting is not None and round_.lane is not None:
-                round_.lane.wait_for(waiting)
-                round_.lane = None  # That is how it finds out that the others went on without it.
-            elif self.congestion.full:
-                await self.congestion.relieve()
+                pass  # A `send` said so of itself; the others are still to come.
+            else:
+                if waiting is None:
+                    if self.congestion.full:
+                        await self.congestion.relieve()
+                    continue
+                if round_.lane is not None:
+                    round_.lane.wait_for(waiting)
+                    round_.lane = None  # That is how it knows that the others went on without it.
+            round_.held_up()
+
+    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[_Piece]:
+        """Cut a batch into runs of messages on one channel; signal gaps where they belong.
+
+        A run goes to one subscriber after the other: the kernel takes what is written to one
+        connection in succession for less than half.
+        """
+        topics = self._topics
+        topic, run = _Topic(), list[Delivery]()
+        last, size = "", 0
+        for channel, message in batch:
+            if run and (channel != last or size >= RUN_BYTES):
+                yield self._piece(topic, run)
+                run, size = [], 0
+            found = topics.get(channel)
+            if found is None:
+                continue
+            topic, last = found, channel
+            try:
+                publisher, counter, previous, is_text, origin, payload = unpack(message)
+            except NotOurs:
+                self.poison(channel)
+                continue
+            except NewerVersion:
+                verdict = NEWER
+            else:
+                verdict = topic.chain.take(publisher, counter, previous)
+            if verdict != DELIVER:
+                if run:
+                    yield self._piece(topic, run)
+                    run, size = [], 0
+                if channel not in topics or not self._is_news(channel, verdict):
+                    continue
+            delivery = Delivery(channel, payload, is_text, origin)
+            if is_text and not payload.isascii():
+                try:
+                    delivery.event()
+                except ValueError:
+                    self.poison(channel)  # It says that it is text, and is none.
+                    continue
+            run.append(delivery)
+            size += len(payload)
+        if run:
+            yield self._piece(topic, run)
+
+    def _piece(self, topic: _Topic, run: list[Delivery]) -> _Piece:
+        audience = topic.audience
+        if audience is None:
+            audience = topic.audience = tuple(topic.subscribers.items())
+        self._delivered += len(run) * len(audience)
+        return topic, run, audience, iter(audience)
 
     async def _hand_out(self, round_: _Round) -> None:
         """Go on with a round: to its end, to congestion, or until a `send` has to wait.
 
         In the last case the round is no longer its own when it comes back.
         """
-        topics, congested = self._topics, self.congestion.full
-        while True:
-            delivery = round_.delivery
-            event = None
-            for subscriber, lane in round_.audience:
-                if lane is None or not lane.idle or not lane.direct or delivery.origin is not None:
+        congested = self.congestion.full
+        for piece in round_.left():
+            round_.piece = piece
+            topic, run, audience, coming = piece
+            for subscriber, lane in coming:
+                round_.subscriber = subscriber
+                round_.rest = rest = iter(run)
+                for delivery in rest:
+                    if (
+                        lane is None
+                        or not lane.idle
+                        or not lane.direct
+                        or delivery.origin is not None
+                        or topic.audience is not audience
+                    ):
+                        self._offer(topic, subscriber, delivery)
+                        if congested:
+                            round_.held_up()
+                            break
+                        continue
+                    lane.idle = False
+                    round_.lane = lane
                     try:
-                        subscriber.on_delivery(delivery)
-                    except Exception:
-                        # One subscriber's trouble is nobody else's.
-                        logger.exception(
-                            "a subscriber failed to take a message on %r", delivery.channel
-                        )
-                    continue
-                if event is None:
-                    try:
-                        event = delivery.event()
-                    except ValueError:
-                        self.poison(delivery.channel)  # It says that it is text, and is none.
+                        await lane.send(delivery.event())
+                    except Exception as exc:
+                        self._counters["discarded"] += 1
+                        lane.fail(exc)
+                    except BaseException:
+                        self._counters["discarded"] += 1
+                        lane.rest()
+                        raise
+                    if round_.lane is not lane:
+                        lane.rest()
+                        return
+                    lane.idle = True
+                    if lane.behind:
+                        lane.rest()
+            while round_.behind and not congested:
+                subscriber, rest = round_.behind.popleft()
+                round_.subscriber, round_.rest = subscriber, rest
+                for delivery in rest:
+                    self._offer(topic, subscriber, delivery)
+                    if congested:
+                        round_.held_up()
                         break
-                lane.idle = False
-                round_.lane = lane
-                try:
-                    await lane.send(event)
-                except Exception as exc:
-                    self._counters["discarded"] += 1
-                    lane.fail(exc)
-                except BaseException:
-                    self._counters["discarded"] += 1
-                    lane.rest()
-                    raise
-                if round_.lane is not lane:
-                    lane.rest()
-                    return
-                lane.idle = True
-                if lane.behind:
-                    lane.rest()
             if congested:
                 return
-            for channel, message in round_.messages:
-                topic = topics.get(channel)
-                if topic is None:
-                    continue
-                try:
-                    publisher, counter, previous, is_text, origin, payload = unpack(message)
-                except NotOurs:
-                    self.poison(channel)
-                    continue
-                except NewerVersion:
-                    self._gap([channel], VERSION)
-                    continue
-                verdict = topic.chain.take(publisher, counter, previous)
-                if verdict == DELIVER or self._is_news(channel, verdict):
-                    break
-            else:
-                round_.done = True
-                return
-            audience = topic.audience
-            if audience is None:
-                audience = topic.audience = tuple(topic.subscribers.items())
-            self._delivered += len(audience)
-            round_.delivery = Delivery(channel, payload, is_text, origin)
-            round_.audience = iter(audience)
+        round_.done = True
+
+    def _offer(self, topic: _Topic, subscriber: Subscriber, delivery: Delivery) -> None:
+        """Give a subscriber a message by `on_delivery`, if it is still there."""
+        if subscriber not in topic.subscribers:
+            return
+        try:
+            subscriber.on_delivery(delivery)
+        except Exception:
+            # One subscriber's trouble is nobody else's.
+            logger.exception("a subscriber failed to take a message on %r", delivery.channel)
 
     def _is_news(self, channel: str, verdict: int) -> bool:
         """Signal what a message's place in its chain tells; whether it is to be delivered."""
         if verdict == Chain.GAP:
             self._gap([channel], MISSED)
             return True
+        if verdict == NEWER:
+            self._gap([channel], VERSION)
+            return False
         self._counters["dropped_late"] += 1
         if verdict == Chain.LATE:
             self._gap([channel], LATE)
