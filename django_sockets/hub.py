@@ -414,7 +414,6 @@ class Hub:
         audience = topic.audience
         if audience is None:
             audience = topic.audience = tuple(topic.subscribers.items())
-        self._delivered += len(run) * len(audience)
         return topic, run, audience, iter(audience)
 
     async def _hand_out(self, round_: _Round) -> None:
@@ -469,6 +468,7 @@ class Hub:
                         break
             if congested:
                 return
+            self._delivered += len(run) * len(audience)
         round_.done = True
 
     def _offer(self, topic: _Topic, subscriber: Subscriber, delivery: Delivery) -> None:
