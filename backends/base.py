@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..broker import Limits
 from ..url import BrokerURL
 from .names import server_name
+from .pipeline import NotSent, OutcomeUnknown
 from .publisher import Publisher, raise_for_outcomes
 from .subscriptions import Subscriptions
 
@@ -31,11 +32,16 @@ class ServerBroker:
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
     ) -> None:
         """See `Broker.publish`."""
-        messages = [
-            (self._name(channel), headers[index] + payload if headers else payload)
-            for index, channel in enumerate(channels)
-        ]
-        raise_for_outcomes(self.url, channels, await self._publisher.send(messages))
+        try:
+            outcomes = await self._publisher.send(
+                [
+                    (self._name(channel), headers[index] + payload if headers else payload)
+                    for index, channel in enumerate(channels)
+                ]
+            )
+        except (NotSent, OutcomeUnknown) as exc:
+            outcomes = [exc] * len(channels)
+        raise_for_outcomes(self.url, channels, outcomes)
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""

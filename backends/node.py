@@ -296,7 +296,7 @@ class DeliveryProbe:
         if self._publisher is not None:
             (published,) = await self._publisher.send([(name, self._payload)])
             role = [await reader.ask(command) for command in ask]
-            if published is not None and not isinstance(published, ReplyError):
+            if isinstance(published, Exception) and not isinstance(published, ReplyError):
                 raise published
         else:
             command = (self._verbs.publish, name, self._payload)

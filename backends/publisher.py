@@ -6,21 +6,20 @@ driver.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from ..errors import PublishError
 from ..url import BrokerURL
 from .link import ReplyError
 from .names import Verbs
-from .pipeline import NotSent, OutcomeUnknown, Pipeline
+from .pipeline import OutcomeUnknown, Pipeline
 
 __all__ = ["Outcome", "PipelinePublisher", "Publisher", "raise_for_outcomes"]
 
-Outcome = Exception | None
-"""What became of one message: None, it was accepted; NotSent, certainly not; OutcomeUnknown, it was
-written and no reply came; ReplyError, the server refused it."""
+Outcome: TypeAlias = object
+"""What became of one message: NotSent, certainly nothing; OutcomeUnknown, it was written and no
+reply came; ReplyError, the server refused it; anything else, such as its reply: it was accepted."""
 
 
 class Publisher(Protocol):
@@ -33,6 +32,7 @@ class Publisher(Protocol):
 
         Raises:
             BrokerClosed: after `aclose`.
+            NotSent, OutcomeUnknown: when it is awaited; that is the outcome of each.
         """
 
     def reset(self, reason: str) -> None:
@@ -52,8 +52,7 @@ class PipelinePublisher:
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
         """See `Publisher`."""
         verb = self._verb
-        request = self._pipeline.submit([(verb, name, payload) for name, payload in messages])
-        return _outcomes(request, len(messages))
+        return self._pipeline.submit([(verb, name, payload) for name, payload in messages])
 
     def reset(self, reason: str) -> None:
         """See `Publisher`."""
@@ -61,14 +60,6 @@ class PipelinePublisher:
 
     async def aclose(self) -> None:
         """See `Publisher`."""
-
-
-async def _outcomes(request: asyncio.Future[list[Any]], count: int) -> Sequence[Outcome]:
-    try:
-        replies = await request
-    except (NotSent, OutcomeUnknown) as exc:
-        return [exc] * count
-    return [reply if isinstance(reply, ReplyError) else None for reply in replies]
 
 
 def raise_for_outcomes(
@@ -79,11 +70,12 @@ def raise_for_outcomes(
     Raises:
         PublishError: naming the channels that failed and those whose outcome is unknown.
     """
-    if not any(outcomes):
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if not failures:
         return
     failed, unknown, problems = [], [], []
     for channel, outcome in zip(channels, outcomes, strict=True):
-        if outcome is None:
+        if not isinstance(outcome, Exception):
             continue
         problem = str(outcome)
         if isinstance(outcome, OutcomeUnknown):
@@ -94,7 +86,7 @@ def raise_for_outcomes(
                 problem = f"the server refused it: {outcome}"
         if problem not in problems:
             problems.append(problem)
-    causes = (outcome.__cause__ for outcome in outcomes if outcome is not None)
+    causes = (outcome.__cause__ for outcome in failures)
     cause = next((cause for cause in causes if cause is not None), None)
     problem = "; ".join(problems[:3])
     raise PublishError(url, problem, failed=failed, unknown=unknown) from cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 from .calls import Calls
@@ -79,7 +80,8 @@ class ChannelNames(abc.ABC):
         """See `broadcast`."""
         names = channel_names(channel)
         payload, is_text = encode(data)
-        await self._calls.awaited(lambda: publish(self._config, names, payload, is_text=is_text))
+        # No lambda: its cells would stay, for each of thousands of calls at once.
+        await self._calls.awaited(partial(publish, self._config, names, payload, is_text=is_text))
 
     def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
         """`broadcast` to several channels."""

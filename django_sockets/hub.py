@@ -35,7 +35,8 @@ logger = logging.getLogger("django_sockets")
 
 CONTROL = "\x01control"
 """The channel of orders between our own processes: `check_channel` lets no user utter it."""
-
+_ORDERS: list[str] = []
+"""In its place as an argument: this very object, which nobody else has."""
 
 COUNTERS = (
     "published",
@@ -196,15 +197,7 @@ class Hub:
             ChannelError, PayloadTooLarge: nothing was published.
             PublishError: it did not certainly reach the server for every channel.
         """
-        await self._publish(self.check_channels(channels), payload, is_text, origin)
-
-    async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel; raises as `publish` does."""
-        await self._publish([CONTROL], payload, True, None)
-
-    async def _publish(
-        self, names: list[str], payload: bytes, is_text: bool, origin: bytes | None
-    ) -> None:
+        names = self.check_channels(channels)
         size = len(payload)
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(size, self.max_payload_bytes)
@@ -222,6 +215,10 @@ class Hub:
             self._counters["publish_errors"] += 1
             raise
 
+    async def publish_control(self, payload: bytes) -> None:
+        """Publish JSON text on the control channel; raises as `publish` does."""
+        await self.publish(_ORDERS, payload, is_text=True)
+
     def check_channels(self, channels: str | Iterable[str]) -> list[str]:
         """The valid channel names in `channels`, each once.
 
@@ -229,10 +226,12 @@ class Hub:
             ChannelError: one of them cannot be used.
         """
         most = self._max_channel_bytes
-        if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
-            return [check_channel(channels, most)]
         if isinstance(channels, list) and len(channels) == 1:  # By far the most calls.
             return [check_channel(channels[0], most)]
+        if channels is _ORDERS:
+            return [CONTROL]
+        if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
+            return [check_channel(channels, most)]
         return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
 
     # Subscribing
@@ -279,15 +278,7 @@ class Hub:
         Raises:
             ChannelError, SubscribeError: the subscriber has none of the new channels.
         """
-        await self._add(subscriber, self.check_channels(channels), direct)
-
-    async def add_control(self, subscriber: Subscriber) -> None:
-        """`add` to the control channel; `remove` ends it."""
-        await self._add(subscriber, [CONTROL])
-
-    async def _add(
-        self, subscriber: Subscriber, names: list[str], direct: Lane | None = None
-    ) -> None:
+        names = self.check_channels(channels)
         if self._closed:
             raise BrokerClosed(self.config.url)
         if not names:
@@ -322,6 +313,10 @@ class Hub:
         for name in names:
             if call in joining.get((subscriber, name), ()):
                 del joining[subscriber, name]
+
+    async def add_control(self, subscriber: Subscriber) -> None:
+        """`add` to the control channel; `remove` ends it."""
+        await self.add(subscriber, _ORDERS)
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Take a subscriber off some channels, or off all; it hears nothing more from now on."""

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from .conf import Config, Settings
@@ -155,14 +155,14 @@ def existing_hub(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
     return hub if hub is not None and not hub.closed else hub_on(loop, config)
 
 
-async def publish(
+def publish(
     config: Config,
     channels: Iterable[str],
     payload: bytes,
     *,
     is_text: bool,
     origin: bytes | None = None,
-) -> None:
+) -> Coroutine[Any, Any, None]:
     """Publish `through_hub`.
 
     Raises:
@@ -170,9 +170,8 @@ async def publish(
     """
     hub = existing_hub(asyncio.get_running_loop(), config)
     if hub is not None:  # As below, without two more coroutines: there may be thousands of calls.
-        await hub.publish(channels, payload, is_text=is_text, origin=origin)
-        return
-    await through_hub(
+        return hub.publish(channels, payload, is_text=is_text, origin=origin)
+    return through_hub(
         config, lambda hub: hub.publish(channels, payload, is_text=is_text, origin=origin)
     )
 
