@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 from django_sockets import open_hub
+from django_sockets.envelope import Publisher
+from django_sockets.events import MISSED
 from django_sockets.hub import Hub
 from django_sockets.lane import Lane
 from django_sockets.mailbox import Mailbox
@@ -123,3 +125,60 @@ async def test_what_says_it_is_text_and_is_none_is_poison_to_nobody_else() -> No
         await asyncio.sleep(0.05)
         assert [socket.heard for socket in sockets] == [["fine"]] * 3
         assert hub.stats()["poison"] == 1
+
+
+def burst(*payloads: bytes) -> list[tuple[str, bytes]]:
+    """Messages on one channel that arrive together."""
+    publisher = Publisher()
+    return [("room", publisher.headers(["room"], True)[0] + payload) for payload in payloads]
+
+
+async def test_a_burst_goes_to_one_client_after_the_other_but_not_without_end() -> None:
+    """To change the connection with each message costs the server more than twice as much."""
+    async with open_hub("memory://direct-burst") as hub:
+        log: list[int] = []
+
+        class Logging(Direct):
+            async def handle(self, item: Any) -> None:
+                log.append(self.number)
+
+        for number in range(2):
+            socket = Logging(hub)
+            socket.number = number  # type: ignore[attr-defined]
+            await hub.add(socket, "room", direct=socket)
+        await hub.deliver(burst(b"1", b"2", b"3"))
+        assert log == [0, 0, 0, 1, 1, 1]
+        log.clear()
+        await hub.deliver(burst(*[b'"%s"' % (b"x" * 20_000)] * 3))
+        assert log == [0, 0, 1, 1, 0, 1]
+
+
+async def test_who_leaves_in_the_middle_of_a_burst_hears_nothing_more_of_it() -> None:
+    async with open_hub("memory://direct-leave") as hub:
+
+        class Leaving(Direct):
+            async def handle(self, item: Any) -> None:
+                self.heard.append(item["text"])
+                await self.hub.remove(self)
+
+        socket, other = Leaving(hub), Direct(hub)
+        await hub.add(socket, "room", direct=socket)
+        await hub.add(other, "room", direct=other)
+        await hub.deliver(burst(b"1", b"2", b"3"))
+        assert (socket.heard, other.heard) == (["1"], ["1", "2", "3"])
+
+
+async def test_a_hole_in_a_burst_is_told_of_where_it_is() -> None:
+    async with open_hub("memory://direct-hole") as hub:
+
+        class Telling(Direct):
+            def on_gap(self, channels: Any, reason: str) -> None:
+                self.heard.append(reason)
+
+        sockets = [Telling(hub), Telling(hub)]
+        for socket in sockets:
+            await hub.add(socket, "room", direct=socket)
+        batch = burst(b"1", b"2", b"3", b"4", b"5")
+        del batch[2]
+        await hub.deliver(batch)
+        assert sockets[0].heard == sockets[1].heard == ["1", "2", MISSED, "4", "5"]
