@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
-from itertools import chain
-from typing import Protocol, TypeAlias
 
 from .broker import check_channel
 from .codec import Delivery
 from .conf import Config, Source, load_config
-from .eager import start
 from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
+from .handout import RUN_BYTES, Piece, Round, Subscriber, Topic
 from .lane import Lane
 from .log import LogThrottle
 from .loops import forget_closed
@@ -58,22 +56,6 @@ COUNTERS = (
 """What `Hub.stats` counts; docs/limits.md says what each means."""
 
 
-class Subscriber(Protocol):
-    """What the hub delivers to. Both are called on the hub's loop and must not wait."""
-
-    def on_delivery(self, delivery: Delivery) -> None:
-        """Take one message."""
-
-    def on_gap(self, channels: Sequence[str], reason: str) -> None:
-        """Messages on these channels may be missing before the next delivery."""
-
-
-Audience: TypeAlias = tuple[tuple[Subscriber, "Lane | None"], ...]
-
-RUN_BYTES = 32 * 1024
-"""Of messages that one socket gets in succession, before the others do: less than what servers
-take before they let `send` wait."""
-
 DELIVER = Chain.DELIVER
 NEWER = -1
 """Beside the verdicts of a `Chain`: the message is for newer readers."""
@@ -81,63 +63,6 @@ NEWER = -1
 taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
 """For tests: called with the channels, payload and `is_text` of every publish of the process,
 before it is made; each returns the channels that it shall still go to."""
-
-
-class _Topic:
-    """Who is on a channel.
-
-    Attributes:
-        subscribers: in the order they came, which is the one in which they hear a message; and
-            where it may go without asking them.
-        audience: the same, for as long as nobody comes or goes; None until it is needed.
-    """
-
-    __slots__ = ("audience", "chain", "subscribers")
-
-    def __init__(self) -> None:
-        self.subscribers: dict[Subscriber, Lane | None] = {}
-        self.audience: Audience | None = None
-        self.chain = Chain()
-
-
-_Piece: TypeAlias = tuple[
-    _Topic, list[Delivery], Audience, Iterator[tuple[Subscriber, "Lane | None"]]
-]
-"""A part of a batch: messages on one channel, one after the other; who was on that channel when its
-turn came; and who of them has not got it yet."""
-
-
-class _Round:
-    """How far a batch has come on its way to the subscribers.
-
-    Attributes:
-        pieces: those that are still to come.
-        piece: the present one.
-        subscriber, rest: who gets it now, and what it is still to get of the run.
-        behind: the same of those who would have held up the others.
-        lane: whose `send` is awaited.
-        done: nothing is left.
-    """
-
-    __slots__ = ("behind", "done", "lane", "piece", "pieces", "rest", "subscriber")
-
-    def __init__(self, pieces: Iterator[_Piece]) -> None:
-        self.pieces = pieces
-        self.piece: _Piece | None = None
-        self.subscriber: Subscriber | None = None
-        self.rest: Iterator[Delivery] = iter(())
-        self.behind: deque[tuple[Subscriber, Iterator[Delivery]]] = deque()
-        self.lane: Lane | None = None
-        self.done = False
-
-    def left(self) -> Iterator[_Piece]:
-        """The present piece, which may not be done, and those to come."""
-        return self.pieces if self.piece is None else chain((self.piece,), self.pieces)
-
-    def held_up(self) -> None:
-        """Let the present subscriber have the rest of the run when the others have got it."""
-        if self.subscriber is not None:
-            self.behind.append((self.subscriber, self.rest))
 
 
 class Hub:
@@ -155,14 +80,13 @@ class Hub:
         self.guests = Guests()
         self.loop = asyncio.get_running_loop()
         self._options = config.url.options
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, Topic] = {}
         # Dicts and no sets: the garbage collector passes over a dict of nothing but texts.
         self._channels_of: dict[Subscriber, dict[str, None]] = {}
         # The calls that wait for channels which none of the subscriber's calls has got yet.
         self._joining: dict[tuple[Subscriber, str], set[object]] = {}
         self._publisher = Publisher()
         self._counters: Counter[str] = Counter()
-        self._delivered = 0
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self._closed = False
         self._broker = (config.broker_factory or open_broker)(config.url, self)
@@ -292,9 +216,8 @@ class Hub:
                 continue
             topic = self._topics.get(name)
             if topic is None:
-                topic = self._topics[name] = _Topic()
-            topic.subscribers[subscriber] = direct
-            topic.audience = None
+                topic = self._topics[name] = Topic()
+            topic.add(subscriber, direct)
             owned[name] = None
             joining[subscriber, name] = {call}
         try:
@@ -327,8 +250,7 @@ class Hub:
             owned.pop(name, None)
             self._joining.pop((subscriber, name), None)
             topic = self._topics[name]
-            del topic.subscribers[subscriber]
-            topic.audience = None
+            topic.remove(subscriber)
             if not topic.subscribers:
                 del self._topics[name]
                 empty.append(name)
@@ -345,34 +267,16 @@ class Hub:
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Hand a batch of the broker's to the local subscribers; each hears it in order."""
-        round_ = _Round(self._pieces(batch))
-        while not round_.done:
-            try:
-                waiting = start(self._hand_out(round_), self.loop)
-            except asyncio.CancelledError:
-                pass  # A `send` said so of itself; the others are still to come.
-            else:
-                if waiting is None:
-                    if self.congestion.full:
-                        await self.congestion.relieve()
-                    continue
-                if round_.lane is not None:
-                    round_.lane.wait_for(waiting)
-                    round_.lane = None  # That is how it knows that the others went on without it.
-            round_.held_up()
+        await Round(self._pieces(batch), self.congestion, self._counters).run()
 
-    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[_Piece]:
-        """Cut a batch into runs of messages on one channel; signal gaps where they belong.
-
-        A run goes to one subscriber after the other: the kernel takes what is written to one
-        connection in succession for less than half.
-        """
+    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[Piece]:
+        """Cut a batch into runs of messages on one channel; signal gaps where they belong."""
         topics = self._topics
-        topic, run = _Topic(), list[Delivery]()
+        topic, run = Topic(), list[Delivery]()
         last, size = "", 0
         for channel, message in batch:
             if run and (channel != last or size >= RUN_BYTES):
-                yield self._piece(topic, run)
+                yield topic.piece(run)
                 run, size = [], 0
             found = topics.get(channel)
             if found is None:
@@ -389,9 +293,9 @@ class Hub:
                 verdict = topic.chain.take(publisher, counter, previous)
             if verdict != DELIVER:
                 if run:
-                    yield self._piece(topic, run)
+                    yield topic.piece(run)
                     run, size = [], 0
-                if channel not in topics or not self._is_news(channel, verdict):
+                if topics.get(channel) is not topic or not self._is_news(channel, verdict):
                     continue
             delivery = Delivery(channel, payload, is_text, origin)
             if is_text and not payload.isascii():
@@ -403,78 +307,7 @@ class Hub:
             run.append(delivery)
             size += len(payload)
         if run:
-            yield self._piece(topic, run)
-
-    def _piece(self, topic: _Topic, run: list[Delivery]) -> _Piece:
-        audience = topic.audience
-        if audience is None:
-            audience = topic.audience = tuple(topic.subscribers.items())
-        return topic, run, audience, iter(audience)
-
-    async def _hand_out(self, round_: _Round) -> None:
-        """Go on with a round: to its end, to congestion, or until a `send` has to wait.
-
-        In the last case the round is no longer its own when it comes back.
-        """
-        congested = self.congestion.full
-        for piece in round_.left():
-            round_.piece = piece
-            topic, run, audience, coming = piece
-            for subscriber, lane in coming:
-                round_.subscriber = subscriber
-                round_.rest = rest = iter(run)
-                for delivery in rest:
-                    if (
-                        lane is None
-                        or not lane.idle
-                        or not lane.direct
-                        or delivery.origin is not None
-                        or topic.audience is not audience
-                    ):
-                        self._offer(topic, subscriber, delivery)
-                        if congested:
-                            round_.held_up()
-                            break
-                        continue
-                    lane.idle = False
-                    round_.lane = lane
-                    try:
-                        await lane.send(delivery.event())
-                    except Exception as exc:
-                        self._counters["discarded"] += 1
-                        lane.fail(exc)
-                    except BaseException:
-                        self._counters["discarded"] += 1
-                        lane.rest()
-                        raise
-                    if round_.lane is not lane:
-                        lane.rest()
-                        return
-                    lane.idle = True
-                    if lane.behind:
-                        lane.rest()
-            while round_.behind and not congested:
-                subscriber, rest = round_.behind.popleft()
-                round_.subscriber, round_.rest = subscriber, rest
-                for delivery in rest:
-                    self._offer(topic, subscriber, delivery)
-                    if congested:
-                        round_.held_up()
-                        break
-            if congested:
-                return
-            self._delivered += len(run) * len(audience)
-        round_.done = True
-
-    def _offer(self, topic: _Topic, subscriber: Subscriber, delivery: Delivery) -> None:
-        """Give a subscriber a message by `on_delivery`, if it is still there."""
-        if subscriber not in topic.subscribers:
-            return
-        try:
-            subscriber.on_delivery(delivery)
-        except Exception:
-            # One subscriber's trouble is nobody else's.
-            logger.exception("a subscriber failed to take a message on %r", delivery.channel)
+            yield topic.piece(run)
 
     def _is_news(self, channel: str, verdict: int) -> bool:
         """Signal what a message's place in its chain tells; whether it is to be delivered."""
@@ -532,7 +365,6 @@ class Hub:
         return {
             **dict.fromkeys(COUNTERS, 0),
             **self._counters,
-            "delivered": self._delivered,
             "sockets": len(self.guests),
             "channels": len(self._topics),
             "subscribers": len(self._channels_of),

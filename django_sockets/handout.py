@@ -1,0 +1,210 @@
+"""From the hub to its subscribers: messages, heard in order by everyone who is on their channel.
+
+A message that nothing stands in the way of goes straight into a server's `send`. Everybody else is
+asked to take it. Who has to wait for its client, or is full, does not hold up the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Protocol, TypeAlias
+
+from .codec import Delivery
+from .eager import start
+from .envelope import Chain
+from .lane import Lane
+from .mailbox import Congestion
+
+__all__ = ["RUN_BYTES", "Audience", "Piece", "Round", "Subscriber", "Topic"]
+
+logger = logging.getLogger("django_sockets")
+
+RUN_BYTES = 32 * 1024
+"""Of messages that one socket gets in succession, before the others do: less than what servers
+take before they let `send` wait."""
+
+
+class Subscriber(Protocol):
+    """What the hub delivers to. Both are called on the hub's loop and must not wait."""
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Take one message."""
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """Messages on these channels may be missing before the next delivery."""
+
+
+Audience: TypeAlias = tuple[tuple[Subscriber, "Lane | None"], ...]
+"""Subscribers, and where a message may go without asking them."""
+
+
+class Topic:
+    """Who is on a channel, and what came on it.
+
+    Attributes:
+        subscribers: in the order they came, which is the one in which they hear a message.
+        audience: the same, for as long as nobody comes or goes; None until it is needed.
+        chain: what was seen of each publisher.
+    """
+
+    __slots__ = ("audience", "chain", "subscribers")
+
+    def __init__(self) -> None:
+        self.subscribers: dict[Subscriber, Lane | None] = {}
+        self.audience: Audience | None = None
+        self.chain = Chain()
+
+    def add(self, subscriber: Subscriber, direct: Lane | None) -> None:
+        self.subscribers[subscriber] = direct
+        self.audience = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        del self.subscribers[subscriber]
+        self.audience = None
+
+    def piece(self, run: list[Delivery]) -> Piece:
+        """Messages on this channel, for those who are on it now."""
+        audience = self.audience
+        if audience is None:
+            audience = self.audience = tuple(self.subscribers.items())
+        return self, run, audience, iter(audience)
+
+
+Coming: TypeAlias = Iterator[tuple[Subscriber, "Lane | None"]]
+Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Coming]
+"""A part of a batch: a run of messages on one channel; who was on that channel when its turn came;
+and who of them has not got it yet.
+
+A run goes to one subscriber after the other: the kernel takes what is written to one connection in
+succession for less than half.
+"""
+
+
+class Round:
+    """A batch on its way.
+
+    Args:
+        pieces: of the batch, each made when those before it have been handed out.
+        congestion: the full mailboxes of the subscribers.
+        counters: "delivered" and "discarded" are counted here.
+    """
+
+    def __init__(
+        self, pieces: Iterator[Piece], congestion: Congestion, counters: Counter[str]
+    ) -> None:
+        self._pieces = pieces
+        self._congestion = congestion
+        self._counters = counters
+        self._piece: Piece | None = None
+        # Who gets it now, and what it is still to get of the run; then the same of those who would
+        # have held up the others.
+        self._subscriber: Subscriber | None = None
+        self._rest: Iterator[Delivery] = iter(())
+        self._behind: deque[tuple[Subscriber, Iterator[Delivery]]] = deque()
+        # Whose `send` is awaited.
+        self._lane: Lane | None = None
+        self._delivered = 0
+        self._done = False
+
+    async def run(self) -> None:
+        """Hand everything out; returns when it is, and nobody's mailbox is full but of the slow."""
+        loop = asyncio.get_running_loop()
+        while not self._done:
+            try:
+                waiting = start(self._hand_out(), loop)
+            except asyncio.CancelledError:
+                pass  # A `send` said so of itself; the others are still to come.
+            else:
+                if waiting is None:
+                    self._counters["delivered"] += self._delivered
+                    self._delivered = 0
+                    if self._congestion.full:
+                        await self._congestion.relieve()
+                    continue
+                if self._lane is not None:
+                    self._lane.wait_for(waiting)
+                    self._lane = None  # That is how it knows that the others went on without it.
+            self._hold_back()
+
+    def _left(self) -> Iterator[Piece]:
+        """The present piece, which may not be done, and those to come."""
+        return self._pieces if self._piece is None else chain((self._piece,), self._pieces)
+
+    def _hold_back(self) -> None:
+        """Let the present subscriber have the rest of the run when the others have got it."""
+        if self._subscriber is not None:
+            self._behind.append((self._subscriber, self._rest))
+
+    async def _hand_out(self) -> None:
+        """Go on: to the end, to congestion, or until a `send` has to wait.
+
+        In the last case the round is no longer this coroutine's when it comes back.
+        """
+        congested = self._congestion.full
+        for piece in self._left():
+            self._piece = piece
+            topic, run, audience, coming = piece
+            for subscriber, lane in coming:
+                self._subscriber = subscriber
+                self._rest = rest = iter(run)
+                for delivery in rest:
+                    if (
+                        lane is None
+                        or not lane.idle
+                        or not lane.direct
+                        or delivery.origin is not None
+                        or topic.audience is not audience
+                    ):
+                        _offer(topic, subscriber, delivery)
+                        if congested:
+                            self._hold_back()
+                            break
+                        continue
+                    lane.idle = False
+                    self._lane = lane
+                    try:
+                        await lane.send(delivery.event())
+                    except Exception as exc:
+                        self._counters["discarded"] += 1
+                        lane.fail(exc)
+                    except BaseException:
+                        self._counters["discarded"] += 1
+                        lane.rest()
+                        raise
+                    if self._lane is not lane:
+                        lane.rest()
+                        return
+                    lane.idle = True
+                    if lane.behind:
+                        lane.rest()
+            if self._behind:
+                self._catch_up(topic)
+            if congested:
+                return
+            self._delivered += len(run) * len(audience)
+        self._done = True
+
+    def _catch_up(self, topic: Topic) -> None:
+        """Offer what was held back, as long as nobody is full."""
+        while self._behind and not self._congestion.full:
+            self._subscriber, self._rest = subscriber, rest = self._behind.popleft()
+            for delivery in rest:
+                _offer(topic, subscriber, delivery)
+                if self._congestion.full:
+                    self._hold_back()
+                    break
+
+
+def _offer(topic: Topic, subscriber: Subscriber, delivery: Delivery) -> None:
+    """Give a subscriber a message by `on_delivery`, if it is still there."""
+    if subscriber not in topic.subscribers:
+        return
+    try:
+        subscriber.on_delivery(delivery)
+    except Exception:
+        # One subscriber's trouble is nobody else's.
+        logger.exception("a subscriber failed to take a message on %r", delivery.channel)
