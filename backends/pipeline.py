@@ -64,7 +64,6 @@ class Pipeline:
     def __init__(self, url: BrokerURL, open_link: Opener) -> None:
         self._url = url
         self._open_link = open_link
-        self._loop = asyncio.get_running_loop()
         self._queued: deque[_Request] = deque()
         self._written: deque[_Request] = deque()
         self._link: Link | None = None
@@ -109,7 +108,7 @@ class Pipeline:
         return self._enqueue(packed[0] if len(packed) == 1 else b"".join(packed), len(packed))
 
     def _enqueue(self, packed: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
-        loop = self._loop
+        loop = asyncio.get_running_loop()
         size = len(packed)
         deadline = loop.time() + self._patience_seconds + size / SLOWEST_BYTES_PER_SECOND
         request = _Request(packed, size, count, loop.create_future(), deadline)
@@ -244,7 +243,7 @@ class Pipeline:
     def _expire(self) -> None:
         """Give up on the oldest request if its time is over; with it goes the connection."""
         self._timer = None
-        loop = self._loop
+        loop = asyncio.get_running_loop()
         oldest = self._written[0] if self._written else self._queued[0] if self._queued else None
         if oldest is None:
             return
