@@ -37,7 +37,6 @@ SHARDED = Verbs(
 
 
 @functools.lru_cache(maxsize=4096)
-@functools.lru_cache(maxsize=4096)
 def server_name(prefix: bytes, channel: str) -> bytes:
     """`<prefix>:{<channel>}`: with one hash tag, so that later keys share the slot."""
     escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
