@@ -96,6 +96,7 @@ class Repair:
             view.ok
             and view.linked
             and not view.me.moving
+            and view.served == self._nodes.keys()
             and all(line.well for line in view.lines.values())
             and {line.id: (line.primary, line.slots) for line in view.lines.values()} == self._lines
             for view in views.values()

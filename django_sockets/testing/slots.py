@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["SLOTS", "Line", "Range", "View", "ranges", "slot_of", "spread"]
 
@@ -86,17 +87,20 @@ class View:
         linked: it is a primary, or follows one and its data is in step.
         me: its line about itself.
         lines: id -> line, of every node that it knows.
+        served: ids of the nodes that it names to clients: no replica without data, and of others'
+            replicas it hears later that they have some.
     """
 
     ok: bool
     linked: bool
     me: Line
     lines: dict[str, Line]
+    served: frozenset[str]
 
-    COMMANDS = (("CLUSTER", "INFO"), ("ROLE",), ("CLUSTER", "NODES"))
+    COMMANDS = (("CLUSTER", "INFO"), ("ROLE",), ("CLUSTER", "NODES"), ("CLUSTER", "SLOTS"))
 
     @classmethod
-    def parse(cls, info: str, role: list[str], nodes: str) -> View:
+    def parse(cls, info: str, role: list[str], nodes: str, slots: list[list[Any]]) -> View:
         """Read the replies to `COMMANDS`."""
         texts = nodes.splitlines()
         lines = [Line.parse(text) for text in texts]
@@ -106,4 +110,5 @@ class View:
             linked=role[0] == "master" or role[3] == "connected",
             me=mine,
             lines={line.id: line for line in lines},
+            served=frozenset(node[2] for _, _, *nodes in slots for node in nodes),
         )

@@ -117,6 +117,18 @@ def test_a_replica_that_missed_the_end_of_a_move_is_told(cluster: CacheCluster) 
     assert "[" not in a2.execute("CLUSTER", "NODES")
 
 
+def test_every_node_names_every_replica_to_clients_once_faults_are_undone(
+    cluster: CacheCluster,
+) -> None:
+    for hurt in [[node] for node in cluster.nodes[3:]] + [cluster.nodes] * 2:
+        for node in hurt:
+            node.kill()
+        cluster.restore()
+        for node in cluster.nodes:
+            named = [len(servers) for _, _, *servers in node.execute("CLUSTER", "SLOTS")]
+            assert named == [2, 2, 2]
+
+
 def test_a_whole_cluster_comes_back_with_the_same_url(cluster: CacheCluster) -> None:
     url = cluster.url
     cluster.kill_all()
