@@ -8,6 +8,7 @@ everything else about a message. So this takes the transport over, and parses fr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, cast
 
 import hiredis
@@ -15,8 +16,10 @@ import hiredis
 __all__ = ["Intake", "LinkLost"]
 
 BUFFER_BYTES = 64 * 1024
+MOUTHFUL_BYTES = 8 * 1024
+"""What the parser is given at a time: it moves all that it still has after each KiB it has read."""
 UNREAD_BYTES = 256 * 1024
-"""Of parsed replies that nobody has read yet; beyond it, nothing more is taken from the network."""
+"""Of what nobody has read yet; beyond it, nothing more is taken from the network."""
 
 
 class LinkLost(Exception):
@@ -28,14 +31,14 @@ class Intake(asyncio.BufferedProtocol):
 
     Attributes:
         received_bytes: so far.
-        partial_bytes: of a reply that is not complete yet.
+        partial_bytes: read of a reply that is not complete yet.
     """
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
-        self._replies: list[Any] = []
+        self._arrived: list[bytes] = []
         self._unread_bytes = 0
         self._paused = False
         self._lost: LinkLost | None = None
@@ -51,19 +54,23 @@ class Intake(asyncio.BufferedProtocol):
         self._transport = transport
         rest = bytes(reader._buffer)  # type: ignore[attr-defined]
         if rest:
-            self._parse(rest, len(rest))
+            self._arrive(rest)
         if reader.at_eof() or transport.is_closing():
             self._end(reader.exception())
         elif not self._paused:
             transport.resume_reading()
 
-    async def read(self) -> list[Any]:
-        """The next 1..n replies.
+    async def read(self) -> Iterator[Any]:
+        """Wait for something to arrive.
+
+        Returns:
+            The next 0..n replies, to be taken before the next call. Each is parsed when its turn
+            comes: a thousand lists that are there at once have the garbage collector look at them.
 
         Raises:
-            LinkLost: there is none, and none will come.
+            LinkLost: there is nothing, and nothing will come.
         """
-        while not self._replies:
+        while not self._arrived:
             if self._lost is not None:
                 raise self._lost
             self._waiter = asyncio.get_running_loop().create_future()
@@ -71,12 +78,27 @@ class Intake(asyncio.BufferedProtocol):
                 await self._waiter
             finally:
                 self._waiter = None
-        replies, self._replies = self._replies, []
+        arrived, self._arrived = self._arrived, []
         self._unread_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return replies
+        return self._parse(arrived)
+
+    def _parse(self, arrived: list[bytes]) -> Iterator[Any]:
+        feed, gets = self._parser.feed, self._parser.gets
+        try:
+            for data in arrived:
+                self.partial_bytes += len(data)
+                for start in range(0, len(data), MOUTHFUL_BYTES):
+                    feed(data, start, min(MOUTHFUL_BYTES, len(data) - start))
+                    while (reply := gets()) is not _INCOMPLETE:
+                        self.partial_bytes = 0
+                        yield reply
+        except hiredis.ProtocolError as exc:
+            self._lost = LinkLost(f"not a reply of a Redis or Valkey server: {exc}")
+            self._arrived.clear()
+            self._pause()
 
     # Called by the transport
 
@@ -84,7 +106,7 @@ class Intake(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._parse(self._buffer, nbytes)
+        self._arrive(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> None:
         self._end(None)
@@ -92,24 +114,12 @@ class Intake(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc)
 
-    def _parse(self, data: memoryview | bytes, size: int) -> None:
-        self.received_bytes += size
-        parser, replies = self._parser, self._replies
-        before = len(replies)
-        try:
-            parser.feed(data, 0, size)  # type: ignore[arg-type]
-            while (reply := parser.gets()) is not _INCOMPLETE:
-                replies.append(reply)
-        except hiredis.ProtocolError as exc:
-            self._lost = LinkLost(f"not a reply of a Redis or Valkey server: {exc}")
-            self._pause()
-            self._wake()
+    def _arrive(self, data: bytes) -> None:
+        if self._lost is not None:
             return
-        if len(replies) == before:
-            self.partial_bytes += size
-            return
-        self.partial_bytes = 0
-        self._unread_bytes += size
+        self._arrived.append(data)
+        self.received_bytes += len(data)
+        self._unread_bytes += len(data)
         if self._unread_bytes >= UNREAD_BYTES:
             self._pause()
         self._wake()

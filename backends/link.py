@@ -15,7 +15,7 @@ import os
 import re
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
@@ -92,8 +92,8 @@ class Link(Protocol):
     def partial_bytes(self) -> int:
         """Read of a reply that is not complete yet."""
 
-    async def read(self) -> list[Any]:
-        """The next 1..n replies. Raises LinkLost."""
+    async def read(self) -> Iterable[Any]:
+        """The next 0..n replies, all to be taken before the next call. Raises LinkLost."""
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the server. Raises LinkLost where that is known at once."""
@@ -134,7 +134,7 @@ class ServerLink:
         """Read of a reply that is not complete yet."""
         return self._intake.partial_bytes
 
-    async def read(self) -> list[Any]:
+    async def read(self) -> Iterable[Any]:
         return await self._intake.read()
 
     def write(self, data: bytes) -> None:
