@@ -32,14 +32,15 @@ __all__ = [
     "unpack",
 ]
 
-_HEADER = struct.Struct(">3sBBxH8sQQ")
+_HEADER = struct.Struct(">4sBxH8sQQ")
 _FIELD = struct.Struct(">BH")
 _MAGIC = b"\xd7DS"
-_VERSION = 1
+_START = _MAGIC + b"\x01"
 _TEXT = 1
 _ORIGIN = 1
 
 HEADER_BYTES = _HEADER.size
+_unpack_header = _HEADER.unpack_from
 CHANNELS_REMEMBERED = 100_000
 """Channels of which one publisher remembers its last counter; beyond, the oldest become unknown."""
 PUBLISHERS_REMEMBERED = 1024
@@ -85,9 +86,7 @@ class Publisher:
             previous = last.pop(channel, 0)
             last[channel] = self._counter
             headers.append(
-                _HEADER.pack(
-                    _MAGIC, _VERSION, flags, len(extension), self.id, self._counter, previous
-                )
+                _HEADER.pack(_START, flags, len(extension), self.id, self._counter, previous)
                 + extension
             )
         while len(last) > CHANNELS_REMEMBERED:
@@ -103,21 +102,18 @@ def unpack(message: bytes) -> Envelope:
         NewerVersion: an envelope that only a newer reader understands.
     """
     try:
-        fields = _HEADER.unpack_from(message)
+        start, flags, extension, publisher, counter, previous = _unpack_header(message)
     except struct.error:
         raise NotOurs from None
-    magic, version, flags, extension, publisher, counter, previous = fields
-    if magic != _MAGIC:
-        raise NotOurs
-    if version != _VERSION:
-        raise NewerVersion
+    if start != _START:
+        raise NewerVersion if start.startswith(_MAGIC) else NotOurs
     if not extension:
         return publisher, counter, previous, flags & _TEXT != 0, None, message[HEADER_BYTES:]
-    start = HEADER_BYTES + extension
-    if len(message) < start:
+    end = HEADER_BYTES + extension
+    if len(message) < end:
         raise NotOurs
-    origin = _fields(message[HEADER_BYTES:start]).get(_ORIGIN)
-    return publisher, counter, previous, flags & _TEXT != 0, origin, message[start:]
+    origin = _fields(message[HEADER_BYTES:end]).get(_ORIGIN)
+    return publisher, counter, previous, flags & _TEXT != 0, origin, message[end:]
 
 
 def _fields(data: bytes) -> dict[int, bytes]:
@@ -141,16 +137,23 @@ class Chain:
 
     A message not newer than the last one seen is a repetition or came late, and is dropped. One
     whose `previous` is neither 0 nor the last seen tells of a hole.
+
+    The publisher heard last is kept apart from the others: most channels have no other, and need
+    no dict then.
     """
 
-    __slots__ = ("_first", "_last")
+    __slots__ = ("_first", "_last", "_others", "_publisher")
 
     DROP, DELIVER, GAP, LATE = range(4)
 
     def __init__(self) -> None:
-        # A negative value: everything since that counter is covered by a gap already signalled.
-        self._last: dict[bytes, int] = {}
-        self._first: dict[bytes, int] = {}
+        self._publisher = b""
+        # Its last counter seen: 0 for none; negative, where everything since that counter is
+        # covered by a gap already signalled.
+        self._last = 0
+        self._others: dict[bytes, int] | None = None
+        # Publisher -> the first counter seen of it, where that was not its first message.
+        self._first: dict[bytes, int] | None = None
 
     def take(self, publisher: bytes, counter: int, previous: int) -> int:
         """Note a message.
@@ -159,31 +162,44 @@ class Chain:
             DELIVER; GAP: signal a gap, then deliver; DROP; LATE: drop, and signal a gap, because
             it precedes all that was seen of its publisher and was never delivered.
         """
-        last = self._last.get(publisher)
-        if last is None:
-            return self._meet(publisher, counter, previous)
-        if counter <= (last if last > 0 else -last):
-            if counter < self._first.get(publisher, 0):
-                self._first[publisher] = counter
+        if publisher != self._publisher:
+            self._turn_to(publisher)
+        last = self._last
+        if last == previous and counter > last:  # By far the most messages.
+            self._last = counter
+            return self.DELIVER
+        first = self._first
+        if not last:
+            if first is None:
+                first = self._first = {}
+            first[publisher] = self._last = counter
+            return self.DELIVER
+        if counter <= abs(last):
+            if first is not None and counter < first.get(publisher, 0):
+                first[publisher] = counter
                 return self.LATE
             return self.DROP
-        self._last[publisher] = counter
-        if previous == last or not previous or last < 0:
-            return self.DELIVER
-        return self.GAP
+        self._last = counter
+        return self.GAP if previous and last > 0 else self.DELIVER
+
+    def _turn_to(self, publisher: bytes) -> None:
+        before, self._publisher = self._publisher, publisher
+        if not before:
+            return
+        others = self._others
+        if others is None:
+            others = self._others = {}
+        others[before] = self._last  # Behind those heard before it.
+        self._last = others.pop(publisher, 0)
+        if len(others) >= PUBLISHERS_REMEMBERED:
+            oldest = next(iter(others))
+            del others[oldest]
+            if self._first is not None:
+                self._first.pop(oldest, None)
 
     def resynchronised(self) -> None:
         """A gap was signalled: what is missing up to the next message is covered."""
-        for publisher, last in self._last.items():
-            if last > 0:
-                self._last[publisher] = -last
-
-    def _meet(self, publisher: bytes, counter: int, previous: int) -> int:
-        if len(self._last) >= PUBLISHERS_REMEMBERED:
-            oldest = next(iter(self._last))
-            del self._last[oldest]
-            self._first.pop(oldest, None)
-        self._last[publisher] = counter
-        if previous:
-            self._first[publisher] = counter
-        return self.DELIVER
+        self._last = -abs(self._last)
+        others = self._others or {}
+        for publisher, last in others.items():
+            others[publisher] = -abs(last)

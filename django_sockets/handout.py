@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 from .codec import Delivery
 from .eager import start
@@ -38,28 +38,38 @@ class Subscriber(Protocol):
         """Messages on these channels may be missing before the next delivery."""
 
 
-Audience: TypeAlias = tuple[tuple[Subscriber, "Lane | None"], ...]
-"""Subscribers, and where a message may go without asking them."""
+class _NoLane:
+    """In the place of a lane, for a subscriber that has none and is asked each time."""
+
+    __slots__ = ("owner",)
+
+    idle = False
+
+    def __init__(self, owner: Subscriber) -> None:
+        self.owner = owner
 
 
-class Topic:
-    """Who is on a channel, and what came on it.
+Audience: TypeAlias = tuple[Lane, ...]
+"""Where a message may go without asking the subscribers: it need not even look at them."""
+
+
+class Topic(Chain):
+    """Who is on a channel, and what was seen of each publisher there.
 
     Attributes:
         subscribers: in the order they came, which is the one in which they hear a message.
-        audience: the same, for as long as nobody comes or goes; None until it is needed.
-        chain: what was seen of each publisher.
+        audience: their lanes, for as long as nobody comes or goes; None until it is needed.
     """
 
-    __slots__ = ("audience", "chain", "subscribers")
+    __slots__ = ("audience", "subscribers")
 
     def __init__(self) -> None:
-        self.subscribers: dict[Subscriber, Lane | None] = {}
+        super().__init__()
         self.audience: Audience | None = None
-        self.chain = Chain()
+        self.subscribers: dict[Subscriber, Lane] = {}
 
     def add(self, subscriber: Subscriber, direct: Lane | None) -> None:
-        self.subscribers[subscriber] = direct
+        self.subscribers[subscriber] = direct or cast("Lane", _NoLane(subscriber))
         self.audience = None
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -70,12 +80,11 @@ class Topic:
         """Messages on this channel, for those who are on it now."""
         audience = self.audience
         if audience is None:
-            audience = self.audience = tuple(self.subscribers.items())
+            audience = self.audience = tuple(self.subscribers.values())
         return self, run, audience, iter(audience)
 
 
-Coming: TypeAlias = Iterator[tuple[Subscriber, "Lane | None"]]
-Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Coming]
+Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Iterator[Lane]]
 """A part of a batch: a run of messages on one channel; who was on that channel when its turn came;
 and who of them has not got it yet.
 
@@ -102,11 +111,11 @@ class Round:
         self._piece: Piece | None = None
         # Who gets it now, and what it is still to get of the run; then the same of those who would
         # have held up the others.
-        self._subscriber: Subscriber | None = None
-        self._rest: Iterator[Delivery] = iter(())
-        self._behind: deque[tuple[Subscriber, Iterator[Delivery]]] = deque()
-        # Whose `send` is awaited.
         self._lane: Lane | None = None
+        self._rest: Iterator[Delivery] = iter(())
+        self._behind: deque[tuple[Lane, Iterator[Delivery]]] = deque()
+        # Whose `send` is awaited.
+        self._sending: Lane | None = None
         self._delivered = 0
         self._done = False
 
@@ -125,9 +134,9 @@ class Round:
                     if self._congestion.full:
                         await self._congestion.relieve()
                     continue
-                if self._lane is not None:
-                    self._lane.wait_for(waiting)
-                    self._lane = None  # That is how it knows that the others went on without it.
+                if self._sending is not None:
+                    self._sending.wait_for(waiting)
+                    self._sending = None  # That is how it knows that the others went on without it.
             self._hold_back()
 
     def _left(self) -> Iterator[Piece]:
@@ -136,8 +145,8 @@ class Round:
 
     def _hold_back(self) -> None:
         """Let the present subscriber have the rest of the run when the others have got it."""
-        if self._subscriber is not None:
-            self._behind.append((self._subscriber, self._rest))
+        if self._lane is not None:
+            self._behind.append((self._lane, self._rest))
 
     async def _hand_out(self) -> None:
         """Go on: to the end, to congestion, or until a `send` has to wait.
@@ -148,26 +157,25 @@ class Round:
         for piece in self._left():
             self._piece = piece
             topic, run, audience, coming = piece
-            for subscriber, lane in coming:
-                self._subscriber = subscriber
+            for lane in coming:
+                self._lane = lane
                 self._rest = rest = iter(run)
                 for delivery in rest:
                     if (
-                        lane is None
-                        or not lane.idle
+                        not lane.idle
                         or not lane.direct
                         or delivery.origin is not None
                         or topic.audience is not audience
                     ):
-                        _offer(topic, subscriber, delivery)
+                        _offer(topic, lane.owner, delivery)
                         if congested:
                             self._hold_back()
                             break
                         continue
                     lane.idle = False
-                    self._lane = lane
+                    self._sending = lane
                     try:
-                        await lane.send(delivery.event())
+                        await lane.send(delivery.event)
                     except Exception as exc:
                         self._counters["discarded"] += 1
                         lane.fail(exc)
@@ -175,7 +183,7 @@ class Round:
                         self._counters["discarded"] += 1
                         lane.rest()
                         raise
-                    if self._lane is not lane:
+                    if self._sending is not lane:
                         lane.rest()
                         return
                     lane.idle = True
@@ -191,9 +199,9 @@ class Round:
     def _catch_up(self, topic: Topic) -> None:
         """Offer what was held back, as long as nobody is full."""
         while self._behind and not self._congestion.full:
-            self._subscriber, self._rest = subscriber, rest = self._behind.popleft()
+            self._lane, self._rest = lane, rest = self._behind.popleft()
             for delivery in rest:
-                _offer(topic, subscriber, delivery)
+                _offer(topic, lane.owner, delivery)
                 if self._congestion.full:
                     self._hold_back()
                     break

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 
 from .broker import check_channel
-from .codec import Delivery
+from .codec import Delivery, received
 from .conf import Config, Source, load_config
 from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
@@ -290,21 +290,18 @@ class Hub:
             except NewerVersion:
                 verdict = NEWER
             else:
-                verdict = topic.chain.take(publisher, counter, previous)
+                verdict = topic.take(publisher, counter, previous)
             if verdict != DELIVER:
                 if run:
                     yield topic.piece(run)
                     run, size = [], 0
                 if topics.get(channel) is not topic or not self._is_news(channel, verdict):
                     continue
-            delivery = Delivery(channel, payload, is_text, origin)
-            if is_text and not payload.isascii():
-                try:
-                    delivery.event()
-                except ValueError:
-                    self.poison(channel)  # It says that it is text, and is none.
-                    continue
-            run.append(delivery)
+            try:
+                run.append(received(channel, payload, is_text, origin))
+            except ValueError:
+                self.poison(channel)
+                continue
             size += len(payload)
         if run:
             yield topic.piece(run)
@@ -326,7 +323,7 @@ class Hub:
         """Signal what the broker lost, and expect anything from every publisher after it."""
         known = [channel for channel in channels if channel in self._topics]
         for channel in known:
-            self._topics[channel].chain.resynchronised()
+            self._topics[channel].resynchronised()
         self._gap(known, reason)
 
     def _gap(self, channels: Sequence[str], reason: str) -> None:

@@ -21,12 +21,26 @@ class Lane(abc.ABC):
 
     Attributes:
         send: what the hub may await in place of `handle`, where the lane is `idle` and `direct`.
+        owner: the subscriber whose lane it is, where the hub may `send`.
         idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
         behind: something waits behind what is in hand.
         direct: what comes next need not ask the owner: the lane is neither held nor at its end.
     """
 
+    __slots__ = (
+        "_ended",
+        "_held",
+        "_mailbox",
+        "_worker",
+        "behind",
+        "direct",
+        "idle",
+        "owner",
+        "send",
+    )
+
     send: Callable[[Any], Awaitable[None]]
+    owner: Any
 
     def __init__(self) -> None:
         self._mailbox: Mailbox | None = None

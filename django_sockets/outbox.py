@@ -45,9 +45,13 @@ class Outbox(Lane):
         muted: nothing goes out any more: the interpreter is exiting.
     """
 
+    __slots__ = ("_send", "muted")
+
+    owner: Sender
+
     def __init__(self, owner: Sender, send: Send | None) -> None:
         super().__init__()
-        self._owner = owner
+        self.owner = owner
         self._send = send
         if send is not None:
             self.send = send
@@ -57,12 +61,12 @@ class Outbox(Lane):
 
     async def handle(self, event: Event) -> None:
         if self._send is None:
-            self._owner._no_send()
+            self.owner._no_send()
         elif not self.muted:
             try:
                 await self._put_out(self._send, event)
             except BaseException:
-                self._owner._discarded(_is_message(event))
+                self.owner._discarded(_is_message(event))
                 raise
 
     async def _put_out(self, send: Send, event: Event) -> None:
@@ -78,13 +82,13 @@ class Outbox(Lane):
             await send({**event, "code": code + 2000})
 
     def failed(self, exc: Exception) -> None:
-        self._owner._client_gone(exc)
+        self.owner._client_gone(exc)
 
     def dropped(self, items: list[Event]) -> None:
-        self._owner._discarded(sum(map(_is_message, items)))
+        self.owner._discarded(sum(map(_is_message, items)))
 
     def new_mailbox(self) -> Mailbox:
-        return self._owner._new_mailbox()
+        return self.owner._new_mailbox()
 
     # What it is for a socket
 

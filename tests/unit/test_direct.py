@@ -27,6 +27,7 @@ class Direct(Lane):
         self.let_go.set()
         self.error: BaseException | None = None
         self.send = self.handle
+        self.owner = self
 
     async def handle(self, item: Any) -> None:
         await self.let_go.wait()
@@ -44,7 +45,7 @@ class Direct(Lane):
         return Mailbox(9, 999, self.hub.congestion)
 
     def on_delivery(self, delivery: Any) -> None:
-        self.put(delivery.event(), len(delivery.payload))
+        self.put(delivery.event, len(delivery.payload))
 
     def on_gap(self, channels: Any, reason: str) -> None:
         raise AssertionError(reason)

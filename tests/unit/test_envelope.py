@@ -114,15 +114,16 @@ def test_a_publisher_forgets_channels_and_then_claims_nothing(
 
 
 class Model:
-    """A channel seen from both ends: what was published, and what a reader was told."""
+    """A publisher on a channel, from both ends: what it published, and what a reader was told."""
 
-    def __init__(self) -> None:
-        self.chain = Chain()
+    def __init__(self, chain: Chain, name: bytes) -> None:
+        self.chain = chain
+        self.name = name
         self.delivered: list[int] = []
         self.told = True  # Nothing of before the first message is missed.
 
     def receive(self, counter: int, previous: int) -> None:
-        verdict = self.chain.take(b"p", counter, previous)
+        verdict = self.chain.take(self.name, counter, previous)
         if verdict in (Chain.GAP, Chain.LATE):
             self.told = True
         if verdict in (Chain.DELIVER, Chain.GAP):
@@ -137,7 +138,9 @@ class Model:
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 30))
 def test_no_stream_gets_past_the_chain_in_disorder(seed: int, count: int) -> None:
     rng = random.Random(seed)
-    stream = [(counter, counter - 1) for counter in range(2, count + 2)]
+    chain = Chain()
+    models = [Model(chain, name) for name in (b"p", b"q")]
+    stream = [(model, counter, counter - 1) for counter in range(2, count + 2) for model in models]
     for _ in range(rng.randint(0, 8)):
         i = rng.randrange(len(stream) or 1)
         fault = rng.choice(("drop", "repeat", "move"))
@@ -149,12 +152,13 @@ def test_no_stream_gets_past_the_chain_in_disorder(seed: int, count: int) -> Non
             stream.insert(rng.randint(i, len(stream)), stream[i])
         else:
             stream.insert(rng.randint(0, len(stream)), stream.pop(i))
-    model = Model()
-    model.receive(1, 0)
-    for counter, previous in stream:
+    for model in models:
+        model.receive(1, 0)
+    for model, counter, previous in stream:
         if rng.random() < 0.1:
-            model.chain.resynchronised()
-            model.told = True
+            chain.resynchronised()
+            for told in models:
+                told.told = True
         model.receive(counter, previous)
 
 
@@ -194,3 +198,14 @@ def test_unknown_history_is_no_gap() -> None:
     assert chain.take(b"p", 1, 0) == Chain.DELIVER
     assert chain.take(b"p", 9, 0) == Chain.DELIVER
     assert chain.take(b"p", 11, 10) == Chain.GAP
+
+
+def test_what_a_gap_covers_already_is_signalled_no_second_time() -> None:
+    chain = Chain()
+    for publisher in (b"p", b"q"):
+        assert chain.take(publisher, 1, 0) == Chain.DELIVER
+    chain.resynchronised()
+    for publisher in (b"p", b"q"):
+        assert chain.take(publisher, 5, 4) == Chain.DELIVER
+        assert chain.take(publisher, 1, 0) == Chain.DROP
+        assert chain.take(publisher, 9, 8) == Chain.GAP
