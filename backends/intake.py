@@ -1,8 +1,8 @@
-"""What a server sends, parsed as it arrives.
+"""What a server sends, parsed as it is read.
 
 The driver opens connections as asyncio streams. Those copy all data twice on its way to the parser,
 in blocks so large that the allocator returns them to the kernel each time, which cost more than
-everything else about a message. So this takes the transport over, and parses from one buffer.
+everything else about a message. So this takes the transport over, and has one buffer.
 """
 
 from __future__ import annotations

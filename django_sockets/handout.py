@@ -85,7 +85,7 @@ class Topic(Chain):
 
 
 Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Iterator[Lane]]
-"""A part of a batch: a run of messages on one channel; who was on that channel when its turn came;
+"""A part of a batch: a run of messages on one channel; who was on that channel when it was made;
 and who of them has not got it yet.
 
 A run goes to one subscriber after the other: the kernel takes what is written to one connection in
@@ -97,7 +97,7 @@ class Round:
     """A batch on its way.
 
     Args:
-        pieces: of the batch, each made when those before it have been handed out.
+        pieces: of the batch, some of which may be made when those before them have been handed out.
         congestion: the full mailboxes of the subscribers.
         counters: "delivered" and "discarded" are counted here.
     """
@@ -175,7 +175,7 @@ class Round:
                     lane.idle = False
                     self._sending = lane
                     try:
-                        await lane.send(delivery.event)
+                        await lane.send(delivery.made or delivery.event())
                     except Exception as exc:
                         self._counters["discarded"] += 1
                         lane.fail(exc)

@@ -12,9 +12,10 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
+from itertools import chain
 
 from .broker import check_channel
-from .codec import Delivery, received
+from .codec import Delivery
 from .conf import Config, Source, load_config
 from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
@@ -55,6 +56,10 @@ COUNTERS = (
 )
 """What `Hub.stats` counts; docs/limits.md says what each means."""
 
+
+PIECES_AHEAD = 32
+"""Pieces of a batch that are made before the first of them is handed out: what makes one is in the
+processor's caches then for the next."""
 
 DELIVER = Chain.DELIVER
 NEWER = -1
@@ -267,17 +272,26 @@ class Hub:
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Hand a batch of the broker's to the local subscribers; each hears it in order."""
-        await Round(self._pieces(batch), self.congestion, self._counters).run()
+        pieces = chain.from_iterable(self._pieces(batch))
+        await Round(pieces, self.congestion, self._counters).run()
 
-    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[Piece]:
-        """Cut a batch into runs of messages on one channel; signal gaps where they belong."""
+    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[list[Piece]]:
+        """Cut a batch into runs of messages on one channel; signal gaps where they belong.
+
+        Yields:
+            Up to `PIECES_AHEAD` at a time, and all that precede a gap before it is signalled.
+        """
         topics = self._topics
+        pieces = list[Piece]()
         topic, run = Topic(), list[Delivery]()
         last, size = "", 0
         for channel, message in batch:
             if run and (channel != last or size >= RUN_BYTES):
-                yield topic.piece(run)
+                pieces.append(topic.piece(run))
                 run, size = [], 0
+                if len(pieces) >= PIECES_AHEAD:
+                    yield pieces
+                    pieces = []
             found = topics.get(channel)
             if found is None:
                 continue
@@ -293,18 +307,24 @@ class Hub:
                 verdict = topic.take(publisher, counter, previous)
             if verdict != DELIVER:
                 if run:
-                    yield topic.piece(run)
+                    pieces.append(topic.piece(run))
                     run, size = [], 0
+                yield pieces
+                pieces = []
                 if topics.get(channel) is not topic or not self._is_news(channel, verdict):
                     continue
-            try:
-                run.append(received(channel, payload, is_text, origin))
-            except ValueError:
-                self.poison(channel)
-                continue
+            delivery = Delivery(channel, payload, is_text, origin)
+            if is_text and not payload.isascii():
+                try:
+                    delivery.event()
+                except ValueError:
+                    self.poison(channel)  # It says that it is text, and is none.
+                    continue
+            run.append(delivery)
             size += len(payload)
         if run:
-            yield topic.piece(run)
+            pieces.append(topic.piece(run))
+        yield pieces
 
     def _is_news(self, channel: str, verdict: int) -> bool:
         """Signal what a message's place in its chain tells; whether it is to be delivered."""

@@ -727,7 +727,7 @@ class BaseSocketServer(SocketChannels):
 
     def _event_of(self, delivery: Delivery) -> MutableMapping[str, Any]:
         if self.ws_encoder is None:
-            return delivery.event
+            return delivery.event()
         return delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
 
     # Clients that read too slowly

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_sockets import EncodeError
-from django_sockets.codec import decode_json, encode, encode_json, received, send_event
+from django_sockets.codec import Delivery, decode_json, encode, encode_json, send_event
 
 
 class Colour(enum.Enum):
@@ -210,8 +210,9 @@ def test_numbers_at_the_edges_are_numbers(text: str) -> None:
 
 
 def test_a_delivery_is_made_into_a_frame_and_decoded_once_for_all_sockets() -> None:
-    delivery = received("room", '{"a": "é"}'.encode(), True)
-    assert delivery.event == {"type": "websocket.send", "text": '{"a": "é"}'}
+    delivery = Delivery("room", '{"a": "é"}'.encode(), True)
+    assert delivery.event() == {"type": "websocket.send", "text": '{"a": "é"}'}
+    assert delivery.event() is delivery.event()
     assert delivery.data() == {"a": "é"}
     assert delivery.data() is delivery.data()
     made: list[object] = []
@@ -226,8 +227,8 @@ def test_a_delivery_is_made_into_a_frame_and_decoded_once_for_all_sockets() -> N
 
 
 def test_a_binary_delivery_stays_bytes() -> None:
-    delivery = received("room", b"\xff", False)
-    assert delivery.event == {"type": "websocket.send", "bytes": b"\xff"}
+    delivery = Delivery("room", b"\xff", False)
+    assert delivery.event() == {"type": "websocket.send", "bytes": b"\xff"}
     assert delivery.data() == b"\xff"
 
 

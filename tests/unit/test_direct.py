@@ -45,7 +45,7 @@ class Direct(Lane):
         return Mailbox(9, 999, self.hub.congestion)
 
     def on_delivery(self, delivery: Any) -> None:
-        self.put(delivery.event, len(delivery.payload))
+        self.put(delivery.event(), len(delivery.payload))
 
     def on_gap(self, channels: Any, reason: str) -> None:
         raise AssertionError(reason)
