@@ -97,7 +97,7 @@ class Round:
     """A batch on its way.
 
     Args:
-        pieces: of the batch, some of which may be made when those before them have been handed out.
+        pieces: of the batch; they may be made while those before them are handed out.
         congestion: the full mailboxes of the subscribers.
         counters: "delivered" and "discarded" are counted here.
     """

@@ -273,7 +273,13 @@ class Hub:
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Hand a batch of the broker's to the local subscribers; each hears it in order."""
         pieces = chain.from_iterable(self._pieces(batch))
-        await Round(pieces, self.congestion, self._counters).run()
+        try:
+            await Round(pieces, self.congestion, self._counters).run()
+        except asyncio.CancelledError:
+            if not self._closed:
+                # The chains know some of it that not all have got: no repetition will bring it.
+                self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
+            raise
 
     def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[list[Piece]]:
         """Cut a batch into runs of messages on one channel; signal gaps where they belong.

@@ -183,3 +183,26 @@ async def test_a_hole_in_a_burst_is_told_of_where_it_is() -> None:
         del batch[2]
         await hub.deliver(batch)
         assert sockets[0].heard == sockets[1].heard == ["1", "2", MISSED, "4", "5"]
+
+
+async def test_what_was_on_its_way_when_its_connection_ended_is_a_gap() -> None:
+    """Two connections hear the same while one takes over from the other."""
+
+    class Other(Direct):
+        def on_gap(self, channels: Any, reason: str) -> None:
+            self.heard.append(f"gap {reason} {sorted(channels)}")
+
+    async with open_hub("memory://direct-ended") as hub:
+        slow, other = Other(hub), Other(hub)
+        await hub.add(slow, "room", direct=slow)
+        await hub.add(other, "elsewhere", direct=other)
+        slow.hold()
+        publisher = Publisher()
+        behind = ("elsewhere", publisher.headers(["elsewhere"], True)[0] + b"1")
+        delivering = asyncio.create_task(hub.deliver([*burst(*TEXTS), behind]))
+        await asyncio.sleep(0)
+        assert not delivering.done()  # `slow` is full, and is given time.
+        delivering.cancel()
+        await asyncio.wait([delivering])
+        await hub.deliver([behind])
+        assert other.heard == ["gap missed ['elsewhere']"]
