@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
@@ -34,24 +35,37 @@ class Listener(Protocol):
     async def _take_frame(self, event: Event) -> None:
         """Handle an event, each but the last; must not raise."""
 
-    def _end(self, code: int) -> None:
-        """The client has gone, with this close code."""
-
 
 class Frames:
     """The way from an ASGI `receive` to a handler, on one event loop.
 
     Attributes:
         heard_at: loop time at which the client was last heard.
+        code: the close code, once the connection has ended.
     """
+
+    __slots__ = (
+        "_cancelled",
+        "_handler",
+        "_owner",
+        "_reader",
+        "_stopped",
+        "_taken",
+        "_waiting",
+        "code",
+        "heard_at",
+    )
 
     def __init__(self, owner: Listener) -> None:
         self._owner = owner
         self._waiting = _NOTHING
         self._taken: asyncio.Future[None] | None = None
         self._handler: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        self._cancelled = False
         self._stopped = False
         self.heard_at = 0.0
+        self.code: int | None = None
 
     def push(self, event: Event) -> None:
         """Have an event handled after those that wait."""
@@ -62,22 +76,43 @@ class Frames:
             self._waiting = deque()
         self._waiting.append(event)
 
-    async def read(self, receive: Callable[[], Awaitable[Event]]) -> None:
-        """Read events until the client leaves."""
+    async def read(self, receive: Callable[[], Awaitable[Event]] | None) -> None:
+        """Read events until the client leaves, or until `end`; with None it hears nothing.
+
+        It reads in the task of its caller, the server's: a task more is a tenth of a handshake.
+        """
+        loop = asyncio.get_running_loop()
+        self._reader = reader = asyncio.current_task()
+        earlier = _cancelling(reader)
+        receive = receive or loop.create_future
         try:
-            while True:
+            while self.code is None:
                 event = await receive()
-                self.heard_at = asyncio.get_running_loop().time()
+                self.heard_at = loop.time()
                 if event["type"] == "websocket.disconnect":
-                    self._owner._end(event.get("code") or NO_CODE)
+                    self.end(event.get("code") or NO_CODE)
                     return
                 self.push(event)
                 while len(self._waiting) >= READ_AHEAD:
-                    self._taken = asyncio.get_running_loop().create_future()
+                    self._taken = loop.create_future()
                     await self._taken
+        except asyncio.CancelledError:
+            if not self._cancelled or _take_back(reader) > earlier:
+                raise  # Somebody else wants the task to end.
         except Exception:
             logger.exception("the server's receive failed")
-            self._owner._end(INTERNAL_ERROR)
+            self.end(INTERNAL_ERROR)
+        finally:
+            self._reader = None
+
+    def end(self, code: int) -> None:
+        """The connection has ended: read nothing more. The first code counts."""
+        if self.code is not None:
+            return
+        self.code = code
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            self._cancelled = True
+            self._reader.cancel()
 
     async def _work(self, event: Event | None) -> None:
         try:
@@ -115,3 +150,17 @@ class Frames:
         if handler is not None and handler is not asyncio.current_task():
             await asyncio.wait([handler], timeout=timeout_seconds)
             handler.cancel()
+
+
+def _cancelling(task: asyncio.Task[Any] | None) -> int:
+    """How many want the task to end; Python 3.10 does not count them."""
+    if sys.version_info >= (3, 11):
+        return 0 if task is None else task.cancelling()
+    return 0
+
+
+def _take_back(task: asyncio.Task[Any] | None) -> int:
+    """Take back that we want it; how many others do."""
+    if sys.version_info >= (3, 11):
+        return 0 if task is None else task.uncancel()
+    return 0

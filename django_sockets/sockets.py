@@ -177,7 +177,7 @@ class BaseSocketServer(SocketChannels):
         self._frames = Frames(self)
         self._bucket: TokenBucket | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._ended: asyncio.Future[int] | None = None
+        self._serving = False
         self._finished: asyncio.Future[None] | None = None
         self._closing = False
         self._slow = False
@@ -269,7 +269,7 @@ class BaseSocketServer(SocketChannels):
             CallError: nothing is subscribed, or the listeners handle broadcasts themselves.
         """
         queue = self._queue
-        if queue is None or self._ended is not None:
+        if queue is None or self._serving:
             raise CallError(
                 "subscribe first; once listeners run, override async_handle_received_broadcast"
             )
@@ -356,10 +356,10 @@ class BaseSocketServer(SocketChannels):
         await deny(self.scope, send, UNAVAILABLE)
 
     async def _serve(self) -> None:
-        if self._ended is not None:
+        if self._serving:
             raise CallError("the listeners of this socket were started already")
+        self._serving = True
         loop = asyncio.get_running_loop()
-        self._ended = loop.create_future()
         in_background = isinstance(loop, BackgroundLoop)
         if in_background:
             worker_pool(self._config.settings).keep_spare()
@@ -370,17 +370,14 @@ class BaseSocketServer(SocketChannels):
         self._start_delivery()
         self._frames.heard_at = loop.time()
         self._watch_idle()
-        reader = self._reader(loop)
+        if self._asgi_receive is None:
+            self._warn_once("receive side", "%s has no receive callable: it hears nothing")
         try:
-            await self._ended
+            await self._frames.read(self._asgi_receive)
         finally:
-            if reader is not None:
-                reader.cancel()
-            self._end(GOING_AWAY)
-            # The server may have cancelled this task, and with it what it waited for.
-            code = GOING_AWAY if self._ended.cancelled() else self._ended.result()
+            self._end(GOING_AWAY)  # The server may have cancelled this task.
             # In a task of its own: a server that loses patience with it now cancels only us.
-            finishing = _spawn(self._finish(code))
+            finishing = _spawn(self._finish(self._frames.code or GOING_AWAY))
             await asyncio.wait([finishing])
             finishing.result()
 
@@ -421,16 +418,10 @@ class BaseSocketServer(SocketChannels):
 
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(code)
+        if self._serving:
+            self._frames.end(code)
 
     # Frames from the client
-
-    def _reader(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
-        if self._asgi_receive is None:
-            self._warn_once("receive side", "%s has no receive callable: it hears nothing")
-            return None
-        return loop.create_task(self._frames.read(self._asgi_receive))
 
     async def _take_frame(self, event: MutableMapping[str, Any]) -> None:
         try:
@@ -633,13 +624,13 @@ class BaseSocketServer(SocketChannels):
         if self._too_many(names):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
-        if self._queue is None and self._ended is None:
+        if self._queue is None and not self._serving:
             self._queue = hub.new_queue()
         await hub.add(self, names, direct=self._direct())
 
     def _direct(self) -> Lane | None:
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
-        if self._queue is not None or self._inbox is not None or self._ended is None:
+        if self._queue is not None or self._inbox is not None or not self._serving:
             return None
         return self._outbox if self.ws_encoder is None and self._asgi_send else None
 
