@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 from ..broker import Limits
 from ..url import BrokerURL
@@ -12,6 +14,9 @@ from .publisher import Publisher, raise_for_outcomes
 from .subscriptions import Subscriptions
 
 __all__ = ["ServerBroker"]
+
+NAMES_KEPT = 4096
+"""Server-side names, of the channels used last."""
 
 
 class ServerBroker:
@@ -23,10 +28,9 @@ class ServerBroker:
     def __init__(self, url: BrokerURL) -> None:
         self.url = url
         self.limits = Limits()
-        self._prefix = url.options.prefix.encode()
-
-    def _name(self, channel: str) -> bytes:
-        return server_name(self._prefix, channel)
+        prefix = url.options.prefix.encode()
+        # Of one argument: a cache of several makes a tuple of them for each look.
+        self._name = lru_cache(maxsize=NAMES_KEPT)(partial(server_name, prefix))
 
     async def publish(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
@@ -43,9 +47,9 @@ class ServerBroker:
             outcomes = [exc] * len(channels)
         raise_for_outcomes(self.url, channels, outcomes)
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
+    def subscribe(self, channels: Sequence[str]) -> Coroutine[Any, Any, None]:
         """See `Broker.subscribe`."""
-        await self._subscriptions.subscribe(channels)
+        return self._subscriptions.subscribe(channels)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.unsubscribe`."""

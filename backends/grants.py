@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from ..errors import ConnectError
 from ..url import BrokerURL
 from .link import Link, LinkLost, ReplyError, is_push, pack
@@ -56,7 +58,7 @@ class Owner(Protocol):
         """No connection could be made for these wanted channels; the reader tries again."""
 
 
-class _Grant:
+class _Grant(msgspec.Struct, gc=False, eq=False):
     """One channel at this server: what is wanted, and what the present link was told and answered.
 
     Attributes:
@@ -64,14 +66,11 @@ class _Grant:
         unanswered: commands on the link without an answer.
     """
 
-    __slots__ = ("channel", "name", "sent", "unanswered", "wanted")
-
-    def __init__(self, channel: str, name: bytes) -> None:
-        self.channel = channel
-        self.name = name
-        self.wanted = True
-        self.sent: bytes | None = None
-        self.unanswered = 0
+    channel: str
+    name: bytes
+    wanted: bool = True
+    sent: bytes | None = None
+    unanswered: int = 0
 
 
 class _Command:
@@ -141,11 +140,12 @@ class Grants:
         """Ask for a channel; True if the server has granted it already."""
         grant = self._grants.get(name)
         if grant is None:
-            grant = self._grants[name] = _Grant(channel, name)
-        grant.wanted = True
-        if self._is_active(grant):
-            self.routes[name] = channel
-            return True
+            self._grants[name] = _Grant(channel, name)
+        else:
+            grant.wanted = True
+            if self._is_active(grant):
+                self.routes[name] = channel
+                return True
         self.settled.clear()
         self._dirty[name] = None
         self.needed.set()
@@ -388,7 +388,7 @@ class Grants:
             return
         grant.unanswered -= 1
         if self._is_active(grant):
-            self.routes[name] = grant.channel
+            self.routes[grant.name] = grant.channel  # The reply's own name may go.
             self._on_granted()
             reason = self.owner.granted(grant.channel)
             if reason is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import functools
 from typing import NamedTuple
 
 __all__ = ["PLAIN", "SHARDED", "SLOTS", "Verbs", "probe_name", "server_name", "slot_of"]
@@ -36,7 +35,6 @@ SHARDED = Verbs(
 """Since Redis 7.0: a message stays on the nodes of its slot."""
 
 
-@functools.lru_cache(maxsize=4096)
 def server_name(prefix: bytes, channel: str) -> bytes:
     """`<prefix>:{<channel>}`: with one hash tag, so that later keys share the slot."""
     escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")

@@ -88,7 +88,10 @@ class _Channel:
 
     def leave(self, call: _Call) -> None:
         """A call has ended."""
-        self.calls = tuple(other for other in self.calls if other is not call)
+        if self.calls == (call,):
+            self.calls = ()
+        else:
+            self.calls = tuple(other for other in self.calls if other is not call)
 
 
 class Subscriptions:

@@ -60,7 +60,7 @@ def measure(run: int, name: str, peer: Peer) -> Measurement:
     failed = ""
     try:
         with running(scenario.primaries) as broker:
-            values = scenario.measure(peer, broker)
+            values = scenario.measure(peer, broker, run)
     except Failed as exc:
         failed = str(exc)
     except Exception as exc:

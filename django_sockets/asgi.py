@@ -32,7 +32,9 @@ class AsgiApp:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             chain_sigterm()
-            await self.socket_class(scope, receive, send)._run_asgi()
+            socket = self.socket_class(scope, receive, send)
+            if await socket._admitted():
+                await socket._serve()
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:

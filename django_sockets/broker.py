@@ -139,22 +139,21 @@ class Inspectable(Protocol):
 
 
 @functools.lru_cache(maxsize=4096)
-def _checked(channel: str, max_bytes: int) -> str:
+def _size_bytes(channel: str) -> int:
+    """Of a name that can be used if it is not too long; with one argument the cache is cheapest."""
     try:
         size = len(channel.encode())
     except UnicodeEncodeError:
         raise ChannelError(channel, "cannot be written as UTF-8: use valid text") from None
     if not size:
         raise ChannelError(channel, "is empty: give it a name")
-    if size > max_bytes:
-        raise ChannelError(channel, f"has {size} bytes: use at most {max_bytes} bytes of UTF-8")
     if _CONTROL.search(channel):
         raise ChannelError(channel, "contains control characters: remove them")
     if "*" in channel:
         raise ChannelError(
             channel, "contains '*': there are no wildcard subscriptions, name each channel"
         )
-    return channel
+    return size
 
 
 def check_channel(channel: object, max_bytes: int = Limits.max_channel_bytes) -> str:
@@ -169,4 +168,7 @@ def check_channel(channel: object, max_bytes: int = Limits.max_channel_bytes) ->
     """
     if not isinstance(channel, str):
         raise ChannelError(channel, f"is {type(channel).__name__}, not str: use str(...)")
-    return _checked(channel, max_bytes)
+    size = _size_bytes(channel)
+    if size > max_bytes:
+        raise ChannelError(channel, f"has {size} bytes: use at most {max_bytes} bytes of UTF-8")
+    return channel

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
+from asyncio import _get_running_loop as running_loop  # None on a thread that runs none.
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -33,14 +34,6 @@ _inside: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
 )
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs on this thread, if any."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 class Calls:
     """The calls of one object.
 
@@ -49,11 +42,13 @@ class Calls:
         timeout_seconds: how long a plain call waits.
     """
 
+    __slots__ = ("_scheduled", "_tail", "_timeout_seconds", "home")
+
     def __init__(self, home: asyncio.AbstractEventLoop, timeout_seconds: float) -> None:
         self.home = home
         self._timeout_seconds = timeout_seconds
         self._tail: asyncio.Future[None] | None = None
-        self._scheduled: set[object] = set()
+        self._scheduled: set[object] | None = None
 
     def plain(self, operation: Operation[T]) -> T | None:
         """Run `operation`: wait for it off the loop (returns its result), schedule it on one.
@@ -65,7 +60,7 @@ class Calls:
         here = running_loop()
         if here is None:
             return self._wait(operation)
-        if len(self._scheduled) >= MAX_SCHEDULED:
+        if self._scheduled is not None and len(self._scheduled) >= MAX_SCHEDULED:
             raise CallError(
                 f"{MAX_SCHEDULED} calls are scheduled already: await the async_ form instead"
             )
@@ -140,10 +135,13 @@ class Calls:
                 self._tail = None
 
     def _watch(self, future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
-        self._scheduled.add(future)
+        if self._scheduled is None:
+            self._scheduled = set()
+        scheduled = self._scheduled
+        scheduled.add(future)
 
         def done(ended: Any) -> None:
-            self._scheduled.discard(future)
+            scheduled.discard(future)
             if not ended.cancelled() and ended.exception() is not None:
                 logger.error("a scheduled call failed", exc_info=ended.exception())
 

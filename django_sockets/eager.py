@@ -12,10 +12,10 @@ import asyncio
 import contextvars
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
-__all__ = ["start", "until_late"]
+__all__ = ["Late", "start", "until_late"]
 
 T = TypeVar("T")
 
@@ -137,22 +137,42 @@ class _Spare(Coroutine[Any, Any, None]):
 _spares: dict[asyncio.AbstractEventLoop, _Spare] = {}
 
 
+class Late(Exception):
+    """A coroutine has waited for too long."""
+
+
+class _Alarm:
+    """Cancels the present task after a time; `rang` tells that it did."""
+
+    def __init__(self, seconds: float) -> None:
+        self.rang = False
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        if self._task is not None:
+            self.rang = True
+            self._task.cancel()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
 @types.coroutine
-def until_late(
-    work: Coroutine[Any, Any, T], seconds: float | None, late: Callable[[asyncio.Task[Any]], None]
-) -> Generator[Any, Any, T]:
+def until_late(work: Coroutine[Any, Any, T], seconds: float | None) -> Generator[Any, Any, T]:
     """Await a coroutine. A timer is made when it first has to wait: most need none.
 
     Args:
         seconds: how long it may wait from then on; None for any time.
-        late: called with the present task if it waits for longer.
+
+    Raises:
+        Late: it has waited for longer, and was cancelled.
     """
-    timer = None
+    alarm = None
     try:
         waits_for = work.send(None)
-        task = asyncio.current_task()
-        if seconds is not None and task is not None:
-            timer = asyncio.get_running_loop().call_later(seconds, late, task)
+        if seconds is not None:
+            alarm = _Alarm(seconds)
         while True:
             try:
                 yield waits_for
@@ -163,6 +183,10 @@ def until_late(
     except StopIteration as end:
         result: T = end.value
         return result
+    except asyncio.CancelledError:
+        if alarm is not None and alarm.rang:
+            raise Late from None
+        raise
     finally:
-        if timer is not None:
-            timer.cancel()
+        if alarm is not None:
+            alarm.stop()

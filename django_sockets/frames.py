@@ -32,8 +32,11 @@ _NOTHING: deque[Event] = deque(maxlen=0)
 class Listener(Protocol):
     """The socket, as its frames know it. An object and no callables: an idle socket is small."""
 
-    async def _take_frame(self, event: Event) -> None:
-        """Handle an event, each but the last; must not raise."""
+    async def _handle(self, event: Event) -> None:
+        """Handle an event, each but the last."""
+
+    async def _failed(self, exc: Exception) -> None:
+        """Handling one has raised this; must not raise itself."""
 
 
 class Frames:
@@ -117,7 +120,10 @@ class Frames:
     async def _work(self, event: Event | None) -> None:
         try:
             while event is not None and not self._stopped:
-                await self._owner._take_frame(event)
+                try:
+                    await self._owner._handle(event)
+                except Exception as exc:
+                    await self._owner._failed(exc)
                 event = self._next()
         finally:
             self._handler = None

@@ -57,30 +57,59 @@ class Topic(Chain):
     """Who is on a channel, and what was seen of each publisher there.
 
     Attributes:
-        subscribers: in the order they came, which is the one in which they hear a message.
-        audience: their lanes, for as long as nobody comes or goes; None until it is needed.
+        audience: the lanes of who is on it, in the order they came, which is the one in which they
+            hear a message; for as long as nobody comes or goes, and None until it is needed.
     """
 
-    __slots__ = ("audience", "subscribers")
+    __slots__ = ("_lanes", "_only", "audience")
 
     def __init__(self) -> None:
         super().__init__()
         self.audience: Audience | None = None
-        self.subscribers: dict[Subscriber, Lane] = {}
+        # A channel for one socket is the rule where there are many channels: it needs no dict.
+        self._only: Lane | None = None
+        self._lanes: dict[Subscriber, Lane] | None = None
 
     def add(self, subscriber: Subscriber, direct: Lane | None) -> None:
-        self.subscribers[subscriber] = direct or cast("Lane", _NoLane(subscriber))
+        lane = direct or cast("Lane", _NoLane(subscriber))
         self.audience = None
+        if self.empty:
+            self._only = lane
+            return
+        if self._lanes is None:
+            self._lanes = {}
+        if self._only is not None:
+            self._lanes[self._only.owner] = self._only
+            self._only = None
+        self._lanes[subscriber] = lane
 
     def remove(self, subscriber: Subscriber) -> None:
-        del self.subscribers[subscriber]
         self.audience = None
+        if self._only is not None:
+            self._only = None
+        elif self._lanes is not None:
+            del self._lanes[subscriber]
+
+    @property
+    def empty(self) -> bool:
+        return self._only is None and not self._lanes
+
+    def has(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber is on it."""
+        if self._only is not None:
+            return self._only.owner is subscriber
+        return self._lanes is not None and subscriber in self._lanes
+
+    def present(self) -> Audience:
+        """The lanes of who is on it now: the audience."""
+        if self.audience is None:
+            only = self._only
+            self.audience = tuple((self._lanes or {}).values()) if only is None else (only,)
+        return self.audience
 
     def piece(self, run: list[Delivery]) -> Piece:
         """Messages on this channel, for those who are on it now."""
-        audience = self.audience
-        if audience is None:
-            audience = self.audience = tuple(self.subscribers.values())
+        audience = self.audience or self.present()
         return self, run, audience, iter(audience)
 
 
@@ -209,7 +238,7 @@ class Round:
 
 def _offer(topic: Topic, subscriber: Subscriber, delivery: Delivery) -> None:
     """Give a subscriber a message by `on_delivery`, if it is still there."""
-    if subscriber not in topic.subscribers:
+    if not topic.has(subscriber):
         return
     try:
         subscriber.on_delivery(delivery)

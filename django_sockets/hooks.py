@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,8 @@ from .runtime import worker_pool
 __all__ = ["call_hook", "takes_code"]
 
 
-async def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Any:
-    """Call a hook where it belongs and return its result.
+def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+    """Call a hook where it belongs; await what this returns for its result.
 
     Args:
         settings: for the worker threads, if they are still to be made.
@@ -23,7 +23,12 @@ async def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) ->
         What the hook raises.
     """
     if _is_async(getattr(hook, "__func__", hook)):
-        return await hook(*args)
+        awaitable: Awaitable[Any] = hook(*args)
+        return awaitable
+    return _call_in_thread(settings, hook, args)
+
+
+async def _call_in_thread(settings: Settings, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
     result = await worker_pool(settings).run(_in_thread, hook, args)
     # A decorated `async def` may look like a `def`.
     return await result if inspect.isawaitable(result) else result

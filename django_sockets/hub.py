@@ -256,7 +256,7 @@ class Hub:
             self._joining.pop((subscriber, name), None)
             topic = self._topics[name]
             topic.remove(subscriber)
-            if not topic.subscribers:
+            if topic.empty:
                 del self._topics[name]
                 empty.append(name)
         if not owned:
@@ -355,8 +355,8 @@ class Hub:
     def _gap(self, channels: Sequence[str], reason: str) -> None:
         hit: dict[Subscriber, list[str]] = {}
         for channel in channels:
-            for subscriber in self._topics[channel].subscribers:
-                hit.setdefault(subscriber, []).append(channel)
+            for lane in self._topics[channel].present():
+                hit.setdefault(lane.owner, []).append(channel)
         for subscriber, names in hit.items():
             self.count_gap(reason)
             subscriber.on_gap(names, reason)

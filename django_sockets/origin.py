@@ -28,9 +28,15 @@ def origin_problem(scope: Mapping[str, Any], allowed: Iterable[str]) -> str | No
     """
     if "*" in allowed:
         return None
-    origins = _values(scope, b"origin")
+    origins, cookies = [], False
+    for name, value in scope.get("headers", ()):
+        header = name.lower()
+        if header == b"origin":
+            origins.append(bytes(value))
+        elif header == b"cookie":
+            cookies = True
     if not origins:
-        return "cookies without an Origin header" if _values(scope, b"cookie") else None
+        return "cookies without an Origin header" if cookies else None
     if len(origins) > 1:
         return "more than one Origin header"
     origin = origins[0].decode("latin-1")
@@ -44,15 +50,10 @@ def origin_problem(scope: Mapping[str, Any], allowed: Iterable[str]) -> str | No
     return f"Origin {origin!r} is not {site[0]!r}; add it to allowed_origins if it is yours"
 
 
-def _values(scope: Mapping[str, Any], header: bytes) -> list[bytes]:
-    headers = scope.get("headers", ())
-    return [bytes(value) for name, value in headers if name.lower() == header]
-
-
 def _own_site(scope: Mapping[str, Any]) -> tuple[str, list[str]]:
     scheme = _SCHEMES.get(scope.get("scheme", "ws"), "http")
-    host = (_values(scope, b"host") or [b""])[0].decode("latin-1")
-    return f"{scheme}://{host}", []
+    hosts = (bytes(value) for name, value in scope.get("headers", ()) if name.lower() == b"host")
+    return f"{scheme}://{next(hosts, b'').decode('latin-1')}", []
 
 
 def _parts(origin: str) -> tuple[str, str, int] | None:

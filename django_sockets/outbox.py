@@ -64,22 +64,13 @@ class Outbox(Lane):
             self.owner._no_send()
         elif not self.muted:
             try:
-                await self._put_out(self._send, event)
-            except BaseException:
+                await self._send(event)
+            except BaseException as exc:
                 self.owner._discarded(_is_message(event))
-                raise
-
-    async def _put_out(self, send: Send, event: Event) -> None:
-        try:
-            await send(event)
-        except OSError:
-            raise
-        except Exception:
-            code: int = event.get("code") or 0
-            if event["type"] != "websocket.close" or code not in range(1001, 1016):
-                raise
-            # daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only.
-            await send({**event, "code": code + 2000})
+                again = _close_for_autobahn(event, exc)
+                if again is None:
+                    raise
+                await self._send(again)
 
     def failed(self, exc: Exception) -> None:
         self.owner._client_gone(exc)
@@ -125,6 +116,16 @@ class Outbox(Lane):
         self.muted = True
         self.seal()
         self.forget()
+
+
+def _close_for_autobahn(event: Event, refusal: BaseException) -> Event | None:
+    """daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only."""
+    code: int = event.get("code") or 0
+    if event["type"] != "websocket.close" or code not in range(1001, 1016):
+        return None
+    if isinstance(refusal, OSError) or not isinstance(refusal, Exception):
+        return None
+    return {**event, "code": code + 2000}
 
 
 def _is_message(event: Event) -> bool:

@@ -12,7 +12,6 @@ import concurrent.futures
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
@@ -71,7 +70,7 @@ class _Runtime:
         self.thread: threading.Thread | None = None
         self.pool: WorkerPool | None = None
         self.hubs: dict[asyncio.AbstractEventLoop, dict[Config, Hub]] = {}
-        self.draining: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self.draining: dict[asyncio.AbstractEventLoop, None] = {}
         self.exit_calls: set[Callable[[], Awaitable[None]]] = set()
         self.unfinished: set[concurrent.futures.Future[Any]] = set()
 
@@ -134,7 +133,8 @@ def local_hubs() -> list[Hub]:
 
 def set_draining() -> None:
     """The running loop takes no sockets any more."""
-    _runtime.draining.add(asyncio.get_running_loop())
+    forget_closed(_runtime.draining)
+    _runtime.draining[asyncio.get_running_loop()] = None
 
 
 def is_draining() -> bool:

@@ -11,19 +11,19 @@ import asyncio
 import logging
 import signal
 import threading
-import weakref
 from types import FrameType
 from typing import Any
 
 from .conf import Settings, default_config
 from .errors import ConfigurationError
+from .loops import forget_closed
 from .runtime import local_hubs, set_draining
 
 __all__ = ["chain_sigterm", "drain", "unchain_sigterm"]
 
 logger = logging.getLogger("django_sockets")
 
-_seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+_seen: dict[asyncio.AbstractEventLoop, None] = {}
 
 
 async def drain(seconds: float | None = None) -> None:
@@ -81,7 +81,8 @@ def chain_sigterm() -> None:
     loop = asyncio.get_running_loop()
     if loop in _seen:
         return
-    _seen.add(loop)
+    forget_closed(_seen)
+    _seen[loop] = None
     if threading.current_thread() is not threading.main_thread():
         return
     try:
@@ -98,7 +99,7 @@ def chain_sigterm() -> None:
 
 def unchain_sigterm() -> None:
     """Put the server's handler back."""
-    _seen.discard(asyncio.get_running_loop())
+    _seen.pop(asyncio.get_running_loop(), None)
     if threading.current_thread() is threading.main_thread():
         current = signal.getsignal(signal.SIGTERM)
         if isinstance(current, _Chained):

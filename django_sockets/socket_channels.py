@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,11 @@ class SocketChannels(ChannelNames):
     _origin: bytes | None = None
 
     @abc.abstractmethod
-    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
-        """Run a hook where it belongs."""
+    def _call(self, handler: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run a hook where it belongs; to be awaited."""
 
     @abc.abstractmethod
-    def _too_many(self, names: Iterable[str]) -> bool:
+    def _too_many(self, names: Sequence[str]) -> bool:
         """Whether the socket would be on more than `max_subscriptions` channels."""
 
     # Broadcasting

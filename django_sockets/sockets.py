@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 from .asgi import AsgiApp
@@ -14,7 +14,7 @@ from .calls import Calls, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
-from .eager import until_late
+from .eager import Late, until_late
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
@@ -80,10 +80,6 @@ class BaseSocketServer(SocketChannels):
         subprotocol: the one to accept.
 
     Each of these may also be a class attribute or be set in `configure`.
-
-    Attributes:
-        tags: name -> text, such as {"user": "7"}: what `django_sockets.closing` finds the socket
-            by. Middleware gives them; more may be added until `connect` has returned.
     """
 
     config: Source | None = None
@@ -141,7 +137,9 @@ class BaseSocketServer(SocketChannels):
         subprotocol: str | None = None,
     ) -> None:
         self.scope = scope
-        self.tags: dict[str, str] = dict(scope.get("django_sockets.tags") or ())
+        self._tags: dict[str, str] | None = None
+        if "django_sockets.tags" in scope:
+            self._tags = dict(scope["django_sockets.tags"] or ())
         if config is not None:
             self.config = config
         if hosts is not None:
@@ -182,6 +180,20 @@ class BaseSocketServer(SocketChannels):
         self._closing = False
         self._slow = False
         self.is_alive = True
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Name -> text, such as {"user": "7"}: what `django_sockets.closing` finds the socket by.
+
+        Middleware gives them; more may be added until `connect` has returned.
+        """
+        if self._tags is None:  # Most sockets have none.
+            self._tags = {}
+        return self._tags
+
+    @tags.setter
+    def tags(self, tags: dict[str, str]) -> None:
+        self._tags = tags
 
     @property
     def _calls(self) -> Calls:
@@ -301,22 +313,24 @@ class BaseSocketServer(SocketChannels):
             future = asyncio.run_coroutine_threadsafe(self._serve(), self._home_calls.home)
             await asyncio.wrap_future(future)
 
-    async def _run_asgi(self) -> None:
-        """Serve the connection as an ASGI server does: handshake first."""
+    async def _admitted(self) -> bool:
+        """Begin the handshake of an ASGI server; False if it was refused. Else comes `_serve`."""
         receive, send = self._asgi_receive, self._asgi_send
         if receive is None or send is None:
             raise TypeError("an ASGI application needs receive and send")
         event = await receive()
         if event["type"] != "websocket.connect":
-            return
+            return False
         self._outbox.hold()
         guests = self._shared_hub().guests
         if guests.draining or is_draining():
-            await self._deny_draining(send)
-            return
+            self._count("refused_draining")
+            await deny(self.scope, send, UNAVAILABLE)
+            return False
         guests.add(self)
+        admitted = False
         try:
-            if self.tags or type(self).authorize is not BaseSocketServer.authorize:
+            if self._tags or type(self).authorize is not BaseSocketServer.authorize:
                 status = await self._in_time(self._admit())
             else:
                 status = origin_refusal(self.scope, self.allowed_origins)
@@ -324,12 +338,14 @@ class BaseSocketServer(SocketChannels):
                 status = UNAVAILABLE
             if status is not None or self._closing:
                 await deny(self.scope, send, status or FORBIDDEN)
-                return
-            self._frames.push(event)
-            await self._serve()
+            else:
+                self._frames.push(event)
+                admitted = True
         finally:
-            self._leave()
-            guests.discard(self)
+            if not admitted:
+                self._leave()
+                guests.discard(self)
+        return admitted
 
     async def _admit(self) -> int | None:
         """The HTTP status to refuse with, or None once the socket is found by its tags."""
@@ -351,28 +367,12 @@ class BaseSocketServer(SocketChannels):
         self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
         return UNAVAILABLE
 
-    async def _deny_draining(self, send: Send) -> None:
-        self._count("refused_draining")
-        await deny(self.scope, send, UNAVAILABLE)
-
     async def _serve(self) -> None:
         if self._serving:
             raise CallError("the listeners of this socket were started already")
         self._serving = True
-        loop = asyncio.get_running_loop()
-        in_background = isinstance(loop, BackgroundLoop)
-        if in_background:
-            worker_pool(self._config.settings).keep_spare()
-            self._finished = loop.create_future()
-            at_exit(self._at_exit)
-        if self.tags and self._crowd is None:
-            _spawn(self._join())
-        self._start_delivery()
-        self._frames.heard_at = loop.time()
-        self._watch_idle()
-        if self._asgi_receive is None:
-            self._warn_once("receive side", "%s has no receive callable: it hears nothing")
         try:
+            self._begin(asyncio.get_running_loop())
             await self._frames.read(self._asgi_receive)
         finally:
             self._end(GOING_AWAY)  # The server may have cancelled this task.
@@ -381,10 +381,25 @@ class BaseSocketServer(SocketChannels):
             await asyncio.wait([finishing])
             finishing.result()
 
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        if isinstance(loop, BackgroundLoop):
+            worker_pool(self._config.settings).keep_spare()
+            self._finished = loop.create_future()
+            at_exit(self._at_exit)
+        if self._tags and self._crowd is None:
+            _spawn(self._join())
+        self._start_delivery()
+        self._frames.heard_at = loop.time()
+        self._watch_idle()
+        if self._asgi_receive is None:
+            self._warn_once("receive side", "%s has no receive callable: it hears nothing")
+
     async def _finish(self, code: int) -> None:
         try:
             await self._conclude(code)
         finally:
+            if self._hub is not None:
+                self._hub.guests.discard(self)
             if self._finished is not None:
                 self._finished.set_result(None)
             not_at_exit(self._at_exit)
@@ -423,21 +438,15 @@ class BaseSocketServer(SocketChannels):
 
     # Frames from the client
 
-    async def _take_frame(self, event: MutableMapping[str, Any]) -> None:
-        try:
-            await self._handle(event)
-        except Exception as exc:
-            await self._failed(exc)
-
     async def _handle(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] == "websocket.connect":
             if not await self._accepted():
                 return
-            known = dict(self.tags)
+            known = dict(self._tags or ())
             try:
                 await self._call(self.connect)
             finally:
-                if self.tags != known:
+                if (self._tags or {}) != known:
                     await self._join()
             return
         if event["type"] != "websocket.receive":
@@ -481,32 +490,18 @@ class BaseSocketServer(SocketChannels):
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
     async def _accepted(self) -> bool:
-        late = False
-
-        def give_up(task: asyncio.Task[Any]) -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        try:
-            await until_late(self._accept(), self.handshake_timeout_seconds, give_up)
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            self._note("handshake_timeouts", "gave a client up that does not take the accept")
-            self._end(GOING_AWAY)
-            return False
-        return True
-
-    async def _accept(self) -> None:
         event: dict[str, Any] = {"type": "websocket.accept"}
         subprotocol = self._agreed_subprotocol()
         if subprotocol is not None:
             event["subprotocol"] = subprotocol
-        if self._outbox.held:
-            await self._outbox.accept(event)
-        else:
-            await self._send_event(event)
+        accept = self._outbox.accept if self._outbox.held else self._send_event
+        try:
+            await until_late(accept(event), self.handshake_timeout_seconds)
+        except Late:
+            self._note("handshake_timeouts", "gave a client up that does not take the accept")
+            self._end(GOING_AWAY)
+            return False
+        return True
 
     def _agreed_subprotocol(self) -> str | None:
         """The class's own; but what middleware agreed on if the client did not offer that."""
@@ -515,11 +510,11 @@ class BaseSocketServer(SocketChannels):
             return self.subprotocol
         return agreed
 
-    async def _call(self, handler: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, handler: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
         if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
-            return handler(*args)
-        return await call_hook(self._config.settings, handler, *args)
+            return _returned(handler(*args))
+        return call_hook(self._config.settings, handler, *args)
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
@@ -586,7 +581,7 @@ class BaseSocketServer(SocketChannels):
 
     async def _join(self) -> None:
         """Be found by the tags it has now; without tags this costs nothing."""
-        if self.is_alive and (self.tags or self._crowd is not None):
+        if self.is_alive and (self._tags or self._crowd is not None):
             self._crowd = crowd = crowd_of(self._shared_hub())
             await crowd.add(self, self.tags)
 
@@ -634,8 +629,10 @@ class BaseSocketServer(SocketChannels):
             return None
         return self._outbox if self.ws_encoder is None and self._asgi_send else None
 
-    def _too_many(self, names: Iterable[str]) -> bool:
+    def _too_many(self, names: Sequence[str]) -> bool:
         owned = () if self._hub is None else self._hub.channels_of(self)
+        if len(owned) + len(names) <= self.max_subscriptions:
+            return False
         new = {name for name in names if name not in owned}
         return len(owned) + len(new) > self.max_subscriptions
 
@@ -765,6 +762,10 @@ class BaseSocketServer(SocketChannels):
         if key not in self._warned:
             self._warned += (key,)
             logger.warning(message, type(self).__name__)
+
+
+async def _returned(result: Any) -> Any:
+    return result
 
 
 _at_work: set[asyncio.Task[None]] = set()

@@ -29,13 +29,14 @@ class Scenario:
 
     Attributes:
         title: what its table says of it.
-        measure: does it; raises Failed. Its figures have their units in their names.
+        measure: does it for the run of this number, from 0 on; raises Failed. Its figures have
+            their units in their names.
         peers: who takes part.
         primaries: of the cluster that it needs; 0 for a single server.
     """
 
     title: str
-    measure: Callable[[Peer, Broker], dict[str, float]]
+    measure: Callable[[Peer, Broker, int], dict[str, float]]
     peers: tuple[Peer, ...]
     primaries: int = 0
 

@@ -35,7 +35,7 @@ class Broadcasts:
     text: str = TEXT
     count: str = "bulk"
 
-    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
         # Every room hears something, so that nothing is done for the first time later.
         warm_up = max(self.rooms, min(WARM_UP, 50_000 // each))

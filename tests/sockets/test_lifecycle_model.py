@@ -119,12 +119,16 @@ class LifeMachine(RuleBasedStateMachine):
 
         scope = {"type": "websocket", "path": "/", "headers": []}
         self.socket = Life(scope, self.to_app.get, send, machine=self)
-        self.served = asyncio.ensure_future(self.socket._run_asgi())
+        self.served = asyncio.ensure_future(self._serve_socket())
         self.broadcaster = Broadcaster(self.url)
         first = "websocket.connect" if self.connects else "websocket.disconnect"
         self.to_app.put_nowait({"type": first})
         if not self.connects:
             self.over = True
+
+    async def _serve_socket(self) -> None:
+        if await self.socket._admitted():
+            await self.socket._serve()
 
     def frame(self, do: str, **more: Any) -> None:
         self.number += 1
