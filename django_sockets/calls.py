@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from .errors import CallError
 from .runtime import finish_before_exit
 
-__all__ = ["Calls", "running_loop"]
+__all__ = ["Calls", "Operation", "running_loop"]
 
 logger = logging.getLogger("django_sockets")
 

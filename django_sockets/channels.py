@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from .calls import Calls
+from .calls import Calls, Operation
 from .codec import encode
 from .conf import Config
 from .errors import ChannelError
 from .runtime import publish
 
 __all__ = ["ChannelNames", "Channels", "channel_names"]
+
+T = TypeVar("T")
 
 Channels: TypeAlias = str | int | Iterable[str | int]
 
@@ -52,6 +54,10 @@ class ChannelNames(abc.ABC):
     def _calls(self) -> Calls:
         """Where the calls run."""
 
+    def _awaited(self, operation: Operation[T]) -> Awaitable[T]:
+        """See `Calls.awaited`."""
+        return self._calls.awaited(operation)
+
     @abc.abstractmethod
     async def _add(self, names: list[str]) -> None:
         """On the home loop: subscribe."""
@@ -81,7 +87,7 @@ class ChannelNames(abc.ABC):
         names = channel_names(channel)
         payload, is_text = encode(data)
         # No lambda: its cells would stay, for each of thousands of calls at once.
-        await self._calls.awaited(partial(publish, self._config, names, payload, is_text=is_text))
+        await self._awaited(partial(publish, self._config, names, payload, is_text=is_text))
 
     def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
         """`broadcast` to several channels."""
@@ -104,7 +110,7 @@ class ChannelNames(abc.ABC):
     async def async_subscribe(self, channel: Channels) -> None:
         """See `subscribe`."""
         names = channel_names(channel)
-        await self._calls.awaited(lambda: self._add(names))
+        await self._awaited(lambda: self._add(names))
 
     def unsubscribe(self, channel: Channels) -> None:
         """Receive nothing more from a channel, or from several."""
@@ -113,4 +119,4 @@ class ChannelNames(abc.ABC):
     async def async_unsubscribe(self, channel: Channels) -> None:
         """See `unsubscribe`."""
         names = channel_names(channel)
-        await self._calls.awaited(lambda: self._remove(names))
+        await self._awaited(lambda: self._remove(names))

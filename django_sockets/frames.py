@@ -21,8 +21,9 @@ Event: TypeAlias = MutableMapping[str, Any]
 
 READ_AHEAD = 16
 """Frames read while a handler is busy."""
-NO_CODE, INTERNAL_ERROR = 1005, 1011
-"""Close codes: the client gave none; the server's `receive` failed (RFC 6455, section 7.4.1)."""
+GOING_AWAY, NO_CODE, INTERNAL_ERROR = 1001, 1005, 1011
+"""Close codes of RFC 6455, section 7.4.1: the server has cancelled our task; the client gave none;
+the server's `receive` has failed."""
 
 
 _NOTHING: deque[Event] = deque(maxlen=0)
@@ -32,11 +33,17 @@ _NOTHING: deque[Event] = deque(maxlen=0)
 class Listener(Protocol):
     """The socket, as its frames know it. An object and no callables: an idle socket is small."""
 
+    def _begin(self) -> None:
+        """Nothing was read yet."""
+
     async def _handle(self, event: Event) -> None:
         """Handle an event, each but the last."""
 
     async def _failed(self, exc: Exception) -> None:
         """Handling one has raised this; must not raise itself."""
+
+    async def _over(self, code: int) -> None:
+        """Nothing is read any more."""
 
 
 class Frames:
@@ -79,22 +86,25 @@ class Frames:
             self._waiting = deque()
         self._waiting.append(event)
 
-    async def read(self, receive: Callable[[], Awaitable[Event]] | None) -> None:
+    async def serve(self, receive: Callable[[], Awaitable[Event]] | None) -> None:
         """Read events until the client leaves, or until `end`; with None it hears nothing.
 
         It reads in the task of its caller, the server's: a task more is a tenth of a handshake.
         """
         loop = asyncio.get_running_loop()
-        self._reader = reader = asyncio.current_task()
-        earlier = _cancelling(reader)
         receive = receive or loop.create_future
+        reader = asyncio.current_task()
+        earlier = _cancelling(reader)
         try:
+            self.heard_at = loop.time()
+            self._owner._begin()
+            self._reader = reader
             while self.code is None:
                 event = await receive()
                 self.heard_at = loop.time()
                 if event["type"] == "websocket.disconnect":
                     self.end(event.get("code") or NO_CODE)
-                    return
+                    break
                 self.push(event)
                 while len(self._waiting) >= READ_AHEAD:
                     self._taken = loop.create_future()
@@ -103,10 +113,15 @@ class Frames:
             if not self._cancelled or _take_back(reader) > earlier:
                 raise  # Somebody else wants the task to end.
         except Exception:
+            if self._reader is None:
+                raise  # It has not begun.
             logger.exception("the server's receive failed")
             self.end(INTERNAL_ERROR)
         finally:
             self._reader = None
+            if self.code is None:
+                self.code = GOING_AWAY
+            await self._owner._over(self.code)
 
     def end(self, code: int) -> None:
         """The connection has ended: read nothing more. The first code counts."""

@@ -68,7 +68,7 @@ class SocketChannels(ChannelNames):
             origin = self._own_id() if exclude_self else None
             await publish(self._config, names, payload, is_text=is_text, origin=origin)
 
-        await self._calls.awaited(operation)
+        await self._awaited(operation)
 
     def broadcast_many(
         self, channels: Iterable[str | int], data: Any, *, exclude_self: bool = False
@@ -130,7 +130,7 @@ class SocketChannels(ChannelNames):
                 _demand(await self._call(self.may_subscribe, name), name)
             await self._add_for_client(names)
 
-        await self._calls.awaited(operation)
+        await self._awaited(operation)
 
     def _asked_for(self, channels: object) -> list[str]:
         try:

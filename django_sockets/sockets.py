@@ -6,11 +6,12 @@ import asyncio
 import functools
 import logging
 import math
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .asgi import AsgiApp
-from .calls import Calls, running_loop
+from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
@@ -45,6 +46,10 @@ __all__ = ["BaseSocketServer"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_first_call = threading.Lock()
+"""For what the first plain call of a socket makes: it may come from any thread."""
+
+T = TypeVar("T")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -163,9 +168,9 @@ class BaseSocketServer(SocketChannels):
         self._asgi_receive = receive
         self._asgi_send = send
         self._warned: tuple[str, ...] = ()
-        home = running_loop() or background_loop()
+        self._home = running_loop() or background_loop()
+        self._home_calls: Calls | None = None
         self._dispatch = _dispatch_of(type(self))
-        self._home_calls = Calls(home, self._config.settings.sync_call_timeout_seconds)
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
@@ -197,7 +202,17 @@ class BaseSocketServer(SocketChannels):
 
     @property
     def _calls(self) -> Calls:
+        if self._home_calls is None:
+            with _first_call:  # Another thread may have come first.
+                if self._home_calls is None:
+                    timeout_seconds = self._config.settings.sync_call_timeout_seconds
+                    self._home_calls = Calls(self._home, timeout_seconds)
         return self._home_calls
+
+    def _awaited(self, operation: Operation[T]) -> Awaitable[T]:
+        if self._home_calls is None and running_loop() is self._home:
+            return operation()  # Nothing is scheduled that it would have to wait for.
+        return super()._awaited(operation)
 
     # To be overridden
 
@@ -261,7 +276,7 @@ class BaseSocketServer(SocketChannels):
     async def async_send(self, data: Any, raw: bool = False) -> None:
         """See `send`; returns when the server has taken it. Does nothing once the socket ended."""
         event = self._event(data, raw)
-        await self._calls.awaited(lambda: self._send_event(event))
+        await self._awaited(lambda: self._send_event(event))
 
     def close(self, code: int = NORMAL) -> None:
         """Close the connection. `disconnect` runs after the present handler has returned."""
@@ -269,7 +284,7 @@ class BaseSocketServer(SocketChannels):
 
     async def async_close(self, code: int = NORMAL) -> None:
         """See `close`; returns when the close frame was sent."""
-        await self._calls.awaited(lambda: self._close(code))
+        await self._awaited(lambda: self._close(code))
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
         """The next broadcast, for a socket whose listeners were not started.
@@ -286,7 +301,7 @@ class BaseSocketServer(SocketChannels):
                 "subscribe first; once listeners run, override async_handle_received_broadcast"
             )
         while True:
-            event = await self._calls.awaited(queue.next)
+            event = await self._awaited(queue.next)
             if event is None:
                 raise CallError("the socket has ended")
             if not isinstance(event, Gap):
@@ -300,17 +315,17 @@ class BaseSocketServer(SocketChannels):
 
         For scripts and tests: neither receiving nor delivery waits for a connect event.
         """
-        if running_loop() is self._home_calls.home:
+        if running_loop() is self._home:
             _spawn(self._serve())
             return
-        self._home_calls.home.call_soon_threadsafe(lambda: _spawn(self._serve()))
+        self._home.call_soon_threadsafe(lambda: _spawn(self._serve()))
 
     async def async_start_listeners(self) -> None:
         """Serve the connection until it has ended; see `start_listeners`."""
-        if running_loop() is self._home_calls.home:
+        if running_loop() is self._home:
             await self._serve()
         else:
-            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home_calls.home)
+            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home)
             await asyncio.wrap_future(future)
 
     async def _admitted(self) -> bool:
@@ -367,32 +382,30 @@ class BaseSocketServer(SocketChannels):
         self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
         return UNAVAILABLE
 
-    async def _serve(self) -> None:
+    def _serve(self) -> Coroutine[Any, Any, None]:
+        """Serve the connection until it has ended."""
         if self._serving:
             raise CallError("the listeners of this socket were started already")
         self._serving = True
-        try:
-            self._begin(asyncio.get_running_loop())
-            await self._frames.read(self._asgi_receive)
-        finally:
-            self._end(GOING_AWAY)  # The server may have cancelled this task.
-            # In a task of its own: a server that loses patience with it now cancels only us.
-            finishing = _spawn(self._finish(self._frames.code or GOING_AWAY))
-            await asyncio.wait([finishing])
-            finishing.result()
+        return self._frames.serve(self._asgi_receive)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        if isinstance(loop, BackgroundLoop):
+    def _begin(self) -> None:
+        if isinstance(self._home, BackgroundLoop):
             worker_pool(self._config.settings).keep_spare()
-            self._finished = loop.create_future()
+            self._finished = self._home.create_future()
             at_exit(self._at_exit)
         if self._tags and self._crowd is None:
             _spawn(self._join())
         self._start_delivery()
-        self._frames.heard_at = loop.time()
         self._watch_idle()
         if self._asgi_receive is None:
             self._warn_once("receive side", "%s has no receive callable: it hears nothing")
+
+    async def _over(self, code: int) -> None:
+        # In a task of its own: a server that loses patience with it now cancels only us.
+        finishing = _spawn(self._finish(code))
+        await asyncio.wait([finishing])
+        finishing.result()
 
     async def _finish(self, code: int) -> None:
         try:
