@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from ..errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ..log import LogThrottle
 from ..url import BrokerURL
@@ -47,14 +49,11 @@ class _Refused(Exception):
     """The server answered a subscribe with an error."""
 
 
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """One `subscribe` call that waits for `missing` acknowledgements."""
 
-    __slots__ = ("future", "missing")
-
-    def __init__(self, missing: Iterable[str]) -> None:
-        self.missing = set(missing)
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    missing: set[str]
+    future: asyncio.Future[None]
 
     def acknowledge(self, channel: str) -> None:
         self.missing.discard(channel)
@@ -66,7 +65,7 @@ class _Call:
             self.future.set_exception(error)
 
 
-class _Channel:
+class _Channel(msgspec.Struct, eq=False):
     """One channel that somebody wants.
 
     Attributes:
@@ -76,15 +75,12 @@ class _Channel:
         calls: those for it that have not returned yet; they may have been acknowledged.
     """
 
-    __slots__ = ("calls", "granted", "kept", "lost", "name", "place")
-
-    def __init__(self, name: bytes, place: Place) -> None:
-        self.name = name
-        self.place = place
-        self.granted = False
-        self.kept = False
-        self.lost: str | None = None
-        self.calls: tuple[_Call, ...] = ()
+    name: bytes
+    place: Place
+    granted: bool = False
+    kept: bool = False
+    lost: str | None = None
+    calls: tuple[_Call, ...] = ()
 
     def leave(self, call: _Call) -> None:
         """A call has ended."""
@@ -146,12 +142,13 @@ class Subscriptions:
             state.kept = True
 
     async def _wait(self, channels: Sequence[str], waiting: list[str]) -> None:
-        call = _Call(waiting)
+        loop = asyncio.get_running_loop()
+        call = _Call(set(waiting), loop.create_future())
         for channel in channels:
             # Also for those that are granted: the call that asked for them may yet be cancelled.
             self._channels[channel].calls += (call,)
         seconds = self._url.options.subscribe_timeout_seconds
-        self._due[call] = asyncio.get_running_loop().time() + seconds
+        self._due[call] = loop.time() + seconds
         if self._timer is None:
             self._overdue()
         try:

@@ -26,17 +26,17 @@ def channel_names(channels: object) -> list[str]:
     Raises:
         ChannelError: another type; the rest of the rules is checked by the hub.
     """
-    if isinstance(channels, (list, tuple, set, frozenset)):
-        return [_name(channel) for channel in channels]
-    return [_name(channels)]
-
-
-def _name(channel: object) -> str:
-    if isinstance(channel, str):
-        return channel
-    if isinstance(channel, int) and not isinstance(channel, bool):
-        return str(channel)
-    raise ChannelError(channel, f"is {type(channel).__name__}: use str or int, or str(...)")
+    if isinstance(channels, str):
+        return [channels]
+    names = []
+    for channel in channels if isinstance(channels, (list, tuple, set, frozenset)) else [channels]:
+        if isinstance(channel, str):
+            names.append(channel)
+        elif isinstance(channel, int) and not isinstance(channel, bool):
+            names.append(str(channel))
+        else:
+            raise ChannelError(channel, f"is {type(channel).__name__}: use str or int, or str(...)")
+    return names
 
 
 class ChannelNames(abc.ABC):
@@ -110,7 +110,7 @@ class ChannelNames(abc.ABC):
     async def async_subscribe(self, channel: Channels) -> None:
         """See `subscribe`."""
         names = channel_names(channel)
-        await self._awaited(lambda: self._add(names))
+        await self._awaited(partial(self._add, names))
 
     def unsubscribe(self, channel: Channels) -> None:
         """Receive nothing more from a channel, or from several."""
@@ -119,4 +119,4 @@ class ChannelNames(abc.ABC):
     async def async_unsubscribe(self, channel: Channels) -> None:
         """See `unsubscribe`."""
         names = channel_names(channel)
-        await self._awaited(lambda: self._remove(names))
+        await self._awaited(partial(self._remove, names))

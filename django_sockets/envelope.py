@@ -20,7 +20,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
+
+import msgspec
 
 __all__ = [
     "HEADER_BYTES",
@@ -132,7 +134,7 @@ def _fields(data: bytes) -> dict[int, bytes]:
     return fields
 
 
-class Chain:
+class Chain(msgspec.Struct, eq=False):
     """The receiving end of the chain for one channel: what was seen of each publisher.
 
     A message not newer than the last one seen is a repetition or came late, and is dropped. One
@@ -142,18 +144,18 @@ class Chain:
     no dict then.
     """
 
-    __slots__ = ("_first", "_last", "_others", "_publisher")
+    DROP: ClassVar = 0
+    DELIVER: ClassVar = 1
+    GAP: ClassVar = 2
+    LATE: ClassVar = 3
 
-    DROP, DELIVER, GAP, LATE = range(4)
-
-    def __init__(self) -> None:
-        self._publisher = b""
-        # Its last counter seen: 0 for none; negative, where everything since that counter is
-        # covered by a gap already signalled.
-        self._last = 0
-        self._others: dict[bytes, int] | None = None
-        # Publisher -> the first counter seen of it, where that was not its first message.
-        self._first: dict[bytes, int] | None = None
+    _publisher: bytes = b""
+    # Its last counter seen: 0 for none; negative, where everything since that counter is covered
+    # by a gap already signalled.
+    _last: int = 0
+    _others: dict[bytes, int] | None = None
+    # Publisher -> the first counter seen of it, where that was not its first message.
+    _first: dict[bytes, int] | None = None
 
     def take(self, publisher: bytes, counter: int, previous: int) -> int:
         """Note a message.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 __all__ = ["Frames", "Listener"]
@@ -36,7 +35,7 @@ class Listener(Protocol):
     def _begin(self) -> None:
         """Nothing was read yet."""
 
-    async def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> Coroutine[Any, Any, None]:
         """Handle an event, each but the last."""
 
     async def _failed(self, exc: Exception) -> None:
@@ -110,7 +109,7 @@ class Frames:
                     self._taken = loop.create_future()
                     await self._taken
         except asyncio.CancelledError:
-            if not self._cancelled or _take_back(reader) > earlier:
+            if not self._cancelled or _uncancel(reader) > earlier:
                 raise  # Somebody else wants the task to end.
         except Exception:
             if self._reader is None:
@@ -173,15 +172,6 @@ class Frames:
             handler.cancel()
 
 
-def _cancelling(task: asyncio.Task[Any] | None) -> int:
-    """How many want the task to end; Python 3.10 does not count them."""
-    if sys.version_info >= (3, 11):
-        return 0 if task is None else task.cancelling()
-    return 0
-
-
-def _take_back(task: asyncio.Task[Any] | None) -> int:
-    """Take back that we want it; how many others do."""
-    if sys.version_info >= (3, 11):
-        return 0 if task is None else task.uncancel()
-    return 0
+_cancelling: Any = getattr(asyncio.Task, "cancelling", lambda task: 0)
+_uncancel: Any = getattr(asyncio.Task, "uncancel", lambda task: 0)
+"""How many want a task to end, and that without one; Python 3.10 does not count them."""

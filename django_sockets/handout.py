@@ -53,7 +53,7 @@ Audience: TypeAlias = tuple[Lane, ...]
 """Where a message may go without asking the subscribers: it need not even look at them."""
 
 
-class Topic(Chain):
+class Topic(Chain, eq=False):
     """Who is on a channel, and what was seen of each publisher there.
 
     Attributes:
@@ -61,19 +61,15 @@ class Topic(Chain):
             hear a message; for as long as nobody comes or goes, and None until it is needed.
     """
 
-    __slots__ = ("_lanes", "_only", "audience")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.audience: Audience | None = None
-        # A channel for one socket is the rule where there are many channels: it needs no dict.
-        self._only: Lane | None = None
-        self._lanes: dict[Subscriber, Lane] | None = None
+    audience: Audience | None = None
+    # A channel for one socket is the rule where there are many channels: it needs no dict.
+    _only: Lane | None = None
+    _lanes: dict[Subscriber, Lane] | None = None
 
     def add(self, subscriber: Subscriber, direct: Lane | None) -> None:
         lane = direct or cast("Lane", _NoLane(subscriber))
         self.audience = None
-        if self.empty:
+        if self._only is None and not self._lanes:
             self._only = lane
             return
         if self._lanes is None:

@@ -75,6 +75,7 @@ class Hub:
 
     Attributes:
         config: what it was opened with.
+        closed: `aclose` was called.
         congestion: the full mailboxes of its subscribers.
         guests: the sockets that a server serves with it.
     """
@@ -93,7 +94,7 @@ class Hub:
         self._publisher = Publisher()
         self._counters: Counter[str] = Counter()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
-        self._closed = False
+        self.closed = False
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
@@ -130,7 +131,7 @@ class Hub:
         size = len(payload)
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(size, self.max_payload_bytes)
-        if self._closed:
+        if self.closed:
             raise BrokerClosed(self.config.url)
         for tap in tuple(taps):
             names = list(tap(names, payload, is_text))
@@ -208,7 +209,7 @@ class Hub:
             ChannelError, SubscribeError: the subscriber has none of the new channels.
         """
         names = self.check_channels(channels)
-        if self._closed:
+        if self.closed:
             raise BrokerClosed(self.config.url)
         if not names:
             return
@@ -261,7 +262,7 @@ class Hub:
                 empty.append(name)
         if not owned:
             self._channels_of.pop(subscriber, None)
-        if empty and not self._closed:
+        if empty and not self.closed:
             await self._broker.unsubscribe(empty)
 
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
@@ -276,7 +277,7 @@ class Hub:
         try:
             await Round(pieces, self.congestion, self._counters).run()
         except asyncio.CancelledError:
-            if not self._closed:
+            if not self.closed:
                 # The chains know some of it that not all have got: no repetition will bring it.
                 self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
             raise
@@ -416,18 +417,14 @@ class Hub:
 
     async def aclose(self) -> None:
         """Close the broker; idempotent. Subscribers hear nothing more; open iterators end."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         _forget(self)
         for subscriber in list(self._channels_of):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
         await self._broker.aclose()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     async def __aenter__(self) -> Hub:
         return self

@@ -24,16 +24,17 @@ class Lane(abc.ABC):
         owner: the subscriber whose lane it is, where the hub may `send`.
         idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
         behind: something waits behind what is in hand.
+        held: nothing is handled until `release`.
         direct: what comes next need not ask the owner: the lane is neither held nor at its end.
     """
 
     __slots__ = (
         "_ended",
-        "_held",
         "_mailbox",
         "_worker",
         "behind",
         "direct",
+        "held",
         "idle",
         "owner",
         "send",
@@ -45,7 +46,7 @@ class Lane(abc.ABC):
     def __init__(self) -> None:
         self._mailbox: Mailbox | None = None
         self._worker: asyncio.Task[None] | None = None
-        self._held = False
+        self.held = False
         self._ended = False
         self.idle = True
         self.behind = False
@@ -75,7 +76,7 @@ class Lane(abc.ABC):
         """The items that wait."""
         if self._mailbox is None:
             self._mailbox = self.new_mailbox()
-            if self.idle and not self._held:
+            if self.idle and not self.held:
                 self._mailbox.rest()
         return self._mailbox
 
@@ -98,7 +99,7 @@ class Lane(abc.ABC):
         if self._ended:
             self.dropped([item])
             return True  # Nobody is there any more to miss it.
-        if self.idle and not self._held:
+        if self.idle and not self.held:
             self._begin(self._one(item))
             return True
         return self._queue((item, None), size_bytes)
@@ -107,7 +108,7 @@ class Lane(abc.ABC):
         """Handle an item behind the others; returns once that is done, or the lane has ended."""
         if self._ended:
             return
-        if self.idle and not self._held:
+        if self.idle and not self.held:
             worker = self._begin(self._one(item))
             if worker is not None:
                 await asyncio.wait([worker])
@@ -136,14 +137,15 @@ class Lane(abc.ABC):
 
     def hold(self) -> None:
         """Handle nothing that comes from now on, until `release`."""
-        self._held = True
+        self.held = True
         self.direct = False
 
     def release(self) -> None:
         """Begin to handle what was held."""
-        self._held = False
+        self.held = False
         self.direct = not self._ended
-        self.rest()
+        if self._mailbox is not None:
+            self.rest()
 
     def seal(self) -> None:
         """Nothing is `direct` any more: the end is near."""

@@ -41,7 +41,6 @@ class Outbox(Lane):
         send: the ASGI callable, or None.
 
     Attributes:
-        held: nothing goes out yet: the handshake is not accepted.
         muted: nothing goes out any more: the interpreter is exiting.
     """
 
@@ -83,10 +82,6 @@ class Outbox(Lane):
 
     # What it is for a socket
 
-    @property
-    def held(self) -> bool:
-        return self._held
-
     def put(self, event: Event, size_bytes: int) -> bool:
         """Send an event without waiting; False if the client reads too slowly."""
         return self.muted or super().put(event, size_bytes)
@@ -97,13 +92,14 @@ class Outbox(Lane):
             await super().run(event)
 
     async def accept(self, event: Event) -> None:
-        """Send the accept, and then what was held."""
-        await self.handle(event)
+        """Send the accept, and then what was held: until then nothing goes out."""
+        if self._send is not None and not self.muted:
+            await self._send(event)
         self.release()
 
     async def close(self, code: int) -> None:
         """Send a close frame behind what is queued, or soon, without it."""
-        if self.muted or self._held or self._send is None:
+        if self.muted or self.held or self._send is None:
             return
         self.seal()  # Nothing may overtake the close frame, or follow it.
         if self.full:

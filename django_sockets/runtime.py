@@ -28,7 +28,6 @@ __all__ = [
     "close_shared_hubs",
     "existing_hub",
     "finish_before_exit",
-    "is_draining",
     "local_hubs",
     "not_at_exit",
     "publish",
@@ -122,6 +121,7 @@ def shared_hub(config: Config) -> Hub:
     hub = hubs.get(config)
     if hub is None or hub.closed:
         hub = hubs[config] = Hub(config)
+        hub.guests.draining = loop in _runtime.draining
     return hub
 
 
@@ -135,11 +135,8 @@ def set_draining() -> None:
     """The running loop takes no sockets any more."""
     forget_closed(_runtime.draining)
     _runtime.draining[asyncio.get_running_loop()] = None
-
-
-def is_draining() -> bool:
-    """Whether the running loop takes no sockets any more."""
-    return bool(_runtime.draining) and asyncio.get_running_loop() in _runtime.draining
+    for hub in local_hubs():
+        hub.guests.draining = True
 
 
 async def close_shared_hubs() -> None:

@@ -20,7 +20,7 @@ from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeEr
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .hooks import call_hook, takes_code
+from .hooks import call_hook, is_async, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits
@@ -33,7 +33,6 @@ from .runtime import (
     BackgroundLoop,
     at_exit,
     background_loop,
-    is_draining,
     not_at_exit,
     shared_hub,
     worker_pool,
@@ -157,8 +156,8 @@ class BaseSocketServer(SocketChannels):
             self.ws_decoder = ws_decoder
         if subprotocol is not None:
             self.subprotocol = subprotocol
-        self.configure()
         if _sets_its_own(type(self)):  # The class was checked when it was made.
+            self.configure()
             check_limits(self)
             check_policy(self.overflow)
         source = self.config
@@ -337,8 +336,9 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return False
         self._outbox.hold()
-        guests = self._shared_hub().guests
-        if guests.draining or is_draining():
+        self._hub = shared_hub(self._config)
+        guests = self._hub.guests
+        if guests.draining:
             self._count("refused_draining")
             await deny(self.scope, send, UNAVAILABLE)
             return False
@@ -349,7 +349,7 @@ class BaseSocketServer(SocketChannels):
                 status = await self._in_time(self._admit())
             else:
                 status = origin_refusal(self.scope, self.allowed_origins)
-            if self._closing and is_draining():
+            if self._closing and self._shared_hub().guests.draining:
                 status = UNAVAILABLE
             if status is not None or self._closing:
                 await deny(self.scope, send, status or FORBIDDEN)
@@ -451,17 +451,31 @@ class BaseSocketServer(SocketChannels):
 
     # Frames from the client
 
-    async def _handle(self, event: MutableMapping[str, Any]) -> None:
+    def _handle(self, event: MutableMapping[str, Any]) -> Coroutine[Any, Any, None]:
         if event["type"] == "websocket.connect":
-            if not await self._accepted():
-                return
-            known = dict(self._tags or ())
-            try:
-                await self._call(self.connect)
-            finally:
-                if (self._tags or {}) != known:
-                    await self._join()
+            return self._handle_connect()
+        return self._handle_frame(event)
+
+    async def _handle_connect(self) -> None:
+        accept: dict[str, Any] = {"type": "websocket.accept"}
+        subprotocol = self._agreed_subprotocol()
+        if subprotocol is not None:
+            accept["subprotocol"] = subprotocol
+        sending = self._outbox.accept if self._outbox.held else self._send_event
+        try:
+            await until_late(sending(accept), self.handshake_timeout_seconds)
+        except Late:
+            self._note("handshake_timeouts", "gave a client up that does not take the accept")
+            self._end(GOING_AWAY)
             return
+        known = dict(self._tags or ())
+        try:
+            await self._call(self.connect)
+        finally:
+            if (self._tags or {}) != known:
+                await self._join()
+
+    async def _handle_frame(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] != "websocket.receive":
             logger.warning("ignored an ASGI event of type %r", event["type"])
             return
@@ -502,20 +516,6 @@ class BaseSocketServer(SocketChannels):
         else:
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
-    async def _accepted(self) -> bool:
-        event: dict[str, Any] = {"type": "websocket.accept"}
-        subprotocol = self._agreed_subprotocol()
-        if subprotocol is not None:
-            event["subprotocol"] = subprotocol
-        accept = self._outbox.accept if self._outbox.held else self._send_event
-        try:
-            await until_late(accept(event), self.handshake_timeout_seconds)
-        except Late:
-            self._note("handshake_timeouts", "gave a client up that does not take the accept")
-            self._end(GOING_AWAY)
-            return False
-        return True
-
     def _agreed_subprotocol(self) -> str | None:
         """The class's own; but what middleware agreed on if the client did not offer that."""
         agreed: str | None = self.scope.get("django_sockets.subprotocol")
@@ -525,7 +525,11 @@ class BaseSocketServer(SocketChannels):
 
     def _call(self, handler: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
-        if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
+        function = getattr(handler, "__func__", handler)
+        if is_async(function):
+            awaitable: Awaitable[Any] = handler(*args)
+            return awaitable
+        if function in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
         return call_hook(self._config.settings, handler, *args)
 
