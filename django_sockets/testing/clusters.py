@@ -244,6 +244,14 @@ class CacheCluster:
             redis.ResponseError: refused, for example because the slot is not the source's.
         """
         others = [node for node in self.primaries() if node not in (source, target)]
+        if _leads(source) and _leads(target):
+            # One that was promoted a moment ago is a replica still to those that have not heard.
+            pair, told = (self._id(source), self._id(target)), (source, target, *others)
+            until(
+                lambda: self._are_primaries(pair, told),
+                WAIT_SECONDS,
+                "not every primary knows that the two are primaries",
+            )
         move_slots(slots, source, target, others)
 
     def failover(self, replica: CacheServer, *, force: bool = False) -> None:
@@ -314,6 +322,12 @@ class CacheCluster:
 
     def _id(self, node: CacheServer) -> str:
         return next(name for name, known in self._by_id.items() if known is node)
+
+    def _are_primaries(self, names: Iterable[str], to: Iterable[CacheServer]) -> bool:
+        """Whether these ids are primaries to all these nodes."""
+        views = self._views()
+        seen = [views[name].lines for name in map(self._id, to) if name in views]
+        return all(name in lines and not lines[name].primary for name in names for lines in seen)
 
     def _revive(self) -> None:
         for node in self.nodes:
