@@ -26,7 +26,7 @@ __all__ = ["ELSEWHERE", "Grants", "Owner"]
 logger = logging.getLogger("django_sockets")
 
 NAMES_PER_COMMAND = 1000
-GATHERING_TURNS = 8
+GATHERING_TURNS = 5
 """Turns of the event loop for which commands are gathered before they are written: nothing in an
 idle process, and a packet for many connections instead of one for each where they come in a storm.
 """
