@@ -118,11 +118,20 @@ class Backoff:
 
     def __init__(self) -> None:
         self._seconds = 0.0
+        self._pause: asyncio.Future[None] | None = None
 
     def reset(self) -> None:
         self._seconds = 0.0
 
+    def cut_short(self) -> None:
+        """There is reason to hope again: the pause ends now, and begins anew from none."""
+        self.reset()
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
+
     async def pause(self) -> None:
-        seconds = self._seconds
-        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * seconds))
-        await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+        seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * self._seconds))
+        self._pause = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._pause], timeout=seconds)
+        self._pause = None

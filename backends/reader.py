@@ -236,7 +236,8 @@ class Reader:
         self._grants.owner.lost([channel for channel, _ in self.carried], reason)
 
     def reset(self, reason: str) -> None:
-        """Drop the link, if there is one; what is wanted is asked for on the next."""
+        """Drop the link, if there is one; what is wanted is asked for on the next, at once."""
+        self._backoff.cut_short()
         link = self._first if self.link is None else self.link
         if link is not None:
             self._abort_reason = reason

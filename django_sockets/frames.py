@@ -88,7 +88,8 @@ class Frames:
     async def serve(self, receive: Callable[[], Awaitable[Event]] | None) -> None:
         """Read events until the client leaves, or until `end`; with None it hears nothing.
 
-        It reads in the task of its caller, the server's: a task more is a tenth of a handshake.
+        It reads in the task of its caller, the server's: one of its own would be a twentieth of a
+        handshake.
         """
         loop = asyncio.get_running_loop()
         receive = receive or loop.create_future

@@ -10,6 +10,7 @@ import hiredis
 import pytest
 
 from django_sockets import SubscribeError
+from django_sockets.backends.deadlines import Backoff
 from django_sockets.backends.link import Identity, Link, LinkLost
 from django_sockets.backends.names import PLAIN
 from django_sockets.backends.node import Node
@@ -97,11 +98,13 @@ class ScriptedBroker(SingleNodeBroker):
     def __init__(self, sink: RecordingSink) -> None:
         self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
         self.refusing = False
+        self.refused = asyncio.Event()
         url = BrokerURL.parse("redis://h?probe_interval_seconds=1000&dead_peer_seconds=1000")
         super().__init__(url, sink, open_link=self._open)
 
     async def _open(self) -> Link:
         if self.refusing:
+            self.refused.set()
             raise ConnectError(self.url, "refused")
         link = ScriptedLink()
         self.links.put_nowait(link)
@@ -308,6 +311,23 @@ async def test_a_node_waits_while_something_is_wanted_and_no_longer(
     node.unwant(name)
     assert not node.waiting
     await node.aclose()
+
+
+async def test_news_of_another_server_ends_the_pause_between_attempts(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentinels name a new primary: it is not left alone until a pause for the old one is over."""
+    monkeypatch.setattr(Backoff, "FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr(Backoff, "CAP_SECONDS", 3600.0)
+    link = await broker.subscribed("a")
+    broker.refusing = True
+    link.close()
+    await asyncio.wait_for(broker.refused.wait(), 5)
+    await asyncio.sleep(0)
+    broker.refusing = False
+    broker.reset()
+    link = await broker.next_link()
+    assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]
 
 
 # One connection takes over from another.
