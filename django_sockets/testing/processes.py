@@ -6,6 +6,7 @@ is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -110,8 +111,9 @@ class GuardedProcess:
         """SIGSTOP: its sockets stay open and nothing answers. Returns when it has stopped."""
         if self.running and not self.paused:
             self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(self.pid, os.WUNTRACED)
-            self.paused = True
+            with contextlib.suppress(ChildProcessError):  # Another thread has killed it.
+                os.waitpid(self.pid, os.WUNTRACED)
+            self.paused = self.running
 
     def resume(self) -> None:
         """SIGCONT: go on after `pause`."""

@@ -98,6 +98,22 @@ def test_a_paused_server_can_be_ended(fresh_valkey_server: CacheServer, end: str
         os.kill(pid, 0)
 
 
+def test_a_server_may_be_killed_at_the_moment_it_is_paused(
+    fresh_valkey_server: CacheServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults are made from several threads: neither may fail because of the other."""
+    wait = os.waitpid
+
+    def too_late(pid: int, options: int) -> tuple[int, int]:
+        monkeypatch.undo()
+        fresh_valkey_server.kill()
+        return wait(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", too_late)
+    fresh_valkey_server.pause()
+    assert not fresh_valkey_server.running
+
+
 def test_a_tls_server_is_verified_against_its_own_authority(redis_tls_server: CacheServer) -> None:
     ca = str(redis_tls_server.tls_ca_file)
     for host in ("localhost", "127.0.0.1"):
