@@ -27,6 +27,7 @@ class Broadcasts:
         messages: of which a slow peer gets its share.
         text: JSON, 200 bytes.
         count: the wish to the client; see the module `client`.
+        warm_up: messages before them; at least one for each room.
     """
 
     sockets: int
@@ -34,11 +35,12 @@ class Broadcasts:
     messages: int
     text: str = TEXT
     count: str = "bulk"
+    warm_up: int = WARM_UP
 
     def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
         # Every room hears something, so that nothing is done for the first time later.
-        warm_up = max(self.rooms, min(WARM_UP, 50_000 // each))
+        warm_up = max(self.rooms, self.warm_up)
         messages = max(FEWEST, int(self.messages * peer.share))
         rooms = itertools.cycle(self._rooms())
         texts = [(next(rooms), self.text) for _ in range(warm_up + messages)]
