@@ -126,3 +126,35 @@ async def test_a_socket_that_hears_nothing_ends_when_its_client_is_gone_at_the_s
     assert await socket.async_receive_broadcast() == ("news", "heard")
     await asyncio.wait_for(socket.async_start_listeners(), WAIT_SECONDS)
     assert gone == [1005]
+
+
+async def test_a_drain_waits_for_a_disconnect_that_the_server_has_lost_patience_with() -> None:
+    """A server cancels what does not end in time; the broker stays open for what runs on."""
+    connected: asyncio.Queue[BaseSocketServer] = asyncio.Queue()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    gone: list[int] = []
+
+    class Slow(BaseSocketServer):
+        config = "memory://server-task-drain"
+
+        async def connect(self) -> None:
+            connected.put_nowait(self)
+
+        async def disconnect(self, code: int) -> None:
+            begun.set()
+            await go_on.wait()
+            gone.append(code)
+
+    server = asyncio.ensure_future(Served(Slow).app)
+    socket = await asyncio.wait_for(connected.get(), WAIT_SECONDS)
+    socket._end(4000)
+    await asyncio.wait_for(begun.wait(), WAIT_SECONDS)
+    server.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(server, WAIT_SECONDS)
+    draining = asyncio.create_task(socket._shared_hub().drain(WAIT_SECONDS))
+    await asyncio.sleep(0.05)
+    assert not draining.done()
+    go_on.set()
+    assert await asyncio.wait_for(draining, 2 * WAIT_SECONDS) == 0
+    assert gone == [4000]
