@@ -10,7 +10,7 @@ from typing import Any
 from .conf import Settings, database_hygiene
 from .runtime import worker_pool
 
-__all__ = ["call_hook", "is_async", "takes_code"]
+__all__ = ["call_hook", "takes_code"]
 
 
 def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
@@ -22,7 +22,7 @@ def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Await
     Raises:
         What the hook raises.
     """
-    if is_async(getattr(hook, "__func__", hook)):
+    if _is_async(getattr(hook, "__func__", hook)):
         awaitable: Awaitable[Any] = hook(*args)
         return awaitable
     return _call_in_thread(settings, hook, args)
@@ -39,8 +39,7 @@ def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
         return hook(*args)
 
 
-is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
-"""Whether a function is an `async def`."""
+_is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 
 
 @lru_cache(maxsize=1024)

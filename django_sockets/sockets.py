@@ -20,7 +20,7 @@ from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeEr
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .hooks import call_hook, is_async, takes_code
+from .hooks import call_hook, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits
@@ -525,11 +525,7 @@ class BaseSocketServer(SocketChannels):
 
     def _call(self, handler: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
-        function = getattr(handler, "__func__", handler)
-        if is_async(function):
-            awaitable: Awaitable[Any] = handler(*args)
-            return awaitable
-        if function in _PLAIN_DEFAULTS:
+        if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
         return call_hook(self._config.settings, handler, *args)
 
