@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -26,15 +27,20 @@ async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing
     """
     loop = asyncio.get_running_loop()
     while True:
-        started, received, held = loop.time(), link.received_bytes, link.held_seconds
+        started, received, held = loop.time(), link.received_bytes, _held_seconds(link)
         done, _ = await asyncio.wait([reply], timeout=seconds)
         if done:
             return
         held_up = loop.time() - started > 1.5 * seconds
-        waiting = link.held_seconds - held > 0.25 * seconds
+        waiting = _held_seconds(link) - held > 0.25 * seconds
         arriving = link.partial_bytes >= LARGE_BYTES and link.received_bytes > received
         if not (held_up or waiting or arriving):
             raise LinkLost(f"{missing} within {seconds:g} s")
+
+
+def _held_seconds(link: Link) -> float:
+    now = 0.0 if link.held_since is None else time.monotonic() - link.held_since
+    return link.held_seconds + now
 
 
 async def keepalive(

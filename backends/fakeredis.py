@@ -66,6 +66,7 @@ class FakeLink:
     protocol = 3
     tls: ssl.SSLObject | None = None
     held_seconds = 0.0
+    held_since: float | None = None
     partial_bytes = 0
 
     def __init__(self, connection: Any, server: fakeredis.FakeServer) -> None:

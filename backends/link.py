@@ -83,6 +83,7 @@ class Link(Protocol):
     protocol: int
     tls: ssl.SSLObject | None
     held_seconds: float
+    held_since: float | None
 
     @property
     def received_bytes(self) -> int:
@@ -110,6 +111,7 @@ class ServerLink:
         protocol: of RESP, 2 or 3.
         tls: the state of an encrypted connection.
         held_seconds: time in which nobody read because received messages were being handed on.
+        held_since: `time.monotonic()` from which that is so now; None if it is not.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class ServerLink:
         self.tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         self.identity = Identity()
         self.held_seconds = 0.0
+        self.held_since: float | None = None
         _links.add(self)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
 from ..broker import Sink
@@ -177,17 +177,22 @@ class Reader:
             if len(self._held) > HELD_MESSAGES:
                 raise LinkLost("too many messages came while it took over")
             return
-        started = time.monotonic()
-        await self._sink.deliver(batch)
-        link.held_seconds += time.monotonic() - started
+        await self._while_held(link, self._sink.deliver(batch))
+
+    async def _while_held(self, link: Link, work: Awaitable[object]) -> None:
+        """Do what keeps us from reading: the server is not to blame for that time."""
+        link.held_since = started = time.monotonic()
+        try:
+            await work
+        finally:
+            link.held_since = None
+            link.held_seconds += time.monotonic() - started
 
     async def _wait_for_release(self, link: Link) -> None:
         """Everything is granted: read no more before the other reader has ended."""
         if self._gate is None:
             return
-        started = time.monotonic()
-        await self._gate.wait()
-        link.held_seconds += time.monotonic() - started
+        await self._while_held(link, self._gate.wait())
         self._gate = None
         self._report_regained()
         held, self._held = self._held, []

@@ -19,13 +19,26 @@ from .envelope import Chain
 from .lane import Lane
 from .mailbox import Congestion
 
-__all__ = ["RUN_BYTES", "Audience", "Piece", "Round", "Subscriber", "Topic"]
+__all__ = [
+    "RUN_BYTES",
+    "RUN_MESSAGES",
+    "TURN_DELIVERIES",
+    "Audience",
+    "Piece",
+    "Round",
+    "Subscriber",
+    "Topic",
+]
 
 logger = logging.getLogger("django_sockets")
 
-RUN_BYTES = 32 * 1024
-"""Of messages that one socket gets in succession, before the others do: less than what servers
-take before they let `send` wait."""
+RUN_BYTES, RUN_MESSAGES = 32 * 1024, 256
+"""What one socket gets in succession, before the others do: less than what servers take before they
+let `send` wait, and a part of `TURN_DELIVERIES`."""
+
+TURN_DELIVERIES = 1000
+"""After so many, some milliseconds of work, everything else on the event loop has its turn. It is
+also when a server writes what it was given: the memory of that is used again for what follows."""
 
 
 class Subscriber(Protocol):
@@ -158,6 +171,8 @@ class Round:
                     self._delivered = 0
                     if self._congestion.full:
                         await self._congestion.relieve()
+                    elif not self._done:
+                        await asyncio.sleep(0)
                     continue
                 if self._sending is not None:
                     self._sending.wait_for(waiting)
@@ -174,11 +189,12 @@ class Round:
             self._behind.append((self._lane, self._rest))
 
     async def _hand_out(self) -> None:
-        """Go on: to the end, to congestion, or until a `send` has to wait.
+        """Go on: to the end, to congestion, for one turn, or until a `send` has to wait.
 
         In the last case the round is no longer this coroutine's when it comes back.
         """
         congested = self._congestion.full
+        left = TURN_DELIVERIES
         for piece in self._left():
             self._piece = piece
             topic, run, audience, coming = piece
@@ -214,6 +230,9 @@ class Round:
                     lane.idle = True
                     if lane.behind:
                         lane.rest()
+                left -= len(run)
+                if left <= 0:
+                    return
             if self._behind:
                 self._catch_up(topic)
             if congested:

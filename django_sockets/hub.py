@@ -21,7 +21,7 @@ from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unp
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
-from .handout import RUN_BYTES, Piece, Round, Subscriber, Topic
+from .handout import RUN_BYTES, RUN_MESSAGES, Piece, Round, Subscriber, Topic
 from .lane import Lane
 from .log import LogThrottle
 from .loops import forget_closed
@@ -95,6 +95,7 @@ class Hub:
         self._counters: Counter[str] = Counter()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
+        self._handing_out = asyncio.Lock()
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
@@ -272,10 +273,14 @@ class Hub:
     # Receiving: the broker's sink
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Hand a batch of the broker's to the local subscribers; each hears it in order."""
+        """Hand a batch of the broker's to the local subscribers; each hears it in order.
+
+        Batches of several readers go one after the other: a channel may move between their servers.
+        """
         pieces = chain.from_iterable(self._pieces(batch))
         try:
-            await Round(pieces, self.congestion, self._counters).run()
+            async with self._handing_out:
+                await Round(pieces, self.congestion, self._counters).run()
         except asyncio.CancelledError:
             if not self.closed:
                 # The chains know some of it that not all have got: no repetition will bring it.
@@ -293,7 +298,7 @@ class Hub:
         topic, run = Topic(), list[Delivery]()
         last, size = "", 0
         for channel, message in batch:
-            if run and (channel != last or size >= RUN_BYTES):
+            if run and (channel != last or size >= RUN_BYTES or len(run) == RUN_MESSAGES):
                 pieces.append(topic.piece(run))
                 run, size = [], 0
                 if len(pieces) >= PIECES_AHEAD:

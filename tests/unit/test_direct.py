@@ -8,6 +8,7 @@ from typing import Any
 from django_sockets import open_hub
 from django_sockets.envelope import Publisher
 from django_sockets.events import MISSED
+from django_sockets.handout import TURN_DELIVERIES
 from django_sockets.hub import Hub
 from django_sockets.lane import Lane
 from django_sockets.mailbox import Mailbox
@@ -206,3 +207,27 @@ async def test_what_was_on_its_way_when_its_connection_ended_is_a_gap() -> None:
         await asyncio.wait([delivering])
         await hub.deliver([behind])
         assert other.heard == ["gap missed ['elsewhere']"]
+
+
+async def test_a_burst_to_very_many_leaves_the_loop_to_others_in_between() -> None:
+    """A handshake, a ping, a page: they are not to wait for the last delivery of a large burst."""
+    async with open_hub("memory://direct-turns") as hub:
+        sockets = await three(hub)
+        batch = burst(*TEXTS * TURN_DELIVERIES)
+        delivering = asyncio.create_task(hub.deliver(batch))
+        before_the_end = 0
+        while not delivering.done():
+            await asyncio.sleep(0)
+            before_the_end += len(sockets[-1].heard) < len(batch)
+        assert before_the_end > 10
+        assert [len(socket.heard) for socket in sockets] == [len(batch)] * 3
+
+
+async def test_batches_of_two_servers_go_one_after_the_other() -> None:
+    """A channel that moves: what its new server sends may not overtake the last of the old one."""
+    async with open_hub("memory://direct-two") as hub:
+        sockets = await three(hub)
+        texts = [text.decode() for text in TEXTS * TURN_DELIVERIES]
+        messages = burst(*(text.encode() for text in texts), b"after it")
+        await asyncio.gather(hub.deliver(messages[:-1]), hub.deliver(messages[-1:]))
+        assert [socket.heard for socket in sockets] == [[*texts, "after it"]] * 3

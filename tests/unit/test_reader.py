@@ -10,7 +10,7 @@ import hiredis
 import pytest
 
 from django_sockets import SubscribeError
-from django_sockets.backends.deadlines import Backoff
+from django_sockets.backends.deadlines import Backoff, expect
 from django_sockets.backends.link import Identity, Link, LinkLost
 from django_sockets.backends.names import PLAIN
 from django_sockets.backends.node import Node
@@ -38,6 +38,7 @@ class ScriptedLink:
     tls = None
     received_bytes = partial_bytes = 0
     held_seconds = 0.0
+    held_since: float | None = None
 
     def __init__(self) -> None:
         self.chunks: asyncio.Queue[list[Any] | None] = asyncio.Queue()
@@ -328,6 +329,30 @@ async def test_news_of_another_server_ends_the_pause_between_attempts(
     broker.reset()
     link = await broker.next_link()
     assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]
+
+
+async def test_a_server_is_not_given_up_while_its_messages_are_still_handed_out() -> None:
+    """A burst to very many sockets takes longer than a PING may: nobody reads the answer then."""
+    going = asyncio.Event()
+
+    class Slow(RecordingSink):
+        async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+            await going.wait()
+            await super().deliver(batch)
+
+    sink = Slow()
+    broker = ScriptedBroker(sink)
+    link = await broker.subscribed("a")
+    link.say(message("a", b"1"))
+    await asyncio.sleep(0)
+    answer = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(expect(link, answer, 0.05, "no answer to PING"))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    going.set()
+    answer.set_result(None)
+    await waiting
+    await broker.aclose()
 
 
 # One connection takes over from another.

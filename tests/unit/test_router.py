@@ -30,6 +30,7 @@ class Server:
     identity = Identity()
     received_bytes = partial_bytes = 0
     held_seconds = 0.0
+    held_since: float | None = None
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
