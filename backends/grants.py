@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..errors import ConnectError
+from ..loops import OfOneLoop
 from ..url import BrokerURL
 from .link import Link, LinkLost, ReplyError, is_push, pack
 from .names import Verbs, slot_of
@@ -26,9 +27,9 @@ __all__ = ["ELSEWHERE", "Grants", "Owner"]
 logger = logging.getLogger("django_sockets")
 
 NAMES_PER_COMMAND = 1000
-GATHERING_TURNS = 5
-"""Turns of the event loop for which commands are gathered before they are written: nothing in an
-idle process, and a packet for many connections instead of one for each where they come in a storm.
+QUIET_TURNS, GATHERING_SECONDS = 3, 0.004
+"""Commands are written when nobody has had another one for so many turns of the event loop, or
+after that time: at once in an idle process, and in one packet for many connections in a storm.
 """
 REFUSED_RETRY_SECONDS = 1.0
 """A subscription that was refused and is still wanted is asked for again this often."""
@@ -89,14 +90,13 @@ class _Command:
         self.answered = 0
 
 
-class Grants:
+class Grants(OfOneLoop):
     """The names of one server, on its present link and on those to come.
 
     Args:
         owner: decides what the reports mean.
         probe_like: the name for the delivery probe, on the server that serves a given name; None
             for no probe.
-        on_granted: called when the server grants something.
 
     Attributes:
         owner: may be replaced.
@@ -105,8 +105,8 @@ class Grants:
         regained: reason -> channels that were lost and are granted again; to be told before their
             next message.
         probe_name: what the probe listens on, while something is wanted.
-        needed: set while a link is.
-        settled: set when the server has answered all that was asked.
+        needed: set while a link is; while there is one, it stays as it is.
+        fruitful: the present link, or else the last one, has been granted something.
     """
 
     def __init__(
@@ -116,19 +116,18 @@ class Grants:
         verbs: Verbs,
         *,
         probe_like: Callable[[bytes], bytes] | None,
-        on_granted: Callable[[], None],
     ) -> None:
         self._url = url
         self.owner = owner
         self._verbs = verbs
         self._probe_like = probe_like
-        self._on_granted = on_granted
         self.link: Link | None = None
         self.routes: dict[bytes, str] = {}
         self.regained: dict[str, list[str]] = {}
         self.probe_name: bytes | None = None
         self.needed = asyncio.Event()
-        self.settled = asyncio.Event()
+        self.fruitful = False
+        self._settling: asyncio.Future[None] | None = None
         self._grants: dict[bytes, _Grant] = {}
         self._dirty: dict[bytes, None] = {}
         self._commands: deque[_Command] = deque()
@@ -146,9 +145,9 @@ class Grants:
             if self._is_active(grant):
                 self.routes[name] = channel
                 return True
-        self.settled.clear()
         self._dirty[name] = None
-        self.needed.set()
+        if self.link is None:
+            self.needed.set()
         self._flush_soon()
         return False
 
@@ -209,6 +208,7 @@ class Grants:
     def begin(self, link: Link) -> None:
         """There is a link: ask for everything."""
         self.link = link
+        self.fruitful = False
         self._dirty.update(dict.fromkeys(self._grants))
         self._flush()
 
@@ -216,7 +216,6 @@ class Grants:
         """The link is gone: tell what went with it, and forget what nobody wants."""
         self.link = None
         self.probe_name = None
-        self.settled.clear()
         for command in self._commands:
             if command.reply is not None and not command.reply.done():
                 command.reply.set_exception(LinkLost(reason))
@@ -232,19 +231,44 @@ class Grants:
             if not grant.wanted:
                 self._drop(grant)
         self.owner.lost(active, reason)
-        if not self._grants:
+        if self._grants:
+            self.needed.set()
+        else:
             self.needed.clear()
+        self._end_wait()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the server has answered all that was asked."""
+        return self.link is not None and not self._commands and not self._dirty
+
+    async def until_settled(self) -> None:
+        """Wait until it has, or the link is lost. One caller may wait."""
+        if not self.settled:
+            self._settling = self._loop.create_future()
+            await self._settling
+
+    def _check_settled(self) -> None:
+        if self._settling is not None and self.settled:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self._settling is not None and not self._settling.done():
+            self._settling.set_result(None)
+        self._settling = None
 
     # What is sent
 
     def _flush_soon(self) -> None:
         if self.link is not None and not self._flush_due:
             self._flush_due = True
-            self._gather(GATHERING_TURNS)
+            self._gather(0, QUIET_TURNS, self._loop.time() + GATHERING_SECONDS)
 
-    def _gather(self, turns: int) -> None:
-        if turns:
-            asyncio.get_running_loop().call_soon(self._gather, turns - 1)
+    def _gather(self, before: int, turns: int, until: float) -> None:
+        gathered = len(self._dirty)
+        turns = turns - 1 if gathered == before else QUIET_TURNS
+        if turns and self._loop.time() < until:
+            self._loop.call_soon(self._gather, gathered, turns, until)
         else:
             self._flush()
 
@@ -310,7 +334,7 @@ class Grants:
         names: Sequence[bytes] = (),
     ) -> asyncio.Future[Any]:
         """Write a command that has a reply of its own, after others that end `names`."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Any] = self._loop.create_future()
         self._commands.append(_Command(names, reply))
         self._write([*after, pack(command)])
         return reply
@@ -347,10 +371,6 @@ class Grants:
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
         self._check_settled()
-
-    def _check_settled(self) -> None:
-        if not self._commands and not self._dirty:
-            self.settled.set()
 
     def _subscribed(self, name: bytes) -> None:
         command = self._commands[0] if self._commands else None
@@ -389,7 +409,7 @@ class Grants:
         grant.unanswered -= 1
         if self._is_active(grant):
             self.routes[grant.name] = grant.channel  # The reply's own name may go.
-            self._on_granted()
+            self.fruitful = True
             reason = self.owner.granted(grant.channel)
             if reason is not None:
                 self.regained.setdefault(reason, []).append(grant.channel)
@@ -448,8 +468,7 @@ class Grants:
         grant.sent = None
         self.owner.refused(grant.channel, error)
         if grant.wanted:
-            loop = asyncio.get_running_loop()
-            loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, grant.name)
+            self._loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, grant.name)
         elif not grant.unanswered:
             self._drop(grant)
 

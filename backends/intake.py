@@ -37,6 +37,7 @@ class Intake(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._arrived: list[bytes] = []
         self._unread_bytes = 0
@@ -73,7 +74,7 @@ class Intake(asyncio.BufferedProtocol):
         while not self._arrived:
             if self._lost is not None:
                 raise self._lost
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:

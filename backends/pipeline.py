@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import BrokerClosed, ConnectError
 from ..log import LogThrottle
+from ..loops import OfOneLoop
 from ..url import BrokerURL
 from .deadlines import first_of, keepalive
 from .link import LARGE_BYTES, Identity, Link, LinkLost, Opener, is_push, pack
@@ -54,7 +55,7 @@ class _Request(msgspec.Struct, gc=False, eq=False):
             self.future.set_exception(error)
 
 
-class Pipeline:
+class Pipeline(OfOneLoop):
     """One publishing connection to one server, opened by the first call and again after a loss.
 
     Args:
@@ -108,7 +109,7 @@ class Pipeline:
         return self._enqueue(packed[0] if len(packed) == 1 else b"".join(packed), len(packed))
 
     def _enqueue(self, packed: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         size = len(packed)
         deadline = loop.time() + self._patience_seconds + size / SLOWEST_BYTES_PER_SECOND
         request = _Request(packed, size, count, loop.create_future(), deadline)
@@ -243,7 +244,7 @@ class Pipeline:
     def _expire(self) -> None:
         """Give up on the oldest request if its time is over; with it goes the connection."""
         self._timer = None
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         oldest = self._written[0] if self._written else self._queued[0] if self._queued else None
         if oldest is None:
             return

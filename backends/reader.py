@@ -79,7 +79,6 @@ class Reader:
             owner,
             verbs,
             probe_like=None if probe is None else probe.name,
-            on_granted=self._backoff.reset,
         )
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -147,7 +146,7 @@ class Reader:
         routes, regained = grants.routes, grants.regained
         batch: list[tuple[str, bytes]] = []
         while True:
-            if self._gate is not None and (grants.settled.is_set() or self._gate.is_set()):
+            if self._gate is not None and (grants.settled or self._gate.is_set()):
                 await self._wait_for_release(link)
             for reply in await link.read():
                 if isinstance(reply, list) and reply and reply[0] == kind_of_message:
@@ -217,7 +216,8 @@ class Reader:
         Raises:
             LinkLost: the link was lost before `release`.
         """
-        await self._grants.settled.wait()
+        if self._gone is None:
+            await self._grants.until_settled()
         if self._gone is not None:
             raise LinkLost(self._gone)
 
@@ -302,7 +302,8 @@ class Reader:
             self._grants.end(reason)
             if self._gate is not None and not self._gate.is_set():
                 self._gone = reason
-                self._grants.settled.set()  # Whoever waits for answers has to know.
+            if self._grants.fruitful:
+                self._backoff.reset()
 
     async def _watch(self, link: Link) -> None:
         """Find out when the link is dead. Raises LinkLost."""

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ..log import LogThrottle
+from ..loops import OfOneLoop
 from ..url import BrokerURL
 from .link import ReplyError
 
@@ -45,18 +46,15 @@ class Place(Protocol):
         """Ask once more for a channel that the server could not serve."""
 
 
-class _Refused(Exception):
-    """The server answered a subscribe with an error."""
-
-
 class _Call(msgspec.Struct, eq=False):
     """One `subscribe` call that waits for `missing` acknowledgements."""
 
-    missing: set[str]
+    channels: Sequence[str]
+    missing: dict[str, None]
     future: asyncio.Future[None]
 
     def acknowledge(self, channel: str) -> None:
-        self.missing.discard(channel)
+        self.missing.pop(channel, None)
         if not self.missing and not self.future.done():
             self.future.set_result(None)
 
@@ -90,7 +88,7 @@ class _Channel(msgspec.Struct, eq=False):
             self.calls = tuple(other for other in self.calls if other is not call)
 
 
-class Subscriptions:
+class Subscriptions(OfOneLoop):
     """The wanted channels of one broker, each at the place that serves it.
 
     Args:
@@ -125,77 +123,74 @@ class Subscriptions:
         """See `Broker.subscribe`."""
         if self._closed:
             raise BrokerClosed(self._url)
-        states, waiting = [], []
-        for channel in channels:
-            state = self._channels.get(channel)
-            if state is None:
-                name = self._server_name(channel)
-                state = self._channels[channel] = _Channel(name, self._place_for(name))
-            states.append(state)
-            if state.place.want(channel, state.name):
-                state.granted = True
-            else:
-                waiting.append(channel)
-        if waiting:
-            await self._wait(channels, waiting)
-        for state in states:
-            state.kept = True
-
-    async def _wait(self, channels: Sequence[str], waiting: list[str]) -> None:
-        loop = asyncio.get_running_loop()
-        call = _Call(set(waiting), loop.create_future())
-        for channel in channels:
-            # Also for those that are granted: the call that asked for them may yet be cancelled.
-            self._channels[channel].calls += (call,)
-        seconds = self._url.options.subscribe_timeout_seconds
-        self._due[call] = loop.time() + seconds
-        if self._timer is None:
-            self._overdue()
+        call = self._begin(channels)
+        if call is None:
+            return
         try:
             await call.future
-        except asyncio.TimeoutError:
-            trouble = self._trouble(waiting)
-            self._withdraw(call, channels)
-            problem = f"no acknowledgement within {seconds:g} s"
-            if trouble is not None:
-                problem += f": {trouble.problem}"
-            raise SubscribeError(self._url, problem, channels=channels) from trouble
-        except ConnectError as exc:
-            self._withdraw(call, channels)
-            raise SubscribeError(self._url, exc.problem, channels=channels) from exc
-        except _Refused as exc:
-            self._withdraw(call, channels)
-            problem = f"the server refused the subscription: {exc}"
-            raise SubscribeError(self._url, problem, channels=channels) from None
         except BaseException:
-            self._withdraw(call, channels)
+            self._withdraw(call)
             raise
         finally:
             self._due.pop(call, None)
         for channel in channels:
             state = self._channels.get(channel)
-            if state is not None:
+            if state is not None and call in state.calls:
                 state.leave(call)
+                state.kept = True
+
+    def _begin(self, channels: Sequence[str]) -> _Call | None:
+        """Ask for channels; returns the call that waits for them, or None if all are granted."""
+        missing: dict[str, None] = {}
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is None:
+                name = self._server_name(channel)
+                state = self._channels[channel] = _Channel(name, self._place_for(name))
+            if state.place.want(channel, state.name):
+                state.granted = True
+            else:
+                missing[channel] = None
+        if not missing:
+            for channel in channels:
+                self._channels[channel].kept = True
+            return None
+        call = _Call(channels, missing, self._loop.create_future())
+        for channel in channels:
+            # Also for those that are granted: the call that asked for them may yet be cancelled.
+            self._channels[channel].calls += (call,)
+        self._due[call] = self._loop.time() + self._url.options.subscribe_timeout_seconds
+        if self._timer is None:
+            self._overdue()
+        return call
 
     def _overdue(self) -> None:
         """Give up the calls whose time has come, and look again when the next one's will."""
         self._timer = None
-        loop = asyncio.get_running_loop()
         for call, due in list(self._due.items()):
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._overdue)
+            if due > self._loop.time():
+                self._timer = self._loop.call_at(due, self._overdue)
                 return
-            call.fail(asyncio.TimeoutError())
+            problem = f"no acknowledgement within {self._url.options.subscribe_timeout_seconds:g} s"
+            trouble = self._trouble(call.missing)
+            if trouble is not None:
+                problem += f": {trouble.problem}"
+            self._fail(call, problem, trouble)
 
-    def _trouble(self, channels: Sequence[str]) -> ConnectError | None:
+    def _trouble(self, channels: Iterable[str]) -> ConnectError | None:
         """Why one of these channels has no link, if that is so."""
         states = [self._channels[name] for name in channels if name in self._channels]
         return next((s.place.trouble for s in states if s.place.trouble is not None), None)
 
-    def _withdraw(self, call: _Call, channels: Sequence[str]) -> None:
+    def _fail(self, call: _Call, problem: str, cause: Exception | None = None) -> None:
+        error = SubscribeError(self._url, problem, channels=call.channels)
+        error.__cause__ = cause
+        call.fail(error)
+
+    def _withdraw(self, call: _Call) -> None:
         """A call ended without success: nobody wants what only it asked for."""
         orphans = []
-        for channel in channels:
+        for channel in call.channels:
             state = self._channels.get(channel)
             if state is not None:
                 state.leave(call)
@@ -217,7 +212,8 @@ class Subscriptions:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._fail_calls(list(self._channels), BrokerClosed(self._url))
+        for call in self._due:
+            call.fail(BrokerClosed(self._url))
 
     # Where the channels are
 
@@ -267,14 +263,15 @@ class Subscriptions:
         elif error is None:
             self.ask_again(names)
         else:
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.ask_again, names)
+            self._loop.call_later(RETRY_SECONDS, self.ask_again, names)
 
     def refused(self, channel: str, error: ReplyError) -> None:
         """See `Owner.refused`."""
         state = self._channels.get(channel)
         if state is None:
             return
-        self._fail_calls([channel], _Refused(str(error)))
+        for call in state.calls:
+            self._fail(call, f"the server refused the subscription: {error}")
         if state.kept:
             self._throttle.log(
                 logging.ERROR,
@@ -290,11 +287,7 @@ class Subscriptions:
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
         """See `Owner.unreachable`. Waiting helps against everything but wrong credentials."""
         if isinstance(error, AuthError):
-            self._fail_calls(channels, error)
-
-    def _fail_calls(self, channels: Sequence[str], error: Exception) -> None:
-        for channel in channels:
-            state = self._channels.get(channel)
-            if state is not None:
-                for call in state.calls:
-                    call.fail(error)
+            for channel in channels:
+                state = self._channels.get(channel)
+                for call in state.calls if state is not None else ():
+                    self._fail(call, error.problem, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -31,8 +32,8 @@ class AsgiApp:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            chain_sigterm()
             socket = self.socket_class(scope, receive, send)
+            chain_sigterm(socket._home)
             if await socket._admitted():
                 await socket._serve()
         elif scope["type"] == "lifespan":
@@ -50,7 +51,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            chain_sigterm()
+            chain_sigterm(asyncio.get_running_loop())
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             unchain_sigterm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -59,7 +59,7 @@ class ChannelNames(abc.ABC):
         return self._calls.awaited(operation)
 
     @abc.abstractmethod
-    async def _add(self, names: list[str]) -> None:
+    def _add(self, names: list[str]) -> Coroutine[Any, Any, None]:
         """On the home loop: subscribe."""
 
     @abc.abstractmethod

@@ -30,7 +30,13 @@ _NOTHING: deque[Event] = deque(maxlen=0)
 
 
 class Listener(Protocol):
-    """The socket, as its frames know it. An object and no callables: an idle socket is small."""
+    """The socket, as its frames know it. An object and no callables: an idle socket is small.
+
+    Attributes:
+        _home: the event loop it lives on.
+    """
+
+    _home: asyncio.AbstractEventLoop
 
     def _begin(self) -> None:
         """Nothing was read yet."""
@@ -79,7 +85,7 @@ class Frames:
     def push(self, event: Event) -> None:
         """Have an event handled after those that wait."""
         if self._handler is None:
-            self._handler = asyncio.get_running_loop().create_task(self._work(event))
+            self._handler = self._owner._home.create_task(self._work(event))
             return
         if self._waiting is _NOTHING:
             self._waiting = deque()
@@ -91,9 +97,9 @@ class Frames:
         It reads in the task of its caller, the server's: one of its own would be a twentieth of a
         handshake.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._owner._home
         receive = receive or loop.create_future
-        reader = asyncio.current_task()
+        reader = asyncio.current_task(loop)
         earlier = _cancelling(reader)
         try:
             self.heard_at = loop.time()

@@ -157,9 +157,8 @@ class Round:
         self._delivered = 0
         self._done = False
 
-    async def run(self) -> None:
+    async def run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand everything out; returns when it is, and nobody's mailbox is full but of the slow."""
-        loop = asyncio.get_running_loop()
         while not self._done:
             try:
                 waiting = start(self._hand_out(), loop)

@@ -280,7 +280,7 @@ class Hub:
         pieces = chain.from_iterable(self._pieces(batch))
         try:
             async with self._handing_out:
-                await Round(pieces, self.congestion, self._counters).run()
+                await Round(pieces, self.congestion, self._counters).run(self.loop)
         except asyncio.CancelledError:
             if not self.closed:
                 # The chains know some of it that not all have got: no repetition will bring it.
@@ -294,9 +294,9 @@ class Hub:
             Up to `PIECES_AHEAD` at a time, and all that precede a gap before it is signalled.
         """
         topics = self._topics
-        pieces = list[Piece]()
-        topic, run = Topic(), list[Delivery]()
-        last, size = "", 0
+        pieces: list[Piece] = []
+        run: list[Delivery] = []
+        topic, last, size = Topic(), "", 0
         for channel, message in batch:
             if run and (channel != last or size >= RUN_BYTES or len(run) == RUN_MESSAGES):
                 pieces.append(topic.piece(run))

@@ -1,11 +1,21 @@
-"""What is kept for each event loop: when a loop has been closed, what it had is let go."""
+"""What belongs to one event loop, and what is kept for each: it is let go when a loop is closed."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
-__all__ = ["forget_closed"]
+__all__ = ["OfOneLoop", "forget_closed"]
+
+
+class OfOneLoop:
+    """Base of what belongs to the event loop that first uses it."""
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # Asked for once: until Python 3.11 that is a system call.
+        return asyncio.get_running_loop()
 
 
 def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:

@@ -110,9 +110,13 @@ def worker_pool(settings: Settings) -> WorkerPool:
         return runtime.pool
 
 
-def shared_hub(config: Config) -> Hub:
-    """The hub that the running loop's sockets share; opened on first use, closed with the loop."""
-    loop = asyncio.get_running_loop()
+def shared_hub(config: Config, loop: asyncio.AbstractEventLoop | None = None) -> Hub:
+    """The hub that the running loop's sockets share; opened on first use, closed with the loop.
+
+    Args:
+        loop: the running one, of whoever knows it: until Python 3.11 asking is a system call.
+    """
+    loop = loop or asyncio.get_running_loop()
     hubs = _runtime.hubs.get(loop)
     if hubs is None:
         with _runtime.lock:

@@ -71,14 +71,16 @@ class _Chained:
             self.previous(signal.SIGTERM, None)
 
 
-def chain_sigterm() -> None:
+def chain_sigterm(loop: asyncio.AbstractEventLoop) -> None:
     """Drain on SIGTERM before the server's handler runs; at most once for each event loop.
+
+    Args:
+        loop: the running one.
 
     Nothing happens outside the main thread, where Python has no signals; with the setting
     `drain_on_signal=False`; and where no handler of Python's is installed: then the server catches
     the signal in another way or in another process, and nobody could be called afterwards.
     """
-    loop = asyncio.get_running_loop()
     if loop in _seen:
         return
     forget_closed(_seen)

@@ -336,7 +336,7 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return False
         self._outbox.hold()
-        self._hub = shared_hub(self._config)
+        self._hub = shared_hub(self._config, self._home)
         guests = self._hub.guests
         if guests.draining:
             self._count("refused_draining")
@@ -397,7 +397,8 @@ class BaseSocketServer(SocketChannels):
         if self._tags and self._crowd is None:
             _spawn(self._join())
         self._start_delivery()
-        self._watch_idle()
+        if self.idle_timeout_seconds is not None:
+            self._watch_idle()
         if self._asgi_receive is None:
             self._warn_once("receive side", "%s has no receive callable: it hears nothing")
 
@@ -625,16 +626,16 @@ class BaseSocketServer(SocketChannels):
             self._hub = shared_hub(self._config)
         return self._hub
 
-    async def _add(self, names: list[str]) -> None:
+    def _add(self, names: list[str]) -> Coroutine[Any, Any, None]:
         if not self.is_alive:
-            return
+            return _returned(None)
         hub = self._shared_hub()
         if self._too_many(names):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
         if self._queue is None and not self._serving:
             self._queue = hub.new_queue()
-        await hub.add(self, names, direct=self._direct())
+        return hub.add(self, names, direct=self._direct())
 
     def _direct(self) -> Lane | None:
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
