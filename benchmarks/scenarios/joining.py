@@ -12,10 +12,10 @@ from ..results import Failed
 
 WARM_UP = 100
 """Sockets for which what is imported and opened for the first ones is not the others' cost."""
-LATER_EACH_RUN = 180
-"""More of them in each run. About every 900 sockets CPython's garbage collector goes over all that
-there is, for a tenth of a storm: five runs that begin a fifth of that apart show no peer always
-just before it, and none always just after."""
+LATER_EACH_RUN = 200
+"""More of them in each run. About every thousand sockets CPython's garbage collector goes over all
+that there is, for a tenth of a storm: five runs that begin a fifth of that apart show no peer
+always just before it, and none always just after."""
 PLACES = 5
 GIVE_UP_SECONDS = 30.0
 POLL_SECONDS = 0.005

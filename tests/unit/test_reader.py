@@ -211,6 +211,33 @@ async def test_many_callers_at_once_are_one_command(broker: ScriptedBroker) -> N
     await calls[2]
 
 
+async def test_callers_that_follow_each_other_are_one_command(broker: ScriptedBroker) -> None:
+    """In a storm of connections each packet wakes the broker, and costs as much as a handshake."""
+    link = await broker.subscribed("a")
+    names = [f"room-{number}" for number in range(8)]
+    calls = []
+    for name in names:
+        calls.append(asyncio.create_task(broker.subscribe([name])))
+        await asyncio.sleep(0)
+    assert await link.commands(1) == [["SUBSCRIBE", *names]]
+    link.say(*ack(*names))
+    await asyncio.gather(*calls)
+
+
+async def test_a_caller_is_not_kept_waiting_by_others_that_go_on_coming(
+    broker: ScriptedBroker,
+) -> None:
+    """However many connections come, one for each turn of the loop: the first are served."""
+    link = await broker.subscribed("a")
+    calls = []
+    while not link.written and len(calls) < 10_000:
+        calls.append(asyncio.create_task(broker.subscribe([f"room-{len(calls)}"])))
+        await asyncio.sleep(0)
+    assert link.written[0][:3] == ["SUBSCRIBE", "room-0", "room-1"]
+    await broker.aclose()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_a_change_of_mind_before_anything_was_sent_sends_nothing(
     broker: ScriptedBroker,
 ) -> None:
