@@ -111,7 +111,6 @@ class GlidePublisher:
         self._url = url
         self._client = lease(url, connection, sharded, open_link)
         self._lanes = [_Lane() for _ in range(CLUSTER_LANES if connection.cluster else 1)]
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -122,7 +121,7 @@ class GlidePublisher:
         """See `Publisher.send`. A cancelled future does not take its messages back."""
         if self._closed:
             raise BrokerClosed(self._url)
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         size = sum(len(payload) for _, payload in messages)
         seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
         send = _Send(len(messages), loop.create_future(), loop.time() + seconds)

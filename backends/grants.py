@@ -105,7 +105,7 @@ class Grants(OfOneLoop):
         regained: reason -> channels that were lost and are granted again; to be told before their
             next message.
         probe_name: what the probe listens on, while something is wanted.
-        needed: set while a link is; while there is one, it stays as it is.
+        needed: set while a link is wanted or there.
         fruitful: the present link, or else the last one, has been granted something.
     """
 
@@ -201,13 +201,13 @@ class Grants(OfOneLoop):
             del self._grants[grant.name]
         if not self._grants and self.link is None:
             self.needed.clear()  # Nobody waits for a link any more.
-        self._check_settled()
 
     # The link
 
     def begin(self, link: Link) -> None:
         """There is a link: ask for everything."""
         self.link = link
+        self.needed.set()  # Whoever wanted it may be gone, and others come.
         self.fruitful = False
         self._dirty.update(dict.fromkeys(self._grants))
         self._flush()
@@ -231,9 +231,7 @@ class Grants(OfOneLoop):
             if not grant.wanted:
                 self._drop(grant)
         self.owner.lost(active, reason)
-        if self._grants:
-            self.needed.set()
-        else:
+        if not self._grants:
             self.needed.clear()
         self._end_wait()
 

@@ -336,8 +336,7 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return False
         self._outbox.hold()
-        self._hub = shared_hub(self._config, self._home)
-        guests = self._hub.guests
+        guests = self._shared_hub().guests
         if guests.draining:
             self._count("refused_draining")
             await deny(self.scope, send, UNAVAILABLE)
@@ -623,7 +622,7 @@ class BaseSocketServer(SocketChannels):
 
     def _shared_hub(self) -> Hub:
         if self._hub is None:
-            self._hub = shared_hub(self._config)
+            self._hub = shared_hub(self._config, self._home)
         return self._hub
 
     def _add(self, names: list[str]) -> Coroutine[Any, Any, None]:

@@ -212,7 +212,7 @@ async def test_many_callers_at_once_are_one_command(broker: ScriptedBroker) -> N
 
 
 async def test_callers_that_follow_each_other_are_one_command(broker: ScriptedBroker) -> None:
-    """In a storm of connections each packet wakes the broker, and costs as much as a handshake."""
+    """In a storm of connections each packet wakes the broker."""
     link = await broker.subscribed("a")
     names = [f"room-{number}" for number in range(8)]
     calls = []
@@ -356,6 +356,46 @@ async def test_news_of_another_server_ends_the_pause_between_attempts(
     broker.reset()
     link = await broker.next_link()
     assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]
+
+
+async def test_after_a_link_that_carried_something_there_is_no_pause(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is cut now and then is made anew at once, each time."""
+    monkeypatch.setattr(Backoff, "FIRST_SECONDS", 1000.0)
+    monkeypatch.setattr(Backoff, "CAP_SECONDS", 1000.0)
+    link = await broker.subscribed("a")
+    for _ in range(3):
+        link.close()
+        link = await broker.next_link()
+        await link.commands(1)
+        link.say(*ack("a", PROBE))
+        await broker.subscribe(["a"])
+
+
+async def test_a_link_that_came_too_late_for_its_caller_is_replaced_for_the_next_one() -> None:
+    """A caller that gives up while the connection is made must not leave later ones without one."""
+    opened = asyncio.Event()
+
+    class Slow(ScriptedBroker):
+        async def _open(self) -> Link:
+            await opened.wait()
+            return await super()._open()
+
+    broker = Slow(RecordingSink())
+    gone = asyncio.create_task(broker.subscribe(["a"]))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    await asyncio.wait([gone])
+    opened.set()
+    link = await broker.next_link()
+    call = asyncio.create_task(broker.subscribe(["b"]))
+    assert await link.commands(1) == [["SUBSCRIBE", "b", PROBE]]
+    link.say(*ack("b", PROBE))
+    await call
+    link.close()
+    assert await (await broker.next_link()).commands(1) == [["SUBSCRIBE", "b", PROBE]]
+    await broker.aclose()
 
 
 async def test_a_server_is_not_given_up_while_its_messages_are_still_handed_out() -> None:
@@ -508,6 +548,17 @@ async def test_whoever_leaves_and_comes_back_during_a_takeover(
     await rotation
     await sink.until("message", "c", b"3")
     assert seen(sink) == [("a", b"2"), ("c", b"3")]
+
+
+async def test_a_change_of_mind_leaves_nothing_to_wait_for(broker: ScriptedBroker) -> None:
+    """A connection that takes over goes on also if the last thing asked of it was taken back."""
+    await broker.subscribed("a")
+    grants = broker._node._reader._grants
+    grants.unwant(b"django_sockets:{a}")
+    assert grants.want("a", b"django_sockets:{a}")
+    assert not grants.settled
+    await asyncio.wait_for(grants.until_settled(), 5)
+    assert grants.settled
 
 
 async def test_nobody_left_while_a_connection_takes_over(broker: ScriptedBroker) -> None:
