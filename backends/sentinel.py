@@ -1,15 +1,16 @@
 """`redis+sentinel://s1,s2,s3/service/db` and its other spellings: a primary named by sentinels.
 
 A `Node` like that of one server, except that each connect asks the sentinels anew who the primary
-is. Every sentinel has a connection that is asked and one that hears `+switch-master`; on that, or
-when another answer is found, both connections to the former primary are dropped.
+is. Every sentinel has a connection that is asked and one that hears `+switch-master`, upon which it
+is asked. What counts is the newest of what each of them said last; when that is another primary,
+both connections to the former one are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ..url import Address, BrokerURL
 from .connector import Connector, database
 from .credentials import Credentials
 from .deadlines import first_answers
-from .link import Link, ReplyError, discard
+from .link import Link, Opener, ReplyError, discard
 from .names import PLAIN
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .reader import Reader
@@ -52,6 +53,7 @@ class SentinelBroker(SingleNodeBroker):
             )
         self._connector = Connector(url, SENTINEL_OPTIONS, database=database(url, number))
         self._sentinels = Sentinels(url, service, self._on_switch)
+        self._openings: set[asyncio.Future[Link]] = set()
         super().__init__(
             url,
             sink,
@@ -62,23 +64,25 @@ class SentinelBroker(SingleNodeBroker):
     async def _open(self) -> Link:
         while True:
             address = await self._sentinels.primary()
-            # A frozen primary would take the whole timeout, long after it was replaced.
             opening = asyncio.ensure_future(self._connector.open(address, need_primary=True))
-            switched = asyncio.ensure_future(self._sentinels.switched.wait())
+            self._openings.add(opening)
             try:
-                await asyncio.wait([opening, switched], return_when=asyncio.FIRST_COMPLETED)
-                if self._sentinels.named == address:
-                    return await opening
-                opening.add_done_callback(discard)
+                await asyncio.wait([opening])
             except BaseException:
                 opening.add_done_callback(discard)
+                opening.cancel()
+                await asyncio.wait([opening])
                 raise
             finally:
-                opening.cancel()
-                switched.cancel()
-                await asyncio.wait([opening, switched])
+                self._openings.discard(opening)
+            # From here to the link's use in one turn of the loop: a switch must find it there.
+            if not opening.cancelled() and self._sentinels.named == address:
+                return opening.result()
+            opening.add_done_callback(discard)
 
     def _on_switch(self, address: Address) -> None:
+        for opening in self._openings:
+            opening.cancel()  # A frozen primary would take the whole timeout.
         self._node.reset(f"the sentinels name another primary, {address}")
 
     def _where(self) -> str:
@@ -127,7 +131,6 @@ class Sentinels:
 
     Attributes:
         named: the primary that was named last.
-        switched: set when another one is named; the next one has its own event.
     """
 
     def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
@@ -135,36 +138,30 @@ class Sentinels:
         self.service = service
         self._on_switch = on_switch
         self.named: Address | None = None
-        self.switched = asyncio.Event()
         extra = dict(url.extra)
         login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
         connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login))
-        self._pipelines: list[Pipeline] = []
-        self._readers: list[Reader] = []
-        for address in url.addresses:
-            where = Address(address.host, address.port or DEFAULT_PORT)
-            open_link = partial(connector.open, where)
-            self._pipelines.append(Pipeline(url, open_link))
-            reader = Reader(url, self, self, open_link=open_link, probe=None, verbs=PLAIN)
-            self._readers.append(reader)
-        self._checking: asyncio.Task[None] | None = None
-        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._each = [
+            _Sentinel(
+                url,
+                service,
+                partial(connector.open, Address(address.host, address.port or DEFAULT_PORT)),
+                self._follow,
+            )
+            for address in url.addresses
+        ]
 
     async def primary(self) -> Address:
-        """The primary, by the newest answer of those that answer soon.
+        """The primary, by the newest of what the sentinels said last.
 
         Raises:
             ConnectError: no sentinel answers, or none knows the service.
             AuthError: they refuse the credentials.
         """
-        for reader in self._readers:
-            reader.want(self.service, SWITCH)
         answers, problems = await self._ask_all(GRACE_SECONDS)
         if not answers:
             raise self._worst(problems)
-        newest = max(answers, key=lambda answer: answer.epoch)
-        self._name(newest.primary)
-        return newest.primary
+        return self._name_newest(answers)
 
     async def count(self) -> tuple[int, int]:
         """How many sentinels answer, and how many replicas they know."""
@@ -174,30 +171,29 @@ class Sentinels:
 
     async def _ask_all(self, grace_seconds: float) -> tuple[list[_Answer], list[Exception]]:
         return await first_answers(
-            [self._ask(pipeline) for pipeline in self._pipelines],
+            [sentinel.ask() for sentinel in self._each],
             self._url.options.connect_timeout_seconds,
             grace_seconds,
         )
 
-    async def _ask(self, pipeline: Pipeline) -> _Answer:
-        try:
-            (reply,) = await pipeline.submit([(b"SENTINEL", b"MASTER", self.service.encode())])
-        except (NotSent, OutcomeUnknown) as exc:
-            raise (exc.__cause__ or ConnectError(self._url, str(exc))) from None
-        if isinstance(reply, ReplyError):
-            if str(reply).startswith("ERR unknown command"):
-                raise ConnectError(
-                    self._url, "the URL has to name sentinels, and this server is none"
-                )
-            raise ConnectError(
-                self._url, f"the sentinels do not know the service {self.service!r}: {reply}"
-            )
-        facts = _facts(reply)
-        return _Answer(
-            epoch=int(facts.get(b"config-epoch", 0)),
-            primary=Address(facts[b"ip"].decode(), int(facts[b"port"])),
-            replicas=int(facts.get(b"num-slaves", 0)),
-        )
+    def _follow(self) -> None:
+        """A sentinel has said something; its first word alone may not be the newest."""
+        if self.named is not None:
+            self._name_newest()
+
+    def _name_newest(self, answers: Iterable[_Answer] = ()) -> Address:
+        """Name the primary of the highest epoch.
+
+        Of those who answer late the last word counts: the others may not have heard of it yet, and
+        there is no way back from the new primary to the former one.
+        """
+        known = (one.said for one in self._each if isinstance(one.said, _Answer))
+        address = max([*known, *answers], key=lambda answer: answer.epoch).primary
+        former, self.named = self.named, address
+        if former is not None and former != address:
+            logger.info("%s: the primary is %s now", self._url, address)
+            self._on_switch(address)
+        return address
 
     def _worst(self, problems: Sequence[Exception]) -> ConnectError:
         for problem in problems:
@@ -214,37 +210,106 @@ class Sentinels:
         seconds = self._url.options.connect_timeout_seconds
         return ConnectError(self._url, f"no sentinel answers within {seconds:g} s")
 
-    def _name(self, address: Address) -> None:
-        former, self.named = self.named, address
-        if former is not None and former != address:
-            logger.info("%s: the primary is %s now", self._url, address)
-            self.switched.set()
-            self.switched = asyncio.Event()
-            self._on_switch(address)
+    async def aclose(self) -> None:
+        """Close every connection to the sentinels."""
+        for sentinel in self._each:
+            await sentinel.aclose()
 
-    # What the readers report: a sink and an owner
+
+class _Sentinel:
+    """One sentinel, asked over one connection and heard on another: a sink and an owner.
+
+    Args:
+        on_answer: called after each answer.
+
+    Attributes:
+        said: its last answer, or why there is none.
+    """
+
+    def __init__(
+        self, url: BrokerURL, service: str, open_link: Opener, on_answer: Callable[[], None]
+    ) -> None:
+        self._url = url
+        self._service = service
+        self._on_answer = on_answer
+        self._pipeline = Pipeline(url, open_link)
+        self._reader = Reader(url, self, self, open_link=open_link, probe=None, verbs=PLAIN)
+        self.said: _Answer | Exception = ConnectError(url, "it has not been asked")
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+
+    async def ask(self) -> _Answer:
+        """Who the primary is. What comes when nobody waits any more is in `said`.
+
+        Raises:
+            ConnectError: it cannot be reached, or does not know the service.
+            ValueError: it makes no sense.
+        """
+        self._reader.want(self._service, SWITCH)
+        await asyncio.wait([self._question()])
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+    def _question(self) -> asyncio.Future[list[Any]]:
+        # Between the promotion and the last replica's move, the leader of an election tells of the
+        # former primary as MASTER, and has the epoch of the new one (Redis 7.0, Valkey 9.1).
+        service = self._service.encode()
+        question = self._pipeline.submit(
+            [
+                (b"SENTINEL", b"MASTER", service),
+                (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service),
+            ]
+        )
+        question.add_done_callback(self._learn)
+        return question
+
+    def _learn(self, question: asyncio.Future[list[Any]]) -> None:
+        try:
+            self.said = self._understand(*question.result())
+        except (NotSent, OutcomeUnknown) as exc:
+            cause = exc.__cause__
+            self.said = cause if isinstance(cause, ConnectError) else self._error(str(exc))
+        except (ConnectError, ValueError) as exc:
+            self.said = exc
+        else:
+            self._on_answer()
+
+    def _understand(self, master: Any, address: Any) -> _Answer:
+        for reply in (master, address):
+            if isinstance(reply, ReplyError):
+                raise self._error(self._explain(reply))
+        if address is None:
+            raise self._error(f"the sentinels do not know the service {self._service!r}")
+        facts = _facts(master)
+        host, port = address
+        return _Answer(
+            epoch=int(facts.get(b"config-epoch", 0)),
+            primary=Address(host.decode(), int(port)),
+            replicas=int(facts.get(b"num-slaves", 0)),
+        )
+
+    def _error(self, problem: str) -> ConnectError:
+        return ConnectError(self._url, problem)
+
+    def _explain(self, error: ReplyError) -> str:
+        if str(error).startswith("ERR unknown command"):
+            return "the URL has to name sentinels, and this server is none"
+        if str(error).startswith("NOPERM"):
+            return f"the sentinels do not let us ask for the primary of {self._service!r}: {error}"
+        return f"the sentinels do not know the service {self._service!r}: {error}"
+
+    # What the reader reports
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """See `Sink`. The payload: service, former host and port, new host and port."""
-        for _, payload in batch:
-            service, _, _, host, port = payload.decode().split()
-            if service == self.service:
-                self._name(Address(host, int(port)))
+        """See `Sink`. The payload names the new primary and no epoch, so it is asked for both."""
+        service = self._service.encode()
+        if any(payload.split(b" ", 1)[0] == service for _, payload in batch):
+            self._question()
 
     def granted(self, channel: str) -> str | None:
         """See `Owner`. What this sentinel said before we listened is unknown: ask."""
-        if self._checking is None:
-            loop = asyncio.get_running_loop()
-            self._checking = loop.create_task(self._check(), name="django_sockets sentinels")
+        self._question()
         return None
-
-    async def _check(self) -> None:
-        try:
-            await self.primary()
-        except ConnectError as exc:
-            self._throttle.log(logging.WARNING, "sentinels", "cannot ask: %s", exc)
-        finally:
-            self._checking = None
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """See `Sink` and `Owner`. Once it is granted again, we ask."""
@@ -267,14 +332,9 @@ class Sentinels:
         """See `Owner`. The others are enough."""
 
     async def aclose(self) -> None:
-        """Close every connection to the sentinels."""
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.wait([self._checking])
-        for reader in self._readers:
-            await reader.aclose()
-        for pipeline in self._pipelines:
-            await pipeline.aclose()
+        """Close both connections."""
+        await self._reader.aclose()
+        await self._pipeline.aclose()
 
 
 class _Fixed:

@@ -1,0 +1,254 @@
+"""Sentinels that do not agree: the newest configuration counts, and nothing leads back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+import pytest
+
+from django_sockets.backends.connector import Connector
+from django_sockets.backends.link import Identity, Link, LinkLost
+from django_sockets.backends.sentinel import SentinelBroker
+from django_sockets.errors import ConnectError
+from django_sockets.testing.contract.base import RecordingSink
+from django_sockets.url import Address, BrokerURL
+
+OLD, NEW = Address("10.0.0.1", 6379), Address("10.0.0.2", 6379)
+
+
+class AnsweringLink:
+    """A link whose server is the test's `answer`; what it returns None for stays unanswered."""
+
+    identity = Identity()
+    protocol = 3
+    tls = None
+    received_bytes = partial_bytes = 0
+    held_seconds = 0.0
+    held_since: float | None = None
+
+    def __init__(self, answer: Callable[[AnsweringLink, list[bytes]], Any]) -> None:
+        self._answer = answer
+        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._parser = hiredis.Reader()
+        self._aborted = False
+
+    async def read(self) -> list[Any]:
+        reply = await self._replies.get()
+        if isinstance(reply, LinkLost):
+            raise reply
+        return [reply]
+
+    def write(self, data: bytes) -> None:
+        if self._aborted:
+            raise LinkLost("aborted")
+        self._parser.feed(data)
+        while (command := self._parser.gets()) is not False:
+            reply = self._answer(self, command)
+            if reply is not None:
+                self.say(reply)
+
+    def say(self, reply: Any) -> None:
+        self._replies.put_nowait(reply)
+
+    def abort(self) -> None:
+        self._aborted = True
+        self.say(LinkLost("aborted"))
+
+
+class Sentinel:
+    """One sentinel, which the test tells what it knows.
+
+    Attributes:
+        primary: whom it names.
+        listed: whom it lists as the service's server, where that is not yet the same.
+        silent: it takes questions and answers none.
+        down: it cannot be reached.
+        asked: how many questions it has answered.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.primary = OLD
+        self.listed: Address | None = None
+        self.silent = self.down = False
+        self.asked = 0
+        self.links: list[AnsweringLink] = []
+        self._listeners: list[AnsweringLink] = []
+
+    def die(self) -> None:
+        self.down = True
+        for link in self.links:
+            link.abort()
+
+    def learn(self, epoch: int, primary: Address, *, listed: Address | None = None) -> None:
+        self.epoch, self.primary, self.listed = epoch, primary, listed
+
+    def announce(self, former: Address, new: Address) -> None:
+        """Tell those who listen."""
+        words = f"main {former.host} {former.port} {new.host} {new.port}".encode()
+        for listener in self._listeners:
+            listener.say([b"message", b"+switch-master", words])
+
+    def answer(self, link: AnsweringLink, command: list[bytes]) -> Any:
+        if command[0] == b"SUBSCRIBE":
+            self._listeners.append(link)
+            return [b"subscribe", command[1], 1]
+        if self.silent:
+            return None
+        self.asked += 1
+        if command[1] == b"MASTER":
+            told = self.listed or self.primary
+            facts = {"ip": told.host, "port": told.port, "config-epoch": self.epoch}
+            return {name.encode(): str(fact).encode() for name, fact in facts.items()}
+        return [self.primary.host.encode(), str(self.primary.port).encode()]
+
+
+class Servers:
+    """Three sentinels and the two servers that they watch.
+
+    Attributes:
+        published: which server took each message.
+        opened: called when a connection to one of the two is about to be there.
+        frozen: the one of the two that lets nobody connect, and does not say so.
+    """
+
+    def __init__(self) -> None:
+        self.sentinels = {f"s{number}": Sentinel() for number in range(3)}
+        self.first, self.second, self.third = self.sentinels.values()
+        self.published: list[Address] = []
+        self.opened: Callable[[], None] = lambda: None
+        self.frozen: Address | None = None
+        url = BrokerURL.parse("redis+sentinel://s0,s1,s2/main?connect_timeout_seconds=0.2")
+        self.broker = SentinelBroker(url, RecordingSink())
+
+    async def open(self, address: Address, **_: object) -> Link:
+        sentinel = self.sentinels.get(address.host)
+        if sentinel is None:
+            await (asyncio.Event().wait() if address == self.frozen else asyncio.sleep(0))
+            self.opened()
+            return AnsweringLink(lambda *_: self.published.append(address) or 1)
+        if sentinel.down:
+            raise ConnectError(self.broker.url, "down")
+        sentinel.links.append(AnsweringLink(sentinel.answer))
+        return sentinel.links[-1]
+
+    async def taken_by(self) -> Address:
+        """Publish; the server that took it."""
+        self.published.clear()
+        await asyncio.wait_for(self.broker.publish(["room"], b"x"), 5)
+        (address,) = self.published
+        return address
+
+    def tell_all(self, epoch: int, primary: Address) -> None:
+        for sentinel in self.sentinels.values():
+            sentinel.learn(epoch, primary)
+
+
+@pytest.fixture
+async def servers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(Connector, "open", lambda _, *args, **kwargs: servers.open(*args, **kwargs))
+    servers = Servers()
+    yield servers
+    await servers.broker.aclose()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became so")
+
+
+async def test_the_leader_of_an_election_lists_the_former_primary_for_a_while(
+    servers: Servers,
+) -> None:
+    """That one may have woken up, and take what is published and never tell the others."""
+    servers.first.learn(2, NEW, listed=OLD)
+    servers.second.learn(2, NEW)
+    servers.third.learn(1, OLD)
+    assert await servers.taken_by() == NEW
+
+
+async def test_there_is_no_way_back_while_the_one_who_knows_takes_its_time(
+    servers: Servers,
+) -> None:
+    servers.first.learn(2, NEW)
+    assert await servers.taken_by() == NEW
+    servers.first.silent = True
+    servers.broker._node.reset("the connection is lost")
+    assert await servers.taken_by() == NEW
+
+
+async def test_one_who_is_gone_does_not_count(servers: Servers) -> None:
+    """Else what it said last would hold for ever, even if the others are set up anew."""
+    servers.first.learn(2, NEW)
+    assert await servers.taken_by() == NEW
+    servers.first.die()
+    await servers.broker._sentinels.primary()
+    assert await servers.taken_by() == OLD
+
+
+async def test_a_connect_to_a_frozen_primary_ends_when_another_one_is_named(
+    servers: Servers,
+) -> None:
+    servers.frozen = OLD
+    taken = asyncio.create_task(servers.taken_by())
+    await until(lambda: servers.broker._sentinels.named == OLD)
+    servers.tell_all(2, NEW)
+    servers.third.announce(OLD, NEW)
+    assert await asyncio.wait_for(taken, 5) == NEW
+
+
+async def test_a_service_that_is_set_up_anew_is_followed(servers: Servers) -> None:
+    """SENTINEL REMOVE and MONITOR begin to count from nothing."""
+    servers.tell_all(7, OLD)
+    assert await servers.taken_by() == OLD
+    servers.tell_all(0, NEW)
+    assert await servers.broker._sentinels.primary() == NEW
+    assert await servers.taken_by() == NEW
+
+
+async def test_a_switch_is_followed_when_it_is_heard(servers: Servers) -> None:
+    assert await servers.taken_by() == OLD
+    servers.third.learn(2, NEW)
+    servers.third.announce(OLD, NEW)
+    await until(lambda: servers.broker._sentinels.named == NEW)
+    assert await servers.taken_by() == NEW
+
+
+async def test_old_news_of_a_switch_leads_nowhere(servers: Servers) -> None:
+    """A sentinel that was held up tells of the election before the last one."""
+    servers.tell_all(3, OLD)
+    assert await servers.taken_by() == OLD
+    servers.third.learn(2, NEW)
+    asked = servers.third.asked
+    servers.third.announce(OLD, NEW)
+    await until(lambda: servers.third.asked > asked)
+    await asyncio.sleep(0.01)  # It has answered.
+    assert servers.broker._sentinels.named == OLD
+    assert await servers.taken_by() == OLD
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_switch_in_the_moment_of_the_connection(servers: Servers, turns: int) -> None:
+    """However many turns of the event loop lie between them, the former primary is not used."""
+    loop = asyncio.get_running_loop()
+
+    def switch(turns: int) -> None:
+        if turns:
+            loop.call_soon(switch, turns - 1)
+            return
+        servers.tell_all(2, NEW)
+        servers.broker._sentinels._name_newest([said._replace(epoch=2, primary=NEW)])
+
+    assert await servers.broker._sentinels.primary() == OLD
+    (said, *_), _ = await servers.broker._sentinels._ask_all(grace_seconds=1)
+    servers.opened = lambda: switch(turns)
+    taken = asyncio.ensure_future(servers.broker.publish(["room"], b"x"))
+    await asyncio.wait([taken], timeout=5)
+    servers.opened = lambda: None
+    assert await servers.taken_by() == NEW
