@@ -15,6 +15,8 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
+from .loops import cancelling, uncancel
+
 __all__ = ["Late", "start", "until_late"]
 
 T = TypeVar("T")
@@ -142,17 +144,22 @@ class Late(Exception):
 
 
 class _Alarm:
-    """Cancels the present task after a time; `rang` tells that it did."""
+    """Cancels the present task after a time."""
 
     def __init__(self, seconds: float) -> None:
-        self.rang = False
+        self._rang = False
         self._task = asyncio.current_task()
+        self._earlier = cancelling(self._task)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def _ring(self) -> None:
         if self._task is not None:
-            self.rang = True
+            self._rang = True
             self._task.cancel()
+
+    def alone(self) -> bool:
+        """Whether a cancellation of the task was this one's, and nobody else's besides."""
+        return self._rang and uncancel(self._task) <= self._earlier
 
     def stop(self) -> None:
         self._timer.cancel()
@@ -184,7 +191,7 @@ def until_late(work: Coroutine[Any, Any, T], seconds: float | None) -> Generator
         result: T = end.value
         return result
     except asyncio.CancelledError:
-        if alarm is not None and alarm.rang:
+        if alarm is not None and alarm.alone():
             raise Late from None
         raise
     finally:

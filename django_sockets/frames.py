@@ -1,7 +1,7 @@
-"""The frames of one client: read a little ahead, handled one at a time and in order.
+"""The frames of one client: handled one at a time and in order, in the task of the server.
 
-Reading goes on while a handler is busy, so that a client that leaves is noticed at once. A client
-that sends faster than its handlers work has to wait.
+While a handler takes long, a task beside it reads a little ahead, so that a client that leaves is
+noticed. A client that sends faster than its handlers work has to wait.
 """
 
 from __future__ import annotations
@@ -12,18 +12,25 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
+from .loops import cancelling, forget_closed, uncancel
+
 __all__ = ["Frames", "Listener"]
 
 logger = logging.getLogger("django_sockets")
 
 Event: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
 
+BESIDE_SECONDS = 0.1
+"""How long a handler may be at work before somebody else reads. Most are done long before that, and
+a task for each frame would be the largest part of what a short handler costs."""
 READ_AHEAD = 16
 """Frames read while a handler is busy."""
+FRAMES_IN_A_ROW = 16
+"""Frames that a client may have waiting and nobody else on the event loop has a turn in between."""
 GOING_AWAY, NO_CODE, INTERNAL_ERROR = 1001, 1005, 1011
 """Close codes of RFC 6455, section 7.4.1: the server has cancelled our task; the client gave none;
 the server's `receive` has failed."""
-
 
 _NOTHING: deque[Event] = deque(maxlen=0)
 """In place of a queue where no frame ever waited."""
@@ -34,9 +41,11 @@ class Listener(Protocol):
 
     Attributes:
         _home: the event loop it lives on.
+        _asgi_receive: None: nothing is heard.
     """
 
     _home: asyncio.AbstractEventLoop
+    _asgi_receive: Receive | None
 
     def _begin(self) -> None:
         """Nothing was read yet."""
@@ -47,8 +56,8 @@ class Listener(Protocol):
     async def _failed(self, exc: Exception) -> None:
         """Handling one has raised this; must not raise itself."""
 
-    async def _over(self, code: int) -> None:
-        """Nothing is read any more."""
+    def _over(self, code: int) -> asyncio.Task[None]:
+        """Begin to end: nothing is read any more. What was read may still be at work."""
 
 
 class Frames:
@@ -60,12 +69,17 @@ class Frames:
     """
 
     __slots__ = (
+        "_arrival",
+        "_beside",
         "_cancelled",
-        "_handler",
+        "_ending",
+        "_event",
+        "_idle",
         "_owner",
-        "_reader",
+        "_reading",
         "_stopped",
         "_taken",
+        "_task",
         "_waiting",
         "code",
         "heard_at",
@@ -73,112 +87,223 @@ class Frames:
 
     def __init__(self, owner: Listener) -> None:
         self._owner = owner
+        self._event: Event | None = None
         self._waiting = _NOTHING
-        self._taken: asyncio.Future[None] | None = None
-        self._handler: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._reading = False
         self._cancelled = False
         self._stopped = False
+        self._ending: asyncio.Task[None] | None = None
+        # What others wait for, where they do.
+        self._idle: asyncio.Future[None] | None = None
+        self._beside: asyncio.Task[None] | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self._taken: asyncio.Future[None] | None = None
         self.heard_at = 0.0
         self.code: int | None = None
 
     def push(self, event: Event) -> None:
         """Have an event handled after those that wait."""
-        if self._handler is None:
-            self._handler = self._owner._home.create_task(self._work(event))
+        if self._stopped:
+            return
+        if self._event is None:
+            self._event = event
             return
         if self._waiting is _NOTHING:
             self._waiting = deque()
         self._waiting.append(event)
 
-    async def serve(self, receive: Callable[[], Awaitable[Event]] | None) -> None:
-        """Read events until the client leaves, or until `end`; with None it hears nothing.
+    async def serve(self) -> None:
+        """Read and handle events until the client leaves, or until `end`.
 
-        It reads in the task of its caller, the server's: one of its own would be a twentieth of a
-        handshake.
+        It is done in the task of its caller, the server's. A server that cancels that task cancels
+        the handler at work, too.
         """
-        loop = self._owner._home
-        receive = receive or loop.create_future
-        reader = asyncio.current_task(loop)
-        earlier = _cancelling(reader)
+        owner = self._owner
+        loop = owner._home
+        receive = self._receive
+        task = asyncio.current_task(loop)
+        earlier = cancelling(task)
+        at_work = _at_work_on(loop)
+        in_a_row = 0
         try:
             self.heard_at = loop.time()
-            self._owner._begin()
-            self._reader = reader
-            while self.code is None:
-                event = await receive()
-                self.heard_at = loop.time()
-                if event["type"] == "websocket.disconnect":
-                    self.end(event.get("code") or NO_CODE)
+            owner._begin()
+            self._task = task
+            while True:
+                while self._event is not None:
+                    at_work.add(self)
+                    try:
+                        await owner._handle(self._event)
+                    except Exception as exc:
+                        await owner._failed(exc)
+                    at_work.discard(self)
+                    in_a_row += 1
+                    if in_a_row == FRAMES_IN_A_ROW:
+                        in_a_row = 0
+                        await asyncio.sleep(0)
+                    self._event = self._next()
+                if self._idle is not None:
+                    _wake(self._idle)
+                if self.code is not None:
                     break
-                self.push(event)
+                if self._beside is not None:
+                    self._arrival = loop.create_future()
+                    await self._arrival
+                    self._arrival = None
+                    continue
+                self._reading = True
+                try:
+                    event = await receive()
+                except Exception as exc:
+                    self._receive_failed(exc)
+                else:
+                    self._heard(event)
+                self._reading = False
+        except asyncio.CancelledError:
+            if not self._cancelled or uncancel(task) > earlier:
+                raise  # Somebody else wants the task to end.
+        else:
+            if self._cancelled:
+                uncancel(task)  # The server's `receive` has kept it to itself.
+        finally:
+            self._event = None
+            if self._idle is not None:
+                _wake(self._idle)
+            if self.code is None:
+                self.code = GOING_AWAY
+            ending = self._ending = self._ending or owner._over(self.code)
+            # A server that loses patience now cancels only us.
+            await asyncio.wait([ending])
+            ending.result()
+
+    @property
+    def _receive(self) -> Receive:
+        return self._owner._asgi_receive or self._owner._home.create_future
+
+    def _next(self) -> Event | None:
+        if not self._waiting:
+            return None
+        if self._taken is not None:
+            _wake(self._taken)
+        return self._waiting.popleft()
+
+    def _heard(self, event: Event) -> None:
+        self.heard_at = self._owner._home.time()
+        if event["type"] == "websocket.disconnect":
+            self.end(event.get("code") or NO_CODE)
+        else:
+            self.push(event)
+
+    def _receive_failed(self, exc: Exception) -> None:
+        logger.error("the server's receive failed", exc_info=exc)
+        self.end(INTERNAL_ERROR)
+
+    def read_beside(self) -> None:
+        """The handler at work takes long: read on in another task."""
+        if self._beside is None and self.code is None:
+            self._beside = self._owner._home.create_task(self._read_beside())
+
+    async def _read_beside(self) -> None:
+        receive, loop = self._receive, self._owner._home
+        try:
+            # Until the handlers have caught up: then who waits for an arrival reads on.
+            while self._arrival is None and self.code is None:
+                self._heard(await receive())
                 while len(self._waiting) >= READ_AHEAD:
                     self._taken = loop.create_future()
                     await self._taken
-        except asyncio.CancelledError:
-            if not self._cancelled or _uncancel(reader) > earlier:
-                raise  # Somebody else wants the task to end.
-        except Exception:
-            if self._reader is None:
-                raise  # It has not begun.
-            logger.exception("the server's receive failed")
-            self.end(INTERNAL_ERROR)
+        except Exception as exc:
+            self._receive_failed(exc)
         finally:
-            self._reader = None
-            if self.code is None:
-                self.code = GOING_AWAY
-            await self._owner._over(self.code)
+            self._beside = None
+            if self._arrival is not None:
+                _wake(self._arrival)
 
     def end(self, code: int) -> None:
         """The connection has ended: read nothing more. The first code counts."""
         if self.code is not None:
             return
         self.code = code
-        if self._reader is not None and self._reader is not asyncio.current_task():
+        if self._task is None:
+            return  # It has not begun, and will end at once.
+        self._ending = self._owner._over(code)
+        current = asyncio.current_task()
+        if self._reading and self._task is not current:
             self._cancelled = True
-            self._reader.cancel()
-
-    async def _work(self, event: Event | None) -> None:
-        try:
-            while event is not None and not self._stopped:
-                try:
-                    await self._owner._handle(event)
-                except Exception as exc:
-                    await self._owner._failed(exc)
-                event = self._next()
-        finally:
-            self._handler = None
-
-    def _next(self) -> Event | None:
-        if not self._waiting:
-            return None
-        if self._taken is not None and not self._taken.done():
-            self._taken.set_result(None)
-        return self._waiting.popleft()
+            self._task.cancel()
+        if self._beside is not None and self._beside is not current:
+            self._beside.cancel()
 
     def stop(self) -> None:
         """Handle nothing more after the event in hand."""
         self._stopped = True
+        self._waiting = _NOTHING
+        if self._taken is not None:
+            _wake(self._taken)
 
     @property
     def busy(self) -> bool:
         """An event is at hand or waits."""
-        return self._handler is not None
+        return self._event is not None
 
     async def settled(self, timeout_seconds: float) -> None:
         """Handle nothing after the event at hand, and wait for that, at most so long."""
         self.stop()
-        if self._handler is not None:
-            await asyncio.wait([self._handler], timeout=timeout_seconds)
+        await self._until_idle(timeout_seconds)
 
     async def finish(self, timeout_seconds: float | None) -> None:
         """Wait until what was read is handled; after the timeout, give up on it."""
-        handler = self._handler
-        if handler is not None and handler is not asyncio.current_task():
-            await asyncio.wait([handler], timeout=timeout_seconds)
-            handler.cancel()
+        if not await self._until_idle(timeout_seconds) and self._task is not None:
+            self._task.cancel()
+
+    async def _until_idle(self, timeout_seconds: float | None) -> bool:
+        if self._event is None:
+            return True
+        if self._idle is None:
+            self._idle = self._owner._home.create_future()
+        await asyncio.wait([self._idle], timeout=timeout_seconds)
+        return self._idle.done()
 
 
-_cancelling: Any = getattr(asyncio.Task, "cancelling", lambda task: 0)
-_uncancel: Any = getattr(asyncio.Task, "uncancel", lambda task: 0)
-"""How many want a task to end, and that without one; Python 3.10 does not count them."""
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+class _AtWork:
+    """The frames that are being handled on one event loop; what takes long is read beside."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._since: dict[Frames, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, frames: Frames) -> None:
+        self._since[frames] = now = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + BESIDE_SECONDS, self._look)
+
+    def discard(self, frames: Frames) -> None:
+        self._since.pop(frames, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for frames, since in list(self._since.items()):
+            if now < since + BESIDE_SECONDS:
+                self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
+                return
+            del self._since[frames]
+            frames.read_beside()
+
+
+_at_work: dict[asyncio.AbstractEventLoop, _AtWork] = {}
+
+
+def _at_work_on(loop: asyncio.AbstractEventLoop) -> _AtWork:
+    at_work = _at_work.get(loop)
+    if at_work is None:
+        forget_closed(_at_work)
+        at_work = _at_work[loop] = _AtWork(loop)
+    return at_work

@@ -10,7 +10,7 @@ from typing import Any
 from .conf import Settings, database_hygiene
 from .runtime import worker_pool
 
-__all__ = ["call_hook", "takes_code"]
+__all__ = ["call_hook", "call_in_thread", "is_async", "takes_code"]
 
 
 def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
@@ -22,13 +22,19 @@ def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Await
     Raises:
         What the hook raises.
     """
-    if _is_async(getattr(hook, "__func__", hook)):
+    if is_async(hook):
         awaitable: Awaitable[Any] = hook(*args)
         return awaitable
-    return _call_in_thread(settings, hook, args)
+    return call_in_thread(settings, hook, args)
 
 
-async def _call_in_thread(settings: Settings, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
+def is_async(hook: Callable[..., Any]) -> bool:
+    """Whether a hook belongs on the event loop."""
+    return _is_async(getattr(hook, "__func__", hook))
+
+
+async def call_in_thread(settings: Settings, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Call a `def` on a worker thread; raises what it raises."""
     result = await worker_pool(settings).run(_in_thread, hook, args)
     # A decorated `async def` may look like a `def`.
     return await result if inspect.isawaitable(result) else result

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import Any
 
-__all__ = ["OfOneLoop", "forget_closed"]
+__all__ = ["OfOneLoop", "cancelling", "forget_closed", "uncancel"]
 
 
 class OfOneLoop:
@@ -27,3 +27,8 @@ def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:
     for loop in list(by_loop):
         if loop.is_closed():
             by_loop.pop(loop, None)
+
+
+cancelling: Any = getattr(asyncio.Task, "cancelling", lambda task: 0)
+uncancel: Any = getattr(asyncio.Task, "uncancel", lambda task: 0)
+"""How many want a task to end, and that without one; Python 3.10 does not count them."""

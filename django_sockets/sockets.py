@@ -20,7 +20,7 @@ from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeEr
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .hooks import call_hook, takes_code
+from .hooks import call_in_thread, is_async, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits
@@ -181,6 +181,7 @@ class BaseSocketServer(SocketChannels):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._serving = False
         self._finished: asyncio.Future[None] | None = None
+        self._in_thread: asyncio.Task[Any] | None = None
         self._closing = False
         self._slow = False
         self.is_alive = True
@@ -386,7 +387,7 @@ class BaseSocketServer(SocketChannels):
         if self._serving:
             raise CallError("the listeners of this socket were started already")
         self._serving = True
-        return self._frames.serve(self._asgi_receive)
+        return self._frames.serve()
 
     def _begin(self) -> None:
         if isinstance(self._home, BackgroundLoop):
@@ -401,11 +402,8 @@ class BaseSocketServer(SocketChannels):
         if self._asgi_receive is None:
             self._warn_once("receive side", "%s has no receive callable: it hears nothing")
 
-    async def _over(self, code: int) -> None:
-        # In a task of its own: a server that loses patience with it now cancels only us.
-        finishing = _spawn(self._finish(code))
-        await asyncio.wait([finishing])
-        finishing.result()
+    def _over(self, code: int) -> asyncio.Task[None]:
+        return _spawn(self._finish(code))
 
     async def _finish(self, code: int) -> None:
         try:
@@ -430,6 +428,9 @@ class BaseSocketServer(SocketChannels):
         self._outbox.end()
         # Only the exit of the interpreter cannot wait for a handler that never returns.
         await self._frames.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
+        if self._in_thread is not None and not self._outbox.muted:
+            # Who waited for it was cancelled; a thread cannot be.
+            await asyncio.wait([self._in_thread])
         try:
             if takes_code(type(self).disconnect):
                 await self._call(self.disconnect, code)
@@ -527,7 +528,18 @@ class BaseSocketServer(SocketChannels):
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
         if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
-        return call_hook(self._config.settings, handler, *args)
+        if is_async(handler):
+            awaitable: Awaitable[Any] = handler(*args)
+            return awaitable
+        return self._call_in_thread(handler, args)
+
+    async def _call_in_thread(self, handler: Callable[..., Any], args: Sequence[Any]) -> Any:
+        call = call_in_thread(self._config.settings, handler, args)
+        self._in_thread = thread = _spawn(call)
+        await asyncio.wait([thread])
+        if self._in_thread is thread:
+            self._in_thread = None
+        return thread.result()
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__

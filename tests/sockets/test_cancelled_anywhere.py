@@ -296,9 +296,10 @@ async def test_a_socket_that_is_cancelled_anywhere_leaves_its_hub_as_it_was(
         gone.clear()
         going_on = await cancel_at(one_life(asyncio.Queue()), at, when)
         if calls:
-            # The server may have lost its patience with a handler, which goes on.
+            # The server may have lost its patience with `disconnect`, which goes on.
             await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
-            assert calls == ["connect", "disconnect"], at
+            # Where the accept was not taken yet there was nothing to connect.
+            assert calls in (["disconnect"], ["connect", "disconnect"]), at
         assert hub.stats()["sockets"] == 0, at
         await place.check(set(), {"kept", "shared"})
         await hub.remove(place.caller)

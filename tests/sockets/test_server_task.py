@@ -1,17 +1,26 @@
-"""A socket reads in the task of its server: what ends the socket may not be taken for the server's
-own will to end that task, nor the other way round."""
+"""A socket reads, and handles what it reads, in the task of its server.
+
+What ends the socket may not be taken for the server's own will to end that task, nor the other way
+round; and a handler that takes long may keep neither the client's leave from being noticed nor
+others from their turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import Any
 
 import pytest
 
+from django_sockets import drain
+from django_sockets.frames import READ_AHEAD
 from django_sockets.sockets import BaseSocketServer
 
 WAIT_SECONDS = 10.0
+
+cancelling: Any = getattr(asyncio.Task, "cancelling", lambda _: 0)
 
 needs_counting = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="only since 3.11 a task counts who cancels it"
@@ -28,6 +37,17 @@ class Served:
         scope = {"type": "websocket", "path": "/", "headers": []}
         self.app = socket_class.as_asgi(scope, self._receive, self._send)
 
+    def say(self, *numbers: int) -> None:
+        for number in numbers:
+            self._heard.put_nowait({"type": "websocket.receive", "text": str(number)})
+
+    def leave(self) -> None:
+        self._heard.put_nowait({"type": "websocket.disconnect", "code": 4001})
+
+    @property
+    def unread(self) -> int:
+        return self._heard.qsize()
+
     async def _receive(self) -> dict[str, Any]:
         return await self._heard.get()
 
@@ -36,7 +56,7 @@ class Served:
 
 
 class Leaves(BaseSocketServer):
-    """Closes itself, from the task of a handler."""
+    """Closes itself in a handler."""
 
     config = "memory://server-task"
 
@@ -44,17 +64,26 @@ class Leaves(BaseSocketServer):
         await self.async_close()
 
 
+class IsSentAway(Leaves):
+    """Is closed while it reads."""
+
+    async def connect(self) -> None:
+        asyncio.get_running_loop().call_later(0.01, self.close)
+
+
 @needs_counting
-async def test_a_socket_that_closes_itself_leaves_the_servers_task_as_it_was() -> None:
-    served = Served(Leaves)
+@pytest.mark.parametrize("socket_class", [Leaves, IsSentAway])
+async def test_a_socket_that_is_closed_leaves_the_servers_task_as_it_was(
+    socket_class: type[BaseSocketServer],
+) -> None:
+    served = Served(socket_class)
     cancelled: list[int] = []
 
     async def server() -> None:
         # A middleware's time limit around the application: it would take a request left over.
         async with asyncio.timeout(WAIT_SECONDS):  # type: ignore[attr-defined, unused-ignore]
             await served.app
-        task: Any = asyncio.current_task()
-        cancelled.append(task.cancelling())
+        cancelled.append(cancelling(asyncio.current_task()))
 
     await asyncio.wait_for(asyncio.create_task(server()), WAIT_SECONDS)
     assert cancelled == [0]
@@ -87,7 +116,7 @@ async def test_a_server_that_gives_up_while_the_socket_ends_is_heard(server_firs
 async def test_a_receive_that_keeps_a_cancellation_for_itself_does_not_keep_the_socket() -> None:
     gone: list[int] = []
 
-    class Closes(Leaves):
+    class Closes(IsSentAway):
         async def disconnect(self, code: int) -> None:
             gone.append(code)
 
@@ -103,7 +132,11 @@ async def test_a_receive_that_keeps_a_cancellation_for_itself_does_not_keep_the_
                 self.kept = True
                 return {"type": "websocket.receive", "text": "1"}
 
-    await asyncio.wait_for(Keeps(Closes).app, WAIT_SECONDS)
+    async def server() -> int:
+        await Keeps(Closes).app
+        return cancelling(asyncio.current_task())
+
+    assert await asyncio.wait_for(asyncio.create_task(server()), WAIT_SECONDS) == 0
     assert gone == [1000]
 
 
@@ -158,3 +191,293 @@ async def test_a_drain_waits_for_a_disconnect_that_the_server_has_lost_patience_
     go_on.set()
     assert await asyncio.wait_for(draining, 2 * WAIT_SECONDS) == 0
     assert gone == [4000]
+
+
+class Slow(BaseSocketServer):
+    """Handles a frame when the test lets it, and notes what happens."""
+
+    config = "memory://server-task"
+    log: list[Any]
+    at_work: asyncio.Event
+    go_on: asyncio.Event
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.log, cls.at_work, cls.go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def receive(self, data: Any) -> None:
+        self.at_work.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.log.append("cancelled")
+            raise
+        self.log.append(data)
+
+    async def disconnect(self, code: int) -> None:
+        self.log.append(("disconnect", code))
+
+
+async def until(condition: Any) -> None:
+    """Wait for it, in no task of its own: tasks are counted here."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(WAIT_SECONDS / 1000)
+    raise AssertionError("it never became so")
+
+
+async def test_a_server_that_loses_patience_ends_the_handler_at_work() -> None:
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    served.say(1, 2)
+    await asyncio.wait_for(Member.at_work.wait(), WAIT_SECONDS)
+    server.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(server, WAIT_SECONDS)
+    await until(lambda: Member.log[-1:] == [("disconnect", 1001)])
+    assert Member.log == ["cancelled", ("disconnect", 1001)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_disconnect_waits_for_a_thread_that_the_server_could_not_end(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Handlers of one socket never run side by side."""
+    at_work, go_on = threading.Event(), threading.Event()
+    log: list[str] = []
+
+    class Plain(BaseSocketServer):
+        config = "memory://server-task"
+
+        def receive(self, data: Any) -> None:
+            at_work.set()
+            go_on.wait(WAIT_SECONDS)
+            log.append("receive")
+            if fails:
+                raise ValueError("in the thread")
+
+        def disconnect(self, code: int) -> None:
+            log.append("disconnect")
+
+    served = Served(Plain)
+    server = asyncio.ensure_future(served.app)
+    served.say(1)
+    await until(at_work.is_set)
+    server.cancel()
+    await asyncio.sleep(0.05)
+    server.cancel()  # daphne does it again and again.
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(server, WAIT_SECONDS)
+    assert log == []
+    go_on.set()
+    await until(lambda: len(log) == 2)
+    assert log == ["receive", "disconnect"]
+    assert ("in the thread" in caplog.text) == fails
+
+
+class Patient(Slow):
+    """Handles a frame until the client has left."""
+
+    async def receive(self, data: Any) -> None:
+        self.at_work.set()
+        while self.is_alive:
+            await asyncio.sleep(0.01)
+        self.log.append(data)
+
+
+async def test_a_client_that_leaves_while_a_handler_takes_long_is_noticed() -> None:
+    class Member(Patient):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    served.say(1)
+    await asyncio.wait_for(Member.at_work.wait(), WAIT_SECONDS)
+    served.say(2)
+    served.leave()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+    assert Member.log == [1, 2, ("disconnect", 4001)]
+
+
+async def test_a_little_is_read_ahead_of_a_handler_that_takes_long() -> None:
+    """More would be the memory of a server that a client fills at will."""
+
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    numbers = list(range(100))
+    served.say(*numbers)
+    await until(lambda: served.unread < len(numbers) - 1)
+    await asyncio.sleep(0.05)
+    assert served.unread == len(numbers) - 1 - READ_AHEAD
+    Member.go_on.set()
+    served.leave()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+    assert Member.log == [*numbers, ("disconnect", 4001)]
+
+
+async def test_what_was_read_ahead_is_not_handled_once_the_socket_is_sent_away() -> None:
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    served.say(1, 2)
+    await until(lambda: served.unread == 0)
+    draining = asyncio.create_task(drain(WAIT_SECONDS * 10))
+    await asyncio.sleep(0.05)
+    Member.go_on.set()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+    await draining
+    assert Member.log == [1, ("disconnect", 1012)]
+
+
+async def test_a_client_that_leaves_before_it_is_sent_away_is_noticed() -> None:
+    """However much it has said: its handler may wait for nothing else."""
+
+    class Member(Patient):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    served.say(*range(100))
+    await until(lambda: served.unread == 100 - 1 - READ_AHEAD)
+    served.leave()
+    draining = asyncio.create_task(drain(WAIT_SECONDS * 10))
+    await asyncio.wait_for(server, WAIT_SECONDS)
+    assert Member.log == [0, ("disconnect", 4001)]
+    await draining
+
+
+async def test_what_comes_while_the_socket_is_closed_is_not_handled() -> None:
+    class Member(Slow):
+        async def connect(self) -> None:
+            self.go_on.set()
+            asyncio.get_running_loop().call_soon(self.close)
+
+    class Stuck(Served):
+        async def _send(self, event: Any) -> None:
+            if event["type"] == "websocket.close":
+                self.say(1)
+                await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(Stuck(Member).app, WAIT_SECONDS)
+    assert Member.log == [("disconnect", 1000)]
+
+
+async def test_a_socket_that_ended_before_it_was_served_is_not_begun_after_its_end() -> None:
+    class Member(Slow):
+        idle_timeout_seconds = 0.01
+
+    socket = Member({}, asyncio.Queue().get)
+    serving = socket._serve()
+    socket._end(4000)
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(serving, WAIT_SECONDS)
+    assert Member.log == [("disconnect", 4000)]
+    await asyncio.sleep(0.05)
+    assert socket._shared_hub().stats()["closed_idle"] == 0
+
+
+async def test_a_handler_that_took_long_once_costs_no_task_for_ever() -> None:
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    tasks = len(asyncio.all_tasks())
+    served.say(1, 2)
+    await until(lambda: len(asyncio.all_tasks()) > tasks)
+    Member.go_on.set()
+    await until(lambda: Member.log == [1, 2])
+    served.say(3, 4)
+    await until(lambda: Member.log == [1, 2, 3, 4])
+    await until(lambda: len(asyncio.all_tasks()) == tasks)
+    served.leave()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+
+
+async def test_an_end_while_somebody_reads_beside_ends_both() -> None:
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    tasks = len(asyncio.all_tasks())
+    served.say(1)
+    await until(lambda: len(asyncio.all_tasks()) > tasks)
+    Member.go_on.set()
+    await until(lambda: Member.log == [1])
+    await drain(WAIT_SECONDS)
+    await asyncio.wait_for(server, WAIT_SECONDS)
+    assert Member.log == [1, ("disconnect", 1012)]
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_client_that_says_much_at_once_leaves_others_their_turn() -> None:
+    """Neither the server's `receive` nor a handler need wait, so nobody else has one by itself."""
+    frames = 1000
+    turns = 0
+    handled = asyncio.Event()
+
+    class Quick(BaseSocketServer):
+        config = "memory://server-task"
+
+        async def receive(self, data: Any) -> None:
+            if data == frames - 1:
+                handled.set()
+
+    served = Served(Quick)
+    served.say(*range(frames))
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        if not handled.is_set():
+            asyncio.get_running_loop().call_soon(count)
+
+    server = asyncio.ensure_future(served.app)
+    count()
+    await asyncio.wait_for(handled.wait(), WAIT_SECONDS)
+    assert turns > frames / 50
+    served.leave()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+
+
+@needs_counting
+@pytest.mark.parametrize("server_too", [False, True])
+async def test_an_accept_that_is_given_up_is_no_cancellation_of_the_servers_task(
+    server_too: bool,
+) -> None:
+    class Impatient(BaseSocketServer):
+        config = "memory://server-task"
+        handshake_timeout_seconds = 0.05
+
+    class Stuck(Served):
+        async def _send(self, event: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if server_too:
+                    server.cancel()
+                    await asyncio.sleep(0)
+
+    left: list[int] = []
+
+    async def serve() -> None:
+        try:
+            await Stuck(Impatient).app
+        finally:
+            left.append(cancelling(asyncio.current_task()))
+
+    server = asyncio.create_task(serve())
+    await asyncio.wait([server], timeout=WAIT_SECONDS)
+    assert server.done()
+    assert server.cancelled() == server_too
+    assert left == [1 if server_too else 0]
