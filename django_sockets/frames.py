@@ -121,10 +121,10 @@ class Frames:
         """
         owner = self._owner
         loop = owner._home
-        receive = self._receive
+        receive = owner._asgi_receive or loop.create_future
         task = asyncio.current_task(loop)
         earlier = cancelling(task)
-        at_work = _at_work_on(loop)
+        at_work = _at_work.get(loop) or _at_work_on(loop)
         in_a_row = 0
         try:
             self.heard_at = loop.time()
@@ -132,7 +132,7 @@ class Frames:
             self._task = task
             while True:
                 while self._event is not None:
-                    at_work.add(self)
+                    at_work.add(self, self.heard_at)
                     try:
                         await owner._handle(self._event)
                     except Exception as exc:
@@ -170,16 +170,11 @@ class Frames:
             self._event = None
             if self._idle is not None:
                 _wake(self._idle)
-            if self.code is None:
-                self.code = GOING_AWAY
-            ending = self._ending = self._ending or owner._over(self.code)
+            self.end(GOING_AWAY)
+            ending = self._ending or owner._over(self.code or GOING_AWAY)
             # A server that loses patience now cancels only us.
             await asyncio.wait([ending])
             ending.result()
-
-    @property
-    def _receive(self) -> Receive:
-        return self._owner._asgi_receive or self._owner._home.create_future
 
     def _next(self) -> Event | None:
         if not self._waiting:
@@ -205,7 +200,8 @@ class Frames:
             self._beside = self._owner._home.create_task(self._read_beside())
 
     async def _read_beside(self) -> None:
-        receive, loop = self._receive, self._owner._home
+        loop = self._owner._home
+        receive = self._owner._asgi_receive or loop.create_future
         try:
             # Until the handlers have caught up: then who waits for an arrival reads on.
             while self._arrival is None and self.code is None:
@@ -226,7 +222,7 @@ class Frames:
             return
         self.code = code
         if self._task is None:
-            return  # It has not begun, and will end at once.
+            return  # It has not begun, and is to end at once.
         self._ending = self._owner._over(code)
         current = asyncio.current_task()
         if self._reading and self._task is not current:
@@ -279,10 +275,10 @@ class _AtWork:
         self._since: dict[Frames, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, frames: Frames) -> None:
-        self._since[frames] = now = self._loop.time()
+    def add(self, frames: Frames, since: float) -> None:
+        self._since[frames] = since
         if self._timer is None:
-            self._timer = self._loop.call_at(now + BESIDE_SECONDS, self._look)
+            self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
 
     def discard(self, frames: Frames) -> None:
         self._since.pop(frames, None)
@@ -302,8 +298,5 @@ _at_work: dict[asyncio.AbstractEventLoop, _AtWork] = {}
 
 
 def _at_work_on(loop: asyncio.AbstractEventLoop) -> _AtWork:
-    at_work = _at_work.get(loop)
-    if at_work is None:
-        forget_closed(_at_work)
-        at_work = _at_work[loop] = _AtWork(loop)
-    return at_work
+    forget_closed(_at_work)
+    return _at_work.setdefault(loop, _AtWork(loop))

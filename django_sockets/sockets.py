@@ -70,7 +70,9 @@ class BaseSocketServer(SocketChannels):
     `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def`
     or `async def`. A `def` runs on a worker thread, where blocking and Django's ORM are fine; an
     `async def` runs on the event loop. Handlers of one socket never run side by side, and see
-    frames in the order received; other sockets are never held up.
+    frames in the order received; other sockets are never held up. An `async def` one runs in the
+    task that the server has for the connection: the next one finds the context variables that it
+    has set, and a server that loses patience cancels it.
 
     Args:
         scope: the ASGI scope.
@@ -121,6 +123,16 @@ class BaseSocketServer(SocketChannels):
 
     as_asgi: ClassVar[Any]
 
+    # What most sockets never have. An instance that sets more than 30 attributes, those of the
+    # application's class among them, gets a dict of its own (CPython 3.11 to 3.13).
+    _warned: tuple[str, ...] = ()
+    _overflow: Overflow | None = None
+    _bucket: TokenBucket | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
+    _finished: asyncio.Future[None] | None = None
+    _in_thread: asyncio.Task[Any] | None = None
+    _slow = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         taken_types(cls)  # Raises for two methods that take the same type.
@@ -166,7 +178,6 @@ class BaseSocketServer(SocketChannels):
         self._config = load_config(source)
         self._asgi_receive = receive
         self._asgi_send = send
-        self._warned: tuple[str, ...] = ()
         self._home = running_loop() or background_loop()
         self._home_calls: Calls | None = None
         self._dispatch = _dispatch_of(type(self))
@@ -174,16 +185,10 @@ class BaseSocketServer(SocketChannels):
         self._crowd: Crowd | None = None
         self._queue: EventQueue | None = None
         self._outbox = Outbox(self, send)
-        self._overflow: Overflow | None = None
         self._inbox: Inbox | None = None
         self._frames = Frames(self)
-        self._bucket: TokenBucket | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
         self._serving = False
-        self._finished: asyncio.Future[None] | None = None
-        self._in_thread: asyncio.Task[Any] | None = None
         self._closing = False
-        self._slow = False
         self.is_alive = True
 
     @property
@@ -429,8 +434,7 @@ class BaseSocketServer(SocketChannels):
         # Only the exit of the interpreter cannot wait for a handler that never returns.
         await self._frames.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
         if self._in_thread is not None and not self._outbox.muted:
-            # Who waited for it was cancelled; a thread cannot be.
-            await asyncio.wait([self._in_thread])
+            await self._outlive(self._in_thread)
         try:
             if takes_code(type(self).disconnect):
                 await self._call(self.disconnect, code)
@@ -438,6 +442,13 @@ class BaseSocketServer(SocketChannels):
                 await self._call(self.disconnect)
         except Exception as exc:
             await self._failed(exc)
+
+    async def _outlive(self, call: asyncio.Task[Any]) -> None:
+        """Wait for a thread: who waited for it was cancelled, and it cannot be."""
+        await asyncio.wait([call])
+        error = call.exception()
+        if isinstance(error, Exception):
+            await self._failed(error)
 
     async def _at_exit(self) -> None:
         self._outbox.mute()

@@ -8,6 +8,7 @@ others from their turn.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
 from typing import Any
@@ -284,7 +285,7 @@ class Patient(Slow):
 
     async def receive(self, data: Any) -> None:
         self.at_work.set()
-        while self.is_alive:
+        while self.is_alive:  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0.01)
         self.log.append(data)
 
@@ -418,6 +419,48 @@ async def test_an_end_while_somebody_reads_beside_ends_both() -> None:
     await asyncio.wait_for(server, WAIT_SECONDS)
     assert Member.log == [1, ("disconnect", 1012)]
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_handler_finds_what_the_one_before_has_set_in_the_context() -> None:
+    """Such as the user for whom log lines are written."""
+    user = contextvars.ContextVar("user", default="nobody")
+    found = asyncio.Queue[str]()
+
+    class Member(BaseSocketServer):
+        config = "memory://server-task"
+
+        async def connect(self) -> None:
+            user.set("ann")
+
+        async def receive(self, data: Any) -> None:
+            found.put_nowait(user.get())
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    served.say(1)
+    assert await asyncio.wait_for(found.get(), WAIT_SECONDS) == "ann"
+    served.leave()
+    await asyncio.wait_for(server, WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+async def test_a_server_that_loses_patience_ends_who_reads_beside(at_work: bool) -> None:
+    class Member(Slow):
+        pass
+
+    served = Served(Member)
+    server = asyncio.ensure_future(served.app)
+    tasks = len(asyncio.all_tasks())
+    served.say(1)
+    await until(lambda: len(asyncio.all_tasks()) > tasks)
+    if not at_work:
+        Member.go_on.set()
+        await until(lambda: Member.log == [1])
+    server.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(server, WAIT_SECONDS)
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert Member.log == ["cancelled" if at_work else 1, ("disconnect", 1001)]
 
 
 async def test_a_client_that_says_much_at_once_leaves_others_their_turn() -> None:
