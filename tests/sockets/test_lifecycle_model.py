@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from django_sockets import frames
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
@@ -30,6 +31,7 @@ from django_sockets.sockets import BaseSocketServer
 NUMBERS = itertools.count()
 CHANNELS = st.sampled_from(["a", "b"])
 WAIT_SECONDS = 5
+USUAL_SECONDS = frames.BESIDE_SECONDS
 
 
 class HandlerError(Exception):
@@ -74,8 +76,11 @@ class Life(BaseSocketServer):
         assert not machine.inside, f"{name} while {machine.inside}"
         machine.inside = name
         machine.handled.append(name)
-        await asyncio.sleep(0)  # Room for another handler to come in between.
-        machine.inside = None
+        try:
+            for _ in range(machine.turns):
+                await asyncio.sleep(0)  # Room for another handler to come in between.
+        finally:
+            machine.inside = None  # Also when the server has cancelled it.
         if fails:
             raise HandlerError
 
@@ -98,14 +103,25 @@ class LifeMachine(RuleBasedStateMachine):
         self.number = 0
         self.ended_by: list[int] = []
         self.over = False
+        self.turns = 1
         self.gate = asyncio.Event()
         self.gate.set()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, WAIT_SECONDS))
 
-    @initialize(connect_fails=st.booleans(), disconnect_fails=st.booleans(), connects=st.booleans())
-    def begin(self, connect_fails: bool, disconnect_fails: bool, connects: bool) -> None:
+    @initialize(
+        connect_fails=st.booleans(),
+        disconnect_fails=st.booleans(),
+        connects=st.booleans(),
+        slow=st.booleans(),
+    )
+    def begin(
+        self, connect_fails: bool, disconnect_fails: bool, connects: bool, slow: bool
+    ) -> None:
+        if slow:  # So that somebody else reads meanwhile.
+            self.turns = 5
+            frames.BESIDE_SECONDS = 0.0
         self.fails = {"connect": connect_fails and disconnect_fails, "disconnect": disconnect_fails}
         self.connects = connects or not connect_fails
         self.run(self._begin())
@@ -217,6 +233,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.served.cancel()
 
     def teardown(self) -> None:
+        frames.BESIDE_SECONDS = USUAL_SECONDS
         try:
             self.gate.set()
             if hasattr(self, "served"):
@@ -245,10 +262,10 @@ class LifeMachine(RuleBasedStateMachine):
         elif not accepted and not self.connects:
             assert self.handled == []
         # Frames in order, none twice, none left out before the end.
-        frames = [name for name in self.handled if isinstance(name, int)]
-        assert frames == self.sent_frames[: len(frames)]
+        numbers = [name for name in self.handled if isinstance(name, int)]
+        assert numbers == self.sent_frames[: len(numbers)]
         # Nothing is handled after what has ended it.
-        assert self.ended_by in ([], frames[-1:])
+        assert self.ended_by in ([], numbers[-1:])
         # Nothing before the accept, nothing after the close, one close at most.
         kinds = [event["type"] for event in self.events]
         assert kinds.count("websocket.accept") == (1 if accepted else 0)
