@@ -11,13 +11,14 @@ import pytest
 
 from django_sockets import SubscribeError
 from django_sockets.backends.deadlines import Backoff, expect
-from django_sockets.backends.link import Identity, Link, LinkLost
+from django_sockets.backends.link import Link, LinkLost
 from django_sockets.backends.names import PLAIN
 from django_sockets.backends.node import Node
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
+from unit.links import StandIn
 
 PROBE = "probe"
 
@@ -30,15 +31,8 @@ def message(name: str, payload: bytes) -> list[Any]:
     return [b"message", name, payload]
 
 
-class ScriptedLink:
+class ScriptedLink(StandIn):
     """A link whose server is the test."""
-
-    identity = Identity()
-    protocol = 3
-    tls = None
-    received_bytes = partial_bytes = 0
-    held_seconds = 0.0
-    held_since: float | None = None
 
     def __init__(self) -> None:
         self.chunks: asyncio.Queue[list[Any] | None] = asyncio.Queue()

@@ -10,24 +10,18 @@ import hiredis
 import pytest
 
 from django_sockets.backends.connector import Connector
-from django_sockets.backends.link import Identity, Link, LinkLost
+from django_sockets.backends.link import Link, LinkLost
 from django_sockets.backends.sentinel import SentinelBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import Address, BrokerURL
+from unit.links import StandIn
 
 OLD, NEW = Address("10.0.0.1", 6379), Address("10.0.0.2", 6379)
 
 
-class AnsweringLink:
+class AnsweringLink(StandIn):
     """A link whose server is the test's `answer`; what it returns None for stays unanswered."""
-
-    identity = Identity()
-    protocol = 3
-    tls = None
-    received_bytes = partial_bytes = 0
-    held_seconds = 0.0
-    held_since: float | None = None
 
     def __init__(self, answer: Callable[[AnsweringLink, list[bytes]], Any]) -> None:
         self._answer = answer

@@ -1,0 +1,16 @@
+"""What the tests' own links have in common."""
+
+from __future__ import annotations
+
+from django_sockets.backends.link import Identity
+
+
+class StandIn:
+    """The facts of a link on which nothing unusual happens."""
+
+    identity = Identity()
+    protocol = 3
+    tls = None
+    received_bytes = partial_bytes = 0
+    held_seconds = 0.0
+    held_since: float | None = None
