@@ -312,8 +312,11 @@ class Grants(OfOneLoop):
     def _grouped(self, names: Iterable[bytes]) -> Iterator[list[bytes]]:
         """Split names into what one command may carry."""
         groups: dict[int, list[bytes]] = {}
-        for name in names:
-            groups.setdefault(slot_of(name) if self._verbs.by_slot else 0, []).append(name)
+        if self._verbs.by_slot:
+            for name in names:
+                groups.setdefault(slot_of(name), []).append(name)
+        else:
+            groups[0] = list(names)
         for group in groups.values():
             for start in range(0, len(group), NAMES_PER_COMMAND):
                 yield group[start : start + NAMES_PER_COMMAND]
@@ -360,15 +363,16 @@ class Grants(OfOneLoop):
     def answered(self, reply: Any) -> None:
         """An acknowledgement, a reply, or something that the server did by itself."""
         kind = reply[0] if isinstance(reply, list) and reply else None
-        if isinstance(reply, ReplyError):
-            self._refused(reply)
-        elif kind == self._verbs.subscribed:
+        if kind == self._verbs.subscribed:
             self._subscribed(reply[1])
+        elif isinstance(reply, ReplyError):
+            self._refused(reply)
         elif kind == self._verbs.unsubscribed:
             self._unsubscribed(reply[1])
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
-        self._check_settled()
+        if self._settling is not None:
+            self._check_settled()
 
     def _subscribed(self, name: bytes) -> None:
         command = self._commands[0] if self._commands else None

@@ -38,7 +38,7 @@ SHARDED = Verbs(
 def server_name(prefix: bytes, channel: str) -> bytes:
     """`<prefix>:{<channel>}`: with one hash tag, so that later keys share the slot."""
     escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-    return b"%s:{%s}" % (prefix, escaped.encode())
+    return prefix + b":{" + escaped.encode() + b"}"
 
 
 def probe_name(prefix: bytes, probe_id: bytes, like: bytes | None = None) -> bytes:

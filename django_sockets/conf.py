@@ -136,10 +136,10 @@ def load_config(source: Source | None = None) -> Config:
     """
     if source is None:
         return default_config()
+    if isinstance(source, (str, BrokerURL)):  # First, for every connection asks.
+        return _of_url(source)
     if isinstance(source, Config):
         return source
-    if isinstance(source, (str, BrokerURL)):
-        return _of_url(source)
     if isinstance(source, Mapping):
         return _from_dict(source)
     if isinstance(source, (list, tuple)):

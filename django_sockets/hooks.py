@@ -10,7 +10,10 @@ from typing import Any
 from .conf import Settings, database_hygiene
 from .runtime import worker_pool
 
-__all__ = ["call_hook", "call_in_thread", "is_async", "takes_code"]
+__all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "takes_code"]
+
+is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
+"""Whether a hook belongs on the event loop; of a method, ask for its function."""
 
 
 def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
@@ -22,15 +25,10 @@ def call_hook(settings: Settings, hook: Callable[..., Any], *args: Any) -> Await
     Raises:
         What the hook raises.
     """
-    if is_async(hook):
+    if is_coroutine_function(getattr(hook, "__func__", hook)):
         awaitable: Awaitable[Any] = hook(*args)
         return awaitable
     return call_in_thread(settings, hook, args)
-
-
-def is_async(hook: Callable[..., Any]) -> bool:
-    """Whether a hook belongs on the event loop."""
-    return _is_async(getattr(hook, "__func__", hook))
 
 
 async def call_in_thread(settings: Settings, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
@@ -43,9 +41,6 @@ async def call_in_thread(settings: Settings, hook: Callable[..., Any], args: Seq
 def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
     with database_hygiene():
         return hook(*args)
-
-
-_is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 
 
 @lru_cache(maxsize=1024)

@@ -36,6 +36,7 @@ CONTROL = "\x01control"
 """The channel of orders between our own processes: `check_channel` lets no user utter it."""
 _ORDERS: list[str] = []
 """In its place as an argument: this very object, which nobody else has."""
+_NO_CHANNELS: dict[str, tuple[object, ...]] = {}
 
 COUNTERS = (
     "published",
@@ -87,10 +88,9 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self._options = config.url.options
         self._topics: dict[str, Topic] = {}
-        # Dicts and no sets: the garbage collector passes over a dict of nothing but texts.
-        self._channels_of: dict[Subscriber, dict[str, None]] = {}
-        # The calls that wait for channels which none of the subscriber's calls has got yet.
-        self._joining: dict[tuple[Subscriber, str], set[object]] = {}
+        # With the calls that wait for a channel which none of the subscriber's calls has got yet.
+        # The garbage collector passes over a dict of nothing but texts and empty tuples.
+        self._channels_of: dict[Subscriber, dict[str, tuple[object, ...]]] = {}
         self._publisher = Publisher()
         self._counters: Counter[str] = Counter()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
@@ -215,34 +215,33 @@ class Hub:
         if not names:
             return
         owned = self._channels_of.setdefault(subscriber, {})
-        joining, call = self._joining, object()
+        call = object()
         for name in names:
             if name in owned:
-                if (subscriber, name) in joining:
-                    joining[subscriber, name].add(call)
+                if owned[name]:
+                    owned[name] += (call,)
                 continue
             topic = self._topics.get(name)
             if topic is None:
                 topic = self._topics[name] = Topic()
             topic.add(subscriber, direct)
-            owned[name] = None
-            joining[subscriber, name] = {call}
+            owned[name] = (call,)
         try:
             await self._broker.subscribe(names)
         except BaseException:
             # Not what another call of the subscriber's has got, or still waits for.
             gone = []
             for name in names:
-                calls = joining.get((subscriber, name), set())
+                calls = owned.get(name, ())
                 if call in calls:
-                    calls.remove(call)
-                    if not calls:
+                    owned[name] = tuple(other for other in calls if other is not call)
+                    if not owned[name]:
                         gone.append(name)
             await self.remove(subscriber, gone)
             raise
         for name in names:
-            if call in joining.get((subscriber, name), ()):
-                del joining[subscriber, name]
+            if call in owned.get(name, ()):
+                owned[name] = ()
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """`add` to the control channel; `remove` ends it."""
@@ -255,7 +254,6 @@ class Hub:
         empty = []
         for name in gone:
             owned.pop(name, None)
-            self._joining.pop((subscriber, name), None)
             topic = self._topics[name]
             topic.remove(subscriber)
             if topic.empty:
@@ -268,7 +266,7 @@ class Hub:
 
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """The channels a subscriber is on, as they are now and later."""
-        return self._channels_of.get(subscriber, {}).keys()
+        return self._channels_of.get(subscriber, _NO_CHANNELS).keys()
 
     # Receiving: the broker's sink
 

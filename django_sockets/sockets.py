@@ -20,7 +20,7 @@ from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeEr
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .hooks import call_in_thread, is_async, takes_code
+from .hooks import call_in_thread, is_coroutine_function, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits
@@ -395,7 +395,7 @@ class BaseSocketServer(SocketChannels):
         return self._frames.serve()
 
     def _begin(self) -> None:
-        if isinstance(self._home, BackgroundLoop):
+        if type(self._home) is BackgroundLoop:
             worker_pool(self._config.settings).keep_spare()
             self._finished = self._home.create_future()
             at_exit(self._at_exit)
@@ -480,11 +480,11 @@ class BaseSocketServer(SocketChannels):
             self._note("handshake_timeouts", "gave a client up that does not take the accept")
             self._end(GOING_AWAY)
             return
-        known = dict(self._tags or ())
+        known = None if self._tags is None else dict(self._tags)
         try:
             await self._call(self.connect)
         finally:
-            if (self._tags or {}) != known:
+            if self._tags != known:
                 await self._join()
 
     async def _handle_frame(self, event: MutableMapping[str, Any]) -> None:
@@ -537,9 +537,10 @@ class BaseSocketServer(SocketChannels):
 
     def _call(self, handler: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run a hook: on the loop if it is `async def`, else on a worker thread."""
-        if getattr(handler, "__func__", None) in _PLAIN_DEFAULTS:
+        function = getattr(handler, "__func__", handler)
+        if function in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
-        if is_async(handler):
+        if is_coroutine_function(function):
             awaitable: Awaitable[Any] = handler(*args)
             return awaitable
         return self._call_in_thread(handler, args)
