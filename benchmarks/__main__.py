@@ -60,7 +60,7 @@ def measure(run: int, name: str, peer: Peer) -> Measurement:
     failed = ""
     try:
         with running(scenario.primaries) as broker:
-            values = scenario.measure(peer, broker, run)
+            values = scenario.measure(peer, broker)
     except Failed as exc:
         failed = str(exc)
     except Exception as exc:
@@ -106,20 +106,27 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--save", action="store_true", help=f"write {DOCS.relative_to(ROOT)}")
     parser.add_argument(
-        "--earlier", type=Path, help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}"
+        "--earlier",
+        type=Path,
+        help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}; what --only names is "
+        "measured anew",
     )
     options = parser.parse_args()
     console = Console()
-    if options.earlier:
-        results = Results.read(options.earlier)
+    earlier = Results.read(options.earlier) if options.earlier else None
+    if earlier is not None and not options.only:
+        results = earlier
     else:
+        names = options.only or list(SCENARIOS)
         peers = [keys[key] for key in options.peer or keys]
         results = install(peers, console)
+        if earlier is not None:
+            others = SCENARIOS.keys() - names
+            results.measurements = [m for m in earlier.measurements if m.scenario in others]
         # Its processes inherit this: each socket is a descriptor.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         peers = [peer for peer in peers if peer.key not in results.left_out]
-        names = options.only or list(SCENARIOS)
         measure_all(results, names, peers, options.runs, console)
     print(report.tables(results))
     if options.save:

@@ -41,7 +41,8 @@ def spread(values: Iterable[float]) -> str:
 def tables(results: Results) -> str:
     """The verdict, then a table for each scenario."""
     parts = [_verdict_table(judge(results))]
-    parts += [_scenario_table(name, results) for name in results.scenarios()]
+    measured = results.scenarios()
+    parts += [_scenario_table(name, results) for name in SCENARIOS if name in measured]
     parts += [f"Left out: {key}: {why}." for key, why in results.left_out.items()]
     return "\n\n".join(parts) + "\n"
 

@@ -60,9 +60,9 @@ class Results:
         """One figure of it, in the runs that have it."""
         return {m.run: m.values[name] for m in self.of(scenario, peer) if name in m.values}
 
-    def scenarios(self) -> list[str]:
-        """Those that were measured, in order."""
-        return list(dict.fromkeys(m.scenario for m in self.measurements))
+    def scenarios(self) -> set[str]:
+        """Those that were measured."""
+        return {m.scenario for m in self.measurements}
 
     def write(self, path: Path, **more: Any) -> None:
         """Write JSON, at once or not at all."""

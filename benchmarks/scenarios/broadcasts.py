@@ -37,7 +37,7 @@ class Broadcasts:
     count: str = "bulk"
     warm_up: int = WARM_UP
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
         # Every room hears something, so that nothing is done for the first time later.
         warm_up = max(self.rooms, self.warm_up)

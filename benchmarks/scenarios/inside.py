@@ -22,7 +22,7 @@ class Program:
 
     name: str
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         command = [str(peer.python), "-m", f"benchmarks.inside.{self.name}", peer.key]
         if peer.environment:
             file = ROOT / "benchmarks" / "inside" / f"{self.name}_{peer.key}.py"

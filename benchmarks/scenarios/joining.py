@@ -12,11 +12,6 @@ from ..results import Failed
 
 WARM_UP = 100
 """Sockets for which what is imported and opened for the first ones is not the others' cost."""
-LATER_EACH_RUN = 200
-"""More of them in each run. About every thousand sockets CPython's garbage collector goes over all
-that there is, for a tenth of a storm: five runs that begin a fifth of that apart show no peer
-always just before it, and none always just after."""
-PLACES = 5
 GIVE_UP_SECONDS = 30.0
 POLL_SECONDS = 0.005
 
@@ -27,20 +22,23 @@ class Storm:
 
     It is over when every handshake is done and the broker knows every channel. Nobody is greeted:
     a frame more would be compared with a bare server that sends none.
+
+    Attributes:
+        before: sockets that are there when it begins.
     """
 
     sockets: int
+    before: int
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         sockets = min(self.sockets, peer.most_joining)
-        before = min(WARM_UP + run % PLACES * LATER_EACH_RUN, peer.most_joining)
-        first = [f"first-{number}" for number in range(before)]
+        first = [f"first-{number}" for number in range(self.before)]
         rooms = [f"room-{number}" for number in range(sockets)]
         with (
             Server(peer, broker, silent=True) as server,
             Clients(server.port, first, greets=False),
         ):
-            _wait(peer, broker, "first-", before)
+            _wait(peer, broker, "first-", self.before)
             cpu, memory_bytes = server.cpu_seconds(), server.memory_bytes()
             with Clients(server.port, rooms, greets=False) as clients:
                 joined_at = max(clients.joined_at, _wait(peer, broker, "room-", sockets))
@@ -62,7 +60,7 @@ class Idle:
 
     sockets: int
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         sockets = min(self.sockets, peer.most_joining)
         with (
             Server(peer, broker) as server,

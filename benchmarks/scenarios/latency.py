@@ -24,7 +24,7 @@ class Latency:
     messages: int
     warm_up: int = 300
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         with (
             Server(peer, broker) as server,
             publisher_for(peer, broker) as publisher,

@@ -22,7 +22,7 @@ class LostLink:
     sockets: int
     give_up_seconds: float
 
-    def __call__(self, peer: Peer, broker: Broker, run: int) -> dict[str, float]:
+    def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         rooms = [f"room-{number}" for number in range(self.sockets)]
         with (
             Server(peer, broker) as server,
