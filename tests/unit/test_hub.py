@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,3 +172,19 @@ async def test_who_asks_for_no_channel_is_not_kept() -> None:
     async with open_hub("memory://nothing") as hub:
         await hub.add(Recorder(), [])
         assert hub.stats()["subscribers"] == 0
+
+
+async def test_who_asks_again_and_again_for_what_it_has_leaves_nothing_behind() -> None:
+    recorder = Recorder()
+    async with open_hub("memory://again") as hub:
+        for _ in range(10):
+            await hub.add(recorder, "room")
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(1000):
+                await hub.add(recorder, "room")
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 4096
