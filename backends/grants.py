@@ -371,8 +371,7 @@ class Grants(OfOneLoop):
             self._unsubscribed(reply[1])
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
-        if self._settling is not None:
-            self._check_settled()
+        self._check_settled()
 
     def _subscribed(self, name: bytes) -> None:
         command = self._commands[0] if self._commands else None

@@ -49,7 +49,7 @@ class Outbox(Lane):
     owner: Sender
 
     def __init__(self, owner: Sender, send: Send | None) -> None:
-        Lane.__init__(self)  # Half the cost of super(), in every handshake.
+        super().__init__()
         self.owner = owner
         self._send = send
         if send is not None:

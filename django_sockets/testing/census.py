@@ -30,14 +30,18 @@ def answering(servers: Iterable[CacheServer]) -> list[CacheServer]:
 
 
 def count_connections(servers: Iterable[CacheServer]) -> int:
-    """Client connections of all of them; the servers' own and the test kit's are left out."""
+    """Client connections of all of them; the servers' own and the test kit's are left out.
+
+    Who has said nothing yet does not count: it may be a sentinel that is about to say its name.
+    """
     lines = [
         dict(word.partition("=")[::2] for word in line.split(" "))
         for server in answering(servers)
         for line in server.execute("CLIENT", "LIST").splitlines()
     ]
     return sum(
-        line["name"] != CLIENT_NAME
+        line["cmd"] != "NULL"
+        and line["name"] != CLIENT_NAME
         and not line["name"].startswith("sentinel-")
         and not set(line["flags"]) & set("MS")
         for line in lines

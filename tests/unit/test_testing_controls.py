@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import redis
 
+from django_sockets.testing.census import count_connections
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract import (
     ClusterControl,
@@ -13,7 +16,7 @@ from django_sockets.testing.contract import (
 )
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
-from django_sockets.testing.servers import CacheServer
+from django_sockets.testing.servers import CacheServer, ValkeyServer
 
 
 async def check_cuts(control: ServerControl, server: CacheServer) -> None:
@@ -67,6 +70,15 @@ async def test_a_sentinel_set(restored_valkey_sentinels: SentinelTrio) -> None:
     await control.promote()
     assert trio.primary().execute("ROLE")[0] == "master"
     await check_freeze_and_crash(control, *trio.nodes)
+
+
+def test_a_sentinel_that_has_not_said_its_name_is_taken_for_nobody() -> None:
+    with ValkeyServer() as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address), socket.create_connection(address) as user:
+            user.sendall(b"PING\r\n")
+            assert user.recv(16) == b"+PONG\r\n"
+            assert count_connections([server]) == 1
 
 
 async def test_a_serverless_cache(restored_serverless: ServerlessEmulation) -> None:
