@@ -15,9 +15,9 @@ from typing import Protocol, TypeAlias, cast
 
 from .codec import Delivery
 from .eager import start
-from .envelope import Chain
 from .lane import Lane
 from .mailbox import Congestion
+from .sequence import Chain
 
 __all__ = [
     "RUN_BYTES",

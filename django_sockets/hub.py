@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 from itertools import chain
@@ -17,7 +18,7 @@ from itertools import chain
 from .broker import check_channel
 from .codec import Delivery
 from .conf import Config, Source, load_config
-from .envelope import HEADER_BYTES, Chain, NewerVersion, NotOurs, Publisher, unpack
+from .envelope import HEADER_BYTES, NewerVersion, NotOurs, Publisher, unpack
 from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
@@ -27,6 +28,7 @@ from .log import LogThrottle
 from .loops import forget_closed
 from .mailbox import Congestion
 from .registry import open_broker
+from .sequence import Chain, Memory
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -88,10 +90,11 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self._options = config.url.options
         self._topics: dict[str, Topic] = {}
+        self._memory = Memory(self._options.publishers_remembered, self._topics)
         # With the calls that wait for a channel which none of the subscriber's calls has got yet.
         # The garbage collector passes over a dict of nothing but texts and empty tuples.
         self._channels_of: dict[Subscriber, dict[str, tuple[object, ...]]] = {}
-        self._publisher = Publisher()
+        self._publisher = Publisher(self._options.channels_remembered)
         self._counters: Counter[str] = Counter()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
@@ -223,7 +226,7 @@ class Hub:
                 continue
             topic = self._topics.get(name)
             if topic is None:
-                topic = self._topics[name] = Topic()
+                topic = self._topics[name] = Topic(self._memory)
             topic.add(subscriber, direct)
             owned[name] = (call,)
         try:
@@ -239,9 +242,11 @@ class Hub:
                         gone.append(name)
             await self.remove(subscriber, gone)
             raise
+        now = time.monotonic()
         for name in names:
             if call in owned.get(name, ()):
                 owned[name] = ()
+                self._topics[name].acknowledged(now)
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """`add` to the control channel; `remove` ends it."""
@@ -275,7 +280,7 @@ class Hub:
 
         Batches of several readers go one after the other: a channel may move between their servers.
         """
-        pieces = chain.from_iterable(self._pieces(batch))
+        pieces = chain.from_iterable(self._pieces(batch, time.monotonic()))
         try:
             async with self._handing_out:
                 await Round(pieces, self.congestion, self._counters).run(self.loop)
@@ -285,7 +290,9 @@ class Hub:
                 self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
             raise
 
-    def _pieces(self, batch: Sequence[tuple[str, bytes]]) -> Iterator[list[Piece]]:
+    def _pieces(
+        self, batch: Sequence[tuple[str, bytes]], arrived_at: float
+    ) -> Iterator[list[Piece]]:
         """Cut a batch into runs of messages on one channel; signal gaps where they belong.
 
         Yields:
@@ -294,7 +301,7 @@ class Hub:
         topics = self._topics
         pieces: list[Piece] = []
         run: list[Delivery] = []
-        topic, last, size = Topic(), "", 0
+        topic, last, size = Topic(self._memory), "", 0
         for channel, message in batch:
             if run and (channel != last or size >= RUN_BYTES or len(run) == RUN_MESSAGES):
                 pieces.append(topic.piece(run))
@@ -307,14 +314,14 @@ class Hub:
                 continue
             topic, last = found, channel
             try:
-                publisher, counter, previous, is_text, origin, payload = unpack(message)
+                publisher, counter, previous, age_us, is_text, origin, payload = unpack(message)
             except NotOurs:
                 self.poison(channel)
                 continue
             except NewerVersion:
                 verdict = NEWER
             else:
-                verdict = topic.take(publisher, counter, previous)
+                verdict = topic.take(publisher, counter, previous, age_us, arrived_at)
             if verdict != DELIVER:
                 if run:
                     pieces.append(topic.piece(run))
@@ -350,10 +357,11 @@ class Hub:
         return False
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Signal what the broker lost, and expect anything from every publisher after it."""
+        """Signal what the broker lost."""
         known = [channel for channel in channels if channel in self._topics]
+        now = time.monotonic()
         for channel in known:
-            self._topics[channel].resynchronised()
+            self._topics[channel].gap_signalled(now)
         self._gap(known, reason)
 
     def _gap(self, channels: Sequence[str], reason: str) -> None:

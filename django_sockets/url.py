@@ -60,6 +60,10 @@ class BrokerOptions:
     """Larger payloads are refused with `PayloadTooLarge`."""
     events_queue_size: int = 1024
     """Events that wait for one reader of `hub.subscribe` before it gets an overflow gap."""
+    channels_remembered: int = 100_000
+    """Channels on which a publishing process remembers its last message: see docs/promises.md."""
+    publishers_remembered: int = 256
+    """Publishers that a subscribed channel remembers: see docs/promises.md."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

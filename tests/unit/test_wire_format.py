@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from django_sockets import open_hub
 from django_sockets.envelope import Publisher, unpack
@@ -30,14 +33,24 @@ def reader() -> Any:
     return names["read"]
 
 
-def test_the_example_is_what_the_code_writes_and_reads() -> None:
+def test_the_example_is_what_the_code_writes_and_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((100.0, 101.5))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     publisher = Publisher()
     publisher.id = bytes.fromhex("0123456789abcdef")
     publisher.headers(["room:1"], True)
     (header,) = publisher.headers(["room:1"], True)
     message = header + '"hé"'.encode()
     assert example().hex(" ") == message.hex(" ")
-    assert unpack(example()) == (publisher.id, 2, 1, True, None, '"hé"'.encode())
+    assert unpack(example()) == (
+        publisher.id,
+        2,
+        1,
+        1_500_000,
+        True,
+        None,
+        '"hé"'.encode(),
+    )
 
 
 def test_the_reader_in_the_document_reads_what_the_code_writes() -> None:

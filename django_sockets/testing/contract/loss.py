@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ...events import Gap, Message
+from ...events import MISSED, Gap, Message
 from ...hub import open_hub
 from ..faulty import Faults
 from ..ledger import Ledger, check_stream, listening
@@ -31,6 +31,40 @@ class LossContract(ContractTests):
             assert [type(event) for event in heard.events] == [Message, Gap, Message]
             assert heard.gaps == [Gap(channels=(room,), reason="missed")]
             assert check_stream(heard.events, ledger) == [("publisher", room, n) for n in (2, 3)]
+
+    async def test_a_message_that_is_lost_after_a_gap_is_another_gap(
+        self, broker_url: str, room: str
+    ) -> None:
+        faults = Faults()
+        ledger = Ledger()
+        async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
+            await hub.publish(room, ledger.write(room))
+            await heard.until(lambda _: True)
+            faults.gap()
+            await heard.until_gap()
+            faults.drop()
+            for _ in range(3):
+                await hub.publish(room, ledger.write(room))
+            await heard.until_payload(b"publisher 4 ")
+            assert [type(event) for event in heard.events] == [Message, Gap, Gap, Message, Message]
+            assert heard.gaps[1] == Gap(channels=(room,), reason=MISSED)
+
+    async def test_the_lost_first_message_of_a_publisher_is_a_gap(
+        self, broker_url: str, room: str
+    ) -> None:
+        faults = Faults()
+        ledger = Ledger()
+        async with (
+            open_hub(faults.around(broker_url)) as reader,
+            open_hub(broker_url) as publisher,
+            listening(reader, room) as heard,
+        ):
+            faults.drop()
+            for _ in range(3):
+                await publisher.publish(room, ledger.write(room))
+            await heard.until_payload(b"publisher 3 ")
+            assert [type(event) for event in heard.events] == [Gap, Message, Message]
+            assert heard.gaps == [Gap(channels=(room,), reason=MISSED)]
 
     async def test_a_lost_link_is_signalled_in_its_place_with_its_channels(
         self, broker_url: str, room: str
