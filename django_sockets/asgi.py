@@ -18,19 +18,33 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class AsgiApp:
     """What `MySocket.as_asgi` is: an ASGI 3 application; each connection gets a `MySocket`.
 
-    An object with `async def __call__` and not a bound method, because servers take a bound method
-    for ASGI 2 (uvicorn 0.54 asks `iscoroutinefunction` of its `__call__`).
+    An object and not a bound method, because servers take a bound method for ASGI 2 (uvicorn 0.54
+    and hypercorn 0.18 ask `iscoroutinefunction` of `app.__call__`). Calling it without arguments
+    returns the application itself, so that `MySocket.as_asgi()` may be written as in Channels.
     """
 
     def __init__(self, socket_class: Any) -> None:
         self.socket_class = socket_class
+        # `app(...)` uses the class's `__call__`, which is a `def` because it may return the
+        # application; a server that looks at `app.__call__` finds the coroutine function.
+        self.__call__ = self._serve  # type: ignore[method-assign]
 
     @classmethod
     def descriptor(cls) -> Any:
         """A class attribute that makes the application of the class it is looked up on."""
         return _AsAsgi()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not args and not kwargs:
+            return self
+        if "scope" in kwargs or args:
+            return self._serve(*args, **kwargs)
+        raise TypeError(
+            f"as_asgi() takes no arguments, but got {', '.join(kwargs)}: set them as attributes of "
+            f"{self.socket_class.__name__}, or in its configure method"
+        )
+
+    async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             socket = self.socket_class(scope, receive, send)
             chain_sigterm(socket._home)
