@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from ..conf import load_config
-from ..handshake import deny
+from ..handshake import deny, report_error
 from ..hooks import call_hook
 from ..log import LogThrottle
 from ..url import BrokerOptions
@@ -110,6 +110,7 @@ class AuthMiddleware:
             logger.info("refused a websocket to %s: %s", scope.get("path"), exc)
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
+            report_error(scope, exc)
             return await refuse(scope, receive, send, self._failed(exc))
         watched = identity.watched if identity is not None else None
         with watching(watched) if watched is not None else contextlib.nullcontext():

@@ -93,7 +93,13 @@ def _after_commit(using: str | None, **tags: Any) -> None:
     from django.db import transaction
 
     texts: dict[str, Any] = {name: str(value) for name, value in tags.items()}
-    transaction.on_commit(lambda: _schedule(texts), using=using, robust=True)
+    blocks = transaction.get_connection(using).atomic_blocks
+    if blocks and all(block._from_testcase for block in blocks):
+        # Only the transaction of a `TestCase` is open, which is never committed: for the code
+        # under test this is what would be autocommit.
+        _schedule(texts)
+    else:
+        transaction.on_commit(lambda: _schedule(texts), using=using, robust=True)
 
 
 def _schedule(tags: dict[str, Any]) -> None:
