@@ -8,6 +8,7 @@ from typing import Any
 
 from .runtime import close_shared_hubs
 from .shutdown import chain_sigterm, unchain_sigterm
+from .startup import announce_default
 
 __all__ = ["AsgiApp", "Receive", "Send"]
 
@@ -51,7 +52,7 @@ class AsgiApp:
             if await socket._admitted():
                 await socket._serve()
         elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _lifespan(receive, send, self.socket_class)
         else:
             await _not_http(send)
 
@@ -61,10 +62,12 @@ class _AsAsgi:
         return AsgiApp(owner)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _lifespan(receive: Receive, send: Send, socket_class: Any) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            if _takes_default(socket_class):
+                announce_default()
             chain_sigterm(asyncio.get_running_loop())
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
@@ -72,6 +75,17 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await close_shared_hubs()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+def _takes_default(socket_class: Any) -> bool:
+    """Whether sockets of a class, or of one of its subclasses, have the default broker."""
+    if socket_class.config is not None or socket_class.hosts is not None:
+        return False
+    subclasses = socket_class.__subclasses__()
+    if not subclasses:
+        # A `configure` of its own may name another broker.
+        return bool(socket_class.configure.__module__ == "django_sockets.sockets")
+    return any(_takes_default(subclass) for subclass in subclasses)
 
 
 async def _not_http(send: Send) -> None:
