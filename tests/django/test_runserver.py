@@ -143,7 +143,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, package: str)
     with runserver(tmp_path, "--noreload", PYTHONPATH=path) as server:
         assert server.get("/") == (200, "the shop")
     assert f"{package} is not installed" in server.printed
-    assert "pip install 'django-sockets[runserver]'" in server.printed
+    assert "pip install 'django-sockets[runserver]>=4.0.dev0'" in server.printed
 
 
 def test_ipv6(tmp_path: Path) -> None:
