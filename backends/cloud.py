@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import AuthError, BrokerError, ConfigurationError, ConnectError
+from ..errors import AuthError, BrokerError, ConfigurationError, ConnectError, pip_command
 from ..url import BrokerURL
 from .credentials import Credentials, refuse_password, required
 
@@ -48,7 +48,7 @@ class _CloudCredentials(abc.ABC):
         except ImportError as exc:
             raise ConfigurationError(
                 f"{url}: auth={self.auth} needs the package {exc.name!r}: "
-                f"run pip install 'django-sockets[{self.pip_extra}]'"
+                f"run {pip_command(self.pip_extra)}"
             ) from exc
 
     async def credentials(self) -> Credentials:

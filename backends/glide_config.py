@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, pip_command
 from ..url import Address, BrokerURL
 from .connector import DEFAULT_PORT, Connector
 
@@ -106,7 +106,7 @@ def client_maker(
         import glide
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            f"{url}: the package 'glide' is not installed: run pip install 'django-sockets[glide]'"
+            f"{url}: the package 'glide' is not installed: run {pip_command('glide')}"
         ) from exc
     # Its log goes to the screen unless the application wants otherwise; we say what matters.
     glide.Logger.init(glide.LogLevel.OFF)

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 from .broker import Inspectable
 from .conf import (
-    DJANGO_SETTING,
-    ENVIRONMENT_VARIABLE,
     Config,
     default_config_and_origin,
     load_config,
@@ -24,19 +22,11 @@ from .errors import BrokerError, ConfigurationError
 from .events import Gap
 from .hub import Hub, open_hub
 from .registry import open_broker
+from .startup import SOURCES
 
 __all__ = ["SOURCES", "Findings", "check", "configuration"]
 
 ROUND_TRIPS = 20
-
-SOURCES = {
-    "argument": "given as the argument",
-    "setting": f"from Django's setting {DJANGO_SETTING}",
-    "environment": f"from the environment variable {ENVIRONMENT_VARIABLE}",
-    "override": "set by a test",
-    "default": "the built-in default",
-}
-"""Where a configuration can come from, and how to say it."""
 
 
 @dataclasses.dataclass

@@ -26,8 +26,12 @@ __all__ = ["Delivery", "decode_json", "encode", "encode_json", "send_event"]
 def encode_json(data: object) -> str:
     """Encode data as JSON text with the separators of `json.dumps`; non-ASCII is not escaped.
 
-    Besides what `json.dumps` takes: datetimes, dates and times (ISO 8601), UUID, Decimal (as text),
-    enums, dataclasses and Django's lazy strings; also as keys, dataclasses excepted.
+    Besides what `json.dumps` takes: datetimes, dates, times and timedeltas (ISO 8601), UUID and
+    Decimal (as text), enums, Django's lazy strings, and the objects below. All but these may also
+    be keys.
+
+    Objects are dataclasses, attrs classes and msgspec Structs, with their fields as keys. A Struct
+    is encoded as msgspec would: with its tag, its renamed fields and without UNSET ones.
 
     Raises:
         EncodeError: the data has no JSON form (another type, NaN, Infinity, a cycle).
@@ -146,16 +150,66 @@ def _refuse_constant(name: str) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return _duration(value)
     if isinstance(value, (uuid.UUID, decimal.Decimal)):
         return str(value)
     if isinstance(value, enum.Enum):
         return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    fields = _fields(value)
+    if fields is not None:
+        return fields
     text = lazy_text(value)
     if text is None:
         raise TypeError(f"{type(value).__name__} has no JSON form")
     return text
+
+
+def _fields(value: Any) -> dict[str, Any] | list[Any] | None:
+    """The fields of a dataclass, an attrs class or a Struct; None for anything else."""
+    if isinstance(value, type):
+        return None
+    if isinstance(value, msgspec.Struct):
+        return _of_struct(value)
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    elif hasattr(type(value), "__attrs_attrs__"):
+        names = [attribute.name for attribute in type(value).__attrs_attrs__]
+    else:
+        return None
+    return {name: getattr(value, name) for name in names}
+
+
+def _of_struct(value: msgspec.Struct) -> dict[str, Any] | list[Any]:
+    # `msgspec.to_builtins` would encode what is inside in its own way, and refuses SafeString.
+    config = value.__struct_config__
+    fields = msgspec.structs.fields(value)
+    tagged = config.tag is not None
+    if config.array_like:
+        values = [getattr(value, field.name) for field in fields]
+        return [config.tag, *values] if tagged else values
+    found: dict[str, Any] = {str(config.tag_field): config.tag} if tagged else {}
+    for field in fields:
+        one = getattr(value, field.name)
+        if one is not msgspec.UNSET and not (config.omit_defaults and _is_default(field, one)):
+            found[field.encode_name] = one
+    return found
+
+
+def _is_default(field: msgspec.structs.FieldInfo, value: Any) -> bool:
+    """Whether `omit_defaults` leaves a field out: its own default, or a new empty container."""
+    if field.default is not msgspec.NODEFAULT:
+        return value is field.default  # As msgspec does.
+    return field.default_factory is type(value) and not value
+
+
+def _duration(value: datetime.timedelta) -> str:
+    """ISO 8601, in the form of Django's `DjangoJSONEncoder`: P1DT02H03M04.000005S."""
+    sign, value = ("-", -value) if value < datetime.timedelta(0) else ("", value)
+    minutes, seconds = divmod(value.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{value.microseconds:06d}" if value.microseconds else ""
+    return f"{sign}P{value.days}DT{hours:02d}H{minutes:02d}M{seconds:02d}{fraction}S"
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
@@ -167,9 +221,8 @@ def _with_text_keys(value: Any) -> Any:
         return {_key(key): _with_text_keys(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_text_keys(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _with_text_keys(_plain(value))
-    return value
+    fields = _fields(value)
+    return value if fields is None else _with_text_keys(fields)
 
 
 def _key(key: Any) -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "PublishError",
     "Reject",
     "SubscribeError",
+    "pip_command",
 ]
 
 
@@ -186,6 +187,14 @@ class Reject(DjangoSocketsError):
         self.status = status
         self.reason = reason
         super().__init__(reason or f"refused with HTTP {status}")
+
+
+def pip_command(extra: str) -> str:
+    """The command that adds an extra to the installed version.
+
+    Without the version pip might install the release before 4.0, which has other extras.
+    """
+    return f"pip install 'django-sockets[{extra}]>=4.0.dev0'"
 
 
 def _names(channels: tuple[str, ...], most: int = 5) -> str:

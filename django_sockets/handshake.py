@@ -9,7 +9,7 @@ from typing import Any
 from .errors import Reject
 from .origin import origin_problem
 
-__all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal"]
+__all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal", "report_error"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -17,6 +17,8 @@ FORBIDDEN = 403
 """HTTP status (RFC 9110, section 15.5.4)."""
 NORMAL = 1000
 """A close before the accept; the server makes HTTP 403 of it."""
+ERRORS = "django_sockets.errors"
+"""Key of the scope under which the test kit passes a callable that is told of each error."""
 
 
 def origin_refusal(scope: Mapping[str, Any], allowed_origins: Sequence[str]) -> int | None:
@@ -37,11 +39,23 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
     try:
         allowed = await authorize()
     except Reject as exc:
+        logger.info("refused a websocket to %.200r: %.300r", scope.get("path"), str(exc))
         return exc.status
-    except Exception:
+    except Exception as exc:
+        report_error(scope, exc)
         logger.exception("authorize failed: refused a websocket to %s", scope.get("path"))
         return FORBIDDEN
-    return None if allowed is None or allowed else FORBIDDEN
+    if allowed is None or allowed:
+        return None
+    logger.info("refused a websocket to %.200r: authorize returned False", scope.get("path"))
+    return FORBIDDEN
+
+
+def report_error(scope: Mapping[str, Any], exc: Exception) -> None:
+    """Tell a test, if one drives the application, what the application's own code has raised."""
+    report = scope.get(ERRORS)
+    if report is not None:
+        report(exc)
 
 
 async def deny(

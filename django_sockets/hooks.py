@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from .conf import Settings, database_hygiene
 from .runtime import worker_pool
 
-__all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "takes_code"]
+__all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "keep_functions", "takes_code"]
 
 is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 """Whether a hook belongs on the event loop; of a method, ask for its function."""
@@ -47,3 +47,32 @@ def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
 def takes_code(disconnect: Callable[..., Any]) -> bool:
     """Whether a `disconnect` method takes anything besides `self`."""
     return len(inspect.signature(disconnect).parameters) > 1
+
+
+def keep_functions(cls: type, names: Iterable[str]) -> None:
+    """Make plain functions among a class's attributes stay functions, and not become methods.
+
+    `ws_decoder = json.loads` would otherwise be called with the instance as its first argument. A
+    function whose first parameter is `self`, or that needs two arguments, is meant as a method.
+    """
+    for name in names:
+        value = inspect.getattr_static(cls, name, None)
+        binds = callable(value) and hasattr(value, "__get__") and not isinstance(value, _WRAPPED)
+        if binds and not _is_method(value):
+            setattr(cls, name, staticmethod(value))
+
+
+_WRAPPED = (staticmethod, classmethod)
+
+
+def _is_method(function: Any) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # Some functions written in C do not tell.
+        return False
+    positional = [one for one in parameters if one.kind in _POSITIONAL]
+    required = [one for one in positional if one.default is one.empty]
+    return len(required) > 1 or bool(positional and positional[0].name == "self")
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

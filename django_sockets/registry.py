@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
 from .broker import Broker, Sink
-from .errors import ConfigurationError
+from .errors import ConfigurationError, pip_command
 from .url import BrokerURL, canonical_scheme, suggest
 
 __all__ = ["open_broker", "schemes"]
@@ -86,7 +86,6 @@ def _backend(url: BrokerURL, target: str) -> Callable[..., Broker]:
         if extra is None:
             raise
         raise ConfigurationError(
-            f"{url}: the package {exc.name!r} is not installed: "
-            f"run pip install 'django-sockets[{extra}]'"
+            f"{url}: the package {exc.name!r} is not installed: run {pip_command(extra)}"
         ) from exc
     return backend

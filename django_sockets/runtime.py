@@ -12,12 +12,14 @@ import concurrent.futures
 import logging
 import os
 import threading
+from asyncio import _get_running_loop as running_loop  # None on a thread that runs none.
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from .conf import Config, Settings
 from .hub import Hub, hub_on
 from .loops import forget_closed
+from .startup import announce
 from .workers import WorkerPool
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "close_shared_hubs",
     "existing_hub",
     "finish_before_exit",
+    "hubs_of_running_loop",
     "local_hubs",
     "not_at_exit",
     "publish",
@@ -124,22 +127,40 @@ def shared_hub(config: Config, loop: asyncio.AbstractEventLoop | None = None) ->
             hubs = _runtime.hubs.setdefault(loop, {})
     hub = hubs.get(config)
     if hub is None or hub.closed:
+        announce(config)
         hub = hubs[config] = Hub(config)
         hub.guests.draining = loop in _runtime.draining
     return hub
 
 
 def local_hubs() -> list[Hub]:
+    """The open hubs of this process, one for each event loop and configuration; on any thread.
+
+    Among them are those of the library's own loop, through which plain code publishes, such as a
+    view or a task. Those of the running loop, if there is one, come first. On another thread than
+    its loop's only `config` and `stats` of a hub may be used.
+    """
+    with _runtime.lock:
+        by_loop = dict(_runtime.hubs)
+    here = running_loop()
+    loops = sorted(by_loop, key=lambda loop: loop is not here)
+    return [hub for loop in loops if not loop.is_closed() for hub in _open(by_loop[loop])]
+
+
+def hubs_of_running_loop() -> list[Hub]:
     """The open hubs of the running loop that sockets share, one for each configuration."""
-    hubs = _runtime.hubs.get(asyncio.get_running_loop(), {})
-    return [hub for hub in hubs.values() if not hub.closed]
+    return _open(_runtime.hubs.get(asyncio.get_running_loop(), {}))
+
+
+def _open(hubs: dict[Config, Hub]) -> list[Hub]:
+    return [hub for hub in list(hubs.values()) if not hub.closed]
 
 
 def set_draining() -> None:
     """The running loop takes no sockets any more."""
     forget_closed(_runtime.draining)
     _runtime.draining[asyncio.get_running_loop()] = None
-    for hub in local_hubs():
+    for hub in hubs_of_running_loop():
         hub.guests.draining = True
 
 

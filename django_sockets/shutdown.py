@@ -17,7 +17,7 @@ from typing import Any
 from .conf import Settings, default_config
 from .errors import ConfigurationError
 from .loops import forget_closed
-from .runtime import local_hubs, set_draining
+from .runtime import hubs_of_running_loop, set_draining
 
 __all__ = ["chain_sigterm", "drain", "unchain_sigterm"]
 
@@ -37,7 +37,7 @@ async def drain(seconds: float | None = None) -> None:
         seconds: None for the setting `drain_seconds`.
     """
     set_draining()
-    hubs = local_hubs()
+    hubs = hubs_of_running_loop()
     await asyncio.gather(*(hub.drain(seconds) for hub in hubs))
 
 

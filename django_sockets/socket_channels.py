@@ -91,7 +91,7 @@ class SocketChannels(ChannelNames):
 
     # Subscribing for the client
 
-    def may_subscribe(self, channel: str) -> Any:
+    def may_subscribe(self, channel: str, /) -> Any:
         """Whether the client may have a channel that it has asked for; `def` or `async def`.
 
         Nobody may, unless the class overrides it.
@@ -118,7 +118,7 @@ class SocketChannels(ChannelNames):
             answer = self.may_subscribe(name)
             if inspect.isawaitable(answer):
                 answer = self._calls.plain(partial(_result, answer))
-            _demand(answer, name)
+            self._demand(answer, name)
         self._calls.plain(lambda: self._add_for_client(names))
 
     async def async_subscribe_for_client(self, channels: Channels) -> None:
@@ -127,10 +127,22 @@ class SocketChannels(ChannelNames):
 
         async def operation() -> None:
             for name in names:
-                _demand(await self._call(self.may_subscribe, name), name)
+                self._demand(await self._call(self.may_subscribe, name), name)
             await self._add_for_client(names)
 
         await self._awaited(operation)
+
+    def _demand(self, answer: object, name: str) -> None:
+        if answer:
+            return
+        cls = type(self)
+        problem = f"may_subscribe refused channel {name!r}"
+        if cls.may_subscribe is SocketChannels.may_subscribe:
+            problem = (
+                f"{cls.__name__} has no may_subscribe, so every request of a client is refused; "
+                f"this one was for channel {name!r}"
+            )
+        raise NotAllowed(problem, channel=name)
 
     def _asked_for(self, channels: object) -> list[str]:
         try:
@@ -150,8 +162,3 @@ class SocketChannels(ChannelNames):
 
 async def _result(answer: Awaitable[Any]) -> Any:
     return await answer
-
-
-def _demand(answer: object, name: str) -> None:
-    if not answer:
-        raise NotAllowed(f"may_subscribe refused channel {name!r}", channel=name)

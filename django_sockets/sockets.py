@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .asgi import AsgiApp
 from .calls import Calls, Operation, running_loop
@@ -19,8 +19,8 @@ from .eager import Late, until_late
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
-from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .hooks import call_in_thread, is_coroutine_function, takes_code
+from .handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
+from .hooks import call_in_thread, is_coroutine_function, keep_functions, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits
@@ -38,7 +38,7 @@ from .runtime import (
     worker_pool,
 )
 from .socket_channels import SocketChannels
-from .typed import Dispatch, invalid_message, taken_types
+from .typed import Dispatch, invalid_message, message_id, taken_types
 from .url import BrokerOptions
 
 __all__ = ["BaseSocketServer"]
@@ -85,14 +85,16 @@ class BaseSocketServer(SocketChannels):
         ws_decoder: makes data from a received frame, `str` or `bytes`; None for JSON.
         subprotocol: the one to accept.
 
-    Each of these may also be a class attribute or be set in `configure`.
+    Each of these may also be a class attribute or be set in `configure`. A function that takes the
+    data alone, such as `ws_decoder = json.loads`, is called as a function; one that takes `self`
+    and the data is called as a method.
     """
 
     config: Source | None = None
     hosts: Sequence[Any] | None = None
-    ws_encoder: Callable[[Any], str | bytes] | None = None
+    ws_encoder: Callable[..., str | bytes] | None = None
     ws_encoder_is_bytes: bool = False
-    ws_decoder: Callable[[Any], Any] | None = None
+    ws_decoder: Callable[..., Any] | None = None
     subprotocol: str | None = None
 
     message_type: Any = None
@@ -132,9 +134,11 @@ class BaseSocketServer(SocketChannels):
     _finished: asyncio.Future[None] | None = None
     _in_thread: asyncio.Task[Any] | None = None
     _slow = False
+    _invalid_id: str | int | float | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        keep_functions(cls, ("ws_encoder", "ws_decoder"))
         taken_types(cls)  # Raises for two methods that take the same type.
         check_policy(cls.overflow)
         check_limits(cls)
@@ -233,35 +237,45 @@ class BaseSocketServer(SocketChannels):
     def connect(self) -> Any:
         """The connection was accepted: subscribe to channels here."""
 
-    def receive(self, data: Any) -> Any:
+    def receive(self, data: Any, /) -> Any:
         """The client sent `data`."""
         self._warn_once("receive", "%s got a frame and has no receive method")
 
-    def disconnect(self, code: int) -> Any:
-        """The connection has ended; runs exactly once. May also be written without `code`."""
+    if TYPE_CHECKING:
+        # An override of this may have any parameters: `disconnect(self)` is one, too.
+        def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
+    else:
 
-    async def error(self, exc: Exception) -> None:
-        """A handler raised, which was logged; closes with 1011. Override it to go on.
+        def disconnect(self, code: int = NO_CODE) -> Any:
+            """The connection has ended; runs exactly once. May also be written without `code`."""
 
-        For `NotAllowed` with 1008: the client's fault, and no reason for it to come back at once.
+    def error(self, exc: Exception, /) -> Any:
+        """A handler raised `exc`, which was logged; closes with 1011. Override it to go on.
+
+        `NotAllowed` closes with 1008: it is the client's fault, and the client should not come
+        back at once.
         """
-        await self.async_close(POLICY if isinstance(exc, NotAllowed) else INTERNAL_ERROR)
+        if isinstance(exc, NotAllowed):
+            return self._from_hook(lambda: self.async_close(POLICY))
+        report_error(self.scope, exc)
+        return self._from_hook(lambda: self.async_close(INTERNAL_ERROR))
 
-    async def decode_error(self, exc: Exception) -> None:
+    def decode_error(self, exc: Exception, /) -> Any:
         """A frame could not be decoded, or does not fit what the class declares.
 
         Closes with 1007; with `answer_invalid` it sends what is wrong instead, as
-        `{"error": {"type": "invalid_message", "message": "Expected `int`, ..."}}`.
+        `{"error": {"type": "invalid_message", "message": "Expected `int`, ..."}}`, with the
+        `"id"` of the message if it has one.
         """
-        if self.answer_invalid:
-            await self.async_send(invalid_message(exc))
-        else:
-            await self.async_close(BAD_DATA)
+        if not self.answer_invalid:
+            return self._from_hook(lambda: self.async_close(BAD_DATA))
+        answer = invalid_message(exc, self._invalid_id)
+        return self._from_hook(lambda: self.async_send(answer))
 
-    def gap(self, channels: Sequence[str], reason: str) -> Any:
+    def gap(self, channels: Sequence[str], reason: str, /) -> Any:
         """Broadcasts on these channels may be missing at this point: send the state anew."""
 
-    async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
+    async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None:
         """A broadcast arrived; sends it to the client.
 
         `data` is shared by all sockets of the process: do not change it.
@@ -505,6 +519,9 @@ class BaseSocketServer(SocketChannels):
         try:
             name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
+            self._note_undecoded(exc)
+            if self.answer_invalid:
+                self._invalid_id = message_id(frame, self.ws_decoder)
             await self._call(self.decode_error, exc)
             return
         await self._call(getattr(self, name), *args)
@@ -540,7 +557,7 @@ class BaseSocketServer(SocketChannels):
         function = getattr(handler, "__func__", handler)
         if function in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
-        if is_coroutine_function(function):
+        if is_coroutine_function(function) or function in _AWAITABLE_DEFAULTS:
             awaitable: Awaitable[Any] = handler(*args)
             return awaitable
         return self._call_in_thread(handler, args)
@@ -553,6 +570,12 @@ class BaseSocketServer(SocketChannels):
             self._in_thread = None
         return thread.result()
 
+    def _from_hook(self, operation: Operation[None]) -> Awaitable[None] | None:
+        """Run it for a hook's default: at once on a worker thread, else to be awaited."""
+        if running_loop() is not None:
+            return operation()
+        return self._calls.plain(operation)
+
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
         if isinstance(exc, (BrokerError, NotAllowed)):
@@ -562,7 +585,8 @@ class BaseSocketServer(SocketChannels):
             logger.error("%s: a handler failed", name, exc_info=exc)
         try:
             await self._call(self.error, exc)
-        except Exception:
+        except Exception as failure:
+            report_error(self.scope, failure)
             logger.exception("%s: error() failed itself", type(self).__name__)
             await self.async_close(INTERNAL_ERROR)
 
@@ -790,6 +814,13 @@ class BaseSocketServer(SocketChannels):
         name = type(self).__name__
         _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
 
+    def _note_undecoded(self, exc: Exception) -> None:
+        # The error may quote the client: escaped, and cut.
+        name = type(self).__name__
+        text = "%s: a frame of the client could not be decoded: %s: %.300r"
+        _throttle.log(logging.INFO, f"{name} decode", text, name, type(exc).__name__, str(exc))
+        logger.debug("%s: a frame of the client could not be decoded", name, exc_info=exc)
+
     def _count(self, counter: str, count: int = 1) -> None:
         self._shared_hub().count(counter, count)
 
@@ -835,6 +866,7 @@ def _size_bytes(frame: str | bytes) -> int:
 
 
 BaseSocketServer.as_asgi = AsgiApp.descriptor()
+_AWAITABLE_DEFAULTS = frozenset({BaseSocketServer.error, BaseSocketServer.decode_error})
 _PLAIN_DEFAULTS = frozenset(
     {
         BaseSocketServer.authorize,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ import msgspec
 from .codec import decode_json
 from .errors import ConfigurationError
 
-__all__ = ["Dispatch", "invalid_message", "on", "taken_types"]
+__all__ = ["Dispatch", "invalid_message", "message_id", "on", "taken_types"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Frame = str | bytes
@@ -197,11 +198,35 @@ def _form(form: Any, where: str) -> _Form:
         raise ConfigurationError(f"{where}: msgspec cannot decode {form!r}: {exc}") from exc
 
 
-def invalid_message(exc: Exception) -> dict[str, Any]:
-    """The answer to a frame that could not be decoded, without anything of our own inside it."""
+def message_id(frame: Frame, decoder: Callable[[Any], Any] | None) -> str | int | float | None:
+    """The `id` of a message that does not fit, so that its sender can tell which one it was.
+
+    Returns:
+        A number, or a text of at most `MAX_MESSAGE_CHARACTERS`; None if there is no such `id`.
+    """
+    try:
+        # Lenient on purpose: NaN in another field does not make the id worthless.
+        data = json.loads(frame) if decoder is None else decoder(frame)
+    except Exception:
+        return None
+    found = data.get("id") if isinstance(data, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, (str, int, float)):
+        return None
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    return None if isinstance(found, str) and len(found) > MAX_MESSAGE_CHARACTERS else found
+
+
+def invalid_message(exc: Exception, request_id: str | int | float | None = None) -> dict[str, Any]:
+    """The answer to a frame that could not be decoded, without anything of our own inside it.
+
+    Args:
+        request_id: the `id` of the message, which comes back in the answer; None for none.
+    """
     known = isinstance(exc, (msgspec.MsgspecError, json.JSONDecodeError))
     text = str(exc) if known else "the message could not be decoded"
     if len(text) > MAX_MESSAGE_CHARACTERS:
         half = MAX_MESSAGE_CHARACTERS // 2  # Where in the message stands at the end.
         text = f"{text[:half]} ... {text[-half:]}"
-    return {"error": {"type": "invalid_message", "message": text}}
+    answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": text}}
+    return answer if request_id is None else {"id": request_id, **answer}

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from collections.abc import Callable
@@ -56,6 +57,19 @@ def test_the_wheel_holds_every_file_of_the_package_once_and_no_other(wheel: Path
     assert sorted(names) == sorted(files_of_the_tree())
     assert "django_sockets/py.typed" in names
     assert "django_sockets/backends/memory.py" in names
+
+
+def test_the_source_distribution_has_the_pages_that_hints_name(wheel: Path, tmp_path: Path) -> None:
+    """The hint of a system check says "docs/checks.md": a wheel has no pages."""
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    built = run(sys.executable, "-c", build, tmp_path, cwd=wheel.parent / "tree")
+    assert built.returncode == 0, built.stderr
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", *pages} <= names
+    assert {"backends/memory.py", "django_sockets/sockets.py"} & names
 
 
 def test_the_wheel_alone_runs_the_example_of_the_readme(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,20 +18,24 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 
 from ..check import SOURCES, check, configuration
 from ..conf import DJANGO_SETTING, ENVIRONMENT_VARIABLE
 from ..errors import ConfigurationError
+from ..middleware.base import AppMissing
 from ..registry import open_broker
 from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path
-from .routing import ProtocolTypeRouter
+from .routing import ProtocolTypeRouter, layers
 
 __all__ = ["NETWORK_TAG", "TAG", "register_checks"]
 
 TAG = "django_sockets"
 NETWORK_TAG = "django_sockets_network"
 DOCS = "docs/checks.md"
+SOURCE = "the checkout or source distribution of django_sockets"
+"""Where the docs are: a wheel does not contain them."""
 
 
 def register_checks() -> None:
@@ -73,7 +78,11 @@ def _other_processes() -> str | None:
 
 
 def check_application(**_: Any) -> list[CheckMessage]:
-    """E003: ASGI_APPLICATION cannot be imported. W004: not set. W005: it has no websockets."""
+    """What is wrong with ASGI_APPLICATION.
+
+    E003: it cannot be imported. W004: it is not set. W005: it has no websockets. E011: it, or an
+    entry of its ProtocolTypeRouter, is no ASGI application. E012: an app that it needs is missing.
+    """
     path = asgi_application_path()
     if path is None:
         hint = 'Set ASGI_APPLICATION = "mysite.asgi.application".'
@@ -82,8 +91,16 @@ def check_application(**_: Any) -> list[CheckMessage]:
     try:
         application = asgi_application()
     except ImproperlyConfigured as exc:
+        if isinstance(exc.__cause__, AppMissing):
+            names = ", ".join(repr(name) for name in exc.__cause__.apps)
+            hint = f"Add {names} to INSTALLED_APPS, and run `manage.py migrate`."
+            return [_message(Error, "E012", f"{exc.__cause__}.", hint)]
         hint = "Its value is the dotted path of the application in your asgi.py."
         return [_message(Error, "E003", f"{exc}.", hint)]
+    for where, part in _parts(path, application):
+        problem, hint = _no_asgi(part)
+        if problem:
+            return [_message(Error, "E011", f"{where} is {problem}: it answers no request.", hint)]
     if isinstance(application, ProtocolTypeRouter):
         routed = "websocket" in application.application_mapping
     else:
@@ -94,6 +111,46 @@ def check_application(**_: Any) -> list[CheckMessage]:
     problem = f"{path} does not route websockets: all are refused."
     hint = 'Make it ProtocolTypeRouter({"http": ..., "websocket": URLRouter([...])}).'
     return [_message(Warning, "W005", problem, hint)]
+
+
+def _parts(path: str, application: Any) -> Iterator[tuple[str, Any]]:
+    """The application and the entries of its router, with their names."""
+    yield path, application
+    if isinstance(application, ProtocolTypeRouter):
+        for protocol, entry in application.application_mapping.items():
+            yield f"The entry {protocol!r} of {path}", entry
+
+
+def _no_asgi(application: Any) -> tuple[str, str]:
+    """Why something is no ASGI application, and a hint; two empty texts if it may be one."""
+    if isinstance(application, type):
+        if issubclass(application, BaseSocketServer):
+            name = application.__name__
+            return f"the class {name}", f"Write {name}.as_asgi()."
+        return f"the class {application.__name__}", "Name an instance of it."
+    if not callable(application):
+        kind = type(application).__name__
+        return f"a {kind} and no application", "Name the application in your asgi.py."
+    if any(_is_wsgi(layer) for layer in layers(application)):
+        hint = "Use get_asgi_application() of django.core.asgi, in asgi.py and not in wsgi.py."
+        return "a WSGI application", hint
+    return "", ""
+
+
+def _is_wsgi(application: Any) -> bool:
+    """Whether it is called with `environ` and `start_response`, and not with ASGI's three."""
+    if isinstance(application, WSGIHandler):
+        return True
+    try:
+        parameters = inspect.signature(application).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return False
+    positional = [
+        one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(positional) == 2 and all(one.default is one.empty for one in positional)
 
 
 def check_origins(**_: Any) -> list[CheckMessage]:
@@ -180,4 +237,4 @@ def _asked_for_by_name() -> bool:
 
 def _message(kind: Callable[..., CheckMessage], number: str, text: str, hint: str) -> CheckMessage:
     where = f"{DOCS}#{TAG}{number.lower()}"
-    return kind(text, hint=f"{hint} See {where}", id=f"{TAG}.{number}")
+    return kind(text, hint=f"{hint} See {where} in {SOURCE}.", id=f"{TAG}.{number}")

@@ -45,6 +45,7 @@ class UvicornServer:
         config = uvicorn.Config(
             self._app,
             ws="websockets-sansio",
+            workers=1,  # Whatever WEB_CONCURRENCY says.
             log_config=None,
             log_level="info",
             timeout_graceful_shutdown=GRACE_SECONDS,
@@ -101,7 +102,19 @@ def _connection() -> object:
     return asyncio.current_task()
 
 
+class _Ours(logging.Handler):
+    """What the library says, in the console of the server."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _ToDjango.server.handle(record)
+
+
 def _log_like_django() -> None:
     logger = logging.getLogger("uvicorn")
     logger.handlers = [_ToDjango()]
     logger.propagate = False
+    ours = logging.getLogger("django_sockets")
+    if ours.level == logging.NOTSET:  # The project's LOGGING does not mention it.
+        ours.setLevel(logging.INFO)  # Why a websocket was refused, and which broker is in use.
+        if not ours.hasHandlers():
+            ours.addHandler(_Ours())

@@ -7,7 +7,7 @@ configured.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from django.urls import URLPattern, URLResolver
@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..handshake import deny
 from ..sockets import BaseSocketServer
 
-__all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter"]
+__all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter", "layers"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -117,12 +117,17 @@ class URLRouter:
 
 def inner_router(app: object) -> URLRouter | None:
     """The router that an application is, or has inside its middleware."""
+    return next((layer for layer in layers(app) if isinstance(layer, URLRouter)), None)
+
+
+def layers(app: Any) -> Iterator[Any]:
+    """An application, what it keeps inside as middleware does, what that keeps, and so on."""
     for _ in range(32):  # Also of an application that has itself inside.
-        if app is None or isinstance(app, URLRouter):
-            return app
+        if app is None:
+            return
+        yield app
         own = getattr(app, "__dict__", {})
         app = next((own[name] for name in _INNER if name in own), None)
-    return None
 
 
 def _find(routes: Sequence[Pattern], path: str) -> Route | None:

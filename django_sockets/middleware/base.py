@@ -9,15 +9,25 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from ..conf import load_config
-from ..handshake import deny
+from ..handshake import deny, report_error
 from ..hooks import call_hook
 from ..log import LogThrottle
 from ..url import BrokerOptions
 from .signals import connect_signals
 from .watch import Watched, watching
 
-__all__ = ["AsgiApplication", "AuthMiddleware", "Identity", "Refused", "digest", "refuse"]
+__all__ = [
+    "AppMissing",
+    "AsgiApplication",
+    "AuthMiddleware",
+    "Identity",
+    "Refused",
+    "digest",
+    "refuse",
+]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -28,6 +38,21 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[Any]]
 
 TAGS = "django_sockets.tags"
+
+
+class AppMissing(ImproperlyConfigured):
+    """A middleware needs apps that are not in INSTALLED_APPS.
+
+    Attributes:
+        apps: their names.
+    """
+
+    def __init__(self, middleware: str, apps: Sequence[str]) -> None:
+        self.apps = tuple(apps)
+        names = ", ".join(repr(name) for name in apps)
+        super().__init__(
+            f"{middleware} needs {names} in INSTALLED_APPS, and then `manage.py migrate`"
+        )
 
 
 class Refused(Exception):
@@ -70,8 +95,12 @@ class AuthMiddleware:
         session_check_seconds: an open socket is closed at most so long after its session, its
             token or its user has ceased to be valid.
         outage_seconds: sockets that could not be checked for so long are closed with 4503.
+
+    Raises:
+        AppMissing: one of `required_apps` is not installed.
     """
 
+    required_apps: Sequence[str] = ("django.contrib.auth", "django.contrib.contenttypes")
     anonymous_status = 403
     anonymous_headers: Sequence[tuple[bytes, bytes]] = ()
 
@@ -89,7 +118,20 @@ class AuthMiddleware:
         self.require_user = require_user
         self.session_check_seconds = session_check_seconds
         self.outage_seconds = outage_seconds
+        self._has_apps = False
+        self._require_apps()
         connect_signals()
+
+    def _require_apps(self) -> None:
+        """Raise AppMissing; before Django is set up it is not known, and asked again later."""
+        from django.apps import apps
+
+        if self._has_apps or not apps.apps_ready:
+            return
+        missing = [name for name in self.required_apps if not apps.is_installed(name)]
+        if missing:
+            raise AppMissing(type(self).__name__, missing)
+        self._has_apps = True
 
     async def identify(self, scope: Scope) -> Identity | None:
         """Who it is; None leaves the scope as it is. Raises Refused."""
@@ -100,6 +142,7 @@ class AuthMiddleware:
             return await self.app(scope, receive, send)
         scope = dict(scope)
         try:
+            self._require_apps()
             identity = await self.identify(scope)
             if identity is not None:
                 scope.update(identity.scope)
@@ -110,6 +153,7 @@ class AuthMiddleware:
             logger.info("refused a websocket to %s: %s", scope.get("path"), exc)
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
+            report_error(scope, exc)
             return await refuse(scope, receive, send, self._failed(exc))
         watched = identity.watched if identity is not None else None
         with watching(watched) if watched is not None else contextlib.nullcontext():

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..errors import pip_command
 from .base import AsgiApplication
 from .signals import connect_token_signals
 from .token import BaseTokenAuthMiddleware
@@ -30,6 +31,7 @@ class DRFTokenAuthMiddleware(BaseTokenAuthMiddleware):
 
     Raises:
         ImportError: Django REST framework is not installed.
+        AppMissing: `rest_framework.authtoken` is not in INSTALLED_APPS.
     """
 
     def __init__(
@@ -46,10 +48,10 @@ class DRFTokenAuthMiddleware(BaseTokenAuthMiddleware):
             importlib.import_module("rest_framework.authtoken")
         except ImportError as exc:
             raise ImportError(
-                "DRFTokenAuthMiddleware needs Django REST framework: "
-                "pip install 'django-sockets[drf]', and 'rest_framework.authtoken' in "
-                "INSTALLED_APPS"
+                f"{type(self).__name__} needs Django REST framework: run {pip_command('drf')}, and "
+                "add 'rest_framework.authtoken' to INSTALLED_APPS"
             ) from exc
+        self.required_apps = (*self.required_apps, "rest_framework.authtoken")
         super().__init__(
             app,
             query_parameter=query_parameter,

@@ -41,6 +41,8 @@ class SessionAuthMiddleware(AuthMiddleware):
         session_check_seconds: float = 5.0,
         outage_seconds: float = 600.0,
     ) -> None:
+        if _keeps_sessions_in_the_database():
+            self.required_apps = (*self.required_apps, "django.contrib.sessions")
         super().__init__(
             app,
             require_user=require_user,
@@ -88,6 +90,15 @@ class SessionAuthMiddleware(AuthMiddleware):
             outage_seconds=self.outage_seconds,
         )
         return Identity({"session": session, "user": user or AnonymousUser()}, tags, watched)
+
+
+def _keeps_sessions_in_the_database() -> bool:
+    from django.conf import settings
+
+    return settings.SESSION_ENGINE in (
+        "django.contrib.sessions.backends.db",
+        "django.contrib.sessions.backends.cached_db",
+    )
 
 
 def _cookies(scope: Scope) -> dict[str, str]:

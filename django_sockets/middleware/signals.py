@@ -19,7 +19,7 @@ from ..runtime import background_loop, finish_before_exit
 from ..url import BrokerOptions
 from .watch import check_soon
 
-__all__ = ["connect_signals", "connect_token_signals"]
+__all__ = ["Order", "connect_signals", "connect_token_signals"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -92,8 +92,24 @@ def _token_deleted(sender: Any, instance: Any, using: str | None = None, **_: An
 def _after_commit(using: str | None, **tags: Any) -> None:
     from django.db import transaction
 
-    texts: dict[str, Any] = {name: str(value) for name, value in tags.items()}
-    transaction.on_commit(lambda: _schedule(texts), using=using, robust=True)
+    texts = {name: str(value) for name, value in tags.items()}
+    transaction.on_commit(Order(texts), using=using, robust=True)
+
+
+class Order:
+    """An order to close the sockets with some tags, to be called after the commit; acts once.
+
+    The test kit finds it among the callbacks of a test's transaction, which is never committed.
+    """
+
+    def __init__(self, tags: dict[str, Any]) -> None:
+        self._tags = tags
+        self._given = False
+
+    def __call__(self) -> None:
+        if not self._given:
+            self._given = True
+            _schedule(self._tags)
 
 
 def _schedule(tags: dict[str, Any]) -> None:

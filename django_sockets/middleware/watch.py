@@ -25,7 +25,7 @@ from ..log import LogThrottle
 from ..url import BrokerOptions
 from .users import Login, usable
 
-__all__ = ["UNCHECKED", "Watched", "check_soon", "watching"]
+__all__ = ["UNCHECKED", "Watched", "check_now", "check_soon", "watching"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -68,6 +68,7 @@ class _Watch:
         self.checked: dict[Watched, float] = {}
         self.thread: threading.Thread | None = None
         self.soon = False
+        self.now = False
         self.last_look = time.monotonic()
 
     def add(self, watched: Watched) -> None:
@@ -92,9 +93,10 @@ class _Watch:
             if not self.counts:
                 self.changed.notify()
 
-    def check_soon(self) -> None:
+    def check_soon(self, *, now: bool = False) -> None:
         with self.changed:
             self.soon = True
+            self.now = self.now or now
             self.changed.notify()
 
     def _work(self) -> None:
@@ -118,8 +120,8 @@ class _Watch:
                 if self.soon:
                     pause = min(pause, MIN_PAUSE_SECONDS)
                 remaining = self.last_look + pause - time.monotonic()
-                if remaining <= 0:
-                    self.soon = False
+                if remaining <= 0 or self.now:
+                    self.soon = self.now = False
                     self.last_look = time.monotonic()
                     return list(self.counts)
                 self.changed.wait(remaining)
@@ -195,6 +197,11 @@ def watching(watched: Watched) -> Iterator[None]:
 def check_soon() -> None:
     """Look at once, because orders to close may have been missed; on any thread."""
     _watch.check_soon()
+
+
+def check_now() -> None:
+    """Look without any pause, for tests; on any thread."""
+    _watch.check_soon(now=True)
 
 
 def _after_fork_in_child() -> None:

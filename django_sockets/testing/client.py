@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from .database import share_database
+from ..handshake import ERRORS
+from .database import give_orders, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
 
@@ -55,12 +57,18 @@ class SocketClient:
         subprotocols: what the client offers.
         scope: further keys of the ASGI scope, such as {"user": user}.
 
+        raise_errors: raise what a handler of the socket has raised in the test, see `receive` and
+            `close`. False leaves it at the close code 1011, as a browser would see it.
+
     Attributes:
         subprotocol: what the application accepted, or None.
         close_code: the code it closed with, or None while it is open.
+        errors: what handlers, `authorize` and authentication have raised, oldest first. An error
+            that the class's own `error` method has dealt with is not among them.
 
     Raises:
-        HandshakeRefused: on entering, if the application refuses.
+        HandshakeRefused: on entering, if the application refuses. If it does so because of an
+            error of its own, that is the `__cause__`.
     """
 
     def __init__(
@@ -71,8 +79,12 @@ class SocketClient:
         headers: Mapping[str, str] | None = None,
         subprotocols: Iterable[str] = (),
         scope: Mapping[str, Any] | None = None,
+        raise_errors: bool = True,
     ) -> None:
         self._app = app
+        self.errors: list[Exception] = []
+        self._raise_errors = raise_errors
+        self._raised = 0
         route, _, query = path.partition("?")
         names = {"host": "testserver", "origin": "http://testserver"}
         names.update({name.lower(): value for name, value in (headers or {}).items()})
@@ -90,6 +102,7 @@ class SocketClient:
             "server": ("testserver", 80),
             "subprotocols": list(subprotocols),
             "extensions": {"websocket.http.response": {}},
+            ERRORS: self.errors.append,
             **(scope or {}),
         }
         self.subprotocol: str | None = None
@@ -103,7 +116,9 @@ class SocketClient:
         await self.connect()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, exc: BaseException | None, _: object) -> None:
+        if exc is not None:
+            self._raise_errors = False  # The test fails already, and by its own error.
         await self.close()
 
     async def connect(self) -> None:
@@ -121,14 +136,16 @@ class SocketClient:
             self.subprotocol = event.get("subprotocol")
             return
         status = event["status"] if event["type"] == "websocket.http.response.start" else 403
+        cause = self._unraised()
         await self.close()
-        raise HandshakeRefused(status)
+        raise HandshakeRefused(status) from cause
 
     async def _run(self) -> None:
         await self._app(self.scope, self._to_app.get, self._from_app.put)
 
     async def _next(self, timeout_seconds: float) -> MutableMapping[str, Any]:
         """The application's next event; its exception if it raised one instead."""
+        give_orders()
         waiting = asyncio.ensure_future(self._from_app.get())
         running = [self._task] if self._task is not None else []
         await asyncio.wait(
@@ -138,9 +155,15 @@ class SocketClient:
             waiting.cancel()
             if self._task is not None and self._task.done():
                 self._task.result()
-                raise SocketClosed(self.close_code or 1006)
-            raise AssertionError(f"nothing came from the application in {timeout_seconds:g} s")
+                raise SocketClosed(self.close_code or 1006) from self._unraised()
+            text = f"nothing came from the application in {timeout_seconds:g} s"
+            raise AssertionError(text) from self._unraised()
         return await waiting
+
+    def _unraised(self) -> Exception | None:
+        """The first error that the test has not got yet; from now on it has got all of them."""
+        unraised, self._raised = self.errors[self._raised :], len(self.errors)
+        return unraised[0] if unraised and self._raise_errors else None
 
     async def send_text(self, text: str) -> None:
         """Send a text frame."""
@@ -159,8 +182,18 @@ class SocketClient:
 
         Raises:
             SocketClosed: the application closed instead.
+            Exception: it closed because a handler has raised this.
             AssertionError: nothing came in time.
         """
+        try:
+            return await self._receive(timeout_seconds)
+        except SocketClosed as closed:
+            error = self._unraised() or closed.__cause__
+            if error is not None:
+                raise error from None
+            raise
+
+    async def _receive(self, timeout_seconds: float) -> str | bytes:
         event = await self._next(timeout_seconds)
         if event["type"] == "websocket.close":
             self.close_code = event.get("code", 1000)
@@ -175,17 +208,23 @@ class SocketClient:
     async def receive_close(self, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait for the application to close the socket, skipping frames before it.
 
+        The logins of open sockets are looked at right away, as otherwise happens every
+        `session_check_seconds`.
+
         Returns:
-            The close code.
+            The close code; 1011 if a handler has raised, which the test has expected with this.
         """
+        _check_logins()
         try:
             while True:
-                await self.receive(timeout_seconds)
+                await self._receive(timeout_seconds)
         except SocketClosed as closed:
+            self._unraised()
             return closed.code
 
     async def receive_nothing(self, seconds: float = 0.05) -> bool:
         """Whether nothing arrives for so long; what does arrive stays to be received."""
+        give_orders()
         if not self._from_app.empty():
             return False
         try:
@@ -196,7 +235,12 @@ class SocketClient:
         return False
 
     async def close(self, code: int = 1000) -> None:
-        """Leave; returns when the application has finished with this connection."""
+        """Leave; returns when the application has finished with this connection.
+
+        Raises:
+            Exception: a handler has raised this, `disconnect` included, and the test has not got
+                it before.
+        """
         task = self._task
         if task is None:
             return
@@ -205,6 +249,9 @@ class SocketClient:
             await self._leave(task, code)
         finally:
             await self._database.aclose()
+        error = self._unraised()
+        if error is not None:
+            raise error
 
     async def _leave(self, task: asyncio.Task[None], code: int) -> None:
         if not task.done():
@@ -215,3 +262,9 @@ class SocketClient:
             await asyncio.wait([task])
             raise AssertionError(f"the application did not end within {TIMEOUT_SECONDS:g} s")
         task.result()
+
+
+def _check_logins() -> None:
+    watch = sys.modules.get("django_sockets.middleware.watch")
+    if watch is not None:
+        watch.check_now()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..conf import override_hygiene
 
-__all__ = ["SharedDatabase", "share_database", "share_database_here"]
+__all__ = ["SharedDatabase", "give_orders", "share_database", "share_database_here"]
 
 T = TypeVar("T")
 
@@ -56,6 +56,18 @@ class SharedDatabase:
     def stop(self) -> None:
         """Take them back."""
         self._undo.close()
+
+    def give_orders(self) -> None:
+        """See the function of this name."""
+        signals = sys.modules.get("django_sockets.middleware.signals")
+        if signals is None:
+            return
+        for connection in self._connections.values():
+            blocks = connection.atomic_blocks
+            if blocks and all(block._from_testcase for block in blocks):
+                for _, call, *_ in list(connection.run_on_commit):
+                    if isinstance(call, signals.Order):
+                        call()
 
     @contextlib.contextmanager
     def handler(self) -> Iterator[None]:
@@ -187,6 +199,11 @@ class _Lender:
             self._users += 1
             return self._shared
 
+    def give_orders(self) -> None:
+        shared = self._shared
+        if shared is not None:
+            shared.give_orders()
+
     def leave(self, shared: SharedDatabase | None) -> None:
         with self._lock:
             if shared is not None:
@@ -197,6 +214,15 @@ class _Lender:
 
 
 _lender = _Lender()
+
+
+def give_orders() -> None:
+    """Close the sockets of logins that have ended inside the transaction of the present test.
+
+    The order to close them waits for the commit. The transaction of a `TestCase` has none, so the
+    clients give the orders when the test waits for a message and no other transaction is open.
+    """
+    _lender.give_orders()
 
 
 @contextlib.contextmanager

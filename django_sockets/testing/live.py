@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import pip_command
 from .database import share_database, share_database_here
 
 __all__ = ["LiveSocketServer"]
@@ -107,7 +108,7 @@ def _uvicorn() -> Any:
         import uvicorn
     except ImportError:
         raise RuntimeError(
-            "LiveSocketServer needs uvicorn: pip install 'django-sockets[runserver]'"
+            f"LiveSocketServer needs uvicorn: run {pip_command('runserver')}"
         ) from None
     return uvicorn
 

@@ -86,9 +86,15 @@ class SyncSocketClient:
         headers: Mapping[str, str] | None = None,
         subprotocols: Iterable[str] = (),
         scope: Mapping[str, Any] | None = None,
+        raise_errors: bool = True,
     ) -> None:
         self._client = SocketClient(
-            app, path, headers=headers, subprotocols=subprotocols, scope=scope
+            app,
+            path,
+            headers=headers,
+            subprotocols=subprotocols,
+            scope=scope,
+            raise_errors=raise_errors,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = contextlib.ExitStack()
@@ -108,11 +114,18 @@ class SyncSocketClient:
         """See `SocketClient`."""
         return self._client.close_code
 
+    @property
+    def errors(self) -> list[Exception]:
+        """See `SocketClient`."""
+        return self._client.errors
+
     def __enter__(self) -> SyncSocketClient:
         self.connect()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
+        if exc is not None:
+            self._client._raise_errors = False  # The test fails already, and by its own error.
         self.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:

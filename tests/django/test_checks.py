@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,10 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from shop_process import MANAGE, run
+from shop_process import MANAGE, environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = {"E001", "W002", "E003", "W004", "W005", "W006", "W007", "I008", "E009", "W010"}
+IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)}
 
 
 def check(
@@ -27,7 +31,8 @@ def check(
     found = set(re.findall(r"\(django_sockets\.(\w+)\)", printed))
     assert (ended.returncode == 1) is any(name.startswith("E") for name in found), printed
     for name in found:
-        assert f"docs/checks.md#django_sockets{name.lower()}" in printed
+        page = f"docs/checks.md#django_sockets{name.lower()}"
+        assert f"{page} in the checkout or source distribution of django_sockets." in printed
     assert printed.count("HINT:") == len(re.findall(r"\(django_sockets\.\w+\)", printed))
     return printed, found
 
@@ -91,6 +96,193 @@ def test_an_application_without_websockets_is_said(
     printed, found = check(settings={"ASGI_APPLICATION": application})
     assert found == {expected}
     assert said in printed
+
+
+NO_ASGI = """
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django_sockets.middleware import OriginMiddleware
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+
+class Chat(BaseSocketServer):
+    pass
+
+class Around:
+    def __init__(self, application):
+        self.application = application
+
+    def __call__(self, environ, start_response):
+        return self.application(environ, start_response)
+
+def function(environ, start_response):
+    return []
+
+wsgi = get_wsgi_application()
+static = StaticFilesHandler(wsgi)
+around = Around(wsgi)
+inside = OriginMiddleware(wsgi)
+static_asgi = ASGIStaticFilesHandler(wsgi)
+routed = ProtocolTypeRouter({"http": wsgi, "websocket": Chat.as_asgi()})
+swapped = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": wsgi})
+no_call = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": Chat})
+number = 7
+
+async def own(scope, receive, send):
+    pass
+
+class Callable:
+    async def __call__(self, scope, receive, send):
+        pass
+
+own_object = Callable()
+called = Chat.as_asgi()
+both = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": Chat.as_asgi})
+"""
+
+
+ALL_AT_ONCE = """
+import json, sys
+import django
+django.setup()
+from django.test import override_settings
+from django_sockets.integration.checks import check_application
+
+found = []
+for case in json.load(sys.stdin):
+    sys.modules.pop(case["ASGI_APPLICATION"].partition(".")[0], None)
+    with override_settings(**case):
+        found.append([[one.id[-4:], one.msg, one.hint] for one in check_application()])
+print(json.dumps(found))
+"""
+
+
+def check_each(folder: Path, cases: list[dict[str, Any]]) -> list[list[tuple[str, str, str]]]:
+    """What the check of the application finds with each of these settings, in one process."""
+    path = os.pathsep.join([str(folder), str(ROOT / "tests/django")])
+    ended = subprocess.run(
+        [sys.executable, "-c", ALL_AT_ONCE],
+        env=environment(PYTHONPATH=path),
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: list[list[tuple[str, str, str]]] = json.loads(ended.stdout)
+    return found
+
+
+WSGI, GET_ASGI = "is a WSGI application", "Use get_asgi_application()"
+EXPECTED = {
+    "wsgi": (f"no_asgi.wsgi {WSGI}", GET_ASGI),
+    "static": (WSGI, GET_ASGI),
+    "around": (WSGI, GET_ASGI),
+    "function": (WSGI, GET_ASGI),
+    "inside": (WSGI, GET_ASGI),
+    "static_asgi": (WSGI, GET_ASGI),
+    "routed": (f"The entry 'http' of no_asgi.routed {WSGI}", GET_ASGI),
+    "swapped": (f"The entry 'websocket' of no_asgi.swapped {WSGI}", GET_ASGI),
+    "no_call": ("The entry 'websocket' of no_asgi.no_call is the class Chat", "Chat.as_asgi()."),
+    "Chat": ("no_asgi.Chat is the class Chat", "Write Chat.as_asgi()."),
+    "number": ("no_asgi.number is a int and no application", "in your asgi.py"),
+    "own": None,
+    "own_object": None,
+    "called": None,
+    "both": None,
+}
+
+
+def test_what_is_no_asgi_application_is_an_error(tmp_path: Path) -> None:
+    """Found by `check`: a server would answer each request with a TypeError."""
+    (tmp_path / "no_asgi.py").write_text(NO_ASGI)
+    cases = [{"ASGI_APPLICATION": f"no_asgi.{name}"} for name in EXPECTED]
+    for (name, expected), found in zip(EXPECTED.items(), check_each(tmp_path, cases), strict=True):
+        assert [number for number, _, _ in found] == (["E011"] if expected else []), (name, found)
+        if expected is not None:
+            assert expected[0] in found[0][1], name
+            assert expected[1] in found[0][2], name
+
+
+def test_the_wsgi_application_of_a_new_project_is_an_error(tmp_path: Path) -> None:
+    """The likeliest mistake of all, with the files as `startproject` writes them."""
+    made = subprocess.run(
+        [*MANAGE, "startproject", "mysite", str(tmp_path)], check=True, capture_output=True
+    )
+    assert made.returncode == 0
+    with (tmp_path / "mysite/settings.py").open("a") as file:
+        file.write(
+            'INSTALLED_APPS.insert(0, "django_sockets")\n'
+            'ASGI_APPLICATION = "mysite.wsgi.application"\n'
+        )
+    ended = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "(django_sockets.E011) mysite.wsgi.application is a WSGI" in ended.stderr
+
+
+LOGIN_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
+NEEDS_APPS = """
+from django_sockets.middleware import (
+    BaseTokenAuthMiddleware, DRFTokenAuthMiddleware, SessionAuthMiddleware, secure,
+)
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.conf import settings
+
+pages = get_asgi_application()
+app = BaseSocketServer.as_asgi()
+made = {
+    "drf": lambda: DRFTokenAuthMiddleware(app),
+    "secure": lambda: secure(app, token=DRFTokenAuthMiddleware),
+    "token": lambda: BaseTokenAuthMiddleware(app, get_user=lambda token: None),
+    "session": lambda: SessionAuthMiddleware(app),
+}[settings.MADE]()
+application = ProtocolTypeRouter({"http": pages, "websocket": made})
+"""
+SESSIONS = "django.contrib.sessions"
+AUTHTOKEN = "rest_framework.authtoken"
+
+
+NEEDS = [
+    ("drf", LOGIN_APPS, [AUTHTOKEN]),
+    ("drf", [*LOGIN_APPS, "rest_framework"], [AUTHTOKEN]),
+    ("secure", [*LOGIN_APPS, SESSIONS], [AUTHTOKEN]),
+    ("secure", [*LOGIN_APPS, AUTHTOKEN], [SESSIONS]),
+    ("drf", [], [*LOGIN_APPS, AUTHTOKEN]),
+    ("token", [], LOGIN_APPS),
+    ("session", LOGIN_APPS, [SESSIONS]),
+    ("session", [SESSIONS], LOGIN_APPS),
+    ("drf", [*LOGIN_APPS, AUTHTOKEN], []),
+    ("token", LOGIN_APPS, []),
+    ("session", [*LOGIN_APPS, SESSIONS], []),
+]
+
+
+def test_an_app_that_a_middleware_needs_is_an_error_before_any_handshake(tmp_path: Path) -> None:
+    (tmp_path / "needs.py").write_text(NEEDS_APPS)
+    cases = [
+        {
+            "MADE": made,
+            "ASGI_APPLICATION": "needs.application",
+            "INSTALLED_APPS": ["django_sockets", "shop", *apps],
+        }
+        for made, apps, _ in NEEDS
+    ]
+    for case, found in zip(NEEDS, check_each(tmp_path, cases), strict=True):
+        missing = case[2]
+        assert [number for number, _, _ in found] == (["E012"] if missing else []), (case, found)
+        for name in missing:
+            assert f"'{name}'" in found[0][1]
+            assert f"'{name}'" in found[0][2]
+            assert "manage.py migrate" in found[0][2]
 
 
 def test_a_class_that_is_open_to_every_page_is_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, package: str)
     with runserver(tmp_path, "--noreload", PYTHONPATH=path) as server:
         assert server.get("/") == (200, "the shop")
     assert f"{package} is not installed" in server.printed
-    assert "pip install 'django-sockets[runserver]'" in server.printed
+    assert "pip install 'django-sockets[runserver]>=4.0.dev0'" in server.printed
 
 
 def test_ipv6(tmp_path: Path) -> None:
@@ -189,3 +190,76 @@ def test_it_works_without_staticfiles(tmp_path: Path) -> None:
         with server.in_room(1) as client:
             say(client, "hello")
             assert hear(client) == "hello"
+
+
+GATES = """
+from django.core.asgi import get_asgi_application
+from django.urls import path
+from django_sockets import Reject
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+
+pages = get_asgi_application()
+
+from django_sockets.middleware import secure
+
+class Gate(BaseSocketServer):
+    pass
+
+class Shut(Gate):
+    def authorize(self):
+        return False
+
+class Late(Gate):
+    def authorize(self):
+        raise Reject(401, "the office is closed")
+
+websockets = URLRouter([
+    path("ws/desk/", secure(Gate.as_asgi(), require_user=True)),
+    path("ws/shut/", Shut.as_asgi()),
+    path("ws/late/", Late.as_asgi()),
+])
+application = ProtocolTypeRouter({"http": pages, "websocket": websockets})
+"""
+LOGINS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
+
+
+def test_why_a_websocket_is_refused_stands_in_the_console(tmp_path: Path) -> None:
+    (tmp_path / "gates.py").write_text(GATES)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    settings = {
+        "ASGI_APPLICATION": "gates.application",
+        "INSTALLED_APPS": ["django_sockets", *LOGINS, "django.contrib.staticfiles", "shop"],
+    }
+    with runserver(
+        tmp_path, "--noreload", settings=settings, PYTHONPATH=path, WEB_CONCURRENCY="4"
+    ) as server:
+        for gate in ("desk", "shut", "late", "nowhere"):
+            with pytest.raises(InvalidStatus):
+                server.browser(f"/ws/{gate}/")
+        with pytest.raises(InvalidStatus):
+            server.browser("/ws/shut/", origin="https://evil.example")
+        server.wait_for("evil.example")
+        assert server.end(signal.SIGINT) == 0
+    for reason in (
+        "/ws/desk/.*: not logged in",
+        "/ws/shut/.*: authorize returned False",
+        "/ws/late/.*: .*the office is closed",
+        "/ws/nowhere/.*: no such route",
+        "/ws/shut/.*: .*evil.example",
+    ):
+        assert re.search(f"refused a websocket to .*{reason}", server.printed), server.printed
+    assert "the broker is memory:// (the built-in default)" in server.printed
+    assert "the server has several worker processes" not in server.printed
+
+
+@pytest.mark.parametrize("level", ["WARNING", "ERROR"])
+def test_a_level_that_the_project_has_set_stays(tmp_path: Path, level: str) -> None:
+    loggers = {"django_sockets": {"level": level}}
+    logging = {"version": 1, "disable_existing_loggers": False, "loggers": loggers}
+    with runserver(tmp_path, "--noreload", settings={"LOGGING": logging}) as server:
+        with pytest.raises(InvalidStatus):
+            server.browser("/ws/nowhere/at/all/")
+        server.wait_for('"WEBSOCKET /ws/nowhere/at/all/" 404')
+    assert "no such route" not in server.printed
+    assert "the broker is" not in server.printed

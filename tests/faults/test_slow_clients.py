@@ -46,7 +46,7 @@ class Stats(BaseSocketServer):
     config = os.environ["BROKER"]
 
     async def receive(self, data):
-        (hub,) = local_hubs()
+        hub = local_hubs()[0]
         await self.async_send(hub.stats())
 
 async def application(scope, receive, send):

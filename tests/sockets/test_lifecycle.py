@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,7 +21,7 @@ class Recorder(BaseSocketServer):
     """Notes what happens to it, in order, on the class."""
 
     config = "memory://lifecycle"
-    log: list[Any]
+    log: ClassVar[list[Any]] = []
 
     def __init_subclass__(cls) -> None:
         cls.log = []

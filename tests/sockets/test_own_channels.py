@@ -232,8 +232,14 @@ async def test_a_class_may_answer_a_refusal_and_go_on() -> None:
 
 async def test_nobody_may_subscribe_unless_the_class_says_so() -> None:
     socket = BaseSocketServer({}, config=URL)
-    with pytest.raises(NotAllowed, match="'room'"):
+    nobody = "BaseSocketServer has no may_subscribe, so every request of a client is .* 'room'"
+    with pytest.raises(NotAllowed, match=nobody) as refused:
         await socket.async_subscribe_for_client("room")
+    assert refused.value.channel == "room"
+    with pytest.raises(NotAllowed, match=nobody):
+        await asyncio.to_thread(socket.subscribe_for_client, ["room"])
+    with pytest.raises(NotAllowed, match=": may_subscribe refused channel 'secret'"):
+        await Asking({}, config=URL).async_subscribe_for_client("secret")
     await socket.async_subscribe("room")  # The server itself may.
 
 

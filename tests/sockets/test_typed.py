@@ -418,3 +418,95 @@ async def test_an_error_in_a_method_is_the_applications_and_not_the_clients(
         assert await client.receive_close() == 1011
     assert "Expected `int`" in caplog.text
     caplog.clear()
+
+
+class Answers(BaseSocketServer):
+    config = URL
+    answer_invalid = True
+
+    @on("said")
+    async def said(self, message: Point) -> None:
+        await self.async_send("taken")
+
+
+class AnswersByItsDecoder(Answers):
+    ws_decoder = json.loads
+
+
+IDS: list[tuple[str, dict[str, Any]]] = [
+    ('{"type": "said", "x": "far", "id": 7}', {"id": 7}),
+    ('{"type": "said", "id": "a-1"}', {"id": "a-1"}),
+    ('{"type": "unheard of", "id": 0}', {"id": 0}),
+    ('{"id": 1.5, "x": 1}', {"id": 1.5}),
+    ('{"type": "said", "x": 1, "more": NaN, "id": 2}', {"id": 2}),
+    ('{"type": "said", "x": 1e999, "id": 3}', {"id": 3}),
+    ('{"type": "said", "id": null}', {}),
+    ('{"type": "said", "id": true}', {}),
+    ('{"type": "said", "id": [1]}', {}),
+    ('{"type": "said", "id": NaN}', {}),
+    (f'{{"type": "said", "id": "{"x" * 501}"}}', {}),
+    ('{"type": "said"}', {}),
+    ('["id", 7]', {}),
+    ('{"type": "said", "id": 7', {}),
+    (f'{{"id": 7, "deep": {DEEP}}}', {}),
+]
+
+
+@pytest.mark.parametrize("kind", [Answers, AnswersByItsDecoder])
+@pytest.mark.parametrize(("frame", "identified"), IDS, ids=[row[0][:40] for row in IDS])
+async def test_the_answer_to_an_invalid_message_has_its_id(
+    kind: Any, frame: str, identified: dict[str, Any]
+) -> None:
+    if kind is AnswersByItsDecoder and "NaN," in frame:
+        pytest.skip("json.loads takes NaN")
+    async with SocketClient(kind.as_asgi) as client:
+        await client.send_text(frame)
+        answer = await client.receive_json()
+        assert answer.pop("error")["type"] == "invalid_message"
+        assert answer == identified
+        await client.send_text('{"no": "id"}')
+        assert "id" not in await client.receive_json(), "the id of the message before"
+
+
+class Declares(Plain):
+    message_type = Point
+
+
+class Raises(Plain):
+    @staticmethod
+    def ws_decoder(frame: Any) -> Any:  # type: ignore[override]
+        raise LookupError(frame)
+
+
+FORGED = "\r\nERROR django_sockets: forged\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("kind", "frame", "said"),
+    [
+        (Plain, '{"a": ', "JSONDecodeError: 'Expecting value"),
+        (Plain, b"\xff", "UnicodeDecodeError"),
+        (Declares, '{"x": "far"}', "ValidationError: 'Expected `int`, got `str` - at `$.x`'"),
+        (Answers, json.dumps({"type": FORGED}), "Invalid value"),
+        (Raises, FORGED + "x" * 10_000, "LookupError"),
+    ],
+)
+async def test_a_frame_that_cannot_be_decoded_is_logged_once_per_interval(
+    kind: type[BaseSocketServer], frame: str | bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why a client was closed with 1007 is in the log, in one line that no client can forge."""
+    caplog.set_level(logging.INFO, "django_sockets")
+    kind = type(f"Logged{abs(hash(frame))}", (kind,), {})  # Each name has its own interval.
+    for _ in range(3):
+        async with SocketClient(kind.as_asgi) as client:
+            if isinstance(frame, str):
+                await client.send_text(frame)
+            else:
+                await client.send_bytes(frame)
+            if not kind.answer_invalid:
+                assert await client.receive_close() == 1007
+    (line,) = [r.getMessage() for r in caplog.records if "could not be decoded" in r.getMessage()]
+    assert line.startswith(f"{kind.__name__}: a frame of the client could not be decoded: ")
+    assert said in line
+    assert line.isprintable()
+    assert len(line) < 500

@@ -364,7 +364,7 @@ def test_a_missing_package_names_the_extra(
     auth: str, module: str, extra: str, sdk: Sdk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigurationError, match=rf"pip install 'django-sockets\[{extra}\]'"):
+    with pytest.raises(ConfigurationError, match=rf"pip install 'django-sockets\[{extra}\]>=4"):
         provider_for(f"rediss://h?auth={auth}")
 
 

@@ -76,5 +76,5 @@ def test_an_application_that_does_not_start_is_said() -> None:
 
 def test_without_uvicorn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'django-sockets\[runserver\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install 'django-sockets\[runserver\]>=4"):
         LiveSocketServer(Member.as_asgi).start()

@@ -135,7 +135,7 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         ConfigurationError,
         match=re.escape(
-            "'fakeredis' is not installed: run pip install 'django-sockets[fakeredis]'"
+            "'fakeredis' is not installed: run pip install 'django-sockets[fakeredis]>=4.0.dev0'"
         ),
     ):
         open_broker("fakeredis://")

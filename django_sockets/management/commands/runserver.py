@@ -12,6 +12,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.servers.basehttp import WSGIServer
 
+from ...errors import pip_command
 from ...integration.asgi_application import asgi_application, asgi_application_path
 
 if TYPE_CHECKING or not apps.is_installed("django.contrib.staticfiles"):
@@ -20,7 +21,7 @@ else:
     from django.contrib.staticfiles.management.commands.runserver import Command as DjangoCommand
 
 MISSING = (
-    "No websockets: {} is not installed. Run pip install 'django-sockets[runserver]'. "
+    f"No websockets: {{}} is not installed. Run {pip_command('runserver')}. "
     "Until then this is Django's own server."
 )
 

@@ -1,0 +1,119 @@
+"""`local_hubs()` shows all that this process does, on any thread, for any metrics page."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+
+from django_sockets import Hub, local_hubs
+from django_sockets.broadcaster import Broadcaster
+from django_sockets.closing import close_sockets
+from django_sockets.integration import broadcast_on_commit
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing import SocketClient, override_broker
+
+_numbers = itertools.count()
+
+
+def hubs_of(url: str) -> list[Hub]:
+    return [hub for hub in local_hubs() if str(hub.config.url) == url]
+
+
+def published(url: str) -> int:
+    return sum(hub.stats()["published"] for hub in hubs_of(url))
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://stats-{next(_numbers)}"
+
+
+def plain_view(url: str) -> None:
+    Broadcaster(url).broadcast("room", 1)
+
+
+def view_under_asgi(url: str) -> None:
+    async_to_sync(sync_to_async(plain_view))(url)
+
+
+def short_loop(url: str) -> None:
+    asyncio.run(Broadcaster(url).async_broadcast("room", 1))
+
+
+def on_another_thread(url: str) -> None:
+    thread = threading.Thread(target=plain_view, args=[url])
+    thread.start()
+    thread.join()
+
+
+def orders(url: str) -> None:
+    close_sockets(config=url, user=7)
+
+
+def default_broker(url: str) -> None:
+    with override_broker(url):
+        Broadcaster().broadcast("room", 1)
+
+
+WAYS: list[Callable[[str], None]] = [
+    plain_view, view_under_asgi, short_loop, on_another_thread, orders, default_broker,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_plain_code_publishes_is_counted(way: Callable[[str], None], url: str) -> None:
+    for count in (1, 2):
+        way(url)
+        assert published(url) == count
+
+
+def test_a_broadcast_after_a_commit_is_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.db.transaction.on_commit", lambda call, *_, **__: call())
+    with override_broker(url):
+        broadcast_on_commit("room", 1)
+    assert published(url) == 1
+
+
+class Room(BaseSocketServer):
+    async def connect(self) -> None:
+        await self.async_subscribe("room")
+        await self.async_send("ready")
+
+
+def inside(work: Coroutine[Any, Any, list[Hub]]) -> list[Hub]:
+    return asyncio.run(work)
+
+
+async def test_every_thread_sees_sockets_and_plain_publishers_alike(url: str) -> None:
+    app = type("Here", (Room,), {"config": url}).as_asgi  # type: ignore[attr-defined]
+    async with SocketClient(app) as client:
+        assert await client.receive_json() == "ready"
+        await asyncio.to_thread(plain_view, url)
+        assert await client.receive_json() == 1
+
+        async def asked() -> list[Hub]:
+            return hubs_of(url)
+
+        here = hubs_of(url)
+        assert here[0].loop is asyncio.get_running_loop()
+        assert [hub.stats()["sockets"] for hub in here] == [1, 0]
+        assert [hub.stats()["published"] for hub in here] == [0, 1]
+        assert set(await asyncio.to_thread(hubs_of, url)) == set(here)
+        assert set(await asyncio.to_thread(lambda: inside(asked()))) == set(here)
+
+
+async def test_the_hubs_of_a_loop_that_has_ended_are_gone(url: str) -> None:
+    async def serve() -> None:
+        app = type("There", (Room,), {"config": url}).as_asgi  # type: ignore[attr-defined]
+        async with SocketClient(app) as client:
+            assert await client.receive_json() == "ready"
+            assert len(hubs_of(url)) == 1
+
+    await asyncio.to_thread(lambda: asyncio.run(serve()))
+    assert hubs_of(url) == []
