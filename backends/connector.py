@@ -220,7 +220,7 @@ class Connector:
             return made.get()
         except ConfigurationError as exc:
             problem = str(exc)
-        except (OSError, ValueError) as exc:
+        except (OSError, TypeError, ValueError) as exc:
             problem = f"the files of the TLS options cannot be used: {exc}"
         raise ConfigurationError(f"{self.url}: {problem}")
 
