@@ -11,12 +11,14 @@ import asyncio
 import base64
 import importlib
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import AuthError, BrokerError, ConfigurationError, ConnectError, pip_command
+from ..redaction import mask, without_frames
 from ..url import BrokerURL
 from .credentials import Credentials, refuse_password, required
 
@@ -52,20 +54,29 @@ class _CloudCredentials(abc.ABC):
             ) from exc
 
     async def credentials(self) -> Credentials:
+        error: BrokerError
         try:
             return await asyncio.to_thread(self._ask)
-        except BrokerError:
-            raise
+        except BrokerError as exc:
+            error = without_frames(exc)
         except Exception as exc:  # each SDK has a zoo of its own
             names = {cls.__name__ for cls in type(exc).__mro__}
             kind = ConnectError if names & set(self.unreachable) else AuthError
-            detail = (str(exc).strip().splitlines() or [""])[0][:200]
+            detail = _without_secrets((str(exc).strip().splitlines() or [""])[0])[:200]
             problem = f"auth={self.auth}: no token: {type(exc).__name__}: {detail}"
-            raise kind(self._url, f"{problem.rstrip(': .')}; {self.advice}") from exc
+            error = kind(self._url, f"{problem.rstrip(': .')}; {self.advice}")
+        raise error
 
     @abc.abstractmethod
     def _ask(self) -> Credentials:
         """Get credentials now; blocks."""
+
+
+def _without_secrets(text: str) -> str:
+    """A line of an SDK without tokens, and without the secrets that the environment holds."""
+    secret = ("SECRET", "TOKEN", "PASSWORD")
+    values = [value for name, value in os.environ.items() if any(s in name for s in secret)]
+    return re.sub(r"\beyJ[\w.-]+", "***", mask(text, *values))
 
 
 class IamCredentials(_CloudCredentials):
@@ -97,19 +108,15 @@ class IamCredentials(_CloudCredentials):
         for name, value in (("cache", self._cache), ("region", self._region)):
             if not re.fullmatch(r"[a-z0-9-]+", value):
                 raise ConfigurationError(
-                    f"{url}: option {name}={value!r}: letters, digits and hyphens, "
+                    f"{url}: option {name}: letters, digits and hyphens, "
                     "such as 'my-cache' or 'eu-west-1'; not an endpoint"
                 )
         self._service = extra.get("service", "elasticache")
         if self._service not in ("elasticache", "memorydb"):
-            raise ConfigurationError(
-                f"{url}: option service={self._service!r}: use 'elasticache' or 'memorydb'"
-            )
+            raise ConfigurationError(f"{url}: option service: use 'elasticache' or 'memorydb'")
         serverless = extra.get("serverless", str(url.scheme == "redis+serverless").lower())
         if serverless not in ("true", "false"):
-            raise ConfigurationError(
-                f"{url}: option serverless={serverless!r}: use 'true' or 'false'"
-            )
+            raise ConfigurationError(f"{url}: option serverless: use 'true' or 'false'")
         if serverless == "true" and self._service == "memorydb":
             raise ConfigurationError(f"{url}: service=memorydb has no serverless caches")
         self._serverless = serverless == "true"

@@ -108,7 +108,7 @@ class ClusterBroker(ServerBroker):
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
             )
-            self._routes[address] = Route(node.pipeline, verbs)
+            self._routes[address] = Route(node.pipeline, verbs, address)
         return node
 
     def _place_for(self, name: bytes) -> Place:
@@ -143,17 +143,20 @@ class ClusterBroker(ServerBroker):
         node = self._nodes.get(address)
         return node is not None and node.trouble is None and not node.pipeline.waiting
 
-    async def _ask(self, address: Address) -> Sequence[Any]:
+    async def _ask(self, address: Address) -> tuple[Sequence[Any], Address]:
         """Put the questions to one server: over its publishing connection, or one for that only."""
         node = self._nodes.get(address)
         if node is not None and self._seems_well(address):
             try:
-                return await node.pipeline.submit(QUESTIONS)
+                return await node.pipeline.submit(QUESTIONS), address
             except (NotSent, OutcomeUnknown) as exc:
                 raise ConnectError(self.url, f"{address}: {exc}") from exc
         link = await self._connector.open(address)
+        # A name may stand for many servers, and one of them has answered. With TLS the name stays:
+        # certificates are made for it.
+        peer = "" if self._connector.tls else link.identity.peer
         try:
-            return await ask(link, QUESTIONS)
+            return await ask(link, QUESTIONS), Address(peer or address.host, address.port)
         except LinkLost as exc:
             raise ConnectError(self.url, f"{address}: {exc}") from exc
         finally:
@@ -258,6 +261,7 @@ class ClusterBroker(ServerBroker):
         """Ask every primary what it is; what is not allowed to be asked is left out."""
         slot_map = await self._topology.refresh()
         links = [self._connector.open(address) for address in slot_map.primaries]
+        seconds = self.url.options.publish_timeout_seconds
         opened = await asyncio.gather(*links, return_exceptions=True)
         found, problems = [], []
         for address, link in zip(slot_map.primaries, opened, strict=True):
@@ -265,7 +269,7 @@ class ClusterBroker(ServerBroker):
                 problems.append(f"{address}: {link}")
                 continue
             try:
-                found.append(await look_at(link, str(address)))
+                found.append(await look_at(link, str(address), seconds))
             except LinkLost as exc:
                 problems.append(f"{address}: {exc}")
         if not found:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import AuthError, BrokerError, ConfigurationError
+from ..redaction import without_frames
 from ..url import BrokerURL, suggest
 
 __all__ = [
@@ -142,15 +143,14 @@ class _Provider:
 
     async def credentials(self) -> Credentials:
         try:
-            username, password = await self._inner.credentials()
-        except BrokerError:
-            raise
+            return Credentials(*await self._inner.credentials())
+        except BrokerError as exc:
+            error = without_frames(exc)
         except Exception as exc:
             name = type(self._inner).__name__
-            raise AuthError(
-                self._url, f"the credential provider {name} failed: {type(exc).__name__}"
-            ) from exc
-        return Credentials(username, password)
+            problem = f"the credential provider {name} failed: {type(exc).__name__}"
+            error = AuthError(self._url, problem)
+        raise error
 
     def __repr__(self) -> str:
         return f"<{type(self._inner).__name__} for {self._url}>"
@@ -164,12 +164,18 @@ class UrlCredentials:
 
     def __init__(self, url: BrokerURL, extra: Mapping[str, str]) -> None:
         self._credentials = Credentials(url.username, url.password)
+        self._driver_provider: Any = None
         if not url.username and not url.password:
             given = (url.driver_options.get(name) for name in Credentials._fields)
             self._credentials = Credentials(*(None if v is None else str(v) for v in given))
+            self._driver_provider = url.driver_options.get("credential_provider")
 
     async def credentials(self) -> Credentials:
-        return self._credentials
+        if self._driver_provider is None:
+            return self._credentials
+        # redis-py's own kind of provider gives a password, or a user name and a password.
+        given = await self._driver_provider.get_credentials_async()
+        return Credentials(given[0] if len(given) > 1 else None, given[-1])
 
 
 class EnvironmentCredentials:
@@ -206,15 +212,17 @@ class FileCredentials:
             text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
-            raise AuthError(self._url, f"auth_file={str(self._path)!r}: {reason}") from None
-        lines = text.splitlines()
-        if not 1 <= len(lines) <= 2 or not all(lines):
-            raise AuthError(
-                self._url,
-                f"auth_file={str(self._path)!r}: write the password on one line, or the user name "
-                "on a line before it",
+            problem = f"option auth_file: {reason}"
+        else:
+            lines = text.splitlines()
+            if 1 <= len(lines) <= 2 and all(lines):
+                return Credentials(lines[0] if len(lines) == 2 else self._url.username, lines[-1])
+            problem = (
+                "option auth_file: write the password on one line, or the user name on a line "
+                "before it"
             )
-        return Credentials(lines[0] if len(lines) == 2 else self._url.username, lines[-1])
+        text, lines = "", []
+        raise AuthError(self._url, problem)
 
 
 def required(url: BrokerURL, auth: str, name: str, value: str | None) -> str:
@@ -250,7 +258,7 @@ def _provider_class(url: BrokerURL, extra: Mapping[str, str]) -> Any:
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     known = {**found, **_BUILT_IN}
     if auth not in known:
-        raise ConfigurationError(f"{url}: unknown auth={auth!r}; {suggest(auth, known)}")
+        raise ConfigurationError(f"{url}: option auth: unknown; {suggest(auth, known)}")
     module_name, _, class_name = known[auth].partition(":")
     try:
         return getattr(importlib.import_module(module_name), class_name)
@@ -268,6 +276,6 @@ def _max_age_seconds(url: BrokerURL, extra: Mapping[str, str]) -> float | None:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise ConfigurationError(
-            f"{url}: option connection_max_age_seconds={text!r}: use a number over 0, such as 3600"
+            f"{url}: option connection_max_age_seconds: use a number over 0, such as 3600"
         )
     return seconds

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
 from ..url import BrokerURL
-from .link import Identity, Link, LinkLost, ReplyError, map_errors
+from .link import Identity, Link, LinkLost, Refused, ReplyError, connect_error
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
@@ -54,9 +54,15 @@ class FakeredisBroker(SingleNodeBroker):
             password=self.url.password,
             driver_info=None,
         )
-        with map_errors(self.url):
+        try:
             await connection.connect()  # type: ignore[no-untyped-call]
-        return FakeLink(connection, self._server)
+        except driver.AuthenticationError as exc:
+            failure: Exception = Refused("AUTH", str(exc), of_credentials=True)
+        except driver.RedisError as exc:
+            failure = OSError(str(exc))
+        else:
+            return FakeLink(connection, self._server)
+        raise connect_error(self.url, "the fake server", failure)
 
 
 class FakeLink:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, ConnectError
 from ..log import LogThrottle
+from ..redaction import mask
 from ..url import BrokerURL
 from .glide_config import GlideConnection, client_maker
 from .link import Link, ReplyError
@@ -74,6 +75,7 @@ class _Client:
         self._sharded = sharded
         self._cluster = connection.cluster
         self._make = client_maker(url, connection)
+        self._password = connection.password
         self._open_link = open_link
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._live: _Live | None = None
@@ -216,21 +218,23 @@ class _Client:
             (await self._open_link()).abort()
         try:
             client = await self._make()
-        except glide.GlideError as exc:
-            raise ConnectError(self.url, f"valkey-glide cannot connect: {exc}") from exc
-        try:
-            # It connects with its first command.
-            await asyncio.wait_for(_answer(client), self.url.options.connect_timeout_seconds)
-        except BaseException as exc:
-            await client.close()
-            if isinstance(exc, asyncio.TimeoutError | glide.TimeoutError):
-                raise ConnectError(self.url, f"no connection in time: {_HINT}") from None
-            if isinstance(exc, glide.GlideError):
-                if _is_authentication(exc):
-                    raise AuthError(self.url, f"the server refused the credentials: {exc}") from exc
-                raise ConnectError(self.url, f"valkey-glide cannot connect: {exc}") from exc
-            raise
-        return _Live(client)
+            try:
+                # It connects with its first command.
+                await asyncio.wait_for(_answer(client), self.url.options.connect_timeout_seconds)
+            except BaseException:
+                await client.close()
+                raise
+            return _Live(client)
+        except (asyncio.TimeoutError, glide.TimeoutError):
+            error = ConnectError(self.url, f"no connection in time: {_HINT}")
+        except Exception as exc:
+            said = mask(str(exc), self._password)
+            if isinstance(exc, glide.GlideError) and _is_authentication(exc):
+                error = AuthError(self.url, f"the server refused the credentials: {said}")
+            else:
+                error = ConnectError(self.url, f"valkey-glide cannot connect: {said}")
+        # Without the frames of the driver, which hold the password.
+        raise error
 
 
 async def _answer(client: GlideClient | GlideClusterClient) -> None:
@@ -325,7 +329,8 @@ class Lease:
         def ended(task: asyncio.Task[Sequence[Exception | None]]) -> None:
             error = None if task.cancelled() else task.exception()
             if task.cancelled() or error is not None:
-                logger.error("%s: valkey-glide failed", self._client.url, exc_info=error)
+                # Without its traceback: the driver's frames hold the password.
+                logger.error("%s: valkey-glide failed: %r", self._client.url, error)
                 done([OutcomeUnknown("the driver failed")] * len(messages))
             else:
                 done(task.result())

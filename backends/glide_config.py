@@ -46,6 +46,7 @@ class GlideConnection:
         tls: use TLS; the `tls_` attributes need it.
         tls_verify: "full" or "none"; the driver has no "ca".
         username, password: without a password, and without `iam`, none are sent.
+        protocol: of RESP, 2 or 3; None for the driver's default.
     """
 
     addresses: tuple[Address, ...]
@@ -58,6 +59,7 @@ class GlideConnection:
     username: str | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     iam: GlideIAM | None = None
+    protocol: int | None = None
 
 
 def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
@@ -90,6 +92,7 @@ def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
         username=username,
         password=password,
         iam=iam,
+        protocol=connector.protocol,
         **files,
     )
 
@@ -124,6 +127,8 @@ def client_maker(
         # Connecting in `create` blocks its event loop, for seconds when the server is down.
         "lazy_connect": True,
     }
+    if connection.protocol is not None:
+        shared["protocol"] = getattr(glide.ProtocolVersion, f"RESP{connection.protocol}")
     if connection.cluster:
         # One silent node makes it wait twice, among its seeds and in the topology, before it
         # serves the others: both have to fit into our own time.
@@ -154,9 +159,7 @@ def _tls(url: BrokerURL, connection: GlideConnection) -> TlsAdvancedConfiguratio
     if not connection.tls:
         return None
     if connection.tls_verify not in ("full", "none"):
-        raise ConfigurationError(
-            f"{url}: tls_verify={connection.tls_verify!r}: driver=glide knows 'full' and 'none'"
-        )
+        raise ConfigurationError(f"{url}: option tls_verify: driver=glide knows 'full' and 'none'")
     files: dict[str, bytes] = {}
     for argument, option in (
         ("root_pem_cacerts", "tls_ca_file"),
@@ -169,7 +172,7 @@ def _tls(url: BrokerURL, connection: GlideConnection) -> TlsAdvancedConfiguratio
         try:
             files[argument] = Path(name).read_bytes()
         except OSError as exc:
-            raise ConfigurationError(f"{url}: {option}={name!r}: {exc.strerror}") from exc
+            raise ConfigurationError(f"{url}: option {option}: {exc.strerror}") from exc
     if ("client_cert_pem" in files) != ("client_key_pem" in files):
         raise ConfigurationError(
             f"{url}: driver=glide wants tls_cert_file and tls_key_file together"

@@ -1,8 +1,8 @@
-"""One connection to one server, once the driver has shaken hands: bytes out, parsed replies in.
+"""One connection to one server, once it has logged in: bytes out, parsed replies in.
 
-redis-py connects, speaks TLS, HELLO and AUTH; from there on the stream is ours, because its own
-readers cost several times the parser's work and put no deadline on a PING (redis-py 8.1). This is
-the only module that touches the driver's connection.
+asyncio opens the stream and `hello` logs in; from there on the stream is read here, because the
+driver's own readers cost several times the parser's work and put no deadline on a PING (redis-py
+8.1).
 
 A new link knows whom it reached: the server's run id and its role, as far as the server tells.
 """
@@ -10,20 +10,19 @@ A new link knows whom it reached: the server's run id and its role, as far as th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
-from redis import exceptions as driver
-from redis.asyncio.connection import AbstractConnection
 
-from ..errors import AuthError, ConnectError
+from ..errors import AuthError, BrokerError, ConfigurationError, ConnectError
+from ..redaction import without_frames
 from ..url import BrokerURL
+from .eyeballs import reason
 from .intake import Intake, LinkLost
 from .within import within
 
@@ -34,12 +33,13 @@ __all__ = [
     "Link",
     "LinkLost",
     "Opener",
+    "Refused",
     "ReplyError",
     "ServerLink",
     "ask",
+    "connect_error",
     "discard",
     "is_push",
-    "map_errors",
     "open_link",
     "pack",
     "read_identity",
@@ -57,9 +57,6 @@ def pack(command: tuple[bytes, ...]) -> bytes:
 LARGE_BYTES = 64 * 1024
 """An unfinished reply of this size shows a link that is slow rather than dead."""
 
-Connect = Callable[[int], Awaitable[AbstractConnection]]
-"""Makes the driver's connection, not yet connected, for RESP protocol 2 or 3."""
-
 PRIMARY = "master"
 """The role of a server that takes writes, as ROLE calls it."""
 
@@ -70,10 +67,12 @@ class Identity(NamedTuple):
     Attributes:
         run_id: another one after each start of the server; "" where INFO is not allowed.
         role: "master", "slave", ...; "" where ROLE is not allowed.
+        peer: the address that answered, as a number; "" where there is none.
     """
 
     run_id: str = ""
     role: str = ""
+    peer: str = ""
 
 
 class Link(Protocol):
@@ -122,7 +121,8 @@ class ServerLink:
         self._writer = writer
         self.protocol = protocol
         self.tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
-        self.identity = Identity()
+        peer = writer.get_extra_info("peername")
+        self.identity = Identity(peer=peer[0] if isinstance(peer, tuple) else "")
         self.held_seconds = 0.0
         self.held_since: float | None = None
         _links.add(self)
@@ -173,78 +173,133 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-@contextlib.contextmanager
-def map_errors(url: BrokerURL) -> Iterator[None]:
-    """Turn what a driver raises while connecting into our errors, with the URL redacted."""
-    try:
-        yield
-    except (driver.AuthenticationError, driver.ResponseError) as exc:
-        kinds = (driver.AuthenticationError, driver.NoPermissionError)
-        if isinstance(exc, kinds) or str(exc).startswith(("WRONGPASS", "NOAUTH")):
-            raise AuthError(url, _refused_credentials(url, exc)) from exc
-        raise ConnectError(url, f"the server refused the handshake: {exc}") from exc
-    except (driver.RedisError, OSError, asyncio.TimeoutError) as exc:
-        detail = str(exc).rstrip(".")
-        if not detail:
-            detail = f"no answer in {url.options.connect_timeout_seconds:g} s"
-            if url.scheme.startswith("rediss") or "serverless" in url.scheme:
-                detail += " (a server without TLS would not answer this)"
-        raise ConnectError(
-            url, f"cannot connect: {detail}; is the server running and reachable?"
-        ) from exc
+class Refused(Exception):
+    """The server refused a command of the handshake; `str()` is what it said, without secrets.
 
+    Attributes:
+        command: such as "HELLO" or "CLIENT SETNAME".
+        of_credentials: the server wants other credentials, or some at all.
+    """
 
-def _refused_credentials(url: BrokerURL, exc: Exception) -> str:
-    auth = dict(url.extra).get("auth", "url")
-    if auth != "url":
-        return f"the server refused the credentials of auth={auth}: {exc}"
-    if not url.password and not url.driver_options.get("password"):
-        scheme = url.scheme
-        return f"the server wants a password: write {scheme}://:password@..., or user:password@"
-    return f"the server refused the credentials: {exc}"
+    def __init__(self, command: str, said: str, *, of_credentials: bool) -> None:
+        super().__init__(said)
+        self.command = command
+        self.of_credentials = of_credentials
 
 
 Opener = Callable[[], Awaitable[Link]]
 """Opens a link; raises ConnectError."""
 
 
-async def open_link(url: BrokerURL, connect: Connect, *, need_primary: bool = False) -> Link:
-    """Connect, shake hands and learn whom we reached, all within `connect_timeout_seconds`.
-
-    RESP3 is tried first; a server that does not know it gets RESP2.
+async def open_link(
+    url: BrokerURL,
+    where: str,
+    connect: Callable[[], Awaitable[Link]],
+    *,
+    need_primary: bool = False,
+) -> Link:
+    """Connect and log in within `connect_timeout_seconds`.
 
     Args:
+        where: the address, for errors.
+        connect: makes a link that has logged in.
         need_primary: refuse a server that says it is a replica.
 
     Raises:
-        ConnectError: nobody answers, or not in time, or not a server we can use.
+        ConnectError: nobody answers, or not in time, or not a server we can use. It has no cause
+            and no frames of what failed, for those may hold the password.
         AuthError: wrong credentials.
     """
-    seconds = url.options.connect_timeout_seconds
-    opening = asyncio.ensure_future(_open(connect))
+    opening = asyncio.ensure_future(connect())
     try:
-        with map_errors(url):
-            link = await within(seconds, opening)
-    except LinkLost as exc:
-        raise ConnectError(url, f"cannot connect: {exc}") from exc
+        link = await within(url.options.connect_timeout_seconds, opening)
+    except Exception as exc:
+        error = connect_error(url, where, exc)
     except BaseException:
         opening.add_done_callback(discard)
         raise
-    if link.identity.role == "sentinel" and not url.scheme.endswith("+sentinel"):
+    else:
+        problem = _unusable(url, link, need_primary=need_primary)
+        if problem is None:
+            return link
         link.abort()
-        raise ConnectError(
+        error = ConnectError(url, f"{problem} ({where})")
+    del opening  # It keeps the frames of what failed.
+    raise error
+
+
+def connect_error(url: BrokerURL, where: str, exc: Exception) -> ConnectError:
+    """What an attempt to connect raised, as an error of ours that holds no secret."""
+    if isinstance(exc, ConnectError):
+        return without_frames(exc)
+    if isinstance(exc, BrokerError):
+        return ConnectError(url, exc.problem)
+    if isinstance(exc, ConfigurationError):
+        problem = str(exc).removeprefix(f"{url}: ")
+        return ConnectError(url, f"cannot connect: {where}: {problem}")
+    if isinstance(exc, Refused):
+        return _refusal(url, where, exc)
+    detail = reason(exc)
+    if isinstance(exc, LinkLost):
+        return ConnectError(url, f"cannot connect: {where}: {detail}")
+    if isinstance(exc, asyncio.TimeoutError) and not str(exc):
+        detail = f"no answer in {url.options.connect_timeout_seconds:g} s"
+        if url.scheme.startswith("rediss") or "serverless" in url.scheme:
+            detail += " (a server without TLS would not answer this)"
+    if isinstance(exc, (OSError, asyncio.TimeoutError)):
+        return ConnectError(
+            url, f"cannot connect: {where}: {detail}; is the server running and reachable?"
+        )
+    # A fault of ours or of a driver: say where, because the traceback is not kept.
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = "" if frame is None else f" at {frame.tb_frame.f_code.co_name}:{frame.tb_lineno}"
+    return ConnectError(url, f"cannot connect: {where}: {type(exc).__name__}{place}")
+
+
+def _refusal(url: BrokerURL, where: str, refused: Refused) -> ConnectError:
+    if refused.of_credentials:
+        auth = dict(url.extra).get("auth", "url")
+        if auth != "url":
+            problem = f"the server refused the credentials of auth={auth}: {refused}"
+        elif not (url.password or url.driver_options.keys() & {"password", "credential_provider"}):
+            problem = (
+                f"the server wants a password: write {url.scheme}://:password@..., or "
+                "user:password@"
+            )
+        else:
+            problem = f"the server refused the credentials: {refused}"
+        return AuthError(url, f"{problem} ({where})")
+    if str(refused).startswith("NOPERM"):
+        rule = refused.command.lower().replace(" ", "|")
+        return ConnectError(
             url,
+            f"the user may not run {refused.command}, which this URL needs: add +{rule} to its ACL "
+            f"rules: {refused} ({where})",
+        )
+    hint = ""
+    if refused.command == "HELLO":
+        hint = ": leave the option protocol out, or write protocol=2"
+    return ConnectError(
+        url, f"the server refused the handshake, {refused.command}: {refused} ({where}){hint}"
+    )
+
+
+def _unusable(url: BrokerURL, link: Link, *, need_primary: bool) -> str | None:
+    """Why the server cannot be used, by the role it says it has."""
+    role = link.identity.role
+    if role == "sentinel" and not url.scheme.endswith("+sentinel"):
+        return (
             f"the server is a sentinel: write {url.scheme.partition('+')[0]}+sentinel://, and the "
-            "name of the service after the hosts",
+            "name of the service after the hosts"
         )
-    if need_primary and link.identity.role not in (PRIMARY, ""):
-        link.abort()
-        raise ConnectError(
-            url,
+    if need_primary and role not in (PRIMARY, ""):
+        return (
             "the server is a replica: what is published there reaches only its own subscribers; "
-            "the primary is wanted",
+            "the primary is wanted"
         )
-    return link
+    return None
 
 
 def discard(opening: asyncio.Future[Link]) -> None:
@@ -253,24 +308,13 @@ def discard(opening: asyncio.Future[Link]) -> None:
         opening.result().abort()
 
 
-async def _open(connect: Connect) -> Link:
-    link = await _shake_hands(connect)
-    try:
-        replies = await ask(link, IDENTIFY)
-    except BaseException:
-        link.abort()
-        raise
-    link.identity = read_identity(replies)
-    return link
-
-
 async def ask(link: Link, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
     """The replies to commands, on a link that nobody else uses. Raises LinkLost."""
     link.write(b"".join(map(pack, commands)))
     replies: list[Any] = []
     while len(replies) < len(commands):
         replies += [reply for reply in await link.read() if not is_push(reply)]
-    return replies
+    return replies[: len(commands)]
 
 
 IDENTIFY: Sequence[tuple[bytes, ...]] = ((b"ROLE",), (b"INFO", b"server"))
@@ -282,36 +326,9 @@ def read_identity(replies: Sequence[Any]) -> Identity:
     run_id = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
     return Identity(
         run_id[1].decode() if run_id else "",
-        role[0].decode() if isinstance(role, list) and role else "",
-    )
-
-
-async def _shake_hands(connect: Connect) -> ServerLink:
-    try:
-        return await _connected(await connect(3), 3)
-    except driver.ResponseError as exc:
-        if not any(word in str(exc) for word in ("unknown command", "NOPROTO")):
-            raise
-        return await _connected(await connect(2), 2)
-
-
-async def _connected(connection: AbstractConnection, protocol: int) -> ServerLink:
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-    except BaseException as exc:
-        if connection._writer is not None:
-            # The driver would close politely: with TLS that waits for the other side, up to 30 s.
-            connection._writer.transport.abort()
-        await connection.disconnect(nowait=True)
-        if isinstance(exc, driver.ConnectionError) and isinstance(exc.__cause__, driver.RedisError):
-            # On a unix socket redis-py 8.1 wraps what the server says to its HELLO or AUTH.
-            raise exc.__cause__ from None
-        raise
-    reader, writer = connection._reader, connection._writer
-    # The driver's connection must not close, on its own end, what is ours from here.
-    connection._reader = connection._writer = None
-    return ServerLink(
-        cast("asyncio.StreamReader", reader), cast("asyncio.StreamWriter", writer), protocol
+        role[0].decode(errors="replace")
+        if isinstance(role, list) and role and isinstance(role[0], bytes)
+        else "",
     )
 
 

@@ -71,7 +71,9 @@ class SingleNodeBroker(ServerBroker):
     async def inspect(self) -> Report:
         """Ask the server what it is; what it does not allow to be asked is left out."""
         try:
-            facts = await look_at(await self._opener(), self._where())
+            facts = await look_at(
+                await self._opener(), self._where(), self.url.options.publish_timeout_seconds
+            )
         except LinkLost as exc:
             raise ConnectError(self.url, f"cannot ask the server: {exc}") from exc
         return self._describe(facts)

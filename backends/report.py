@@ -6,6 +6,7 @@ one kind of broker knows (slots, sentinels) its own module adds.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import ssl
 import statistics
@@ -15,7 +16,8 @@ from typing import Any
 
 from ..broker import Report
 from ..url import BrokerURL
-from .link import PRIMARY, Link, ask
+from .link import PRIMARY, Link, LinkLost, ask
+from .within import within
 
 __all__ = ["NodeFacts", "describe", "look_at"]
 
@@ -73,12 +75,20 @@ class NodeFacts:
         return "cluster" in (self.info.get("redis_mode"), self.info.get("server_mode"))
 
 
-async def look_at(link: Link, where: str) -> NodeFacts:
+async def look_at(link: Link, where: str, seconds: float) -> NodeFacts:
     """Ask a server over a new link, which is closed.
 
     Raises:
-        LinkLost: it went away.
+        LinkLost: it went away, or has not answered everything after `seconds`.
     """
+    try:
+        return await within(seconds, _look_at(link, where))
+    except asyncio.TimeoutError:
+        problem = f"no answer from {where} within {seconds:g} s"
+    raise LinkLost(problem)
+
+
+async def _look_at(link: Link, where: str) -> NodeFacts:
     try:
         info, role, sharded, *config = await ask(link, COMMANDS)
         durations = []

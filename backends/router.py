@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -20,11 +21,12 @@ from ..url import Address, BrokerURL
 from .grants import ELSEWHERE
 from .link import ReplyError
 from .names import Verbs, slot_of
-from .pipeline import NotSent, Pipeline, Recalled
+from .pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
 from .publisher import Outcome
 
 __all__ = ["Route", "Router", "moved_to"]
 
+_MOVED = re.compile(r"MOVED (\d+) (.*):(\d+)")
 ATTEMPTS = 5
 """A message that is sent from one server to the next ends after so many."""
 BARRIER_SECONDS = 1.0
@@ -36,12 +38,14 @@ class Route:
     """A server to publish to.
 
     Attributes:
+        address: where it is, for errors and redirections without a host.
         sent: what is on its way to it, in order.
     """
 
-    __slots__ = ("pipeline", "sent", "verbs")
+    __slots__ = ("address", "pipeline", "sent", "verbs")
 
-    def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
+    def __init__(self, pipeline: Pipeline, verbs: Verbs, address: Address | None = None) -> None:
+        self.address = address
         self.pipeline = pipeline
         self.verbs = verbs
         self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
@@ -190,14 +194,16 @@ class Router:
             for message in batch:
                 if isinstance(error, NotSent) and not self._closed:
                     self._come_back(route, message, error)
+                elif isinstance(error, Exception):
+                    message.settle(_with_address(error, route))
                 else:
-                    message.settle(error if isinstance(error, Exception) else NotSent("cancelled"))
+                    message.settle(NotSent("cancelled"))
 
     def _refused(self, route: Route, message: _Message, error: ReplyError) -> None:
         if not str(error).startswith(ELSEWHERE) or self._closed:
             message.settle(error)
             return
-        target = moved_to(error)
+        target = moved_to(error, route.address)
         if target is not None:
             self._on_moved(*target)
         self._come_back(route, message, error)
@@ -205,7 +211,7 @@ class Router:
     def _come_back(self, route: Route, message: _Message, error: Exception) -> None:
         """A message was certainly not taken: hold it until its slot's owner is clear."""
         message.attempts += 1
-        message.refusal = route.pipeline, error
+        message.refusal = route.pipeline, _with_address(error, route)
         self._former.add(route)
         self._hold(message)
 
@@ -303,16 +309,29 @@ class Router:
             message.settle(NotSent("closed"))
 
 
+def _with_address(error: Exception, route: Route) -> Exception:
+    """An error that names the server, unless its cause does."""
+    known = isinstance(error, (NotSent, OutcomeUnknown)) and error.__cause__ is None
+    return type(error)(f"{route.address}: {error}") if known and route.address else error
+
+
 def _retrieve(future: asyncio.Future[Any]) -> None:
     """Mark a failure as seen: that an answer came is all that counts."""
     if not future.cancelled():
         future.exception()
 
 
-def moved_to(error: ReplyError) -> tuple[int, Address] | None:
-    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or no host."""
-    words = str(error).split()
-    if len(words) != 3 or words[0] != "MOVED":
+def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Address] | None:
+    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or an unknown host.
+
+    Args:
+        sender: the server that sent it, whose host an empty one stands for.
+    """
+    found = _MOVED.fullmatch(str(error))
+    if found is None:
         return None
-    host, _, port = words[2].rpartition(":")
-    return (int(words[1]), Address(host.strip("[]"), int(port))) if host else None
+    host = found[2].strip("[]")
+    if not host and sender is not None:
+        host = sender.host
+    port = int(found[3])
+    return (int(found[1]), Address(host, port)) if host not in ("", "?") and port else None

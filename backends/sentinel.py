@@ -140,7 +140,7 @@ class Sentinels:
         self.named: Address | None = None
         extra = dict(url.extra)
         login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
-        connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login))
+        connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login), database=0)
         self._each = [
             _Sentinel(
                 url,

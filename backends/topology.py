@@ -2,6 +2,11 @@
 
 A server that was cut off, or has not heard the news yet, answers with what it knows. The epoch in
 CLUSTER INFO tells which answer is newer; MOVED redirections are taken as hints at once.
+
+What CLUSTER SLOTS says of a server's address (https://redis.io/docs/latest/commands/cluster-slots/):
+a host; NULL for "the host that you have asked", with the port given; "" for a server that does not
+know its own address; "?" for one that is to be named by a host name and has none. With the last
+two and with NULL, the metadata behind it may have the IP address.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ FIRST_SECONDS = 0.3
 GRACE_SECONDS = 0.05
 """How long others may take after the first answer, which may not be the newest."""
 
+MOST_NAMED = 5
+"""The problems of so many servers are in an error."""
+
 
 class SlotMap:
     """One answer.
@@ -59,22 +67,34 @@ class SlotMap:
         return SLOTS - self.owners.count(None)
 
 
+class NoSlotMap(ValueError):
+    """A server gives no slot map; `str()` says why."""
+
+
 def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     """The answers to `QUESTIONS` of one server.
 
     Raises:
-        ValueError: it knows of no cluster; the message says why.
+        NoSlotMap: it knows of no cluster; the message says why.
     """
     slots, info, sharded = replies
     if isinstance(slots, ReplyError):
-        raise ValueError(str(slots))
+        raise NoSlotMap(str(slots))
     result = SlotMap()
+    named = _Names(slots, asked)
     for start, end, *servers in slots:
-        addresses = [_address(server, asked) for server in servers]
-        result.owners[start : end + 1] = addresses[:1] * (end - start + 1)
-        result.primaries[addresses[0]] = addresses[1:]
+        primary, *replicas = [named.address(server) for server in servers]
+        if primary is None:
+            continue
+        result.owners[start : end + 1] = [primary] * (end - start + 1)
+        result.primaries[primary] = [replica for replica in replicas if replica is not None]
     if not result.primaries:
-        raise ValueError("it has no slots assigned")
+        raise NoSlotMap(
+            "its servers have no port for connections of this kind: with TLS the scheme is "
+            "rediss+cluster://, without TLS redis+cluster://"
+            if slots
+            else "it has no slots assigned"
+        )
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
         result.epoch = int(epoch[1])
     if isinstance(sharded, list) and not any(sharded):
@@ -82,17 +102,53 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     return result
 
 
-def _address(server: Sequence[Any], asked: Address) -> Address:
-    """A server of CLUSTER SLOTS; one that does not know its own name has the one we asked."""
-    host = server[0].decode() if isinstance(server[0], bytes) else ""
-    return Address(asked.host if host in ("", "?") else host, server[1])
+class _Names:
+    """The addresses of the servers in one answer.
+
+    Args:
+        asked: the address that the answer came from.
+    """
+
+    def __init__(self, slots: Sequence[Any], asked: Address) -> None:
+        self._asked = asked
+        # Servers without a name that have one port in common cannot all be at the host asked.
+        ids: dict[int, set[bytes]] = {}
+        for _, _, *servers in slots:
+            for server in servers:
+                if not server[0] and len(server) > 2:
+                    ids.setdefault(server[1], set()).add(server[2])
+        self._shared_ports = {port for port, names in ids.items() if len(names) > 1}
+
+    def address(self, server: Sequence[Any]) -> Address | None:
+        """Where a server is; None if it has no port for us."""
+        host, port = _text(server[0]), server[1]
+        if not port:
+            return None
+        if host in ("", "?"):
+            given = _metadata(server)
+            at_asked_host = host == "" and port not in self._shared_ports
+            host = "" if at_asked_host else given.get("ip") or given.get("hostname", "")
+        return Address(host or self._asked.host, port)
+
+
+def _metadata(server: Sequence[Any]) -> dict[str, str]:
+    """What an answer says of a server beside its address; servers before Redis 7 say nothing."""
+    given = server[3] if len(server) > 3 else ()
+    if isinstance(given, list):
+        given = dict(zip(given[::2], given[1::2], strict=False))
+    return {_text(name): _text(value) for name, value in dict(given).items()}
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 class Topology:
     """The present slot map, and how to get a newer one.
 
     Args:
-        ask: puts `QUESTIONS` to one server; raises ConnectError.
+        ask: puts `QUESTIONS` to one server; returns the replies, and the address that they came
+            from; raises ConnectError.
         seems_well: whether a server is likely to answer.
 
     Attributes:
@@ -103,7 +159,7 @@ class Topology:
         self,
         url: BrokerURL,
         seeds: Sequence[Address],
-        ask: Callable[[Address], Awaitable[Sequence[Any]]],
+        ask: Callable[[Address], Awaitable[tuple[Sequence[Any], Address]]],
         seems_well: Callable[[Address], bool],
     ) -> None:
         self._url = url
@@ -147,7 +203,14 @@ class Topology:
         return await first_answers(questions, seconds, GRACE_SECONDS)
 
     async def _ask_one(self, address: Address) -> SlotMap:
-        return read_slot_map(await self._ask(address), address)
+        replies, answered = await self._ask(address)
+        try:
+            return read_slot_map(replies, answered)
+        except NoSlotMap:
+            raise
+        except Exception as exc:
+            # One odd answer must not end the look at all the others.
+            raise NoSlotMap(f"{address} gives no slot map ({type(exc).__name__})") from exc
 
     def _worst(self, problems: Sequence[Exception]) -> ConnectError:
         for problem in problems:
@@ -155,14 +218,15 @@ class Topology:
                 return problem
         hosts = ", ".join(map(str, self._seeds))
         for problem in problems:
-            if isinstance(problem, ValueError):
+            if isinstance(problem, NoSlotMap):
                 error = f"cannot learn the slots of the cluster: {problem}"
                 if "cluster support disabled" in str(problem):
                     error = f"{hosts} is no cluster: write {self._one_node()}://"
                 return ConnectError(self._url, error)
-        for problem in problems:
-            if isinstance(problem, ConnectError):
-                return problem
+        failed = list(dict.fromkeys(p.problem for p in problems if isinstance(p, ConnectError)))
+        if failed:
+            more = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+            return ConnectError(self._url, "; ".join(failed[:MOST_NAMED]) + more)
         seconds = self._url.options.connect_timeout_seconds
         return ConnectError(self._url, f"no answer from {hosts} within {seconds:g} s")
 

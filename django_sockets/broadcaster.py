@@ -13,6 +13,7 @@ from .conf import Source, load_config
 from .errors import CallError
 from .events import EventQueue, Gap
 from .loops import forget_closed
+from .redaction import frameless
 from .runtime import background_loop, existing_hub, shared_hub
 
 __all__ = ["Broadcaster"]
@@ -32,6 +33,7 @@ class Broadcaster(ChannelNames):
         loop: accepted for the sake of older code, and not used.
     """
 
+    @frameless
     def __init__(
         self,
         config: Source | None = None,

@@ -21,6 +21,7 @@ from .conf import (
 from .errors import BrokerError, ConfigurationError
 from .events import Gap
 from .hub import Hub, open_hub
+from .redaction import frameless
 from .registry import open_broker
 from .startup import SOURCES
 
@@ -57,6 +58,7 @@ class Findings:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
+@frameless
 def configuration(urls: Sequence[str]) -> tuple[Config, str]:
     """The configuration for one or several URLs, or the default one; and its key in SOURCES.
 

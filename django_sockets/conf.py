@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from .broker import Broker, Sink
 from .errors import ConfigurationError
+from .redaction import without_frames
 from .url import BrokerURL, suggest
 
 __all__ = [
@@ -134,20 +135,25 @@ def load_config(source: Source | None = None) -> Config:
     Raises:
         ConfigurationError: naming the part at fault.
     """
-    if source is None:
-        return default_config()
-    if isinstance(source, (str, BrokerURL)):  # First, for every connection asks.
-        return _of_url(source)
-    if isinstance(source, Config):
-        return source
-    if isinstance(source, Mapping):
-        return _from_dict(source)
-    if isinstance(source, (list, tuple)):
-        return Config(_together(source))
-    raise ConfigurationError(
-        f"a configuration is a URL, a list or a dict, not {type(source).__name__}: "
-        'write "redis://localhost:6379"'
-    )
+    try:
+        if source is None:
+            return default_config()
+        if isinstance(source, (str, BrokerURL)):  # First, for every connection asks.
+            return _of_url(source)
+        if isinstance(source, Config):
+            return source
+        if isinstance(source, Mapping):
+            return _from_dict(source)
+        if isinstance(source, (list, tuple)):
+            return Config(_together(source))
+        error = ConfigurationError(
+            f"a configuration is a URL, a list or a dict, not {type(source).__name__}: "
+            'write "redis://localhost:6379"'
+        )
+    except ConfigurationError as exc:
+        error = without_frames(exc)
+    del source  # It may hold a password, and error reports show it.
+    raise error
 
 
 @functools.lru_cache(maxsize=128)
@@ -175,12 +181,18 @@ def default_config_and_origin() -> tuple[Config, str]:
     if _overrides:
         return _overrides[-1], "override"
     configured = getattr(_django_settings(), DJANGO_SETTING, None)
-    if configured is not None:
-        if not _configured or _configured[0][0] is not configured:
-            _configured[:] = [(configured, load_config(configured))]
-        return _configured[0][1], "setting"
-    url = os.environ.get(ENVIRONMENT_VARIABLE)
-    return load_config(url or DEFAULT_URL), "environment" if url else "default"
+    url = None
+    try:
+        if configured is not None:
+            if not _configured or _configured[0][0] is not configured:
+                _configured[:] = [(configured, load_config(configured))]
+            return _configured[0][1], "setting"
+        url = os.environ.get(ENVIRONMENT_VARIABLE)
+        return load_config(url or DEFAULT_URL), "environment" if url else "default"
+    except ConfigurationError as exc:
+        error = without_frames(exc)
+    del configured, url
+    raise error
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from .lane import Lane
 from .log import LogThrottle
 from .loops import forget_closed
 from .mailbox import Congestion
+from .redaction import frameless
 from .registry import open_broker
 from .sequence import Chain, Memory
 
@@ -447,6 +448,7 @@ class Hub:
 _hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
 
 
+@frameless
 def open_hub(source: Source | None = None) -> Hub:
     """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
 

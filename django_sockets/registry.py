@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 
 from .broker import Broker, Sink
 from .errors import ConfigurationError, pip_command
+from .redaction import frameless
 from .url import BrokerURL, canonical_scheme, suggest
 
 __all__ = ["open_broker", "schemes"]
@@ -51,6 +52,7 @@ def schemes() -> dict[str, str]:
     return {**found, **_BUILT_IN}
 
 
+@frameless
 def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
     """Make the broker for a URL. It belongs to the event loop that first uses it.
 

@@ -176,10 +176,10 @@ class BaseSocketServer(SocketChannels):
             self.configure()
             check_limits(self)
             check_policy(self.overflow)
-        source = self.config
-        if source is None and self.hosts is not None:
-            source = {"hosts": self.hosts}
-        self._config = load_config(source)
+        # Without a local variable, which an error report would show.
+        self._config = load_config(
+            self.config if self.config is not None or self.hosts is None else {"hosts": self.hosts}
+        )
         self._asgi_receive = receive
         self._asgi_send = send
         self._home = running_loop() or background_loop()

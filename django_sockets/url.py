@@ -2,7 +2,7 @@
 
 The grammar: `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?option=value&...]`.
 What a scheme makes of hosts and path is its backend's business. The core and the backends import
-this module; it imports only `errors`.
+this module. No error repeats the value of an option, or what may be a part of a password.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
 from .errors import ConfigurationError
+from .redaction import frameless
 
 __all__ = ["SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
 
@@ -23,6 +24,15 @@ SHARDED = "sharded"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _BETWEEN_URLS = re.compile(r"\s+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _MIB = 1024 * 1024
+_MAY_HOLD_AT = frozenset(
+    "user auth_file sentinel_username sentinel_password tls_ca_file tls_cert_file "
+    "tls_key_file".split()
+)
+"""Options whose value may have an "@" that is not percent-encoded."""
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9+.-]+:/{1,2}[A-Za-z0-9.-]*(:[0-9]{1,5})?|[A-Za-z0-9.-]+:[0-9]{1,5}"
+)
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:
@@ -71,10 +81,10 @@ class BrokerOptions:
             if field.name == "prefix":
                 if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
                     raise ConfigurationError(
-                        f"option prefix={value!r}: use 1 to 64 letters, digits, or any of _ . : -"
+                        "option prefix: use 1 to 64 letters, digits, or any of _ . : -"
                     )
             elif not value > 0:
-                raise ConfigurationError(f"option {field.name}={value!r}: must be over 0")
+                raise ConfigurationError(f"option {field.name}: must be over 0")
 
 
 def _number(kind: Callable[[str], float], what: str) -> Callable[[str], float]:
@@ -137,6 +147,7 @@ class BrokerURL:
     shards: tuple[BrokerURL, ...] = ()
 
     @classmethod
+    @frameless
     def together(cls, urls: Sequence[BrokerURL]) -> BrokerURL:
         """Several independent hosts as one broker; a single one stays as it is.
 
@@ -159,6 +170,7 @@ class BrokerURL:
         return cls(scheme=SHARDED, options=options, shards=tuple(urls))
 
     @classmethod
+    @frameless
     def parse(cls, text: str, driver_options: Mapping[str, object] | None = None) -> BrokerURL:
         """Parse and validate the parts that every scheme shares.
 
@@ -182,12 +194,12 @@ class BrokerURL:
             )
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
-        if authority and "@" not in authority and "@" in path + query.partition("=")[0]:
-            raise ConfigurationError(
-                "a broker URL has an '@' behind its host: in a password write %2F for '/' and %3F "
-                "for '?'"
-            )
         username, password, hosts = _split_authority(authority)
+        if _at_behind_hosts(scheme, hosts, path, query):
+            raise ConfigurationError(
+                "a broker URL has an '@' behind its host: in a password write %2F for '/', %3F for "
+                "'?' and %40 for '@'; elsewhere write %40 for '@'"
+            )
         options, extra = _split_options(query)
         return cls(
             scheme=canonical_scheme(scheme),
@@ -200,20 +212,36 @@ class BrokerURL:
             driver_options=dict(driver_options or {}),
         )
 
-    def check_extra(self, known: Mapping[str, str]) -> dict[str, str]:
+    def check_extra(
+        self, known: Mapping[str, str], hints: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """The scheme's own options as a dict.
 
         Args:
             known: option name -> one line of help; any other name is refused.
+            hints: other name -> what to write in its place.
 
         Raises:
             ConfigurationError: an option is neither a shared one nor in `known`.
         """
-        for name, _ in self.extra:
+        extra = dict(self.extra)
+        for name in extra:
             if name not in known:
-                valid = [*_OPTION_READERS, *known]
-                raise ConfigurationError(f"{self}: unknown option {name!r}; {suggest(name, valid)}")
-        return dict(self.extra)
+                raise ConfigurationError(f"{self}: {self._unknown(name, known, hints or {})}")
+        return extra
+
+    def _unknown(self, name: str, known: Mapping[str, str], hints: Mapping[str, str]) -> str:
+        """What to say of an unknown option; its name may be the rest of a password with a "&"."""
+        if name in hints:
+            return f"unknown option {name!r}: {hints[name]}"
+        advice = suggest(name, [*_OPTION_READERS, *known])
+        secret_before = any("password" in other for other, _ in self.extra if other != name)
+        likely = advice.startswith("did you mean") or not secret_before
+        if likely and re.fullmatch(r"[a-z]\w*", name, re.ASCII) and dict(self.extra)[name]:
+            return f"unknown option {name!r}; {advice}"
+        if advice.startswith("did you mean"):
+            return f"unknown option; {advice}"
+        return f"unknown option (in a password write %26 for '&' and %3F for '?'); {advice}"
 
     @property
     def identity(self) -> str:
@@ -242,7 +270,20 @@ def canonical_scheme(scheme: str) -> str:
 
 
 def _redact(text: str) -> str:
-    return re.sub(r".*@", "***@", text, flags=re.DOTALL)
+    """What may be shown of a text that is no URL: an address, and nothing else."""
+    _, at, rest = text.rpartition("@")
+    if at:
+        host = re.split(r"[/?#]", rest)[0]
+        return f"***@{host}" if _HOST.fullmatch(host) else "***"
+    return rest if not rest or _ADDRESS.fullmatch(rest) else "***"
+
+
+def _at_behind_hosts(scheme: str, hosts: str, path: str, query: str) -> bool:
+    """Whether an "@" stands where it rather belongs to a password that is not percent-encoded."""
+    if "@" in path and (hosts or not scheme.endswith("+unix")):
+        return True
+    pieces = [piece for piece in query.split("&") if "@" in piece]
+    return any(unquote(piece.partition("=")[0]) not in _MAY_HOLD_AT for piece in pieces)
 
 
 def _split_authority(authority: str) -> tuple[str | None, str | None, str]:
@@ -281,9 +322,14 @@ def _address(part: str) -> Address:
 def _split_options(query: str) -> tuple[BrokerOptions, tuple[tuple[str, str], ...]]:
     shared: dict[str, Any] = {}
     extra: dict[str, str] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
+    for piece in query.split("&"):
+        # Not by the rules of a form, in which a "+" is a space.
+        name, _, text = (unquote(part) for part in piece.partition("="))
+        if not piece:
+            continue
         if name in shared or name in extra:
-            raise ConfigurationError(f"option {name!r} stands twice in a broker URL: keep one")
+            shown = f" {name!r}" if text and re.fullmatch(r"[a-z]\w*", name) else ""
+            raise ConfigurationError(f"option{shown} stands twice in a broker URL: keep one")
         read = _OPTION_READERS.get(name)
         if read is None:
             extra[name] = text
@@ -291,5 +337,5 @@ def _split_options(query: str) -> tuple[BrokerOptions, tuple[tuple[str, str], ..
         try:
             shared[name] = read(text)
         except ValueError as exc:
-            raise ConfigurationError(f"option {name}={text!r}: use {exc}") from None
+            raise ConfigurationError(f"option {name}: use {exc}") from None
     return BrokerOptions(**shared), tuple(sorted(extra.items()))

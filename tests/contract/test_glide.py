@@ -300,8 +300,8 @@ async def test_opening_and_closing_again_and_again_leaves_no_more(server: CacheS
 def test_what_the_driver_cannot_do_is_said_at_once() -> None:
     url = BrokerURL.parse("rediss://localhost")
     for wrong, message in (
-        ({"tls_verify": "ca"}, "tls_verify='ca'"),
-        ({"tls_ca_file": "/no/such.pem"}, r"tls_ca_file='/no/such\.pem'"),
+        ({"tls_verify": "ca"}, "option tls_verify: "),
+        ({"tls_ca_file": "/no/such.pem"}, "option tls_ca_file: "),
     ):
         with pytest.raises(ConfigurationError, match=message):
             GlidePublisher(url, GlideConnection(url.addresses, tls=True, **wrong), sharded=False)

@@ -342,7 +342,7 @@ async def test_what_an_sdk_raises_becomes_an_error_of_ours(
         AuthError, match=rf"no token: {refused}: nothing found; give this process .+(AZURE|GOOGLE)_"
     ) as caught:
         await provider.credentials()
-    assert caught.value.__cause__ is sdk.error
+    assert caught.value.__cause__ is None  # Its frames may hold secrets.
     sdk.error = type("Lower", (type(unreachable, (Exception,), {}),), {})("timed out")
     with pytest.raises(ConnectError, match="timed out") as now:
         await provider.credentials()
@@ -371,20 +371,23 @@ def test_a_missing_package_names_the_extra(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("redis://h?auth=ima", "unknown auth='ima'; did you mean 'iam'"),
+        ("redis://h?auth=ima", "option auth: unknown; did you mean 'iam'"),
         ("redis://h?auth=file", "auth=file needs the option 'auth_file'"),
         ("redis://h?region=x", "'region' means nothing for auth=url"),
         ("redis://h?auth=env&user=x", "'user' means nothing for auth=env"),
-        ("redis://h?connection_max_age_seconds=0", "connection_max_age_seconds='0': use a number"),
-        ("redis://h?connection_max_age_seconds=soon", "connection_max_age_seconds='soon': use"),
-        ("redis://h?connection_max_age_seconds=nan", "connection_max_age_seconds='nan': use"),
+        (
+            "redis://h?connection_max_age_seconds=0",
+            "option connection_max_age_seconds: use a number",
+        ),
+        ("redis://h?connection_max_age_seconds=soon", "option connection_max_age_seconds: use"),
+        ("redis://h?connection_max_age_seconds=nan", "option connection_max_age_seconds: use"),
         ("redis://h?auht=env", "unknown option 'auht'; did you mean 'auth'"),
         (IAM.replace("&user=app", ""), "auth=iam needs the option 'user'"),
         (IAM.replace("&region=eu-west-1", ""), "auth=iam needs the option 'region'"),
         (IAM.replace("&cache=My-Cache", ""), "auth=iam needs the option 'cache'"),
         (IAM.replace("My-Cache", "a.b.amazonaws.com"), "not an endpoint"),
-        (IAM + "&service=redis", "service='redis': use 'elasticache' or 'memorydb'"),
-        (IAM + "&serverless=yes", "serverless='yes': use 'true' or 'false'"),
+        (IAM + "&service=redis", "option service: use 'elasticache' or 'memorydb'"),
+        (IAM + "&serverless=yes", "option serverless: use 'true' or 'false'"),
         (IAM + "&serverless=true&service=memorydb", "memorydb has no serverless"),
         (IAM.replace("rediss:", "redis:"), "works over TLS only: write rediss://"),
         (IAM.replace("rediss:", "redis+cluster:"), r"TLS only: write rediss\+cluster://"),

@@ -7,9 +7,7 @@ import contextlib
 import gc
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
-from django_sockets.backends.link import open_link
+from django_sockets.backends.link import Link, open_link
 from django_sockets.errors import ConnectError
 from django_sockets.url import BrokerURL
 
@@ -18,7 +16,7 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_is_not_complained_abo
     """An outage under load would fill the log with "exception was never retrieved"."""
     begun = asyncio.Event()
 
-    async def connect(_: int) -> AbstractConnection:
+    async def connect() -> Link:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -28,7 +26,7 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_is_not_complained_abo
 
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
-    opening = asyncio.create_task(open_link(BrokerURL.parse("redis://h"), connect))
+    opening = asyncio.create_task(open_link(BrokerURL.parse("redis://h"), "h:6379", connect))
     await begun.wait()
     opening.cancel()
     with contextlib.suppress(asyncio.CancelledError, ConnectError):

@@ -1,0 +1,143 @@
+"""The ACL rules of docs/deploy.md are enough, and are rules that the servers know."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from django_sockets import open_broker, open_hub
+from django_sockets.testing.clusters import CacheCluster
+from django_sockets.testing.contract.base import with_options, with_password
+from django_sockets.testing.contract.faults import quick
+from django_sockets.testing.ledger import listening
+from django_sockets.testing.sentinels import SentinelTrio
+from django_sockets.testing.servers import CacheServer
+
+TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+SECTION = TEXT.partition("## The least a user may do")[2]
+SOCKETS, WATCHER = re.findall(r"```text\nACL SETUSER (.*?)```", SECTION, re.DOTALL)
+ADDITIONS = {
+    title: rules.replace("\\|", "|").split()
+    for title, rules in re.findall(r"^\| (\S.*?) \| `(\+.*?)` \|$", SECTION, re.MULTILINE)
+}
+
+
+def test_the_document_has_the_rules() -> None:
+    assert set(ADDITIONS) == {
+        "cluster, serverless",
+        "a database number",
+        "the driver option `client_name`",
+        "`driver=glide`, Redis 7.0",
+        "`driver=glide`, Redis 7.2 or Valkey",
+    }
+
+
+@contextlib.contextmanager
+def user(servers: Sequence[CacheServer], line: str, *more: str) -> Iterator[str]:
+    """Make the user of a line of the document; at the end, the servers have refused it nothing."""
+    name, *rules = line.replace("PASSWORD", "s3cret").split()
+    for server in servers:
+        server.execute("ACL", "SETUSER", name, "reset", *rules, *more)
+        server.execute("ACL", "LOG", "RESET")
+    yield name
+    refusals = [str(server.execute("ACL", "LOG")) for server in servers]
+    for server in servers:
+        server.execute("ACL", "DELUSER", name)
+    assert [text for text in refusals if name in text] == []
+
+
+@contextlib.asynccontextmanager
+async def nothing_to_complain(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
+    caplog.set_level(logging.WARNING, "django_sockets")
+    yield
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def everything_works(url: str) -> None:
+    """Publish, hear, probe and check."""
+    url = quick(url, probe_interval_seconds=0.05)
+    async with open_hub(url) as hub, listening(hub, "room") as heard:
+        for number in range(5):
+            await hub.publish("room", b"%d" % number)
+            await heard.until_payload(b"%d" % number)
+    broker = open_broker(url)
+    try:
+        report = await broker.inspect()  # type: ignore[attr-defined]
+    finally:
+        await broker.aclose()
+    assert report.problem is None
+    assert not any("not allowed" in warning for warning in report.warnings)
+
+
+SERVERS = ["valkey_server", "redis_server"]
+CLUSTERS = ["valkey_cluster", "redis_cluster"]
+
+
+def for_glide(kind: str) -> list[str]:
+    version = "Redis 7.0" if kind.startswith("redis") else "Redis 7.2 or Valkey"
+    return ADDITIONS[f"`driver=glide`, {version}"]
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("case", ["alone", "a database number", "glide"])
+async def test_one_node(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, kind: str, case: str
+) -> None:
+    server: CacheServer = request.getfixturevalue(kind)
+    more = for_glide(kind) if case == "glide" else ADDITIONS.get(case, [])
+    if case == "glide":
+        pytest.importorskip("glide")
+    with user([server], SOCKETS, *more) as name:
+        url = with_password(server.url, name, "s3cret")
+        if case == "a database number":
+            url += "/1"
+        if case == "glide":
+            url = with_options(url, driver="glide")
+        async with nothing_to_complain(caplog):
+            await everything_works(url)
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+@pytest.mark.parametrize("driver", ["redis", "glide"])
+async def test_a_cluster(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, kind: str, driver: str
+) -> None:
+    cluster: CacheCluster = request.getfixturevalue(kind)
+    more = ADDITIONS["cluster, serverless"]
+    if driver == "glide":
+        pytest.importorskip("glide")
+        more = [*more, *for_glide(kind)]
+    with user(cluster.nodes, SOCKETS, *more) as name:
+        url = with_options(with_password(cluster.url, name, "s3cret"), driver=driver)
+        async with nothing_to_complain(caplog):
+            await everything_works(url)
+
+
+async def test_a_name_for_the_client(valkey_server: CacheServer) -> None:
+    more = ADDITIONS["the driver option `client_name`"]
+    with user([valkey_server], SOCKETS, *more) as name:
+        url = with_password(valkey_server.url, name, "s3cret")
+        async with open_hub([{"address": url, "client_name": "web"}]) as hub:
+            await hub.publish("room", b"x")
+
+
+async def test_sentinels(valkey_sentinels: SentinelTrio, caplog: pytest.LogCaptureFixture) -> None:
+    with user(valkey_sentinels.sentinels, WATCHER) as name:
+        url = with_options(valkey_sentinels.url, sentinel_username=name, sentinel_password="s3cret")
+        async with nothing_to_complain(caplog):
+            await everything_works(url)
+
+
+async def test_sentinels_of_redis(
+    redis_sentinels: SentinelTrio, caplog: pytest.LogCaptureFixture
+) -> None:
+    with user(redis_sentinels.sentinels, WATCHER) as name:
+        bare = redis_sentinels.url.partition("?")[0]
+        url = with_options(bare, sentinel_username=name, sentinel_password="s3cret")
+        async with nothing_to_complain(caplog):
+            await everything_works(url)
