@@ -15,6 +15,7 @@ from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
 from .crowd import Crowd, crowd_of
+from .decoding import LARGE_CHARACTERS
 from .eager import Late, until_late
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import OVERFLOW, EventQueue, Gap
@@ -498,10 +499,13 @@ class BaseSocketServer(SocketChannels):
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        if _size_bytes(frame) > self.max_message_bytes:
+        size_bytes = _size_bytes(frame)
+        if size_bytes > self.max_message_bytes:
             self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
             await self.async_close(TOO_BIG)
             return
+        if size_bytes > LARGE_CHARACTERS:
+            await asyncio.sleep(0)  # Others have a turn between two frames that take long to read.
         try:
             name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
