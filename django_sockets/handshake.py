@@ -7,11 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from .errors import Reject
+from .log import LogThrottle, shown, whereabouts
 from .origin import origin_problem
+from .url import BrokerOptions
 
 __all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal"]
 
 logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 FORBIDDEN = 403
 """HTTP status (RFC 9110, section 15.5.4)."""
@@ -19,12 +23,15 @@ NORMAL = 1000
 """A close before the accept; the server makes HTTP 403 of it."""
 
 
-def origin_refusal(scope: Mapping[str, Any], allowed_origins: Sequence[str]) -> int | None:
+def origin_refusal(
+    scope: Mapping[str, Any], allowed_origins: Sequence[str], allowed_hosts: Sequence[str] = ()
+) -> int | None:
     """The HTTP status to refuse the handshake with because of its Origin, or None."""
-    problem = origin_problem(scope, allowed_origins)
+    problem = origin_problem(scope, allowed_origins, allowed_hosts)
     if problem is None:
         return None
-    logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
+    path = shown(scope.get("path"))
+    _throttle.log(logging.WARNING, "origin", "refused a websocket to %s: %s", path, problem)
     return FORBIDDEN
 
 
@@ -38,8 +45,10 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
         allowed = await authorize()
     except Reject as exc:
         return exc.status
-    except Exception:
-        logger.exception("authorize failed: refused a websocket to %s", scope.get("path"))
+    except Exception as exc:
+        path = shown(scope.get("path"))
+        text = "authorize failed: refused a websocket to %s"
+        _failures.log(logging.ERROR, f"authorize {whereabouts(exc)}", text, path, exc_info=exc)
         return FORBIDDEN
     return None if allowed is None or allowed else FORBIDDEN
 

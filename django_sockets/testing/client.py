@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
+from ..limits import check_list
 from .database import share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
@@ -72,6 +73,8 @@ class SocketClient:
         subprotocols: Iterable[str] = (),
         scope: Mapping[str, Any] | None = None,
     ) -> None:
+        if isinstance(subprotocols, (str, bytes)):
+            check_list("subprotocols", subprotocols)
         self._app = app
         route, _, query = path.partition("?")
         names = {"host": "testserver", "origin": "http://testserver"}
