@@ -13,7 +13,7 @@ from django_sockets.testing.servers import CacheServer
 from shop_process import MANAGE, run
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = {"E001", "W002", "E003", "W004", "W005", "W006", "W007", "I008", "E009", "W010"}
+IDS = {"E001", "W002", "E003", "W004", "W005", "W006", "W007", "I008", "E009", "W010", "W016"}
 
 
 def check(

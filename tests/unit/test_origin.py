@@ -16,6 +16,12 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 
 
+@pytest.fixture(autouse=True)
+def without_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may have configured it."""
+    monkeypatch.setattr(origins, "django_site", lambda scope: None)
+
+
 def problem(
     origin: bytes | str,
     host: bytes | str = b"localhost",
