@@ -56,8 +56,9 @@ def origin_problem(
         allowed_hosts: the names of this server, for where Django is not configured; none: every
             name that no foreign page can have.
     """
-    if isinstance(allowed, (str, bytes)):  # Set on a class that was made before.
-        return "allowed_origins is a text and no list"
+    for name, value in (("allowed_origins", allowed), ("allowed_hosts", allowed_hosts)):
+        if isinstance(value, (str, bytes)):  # Set on a class after it was made.
+            return f"{name} is a text and no list"
     if "*" in allowed:
         return None
     origins, cookies = [], False
@@ -93,7 +94,7 @@ def origin_problem(
 
 def _difference(origin: str, wanted: _Parts, site: Site) -> str:
     if site.host is None:
-        return f"Origin {shown(origin)}, and {site.problem}"
+        return f"Origin {shown(origin)} is not ours: {site.problem}"
     own = f"{site.schemes[0]}://{site.host}"
     parts = _parts(own)
     problem = f"Origin {shown(origin)} is not {shown(own)}"
@@ -123,7 +124,8 @@ def _own_site(scope: Mapping[str, Any], allowed_hosts: Collection[str]) -> Site:
     if found is None or not _is_port(found[2]):
         return Site(schemes, None, problem=f"Host {shown(host)} is no host")
     if not _is_ours(found[1].lower().removesuffix("."), allowed_hosts):
-        return Site(schemes, None, problem=f"Host {shown(host)} is not in allowed_hosts: add it")
+        problem = f"Host {shown(host)} is not in allowed_hosts; add it if it is yours"
+        return Site(schemes, None, problem=problem)
     return Site(schemes, host)
 
 
@@ -133,8 +135,8 @@ def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:
             pattern in ("*", name) or (pattern.startswith(".") and f".{name}".endswith(pattern))
             for pattern in map(str.lower, allowed_hosts)
         )
-    if name.endswith(".localhost") or "." not in name:
-        return True  # Nobody can register it, IPv6 addresses included.
+    if name.endswith(".localhost") or name.startswith("[") or "." not in name:
+        return True  # It is an IPv6 address, or a name that nobody can register.
     try:
         ipaddress.IPv4Address(name)
     except ValueError:
@@ -175,6 +177,11 @@ def entry_problem(entry: object) -> str | None:
     """Why an entry of `allowed_origins` matches no Origin that a browser sends, or None."""
     if not isinstance(entry, str):
         return f"{shown(entry)} is {type(entry).__name__}, not str"
+    return _text_problem(entry)
+
+
+@functools.lru_cache(maxsize=256)
+def _text_problem(entry: str) -> str | None:
     better = _repaired(entry)
     if entry in ("*", "null", "file://", better) or _is_rule(entry):
         return None

@@ -109,7 +109,8 @@ class AuthMiddleware:
                 raise Refused(self.anonymous_status, "not logged in", self.anonymous_headers)
         except Refused as exc:
             path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
-            _throttle.log(logging.INFO, f"{type(self).__name__} {exc}", text, path, exc)
+            key = f"{type(self).__name__} {whereabouts(exc)}"
+            _throttle.log(logging.INFO, key, text, path, exc)
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
             return await refuse(scope, receive, send, self._failed(exc))

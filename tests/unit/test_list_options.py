@@ -101,6 +101,9 @@ def test_a_text_that_is_set_on_a_class_later_opens_nothing() -> None:
     Chat.allowed_origins = "https://*.partner.example"
     scope = {"headers": [(b"host", b"localhost"), (b"origin", b"https://evil.test")]}
     assert origin_problem(scope, Chat.allowed_origins) is not None
+    Chat.allowed_hosts = "*"
+    scope = {"headers": [(b"host", b"evil.test"), (b"origin", b"http://evil.test")]}
+    assert origin_problem(scope, (), Chat.allowed_hosts) is not None
 
 
 @pytest.mark.parametrize("hosts", [SECRET, SECRET.encode(), {"address": SECRET}, 7])

@@ -121,6 +121,7 @@ HOSTS = [
     ("192.168.1.20:8000", (), True),
     ("[::1]:8000", (), True),
     ("[2001:db8::1]", (), True),
+    ("[::ffff:1.2.3.4]", (), True),
     ("evil.example", (), False),
     ("evil.example:8000", (), False),
     ("evil.example.", (), False),
