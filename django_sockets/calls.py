@@ -16,11 +16,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from .errors import CallError
+from .log import LogThrottle, whereabouts
 from .runtime import finish_before_exit
+from .url import BrokerOptions
 
 __all__ = ["Calls", "Operation", "running_loop"]
 
 logger = logging.getLogger("django_sockets")
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 T = TypeVar("T")
 Operation = Callable[[], Coroutine[Any, Any, T]]
@@ -143,6 +146,8 @@ class Calls:
         def done(ended: Any) -> None:
             scheduled.discard(future)
             if not ended.cancelled() and ended.exception() is not None:
-                logger.error("a scheduled call failed", exc_info=ended.exception())
+                exc = ended.exception()
+                key = whereabouts(exc)
+                _failures.log(logging.ERROR, key, "a scheduled call failed", exc_info=exc)
 
         future.add_done_callback(done)

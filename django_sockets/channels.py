@@ -95,6 +95,8 @@ class ChannelNames(abc.ABC):
 
     async def async_broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
         """See `broadcast_many`."""
+        if isinstance(channels, (str, bytes)):
+            raise ChannelError(channels, "is one name and no list: use broadcast, or write [...]")
         await self.async_broadcast(list(channels), data)
 
     # Subscribing

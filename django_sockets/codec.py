@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from .conf import lazy_text
+from .decoding import decode_json
 from .errors import EncodeError
 
 __all__ = ["Delivery", "decode_json", "encode", "encode_json", "send_event"]
@@ -47,9 +48,12 @@ def encode_json(data: object) -> str:
             f"{type(data).__name__} cannot be sent as JSON: {problem}. "
             "Send dicts, lists, text, numbers, booleans or None; or bytes for a binary frame"
         ) from exc
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        # A lone surrogate has no UTF-8; JSON can still carry it escaped.
-        text = json.dumps(json.loads(text))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # A lone surrogate has no UTF-8; JSON can still carry it escaped.
+            text = json.dumps(json.loads(text))
     return text
 
 
@@ -65,22 +69,6 @@ def encode(data: object) -> tuple[bytes, bool]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), False
     return encode_json(data).encode(), True
-
-
-def decode_json(text: str | bytes) -> Any:
-    """Decode JSON from a frame; NaN and Infinity, which are not JSON, are refused.
-
-    So is a number that would become infinite, such as 1e999: nobody could send it back.
-
-    Raises:
-        ValueError: it is not JSON (also for bytes that are not UTF-8, or nesting beyond reason).
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    except msgspec.DecodeError:
-        raise ValueError("a number in the JSON is too large") from None
 
 
 class Delivery(msgspec.Struct, gc=False, eq=False):
@@ -137,14 +125,6 @@ def send_event(encoded: Any, is_bytes: bool = False) -> dict[str, Any]:
     if isinstance(encoded, str):
         return {"type": "websocket.send", "text": encoded}
     return {"type": "websocket.send", "bytes": bytes(encoded)}
-
-
-_finite = msgspec.json.Decoder(float).decode
-"""Text -> float, an error for what overflows: twice as fast as `float` and a look at the result."""
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,8 @@ from .url import BrokerURL, suggest
 __all__ = [
     "Config",
     "Settings",
+    "Site",
+    "check_hosts",
     "database_hygiene",
     "default_config",
     "default_config_and_origin",
@@ -32,6 +34,7 @@ __all__ = [
     "load_config",
     "override_default",
     "override_hygiene",
+    "script_prefix",
 ]
 
 DEFAULT_URL = "memory://"
@@ -206,6 +209,22 @@ def override_default(source: Source) -> Iterator[Config]:
         _overrides.remove(config)
 
 
+def check_hosts(hosts: object) -> None:
+    """Check the option `hosts`.
+
+    Raises:
+        ConfigurationError: it is no list. Its value, which may hold a password, is not shown.
+    """
+    if not _is_list(hosts):
+        raise ConfigurationError(
+            "'hosts' is a list such as [{'address': 'redis://localhost:6379'}]"
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
 def _from_dict(source: Mapping[str, Any]) -> Config:
     values = dict(source)
     hosts = values.pop("hosts", None)
@@ -216,10 +235,8 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
             raise ConfigurationError(f"unknown setting {name!r}; {suggest(name, valid)}")
     if (hosts is None) == (url is None):
         raise ConfigurationError("a configuration dict needs either 'url' or 'hosts'")
-    if hosts is not None and (isinstance(hosts, (str, Mapping)) or not isinstance(hosts, Sequence)):
-        raise ConfigurationError(
-            "'hosts' is a list such as [{'address': 'redis://localhost:6379'}]"
-        )
+    if hosts is not None:
+        check_hosts(hosts)
     if hosts is None:
         hosts = url if isinstance(url, (list, tuple)) else [url]
     return Config(_together(hosts), Settings(**values))
@@ -258,7 +275,10 @@ def _address_url(options: dict[str, Any]) -> BrokerURL:
     if address is not None:
         return BrokerURL.parse(address, options) if options else _parse(address)
     if "master_name" in options and "sentinels" in options:
-        hosts = ",".join(_host_port(*sentinel) for sentinel in options.pop("sentinels"))
+        sentinels = options.pop("sentinels")
+        if not _is_list(sentinels) or not all(map(_is_list, sentinels)):
+            raise ConfigurationError("'sentinels' is a list such as [('10.0.0.1', 26379)]")
+        hosts = ",".join(_host_port(*sentinel) for sentinel in sentinels)
         service, number = options.pop("master_name"), options.pop("db", "")
         login = options.pop("sentinel_kwargs", None) or {}
         query = "&".join(
@@ -293,11 +313,33 @@ def _django_settings() -> Any:
     return settings
 
 
-def django_site(scope: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """The request's own origin by Django's rules, and the trusted ones; None without Django.
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """What a request was sent to.
+
+    Attributes:
+        schemes: "http" or "https", or both where the server does not tell.
+        host: with its port, if there is one; None if it is not ours.
+        trusted: the origins that are trusted beside it.
+        problem: why the host is not ours.
+        django: whether Django's settings have said so.
+    """
+
+    schemes: Sequence[str]
+    host: str | None
+    trusted: Sequence[str] = ()
+    problem: str = ""
+    django: bool = False
+
+
+_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+def django_site(scope: Mapping[str, Any]) -> Site | None:
+    """The request's own site by Django's rules; None without Django.
 
     The host is `get_host()`, which ALLOWED_HOSTS validates; the scheme honours
-    SECURE_PROXY_SSL_HEADER. A host that is not allowed gives an origin that nothing equals.
+    SECURE_PROXY_SSL_HEADER.
     """
     settings = _django_settings()
     if settings is None:
@@ -305,14 +347,34 @@ def django_site(scope: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     from django.core.exceptions import DisallowedHost
     from django.core.handlers.asgi import ASGIRequest
 
-    scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
-    as_http = {**scope, "type": "http", "method": "GET", "scheme": scheme}
+    trusted = settings.CSRF_TRUSTED_ORIGINS
+    if isinstance(trusted, str):  # Django's own check says so.
+        trusted = ()
+    known = _SCHEMES.get(scope.get("scheme") or "")
+    as_http = {**scope, "type": "http", "method": "GET", "query_string": b""}
+    as_http["scheme"] = known or "http"
     request = ASGIRequest(as_http, io.BytesIO())
+    schemes: list[str] = [request.scheme or "http"]
+    if known is None:
+        # As if it had come with the other one; a header of the proxy decides for both.
+        scope = {**as_http, "scheme": "https"}
+        schemes.append(ASGIRequest(scope, io.BytesIO()).scheme or "https")
     try:
-        own = f"{request.scheme}://{request.get_host()}"
+        return Site(schemes, request.get_host(), trusted, django=True)
     except DisallowedHost:
-        own = "a host in ALLOWED_HOSTS"
-    return own, list(settings.CSRF_TRUSTED_ORIGINS)
+        host = (request.headers.get("host") or "")[:200]
+        problem = f"Host {host!r} is not in ALLOWED_HOSTS"
+        return Site(schemes, None, trusted, problem, django=True)
+
+
+def script_prefix(scope: Mapping[str, Any]) -> str:
+    """The path below which the application is mounted, without a slash at its end.
+
+    As in Django's ASGI handler: the setting FORCE_SCRIPT_NAME, else what the server says.
+    """
+    forced = getattr(_django_settings(), "FORCE_SCRIPT_NAME", None)
+    prefix: str = forced or scope.get("root_path") or ""
+    return prefix.rstrip("/")
 
 
 def lazy_text(value: object) -> str | None:

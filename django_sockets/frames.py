@@ -12,11 +12,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
+from .log import LogThrottle, whereabouts
 from .loops import cancelling, forget_closed, uncancel
+from .url import BrokerOptions
 
 __all__ = ["Frames", "Listener"]
 
 logger = logging.getLogger("django_sockets")
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
@@ -191,7 +194,8 @@ class Frames:
             self.push(event)
 
     def _receive_failed(self, exc: Exception) -> None:
-        logger.error("the server's receive failed", exc_info=exc)
+        key = whereabouts(exc)
+        _failures.log(logging.ERROR, key, "the server's receive failed", exc_info=exc)
         self.end(INTERNAL_ERROR)
 
     def read_beside(self) -> None:

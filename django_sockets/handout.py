@@ -16,8 +16,10 @@ from typing import Protocol, TypeAlias, cast
 from .codec import Delivery
 from .eager import start
 from .lane import Lane
+from .log import LogThrottle, whereabouts
 from .mailbox import Congestion
 from .sequence import Chain
+from .url import BrokerOptions
 
 __all__ = [
     "RUN_BYTES",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger("django_sockets")
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 RUN_BYTES, RUN_MESSAGES = 32 * 1024, 256
 """What one socket gets in succession, before the others do: less than what servers take before they
@@ -256,6 +259,8 @@ def _offer(topic: Topic, subscriber: Subscriber, delivery: Delivery) -> None:
         return
     try:
         subscriber.on_delivery(delivery)
-    except Exception:
+    except Exception as exc:
         # One subscriber's trouble is nobody else's.
-        logger.exception("a subscriber failed to take a message on %r", delivery.channel)
+        text = "a subscriber failed to take a message on %r"
+        key = whereabouts(exc)
+        _failures.log(logging.ERROR, key, text, delivery.channel, exc_info=exc)

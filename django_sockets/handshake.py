@@ -7,11 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from .errors import Reject
+from .log import LogThrottle, shown, whereabouts
 from .origin import origin_problem
+from .url import BrokerOptions
 
 __all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal", "report_error"]
 
 logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 FORBIDDEN = 403
 """HTTP status (RFC 9110, section 15.5.4)."""
@@ -21,12 +25,15 @@ ERRORS = "django_sockets.errors"
 """Key of the scope under which the test kit passes a callable that is told of each error."""
 
 
-def origin_refusal(scope: Mapping[str, Any], allowed_origins: Sequence[str]) -> int | None:
+def origin_refusal(
+    scope: Mapping[str, Any], allowed_origins: Sequence[str], allowed_hosts: Sequence[str] = ()
+) -> int | None:
     """The HTTP status to refuse the handshake with because of its Origin, or None."""
-    problem = origin_problem(scope, allowed_origins)
+    problem = origin_problem(scope, allowed_origins, allowed_hosts)
     if problem is None:
         return None
-    logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
+    path = shown(scope.get("path"))
+    _throttle.log(logging.WARNING, "origin", "refused a websocket to %s: %s", path, problem)
     return FORBIDDEN
 
 
@@ -39,16 +46,23 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
     try:
         allowed = await authorize()
     except Reject as exc:
-        logger.info("refused a websocket to %.200r: %.300r", scope.get("path"), str(exc))
+        _note_refusal(scope, shown(str(exc)))
         return exc.status
     except Exception as exc:
         report_error(scope, exc)
-        logger.exception("authorize failed: refused a websocket to %s", scope.get("path"))
+        path = shown(scope.get("path"))
+        text = "authorize failed: refused a websocket to %s"
+        _failures.log(logging.ERROR, f"authorize {whereabouts(exc)}", text, path, exc_info=exc)
         return FORBIDDEN
     if allowed is None or allowed:
         return None
-    logger.info("refused a websocket to %.200r: authorize returned False", scope.get("path"))
+    _note_refusal(scope, "authorize returned False")
     return FORBIDDEN
+
+
+def _note_refusal(scope: Mapping[str, Any], reason: str) -> None:
+    path = shown(scope.get("path"))
+    _throttle.log(logging.INFO, "authorize", "refused a websocket to %s: %s", path, reason)
 
 
 def report_error(scope: Mapping[str, Any], exc: Exception) -> None:

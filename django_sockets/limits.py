@@ -6,11 +6,12 @@ Imports nothing of ours but the errors.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .errors import ConfigurationError
 
-__all__ = ["LIMITS", "TokenBucket", "check_limits"]
+__all__ = ["LIMITS", "TokenBucket", "check_limits", "check_list", "check_subprotocol"]
 
 
 class TokenBucket:
@@ -68,3 +69,32 @@ def check_limits(owner: Any) -> None:
     burst = owner.rate_limit_burst
     if burst is not None and burst < 1:
         raise ConfigurationError(f"rate_limit_burst = {burst!r}: at least 1")
+
+
+def check_list(name: str, value: object, example: str | None = None) -> None:
+    """Check an option that is a list.
+
+    A text is a sequence of its characters: `"https://*.example.com"` would name `"*"`.
+
+    Args:
+        example: an entry for the message; None: the text that was given in place of a list.
+
+    Raises:
+        ConfigurationError: it is a text, bytes, a mapping, or something that is no collection.
+    """
+    is_text = isinstance(value, (str, bytes, bytearray))
+    if isinstance(value, Collection) and not is_text and not isinstance(value, Mapping):
+        return
+    entry = repr(value if example is None and isinstance(value, str) else example or "...")
+    raise ConfigurationError(f"{name} is {type(value).__name__} and no list: write [{entry[:200]}]")
+
+
+def check_subprotocol(name: str, value: object) -> None:
+    """Check the option `subprotocol`, which names one and is no list of them.
+
+    Raises:
+        ConfigurationError: it is neither a text nor None.
+    """
+    if value is not None and not isinstance(value, str):
+        kind = type(value).__name__
+        raise ConfigurationError(f"{name} is {kind}, not str: write the name of one, or None")

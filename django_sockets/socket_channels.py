@@ -82,6 +82,8 @@ class SocketChannels(ChannelNames):
         self, channels: Iterable[str | int], data: Any, *, exclude_self: bool = False
     ) -> None:
         """See `broadcast_many`."""
+        if isinstance(channels, (str, bytes)):
+            raise ChannelError(channels, "is one name and no list: use broadcast, or write [...]")
         await self.async_broadcast(list(channels), data, exclude_self=exclude_self)
 
     def _own_id(self) -> bytes:

@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from .asgi import AsgiApp
 from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
-from .conf import Source, load_config
+from .conf import Source, check_hosts, load_config
 from .crowd import Crowd, crowd_of
+from .decoding import LARGE_CHARACTERS
 from .eager import Late, until_late
-from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
+from .errors import (
+    BrokerError,
+    CallError,
+    ChannelError,
+    EncodeError,
+    NotAllowed,
+    SubscribeError,
+)
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
 from .hooks import call_in_thread, is_coroutine_function, keep_functions, takes_code
 from .hub import Hub
 from .lane import Lane
-from .limits import TokenBucket, check_limits
-from .log import LogThrottle
+from .limits import TokenBucket, check_limits, check_subprotocol
+from .log import LogThrottle, shown, whereabouts
 from .mailbox import Mailbox
+from .origin import check_allowed_hosts, check_origins
 from .outbox import Outbox
 from .overflow import CLOSE, Inbox, Overflow, check_policy
 from .runtime import (
@@ -45,6 +54,8 @@ __all__ = ["BaseSocketServer"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
+"""For what is logged with a traceback: of each line that raises, enough to go by."""
 _first_call = threading.Lock()
 """For what the first plain call of a socket makes: it may come from any thread."""
 
@@ -105,6 +116,10 @@ class BaseSocketServer(SocketChannels):
 
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
+    allowed_hosts: Sequence[str] = ()
+    """Names under which browsers may reach this server, such as "chat.example.com", or
+    ".example.com" with its subdomains; "*" for all. Without one: addresses, localhost and names
+    without a dot. Where Django is configured, `ALLOWED_HOSTS` counts and this does not."""
     overflow: str = CLOSE
     """What happens when too much waits for a client that reads slowly: "close" it with 1013, or
     "drop_oldest" or "drop_newest" broadcasts and call `gap(reason="overflow")` at the hole."""
@@ -142,6 +157,7 @@ class BaseSocketServer(SocketChannels):
         taken_types(cls)  # Raises for two methods that take the same type.
         check_policy(cls.overflow)
         check_limits(cls)
+        _check_lists(cls, cls)
 
     def __init__(
         self,
@@ -176,6 +192,7 @@ class BaseSocketServer(SocketChannels):
             self.configure()
             check_limits(self)
             check_policy(self.overflow)
+            _check_lists(type(self), self)
         # Without a local variable, which an error report would show.
         self._config = load_config(
             self.config if self.config is not None or self.hosts is None else {"hosts": self.hosts}
@@ -367,7 +384,7 @@ class BaseSocketServer(SocketChannels):
             if self._tags or type(self).authorize is not BaseSocketServer.authorize:
                 status = await self._in_time(self._admit())
             else:
-                status = origin_refusal(self.scope, self.allowed_origins)
+                status = origin_refusal(self.scope, self.allowed_origins, self.allowed_hosts)
             if self._closing and self._shared_hub().guests.draining:
                 status = UNAVAILABLE
             if status is not None or self._closing:
@@ -383,7 +400,7 @@ class BaseSocketServer(SocketChannels):
 
     async def _admit(self) -> int | None:
         """The HTTP status to refuse with, or None once the socket is found by its tags."""
-        status = origin_refusal(self.scope, self.allowed_origins)
+        status = origin_refusal(self.scope, self.allowed_origins, self.allowed_hosts)
         if status is None:
             status = await refusal(self.scope, lambda: self._call(self.authorize))
         if status is None and not self._closing:
@@ -503,7 +520,8 @@ class BaseSocketServer(SocketChannels):
 
     async def _handle_frame(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] != "websocket.receive":
-            logger.warning("ignored an ASGI event of type %r", event["type"])
+            text = "ignored an ASGI event of type %s"
+            _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
             return
         if self.rate_limit_per_second is not None and not self._may_send():
             self._note("closed_rate_limit", "closed with 1008: the client sends too often")
@@ -512,10 +530,13 @@ class BaseSocketServer(SocketChannels):
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        if _size_bytes(frame) > self.max_message_bytes:
+        size_bytes = _size_bytes(frame)
+        if size_bytes > self.max_message_bytes:
             self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
             await self.async_close(TOO_BIG)
             return
+        if size_bytes > LARGE_CHARACTERS:
+            await asyncio.sleep(0)  # Others have a turn between two frames that take long to read.
         try:
             name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
@@ -578,17 +599,23 @@ class BaseSocketServer(SocketChannels):
 
     async def _failed(self, exc: Exception) -> None:
         name = type(self).__name__
-        if isinstance(exc, (BrokerError, NotAllowed)):
+        if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
             # Its message says it all; an outage, or one client, can make it come often.
             _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
         else:
-            logger.error("%s: a handler failed", name, exc_info=exc)
+            self._log_failure("a handler failed", exc)
         try:
             await self._call(self.error, exc)
         except Exception as failure:
             report_error(self.scope, failure)
-            logger.exception("%s: error() failed itself", type(self).__name__)
+            self._log_failure("error() failed itself", failure)
             await self.async_close(INTERNAL_ERROR)
+
+    def _log_failure(self, what: str, exc: Exception) -> None:
+        """With its traceback, but not for each frame of a client that has found out how."""
+        name = type(self).__name__
+        key = f"{name} {what} {whereabouts(exc)}"
+        _failures.log(logging.ERROR, key, "%s: %s", name, what, exc_info=exc)
 
     # Events to the client
 
@@ -851,7 +878,31 @@ def _spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 def _sets_its_own(cls: type[BaseSocketServer]) -> bool:
     """Whether each socket of a class may change what was checked when the class was made."""
     base = BaseSocketServer
-    return cls.configure is not base.configure or cls.__init__ is not base.__init__
+    if cls.configure is not base.configure or cls.__init__ is not base.__init__:
+        return True
+    return any(hasattr(getattr(cls, name), "__get__") for name in _CHECKS)
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "allowed_origins": check_origins,
+    "allowed_hosts": check_allowed_hosts,
+    "hosts": lambda _, hosts: None if hosts is None else check_hosts(hosts),
+    "subprotocol": check_subprotocol,
+}
+
+
+def _check_lists(cls: type[BaseSocketServer], owner: Any) -> None:
+    """Check the options of a class, or of one of its sockets, that are lists, or must be none.
+
+    Raises:
+        ConfigurationError: one of them is a text in place of a list, or the other way round.
+    """
+    for name, check in _CHECKS.items():
+        value = getattr(owner, name)
+        if owner is cls and hasattr(value, "__get__"):
+            continue  # A property, which each socket asks for itself.
+        if owner is cls or value is not getattr(cls, name):
+            check(f"{cls.__name__}.{name}", value)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from .codec import decode_json
+from .decoding import TypedDecoder, decode_json
 from .errors import ConfigurationError
 
 __all__ = ["Dispatch", "invalid_message", "message_id", "on", "taken_types"]
@@ -92,14 +92,13 @@ class _Form:
     """What one method, or `receive`, gets of a frame."""
 
     def __init__(self, form: Any) -> None:
-        self._type = form
-        self._decode = None if form is None else msgspec.json.Decoder(form).decode
+        self._typed = None if form is None else TypedDecoder(form)
 
     def of_text(self, text: str) -> Any:
-        return decode_json(text) if self._decode is None else self._decode(text)
+        return decode_json(text) if self._typed is None else self._typed.decode(text)
 
     def of_data(self, data: Any) -> Any:
-        return data if self._decode is None else msgspec.convert(data, self._type)
+        return data if self._typed is None else self._typed.convert(data)
 
 
 class _Taker(NamedTuple):

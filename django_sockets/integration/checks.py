@@ -24,6 +24,7 @@ from ..check import SOURCES, check, configuration
 from ..conf import DJANGO_SETTING, ENVIRONMENT_VARIABLE
 from ..errors import ConfigurationError
 from ..middleware.base import AppMissing
+from ..origin import entry_problem
 from ..registry import open_broker
 from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path
@@ -154,23 +155,37 @@ def _is_wsgi(application: Any) -> bool:
 
 
 def check_origins(**_: Any) -> list[CheckMessage]:
-    """W006: pages of any site may open a class's websockets with the user's cookies."""
-    hint = "Name the sites that may, such as https://app.example.com."
+    """W006: pages of any site may open a class's websockets. W016: an entry matches no origin."""
     if asgi_application_path() is not None:
         # It imports the socket classes; checks run in no certain order. E003 says what is wrong.
         with contextlib.suppress(ImproperlyConfigured):
             asgi_application()
-    return [
-        _message(
-            Warning,
-            "W006",
-            f"{cls.__module__}.{cls.__qualname__} has '*' in allowed_origins: any page on the web "
-            "may connect, with the cookies of the user who looks at it.",
-            hint,
-        )
-        for cls in _socket_classes(BaseSocketServer)
-        if "*" in cls.allowed_origins
-    ]
+    found = []
+    hint = "Name the sites that may, such as https://app.example.com."
+    lists = {"CSRF_TRUSTED_ORIGINS": settings.CSRF_TRUSTED_ORIGINS}
+    for cls in _socket_classes(BaseSocketServer):
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        origins = cls.allowed_origins
+        if hasattr(origins, "__get__"):
+            continue  # A property: each socket has its own.
+        lists[f"{name}.allowed_origins"] = origins
+        for entry, whose in (
+            ("*", "any page on the web"),
+            ("null", "a sandboxed frame of any page"),
+        ):
+            if entry in origins:
+                problem = (
+                    f"{name} has {entry!r} in allowed_origins: {whose} may connect, with the "
+                    "cookies of the user who looks at it."
+                )
+                found.append(_message(Warning, "W006", problem, hint))
+    hint = "An origin is a scheme and a host, and nothing after them: https://app.example.com."
+    for name, entries in lists.items():
+        if isinstance(entries, str):
+            entries = [entries]  # CSRF_TRUSTED_ORIGINS; Django's own check says it, too.
+        problems = filter(None, map(entry_problem, entries))
+        found += [_message(Warning, "W016", f"{name}: {problem}.", hint) for problem in problems]
+    return found
 
 
 def _socket_classes(base: type[BaseSocketServer]) -> Iterator[type[BaseSocketServer]]:

@@ -14,13 +14,17 @@ from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
 from ..asgi import Receive, Send
+from ..conf import script_prefix
 from ..errors import ConfigurationError
 from ..handshake import deny
+from ..log import LogThrottle, shown
 from ..sockets import BaseSocketServer
+from ..url import BrokerOptions
 
 __all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter", "layers"]
 
 logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
@@ -185,9 +189,9 @@ def _check(route: object) -> None:
 
 
 def _own_path(scope: Scope) -> str:
-    """The path below `root_path`, where the server has mounted us, without the leading slash."""
+    """The path below where we are mounted, without the leading slash."""
     path: str = scope.get("path", "")
-    root = scope.get("root_path", "").rstrip("/")
+    root = script_prefix(scope)
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]
     return path.removeprefix("/")
@@ -196,7 +200,8 @@ def _own_path(scope: Scope) -> str:
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     kind = scope["type"]
     if kind == "websocket":
-        logger.info("refused a websocket to %s: no such route", scope.get("path"))
+        path = shown(scope.get("path"))
+        _throttle.log(logging.INFO, "route", "refused a websocket to %s: no such route", path)
         event = await receive()
         if event["type"] == "websocket.connect":
             await deny(scope, send, NOT_FOUND)
@@ -205,4 +210,5 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": NOT_FOUND, "headers": headers})
         await send({"type": "http.response.body", "body": b"Not found.\n"})
     else:
-        logger.warning("nothing is configured for the protocol %r: not answered", kind)
+        text = "nothing is configured for the protocol %s: not answered"
+        _throttle.log(logging.WARNING, "protocol", text, shown(kind))

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import load_config
 from ..handshake import deny, report_error
 from ..hooks import call_hook
-from ..log import LogThrottle
+from ..log import LogThrottle, shown, whereabouts
 from ..url import BrokerOptions
 from .signals import connect_signals
 from .watch import Watched, watching
@@ -31,6 +31,7 @@ __all__ = [
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -150,7 +151,9 @@ class AuthMiddleware:
             if self.require_user and not _is_user(scope.get("user")):
                 raise Refused(self.anonymous_status, "not logged in", self.anonymous_headers)
         except Refused as exc:
-            logger.info("refused a websocket to %s: %s", scope.get("path"), exc)
+            path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
+            key = f"{type(self).__name__} {whereabouts(exc)}"
+            _throttle.log(logging.INFO, key, text, path, exc)
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
             report_error(scope, exc)
@@ -165,7 +168,8 @@ class AuthMiddleware:
         if _is_outage(exc):
             _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc)
             return 503
-        logger.error("%s failed: refused with 500", name, exc_info=exc)
+        key = f"{name} {whereabouts(exc)}"
+        _failures.log(logging.ERROR, key, "%s failed: refused with 500", name, exc_info=exc)
         return 500
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..errors import pip_command
+from ..limits import check_list
 from .base import AsgiApplication
 from .signals import connect_token_signals
 from .token import BaseTokenAuthMiddleware
@@ -59,6 +60,7 @@ class DRFTokenAuthMiddleware(BaseTokenAuthMiddleware):
             session_check_seconds=session_check_seconds,
             outage_seconds=outage_seconds,
         )
+        check_list("select_related", select_related or ())
         self.select_related = ("user", *(select_related or ()))
         connect_token_signals()
 

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ..origin import origin_problem
+from ..log import LogThrottle, shown
+from ..origin import check_allowed_hosts, check_origins, origin_problem
+from ..url import BrokerOptions
 from .base import AsgiApplication, Receive, Scope, Send, refuse
 
 __all__ = ["OriginMiddleware"]
 
 logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 
 class OriginMiddleware:
@@ -23,16 +26,30 @@ class OriginMiddleware:
     Args:
         app: the ASGI application.
         allowed_origins: of other sites that may connect, beside `CSRF_TRUSTED_ORIGINS`.
+        allowed_hosts: see `BaseSocketServer.allowed_hosts`.
+
+    Raises:
+        ConfigurationError: one of them is no list.
     """
 
-    def __init__(self, app: AsgiApplication, allowed_origins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: AsgiApplication,
+        allowed_origins: Sequence[str] = (),
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        check_origins("allowed_origins", allowed_origins)
+        check_allowed_hosts("allowed_hosts", allowed_hosts)
         self.app = app
         self.allowed_origins = tuple(allowed_origins)
+        self.allowed_hosts = tuple(allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         if scope["type"] == "websocket":
-            problem = origin_problem(scope, self.allowed_origins)
+            problem = origin_problem(scope, self.allowed_origins, self.allowed_hosts)
             if problem is not None:
-                logger.warning("refused a websocket to %s: %s", scope.get("path"), problem)
+                path = shown(scope.get("path"))
+                text = "refused a websocket to %s: %s"
+                _throttle.log(logging.WARNING, "origin", text, path, problem)
                 return await refuse(scope, receive, send, 403)
         return await self.app(scope, receive, send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..limits import check_list
 from .base import AsgiApplication, AuthMiddleware, Identity, Scope, digest, in_thread
 from .stores import load_session, surviving
 from .users import Login, load_user
@@ -49,6 +50,7 @@ class SessionAuthMiddleware(AuthMiddleware):
             session_check_seconds=session_check_seconds,
             outage_seconds=outage_seconds,
         )
+        check_list("select_related", select_related or ())
         self.select_related = tuple(select_related or ())
 
     async def identify(self, scope: Scope) -> Identity:

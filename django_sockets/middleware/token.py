@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..limits import check_list
 from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, digest, in_thread
 from .offer import CHALLENGE, read_offer
 from .users import Login, is_current
@@ -43,6 +44,10 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
     anonymous_status = 401
     anonymous_headers = CHALLENGE
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_list(f"{cls.__name__}.keywords", cls.keywords)
+
     def __init__(
         self,
         app: AsgiApplication,
@@ -59,6 +64,7 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
             session_check_seconds=session_check_seconds,
             outage_seconds=outage_seconds,
         )
+        check_list("keywords", self.keywords)
         self.query_parameter = query_parameter
         self._get_user = self.get_user if get_user is None else get_user
 

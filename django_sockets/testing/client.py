@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..handshake import ERRORS
+from ..limits import check_list
 from .database import give_orders, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
@@ -81,6 +82,8 @@ class SocketClient:
         scope: Mapping[str, Any] | None = None,
         raise_errors: bool = True,
     ) -> None:
+        if isinstance(subprotocols, (str, bytes)):
+            check_list("subprotocols", subprotocols)
         self._app = app
         self.errors: list[Exception] = []
         self._raise_errors = raise_errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+from django.core.handlers.asgi import ASGIRequest
 from django.urls import include, path, re_path, register_converter
 
 from django_sockets import ConfigurationError, open_hub
@@ -153,6 +155,38 @@ async def test_a_client_that_left_before_the_refusal_is_sent_nothing() -> None:
 async def test_below_a_mount_point_the_routes_stay_the_same(
     root: str, where: str, found: bool
 ) -> None:
+    if found:
+        assert (await reached(URLRouter(ROUTES), where, root_path=root))[0] == "Where"
+    else:
+        with pytest.raises(HandshakeRefused):
+            await reached(URLRouter(ROUTES), where, root_path=root)
+
+
+SCRIPT_NAMES = [
+    # FORCE_SCRIPT_NAME, root_path, path, found
+    ("/app", "", "/app/ws/", True),
+    ("/app/", "", "/app/ws/", True),
+    ("/app", "", "/ws/", True),  # The proxy has taken it away.
+    ("/app", "/other", "/app/ws/", True),
+    ("/app", "/other", "/other/ws/", False),
+    ("/app", "/app", "/app/ws/", True),
+    ("", "/other", "/other/ws/", True),
+    (None, "/other", "/other/ws/", True),
+    (None, "", "/app/ws/", False),
+    ("/app", "", "/application/ws/", False),
+    ("/a/b", "", "/a/b/ws/", True),
+]
+
+
+@pytest.mark.parametrize(("forced", "root", "where", "found"), SCRIPT_NAMES)
+async def test_the_script_name_is_taken_away_as_django_does_it(
+    forced: str | None, root: str, where: str, found: bool, settings_of: Any
+) -> None:
+    settings_of(FORCE_SCRIPT_NAME=forced)
+    scope = {"type": "http", "method": "GET", "path": where, "root_path": root, "headers": []}
+    path = ASGIRequest(scope, io.BytesIO()).path_info
+    if forced != "/app/" and "application" not in where:
+        assert (f"/{path.lstrip('/')}" == "/ws/") is found  # What Django makes of it.
     if found:
         assert (await reached(URLRouter(ROUTES), where, root_path=root))[0] == "Where"
     else:
