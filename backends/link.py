@@ -23,6 +23,7 @@ from redis import exceptions as driver
 from redis.asyncio.connection import AbstractConnection
 
 from ..errors import AuthError, ConnectError
+from ..forks import after_fork_in_child
 from ..url import BrokerURL
 from .intake import Intake, LinkLost
 from .within import within
@@ -170,7 +171,7 @@ def _after_fork_in_child() -> None:
     _links.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)
 
 
 @contextlib.contextmanager
