@@ -14,7 +14,7 @@ from .asgi import AsgiApp
 from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, load_config
-from .crowd import Crowd, crowd_of
+from .crowd import Crowd, check_close_code, crowd_of
 from .eager import Late, until_late
 from .errors import BrokerError, CallError, EncodeError, NotAllowed, SubscribeError
 from .events import OVERFLOW, EventQueue, Gap
@@ -38,6 +38,7 @@ from .runtime import (
     worker_pool,
 )
 from .socket_channels import SocketChannels
+from .tidying import tidied
 from .typed import Dispatch, invalid_message, taken_types
 from .url import BrokerOptions
 
@@ -284,11 +285,21 @@ class BaseSocketServer(SocketChannels):
         await self._awaited(lambda: self._send_event(event))
 
     def close(self, code: int = NORMAL) -> None:
-        """Close the connection. `disconnect` runs after the present handler has returned."""
+        """Close the connection. `disconnect` runs after the present handler has returned.
+
+        Args:
+            code: 1000, a number from 3000 to 4999, or one of the standard's own that can be sent:
+                1001 to 1003, 1007 to 1014.
+
+        Raises:
+            ConfigurationError: it is none of these; also a ValueError.
+        """
+        check_close_code(code, standard=True)
         self._calls.plain(lambda: self.async_close(code))
 
     async def async_close(self, code: int = NORMAL) -> None:
         """See `close`; returns when the close frame was sent."""
+        check_close_code(code, standard=True)
         await self._awaited(lambda: self._close(code))
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
@@ -384,6 +395,8 @@ class BaseSocketServer(SocketChannels):
                 return task.result()
         finally:
             task.cancel()
+        if self._in_thread is not None:
+            self._in_thread.cancel()  # If it still waits for a thread, it need not run.
         self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
         return UNAVAILABLE
 
@@ -498,16 +511,17 @@ class BaseSocketServer(SocketChannels):
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        if _size_bytes(frame) > self.max_message_bytes:
-            self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
-            await self.async_close(TOO_BIG)
-            return
         try:
             name, args = self._dispatch.read(frame, self.ws_decoder)
         except Exception as exc:
             await self._call(self.decode_error, exc)
             return
         await self._call(getattr(self, name), *args)
+
+    def _too_big(self) -> None:
+        """Called by the frames: a larger one than `max_message_bytes` has arrived."""
+        _spawn(self._close(TOO_BIG))
+        self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
 
     def _may_send(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -523,8 +537,8 @@ class BaseSocketServer(SocketChannels):
         loop = asyncio.get_running_loop()
         quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
         if quiet >= self.idle_timeout_seconds:
-            self._note("closed_idle", "closed with 4408: the client sends nothing")
             _spawn(self._close(IDLE))
+            self._note("closed_idle", "closed with 4408: the client sends nothing")
         else:
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
@@ -541,12 +555,12 @@ class BaseSocketServer(SocketChannels):
         if function in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
         if is_coroutine_function(function):
-            awaitable: Awaitable[Any] = handler(*args)
-            return awaitable
+            return tidied(handler(*args))
         return self._call_in_thread(handler, args)
 
     async def _call_in_thread(self, handler: Callable[..., Any], args: Sequence[Any]) -> Any:
-        call = call_in_thread(self._config.settings, handler, args)
+        handshake = self._outbox.held
+        call = call_in_thread(self._config.settings, handler, args, handshake=handshake)
         self._in_thread = thread = _spawn(call)
         await asyncio.wait([thread])
         if self._in_thread is thread:
@@ -730,7 +744,7 @@ class BaseSocketServer(SocketChannels):
             ):
                 await self._pass_on(event)
             else:
-                await self.async_handle_received_broadcast(event.channel, event.data())
+                await tidied(self.async_handle_received_broadcast(event.channel, event.data()))
         except Exception as exc:
             await self._failed(exc)
 
