@@ -65,7 +65,16 @@ class Calls:
                 f"{MAX_SCHEDULED} calls are scheduled already: await the async_ form instead"
             )
         if here is self.home:
-            task = here.create_task(self._turn(operation, *self._ticket()))
+            before, mine = self._ticket()
+            turn = self._turn(operation, before, mine)
+            try:
+                task = here.create_task(turn)
+            except BaseException:
+                turn.close()
+                self._done(mine)
+                raise
+            # A task that is cancelled before its first step takes no turn.
+            task.add_done_callback(lambda _: self._done(mine))
             self._watch(task)
         else:
             future = self._submit(operation)
@@ -129,10 +138,14 @@ class Calls:
             return await operation()
         finally:
             _inside.reset(token)
-            if not mine.done():
-                mine.set_result(None)
-            if self._tail is mine:
-                self._tail = None
+            self._done(mine)
+
+    def _done(self, mine: asyncio.Future[None]) -> None:
+        """Let what comes behind this place go on."""
+        if not mine.done():
+            mine.set_result(None)
+        if self._tail is mine:
+            self._tail = None
 
     def _watch(self, future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
         if self._scheduled is None:
