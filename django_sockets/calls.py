@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from .errors import CallError
+from .os_threads import waiting
 from .runtime import finish_before_exit
 
 __all__ = ["Calls", "Operation", "running_loop"]
@@ -92,7 +93,8 @@ class Calls:
     def _wait(self, operation: Operation[T]) -> T:
         future = self._submit(operation)
         try:
-            return future.result(self._timeout_seconds)
+            with waiting():
+                return future.result(self._timeout_seconds)
         except concurrent.futures.CancelledError:
             raise CallError("the event loop stopped before the call was done") from None
         except concurrent.futures.TimeoutError:

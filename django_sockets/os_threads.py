@@ -7,14 +7,15 @@ are still there, so that the library's own event loop gets a real thread.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import ThreadError
 
-__all__ = ["OsThread", "original", "replaced_by", "start_thread"]
+__all__ = ["OsThread", "original", "replaced_by", "start_thread", "waiting"]
 
 
 def replaced_by() -> str | None:
@@ -84,6 +85,24 @@ class OsThread:
     def join(self, timeout_seconds: float) -> None:
         """Wait for the end, at most so long."""
         self._ended.wait(timeout_seconds)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Around a wait for another thread.
+
+    gevent takes a wait for a deadlock while no timer or socket of the thread's hub is waited for.
+    """
+    if replaced_by() != "gevent":
+        yield
+        return
+    timer = sys.modules["gevent"].get_hub().loop.timer(1.0, 1.0)
+    timer.start(int)  # Does nothing, every second.
+    try:
+        yield
+    finally:
+        timer.stop()
+        timer.close()
 
 
 def original(module: str, name: str) -> Any:

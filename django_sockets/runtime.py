@@ -21,7 +21,7 @@ from .conf import Config, Settings
 from .forks import after_fork_in_child
 from .hub import Hub, hub_on
 from .loops import forget_closed
-from .os_threads import OsThread, original, replaced_by
+from .os_threads import OsThread, original, replaced_by, waiting
 from .workers import WorkerPool
 
 __all__ = [
@@ -135,24 +135,32 @@ def background_loop() -> BackgroundLoop:
         ThreadError: its thread cannot be started; the next call tries again.
     """
     runtime = _runtime
+    loop = runtime.loop
+    if loop is None or not runtime.started.is_set() or (loop.is_closed() and not loop.ends):
+        with waiting():
+            loop = _start_loop(runtime)
+            runtime.started.wait()
+    return loop
+
+
+def _start_loop(runtime: _Runtime) -> BackgroundLoop:
+    """The loop, whose thread may not have come to run it yet."""
     with runtime.lock:
-        if runtime.loop is None or (runtime.loop.is_closed() and not runtime.loop.ends):
-            loop, started = BackgroundLoop(), threading.Event()
-            try:
-                runtime.thread = OsThread(
-                    lambda: _run_loop(loop, started),
-                    name="django_sockets loop",
-                    purpose="the event loop for calls from threads without one",
-                )
-            except BaseException:
-                loop.close()
-                raise
-            runtime.loop, runtime.started = loop, started
-            _register_exit()
-    # Without the lock: under gevent another greenlet may come in meanwhile.
-    if not runtime.started.is_set():
-        runtime.started.wait()
-    return runtime.loop
+        if runtime.loop is not None and (runtime.loop.ends or not runtime.loop.is_closed()):
+            return runtime.loop
+        loop, started = BackgroundLoop(), threading.Event()
+        try:
+            runtime.thread = OsThread(
+                lambda: _run_loop(loop, started),
+                name="django_sockets loop",
+                purpose="the event loop for calls from threads without one",
+            )
+        except BaseException:
+            loop.close()
+            raise
+        runtime.started, runtime.loop = started, loop
+        _register_exit()
+        return loop
 
 
 def _run_loop(loop: BackgroundLoop, started: threading.Event) -> None:
