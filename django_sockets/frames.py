@@ -199,10 +199,14 @@ class Frames:
         if event["type"] == "websocket.disconnect":
             self.end(event.get("code") or NO_CODE)
         elif not self._stopped:
-            size_bytes = _size_bytes(event)
+            text: Any = event.get("text")
+            ascii_text = text is not None and text.isascii()  # By far the most.
+            size_bytes = len(text) if ascii_text else _size_bytes(event)
             if size_bytes > self._owner.max_message_bytes:
                 self.stop()
                 self._owner._too_big()
+            elif self._event is None:
+                self._event = event
             else:
                 self.push(event, size_bytes)
 
@@ -290,7 +294,7 @@ def _size_bytes(event: Event) -> int:
     text: str | None = event.get("text")
     if text is None:
         return len(event.get("bytes") or b"")
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

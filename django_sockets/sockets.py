@@ -608,8 +608,10 @@ class BaseSocketServer(SocketChannels):
             return
         self._closing = True
         self._frames.stop()
-        await self._outbox.close(code)
-        self._end(code)
+        try:
+            await self._outbox.close(code)
+        finally:
+            self._end(code)
 
     def _new_mailbox(self) -> Mailbox:
         return Mailbox(self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion)

@@ -35,20 +35,19 @@ def tidied(hook: Awaitable[T]) -> Awaitable[T]:
 
 
 async def _tidied(hook: Awaitable[T]) -> T:
-    if hygiene_is_replaced() or not (_listening or _listen()):
+    if _context is None and not _listen():
         return await hook
-    thread = _thread_of_context()
+    context = _context(None)
+    thread = _shared if context is None else _thread_of(context)
     if thread.connections:
-        thread.tidy()
-    running = thread.running
-    this = object()
-    running.add(this)
+        thread.tidy(context)
+    thread.running.add(hook)
     try:
         return await hook
     finally:
-        running.discard(this)
+        thread.running.discard(hook)
         if thread.connections:
-            thread.tidy()
+            thread.tidy(context)
 
 
 class _Thread:
@@ -56,7 +55,7 @@ class _Thread:
 
     Attributes:
         connections: Django's connections there, as far as they are known.
-        running: one object for each coroutine hook that may use them now.
+        running: the coroutine hooks that may use them now.
     """
 
     def __init__(self) -> None:
@@ -64,27 +63,27 @@ class _Thread:
         self.running: set[object] = set()
         self._asked = False
 
-    def tidy(self) -> None:
+    def tidy(self, context: Any) -> None:
         """Have what needs it closed; on an event loop."""
-        if self._asked:
+        if self._asked or hygiene_is_replaced():
             return
         # Closing an old connection ends the cursors of other hooks. A broken one has none.
         alone = not self.running
         try:
             if any(_is_due(connection(), alone) for connection in self.connections):
-                self.ask(alone)
+                self.ask(_executor_of(context), alone)
         except Exception:
             _complain()
 
-    def ask(self, alone: bool) -> None:
+    def ask(self, executor: Any, alone: bool) -> None:
         """Have the thread look at its connections, behind what it was given before."""
-        executor = _executor_of_context()
-        if executor is not None:
-            self._asked = True
-            try:
-                executor.submit(self._look, alone)
-            except RuntimeError:  # The interpreter is exiting, or the context has ended.
-                self._asked = False
+        if executor is None:
+            return
+        self._asked = True
+        try:
+            executor.submit(self._look, alone)
+        except RuntimeError:  # The interpreter is exiting, or the context has ended.
+            self._asked = False
 
     def _look(self, alone: bool) -> None:
         self._asked = False
@@ -127,56 +126,54 @@ def _complain() -> None:
 # thread for the process where there is no such context.
 
 _shared = _Thread()
-_of_context: weakref.WeakKeyDictionary[Any, _Thread] = weakref.WeakKeyDictionary()
-_listening = False
+_threads: weakref.WeakKeyDictionary[Any, _Thread] = weakref.WeakKeyDictionary()
+_context: Any = None
+"""Gives the present context, or its argument; None before `_listen`."""
 
 
-def _context() -> Any:
-    return sys.modules["asgiref.sync"].SyncToAsync.thread_sensitive_context.get(None)
+def _to_async() -> Any:
+    return sys.modules["asgiref.sync"].SyncToAsync
 
 
-def _thread_of_context() -> _Thread:
-    context = _context()
+def _thread_of(context: Any) -> _Thread:
     if context is None:
         return _shared
-    thread = _of_context.get(context)
+    thread = _threads.get(context)
     if thread is None:
-        thread = _of_context.setdefault(context, _Thread())
+        thread = _threads.setdefault(context, _Thread())
     return thread
 
 
-def _executor_of_context() -> Any:
-    context, to_async = _context(), sys.modules["asgiref.sync"].SyncToAsync
+def _executor_of(context: Any) -> Any:
     if context is None:
-        return to_async.single_thread_executor
-    return to_async.context_to_thread_executor.get(context)
+        return _to_async().single_thread_executor
+    return _to_async().context_to_thread_executor.get(context)
 
 
 def _listen() -> bool:
     """Hear of connections from now on; False where Django is not in use."""
-    global _listening
+    global _context
     if "asgiref.sync" not in sys.modules or not on_database_connection(_connected):
         return False
-    _listening = True
-    executor = sys.modules["asgiref.sync"].SyncToAsync.single_thread_executor
+    _context = _to_async().thread_sensitive_context.get
+    executor = _executor_of(None)
     if getattr(executor, "_threads", True):
-        _shared.ask(alone=True)  # It is there already, perhaps with connections.
+        _shared.ask(executor, alone=True)  # It is there already, perhaps with connections.
     return True
 
 
 def _connected(sender: Any, connection: Any, **_: Any) -> None:
     """Django's signal `connection_created`, on the thread of the connection."""
-    to_async = sys.modules["asgiref.sync"].SyncToAsync
-    if getattr(to_async.threadlocal, "main_event_loop", None) is None:
+    if getattr(_to_async().threadlocal, "main_event_loop", None) is None:
         return  # No thread of asgiref's.
-    thread = _thread_of_context()
+    thread = _thread_of(_context(None))
     if all(known() is not connection for known in thread.connections):
         thread.connections = [*thread.connections, weakref.ref(connection)]
 
 
 def _after_fork_in_child() -> None:
-    global _shared, _of_context
-    _shared, _of_context = _Thread(), weakref.WeakKeyDictionary()
+    global _shared, _threads
+    _shared, _threads = _Thread(), weakref.WeakKeyDictionary()
 
 
 after_fork_in_child(_after_fork_in_child)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets import Gap, frames, hub, open_hub, runtime, shutdown
+from django_sockets import CallError, Gap, frames, hub, open_hub, runtime, shutdown
 from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
@@ -21,10 +21,11 @@ from django_sockets.crowd import crowd_of, on_missed_orders
 from django_sockets.guests import Guests
 from django_sockets.hub import Hub
 from django_sockets.middleware import watch
+from django_sockets.outbox import Outbox
 from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
-from django_sockets.testing.client import SocketClient
+from django_sockets.testing.client import SocketClient, SocketClosed
 from django_sockets.url import BrokerURL
 
 URL = "memory://surprises"
@@ -439,3 +440,37 @@ async def test_a_scheduled_call_without_a_task_holds_up_no_other() -> None:
             loop.set_task_factory(None)
             await broadcaster.async_broadcast("room", 2)
     assert captured == [("room", 2)]
+
+
+async def test_a_broadcaster_whose_subscription_failed_is_subscribed_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broadcaster = Broadcaster(URL)
+    own = shared_hub(load_config(URL))
+    subscribe = own._broker.subscribe
+    monkeypatch.setattr(own._broker, "subscribe", failing_once(subscribe, RuntimeError("surprise")))
+    with pytest.raises(RuntimeError, match="surprise"):
+        await broadcaster.async_subscribe("room")
+    with pytest.raises(CallError, match="subscribe to a channel"):
+        await asyncio.wait_for(broadcaster.async_receive_broadcast(), 5)
+    await broadcaster.async_subscribe("room")
+    await broadcaster.async_broadcast("room", 1)
+    assert await asyncio.wait_for(broadcaster.async_receive_broadcast(), 20) == ("room", 1)
+    await broadcaster.aclose()
+
+
+async def test_a_socket_ends_even_if_its_close_frame_cannot_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Leaves(BaseSocketServer):
+        config = URL
+
+        async def connect(self) -> None:
+            monkeypatch.setattr(Outbox, "close", failing_once(Outbox.close, RuntimeError("no")))
+            await self.async_close(4000)
+
+    client = SocketClient(Leaves.as_asgi)
+    with contextlib.suppress(SocketClosed):
+        await client.connect()
+        await client.receive_close(5)
+    await asyncio.wait_for(client.close(), 20)
