@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, ConnectError
+from ..forks import after_fork_in_child
 from ..log import LogThrottle
+from ..os_threads import start_thread
 from ..redaction import mask
 from ..url import BrokerURL
 from .glide_config import GlideConnection, client_maker
@@ -284,9 +285,11 @@ class _GlideThread:
         self.loop = asyncio.new_event_loop()
         self.clients: dict[object, tuple[_Client, int]] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
-        threading.Thread(
-            target=self.loop.run_forever, name="django_sockets glide", daemon=True
-        ).start()
+        try:
+            start_thread(self.loop.run_forever, name="django_sockets glide", purpose="driver=glide")
+        except BaseException:
+            self.loop.close()
+            raise
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run it as a task; on the thread only."""
@@ -310,7 +313,7 @@ def _after_fork_in_child() -> None:
         _thread = None
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)
 
 
 class Lease:

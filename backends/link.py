@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import hiredis
 
 from ..errors import AuthError, BrokerError, ConfigurationError, ConnectError
+from ..forks import after_fork_in_child
 from ..redaction import without_frames
 from ..url import BrokerURL
 from .eyeballs import reason
@@ -170,7 +171,7 @@ def _after_fork_in_child() -> None:
     _links.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)
 
 
 class Refused(Exception):

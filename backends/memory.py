@@ -14,10 +14,11 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..broker import Limits, Report, Sink
 from ..errors import BrokerClosed
+from ..forks import after_fork_in_child
 from ..url import BrokerURL
 
 __all__ = ["MemoryBroker"]
@@ -29,6 +30,8 @@ INBOX_HIGH = 1024
 INBOX_FULL = 65_536
 """Messages in one inbox above which they are dropped, as a gap."""
 OVERFLOW = "overflow"
+FAILED = "delivery failed"
+"""Gap reasons: too much waited, and an unexpected error."""
 
 
 class _Bus:
@@ -62,7 +65,7 @@ def _after_fork_in_child() -> None:
     _buses.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)
 
 
 class MemoryBroker:
@@ -147,10 +150,20 @@ class MemoryBroker:
                 dropped, self._dropped = list(self._dropped), {}
             self._release()
             batch = [item for item in batch if item[0] in self._channels]
-            if batch:
-                await self._sink.deliver(batch)
-            if dropped:
-                self._sink.lost([name for name in dropped if name in self._channels], OVERFLOW)
+            try:
+                if batch:
+                    await self._sink.deliver(batch)
+                if dropped:
+                    self._lost(dropped, OVERFLOW)
+            except Exception:
+                logger.exception("%s: delivering messages failed", self.url)
+                self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
+
+    def _lost(self, channels: Iterable[str], reason: str) -> None:
+        try:
+            self._sink.lost([name for name in channels if name in self._channels], reason)
+        except Exception:
+            logger.exception("%s: signalling a loss failed", self.url)
 
     def _release(self) -> None:
         """Let the publishers that wait for room in the inbox go on."""

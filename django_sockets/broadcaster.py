@@ -89,7 +89,13 @@ class Broadcaster(ChannelNames):
         hub = shared_hub(self._config)
         if self._queue is None:
             self._queue = hub.new_queue()
-        await hub.add(self._queue, names)
+        queue = self._queue
+        try:
+            await hub.add(queue, names)
+        except BaseException:
+            if queue is self._queue and not hub.channels_of(queue):
+                self._queue = self._home = None  # It is subscribed to nothing.
+            raise
 
     async def _remove(self, names: list[str]) -> None:
         if self._queue is not None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from .errors import CallError
 from .log import LogThrottle, whereabouts
+from .os_threads import waiting
 from .runtime import finish_before_exit
 from .url import BrokerOptions
 
@@ -68,7 +69,16 @@ class Calls:
                 f"{MAX_SCHEDULED} calls are scheduled already: await the async_ form instead"
             )
         if here is self.home:
-            task = here.create_task(self._turn(operation, *self._ticket()))
+            before, mine = self._ticket()
+            turn = self._turn(operation, before, mine)
+            try:
+                task = here.create_task(turn)
+            except BaseException:
+                turn.close()
+                self._done(mine)
+                raise
+            # A task that is cancelled before its first step takes no turn.
+            task.add_done_callback(lambda _: self._done(mine))
             self._watch(task)
         else:
             future = self._submit(operation)
@@ -86,7 +96,8 @@ class Calls:
     def _wait(self, operation: Operation[T]) -> T:
         future = self._submit(operation)
         try:
-            return future.result(self._timeout_seconds)
+            with waiting():
+                return future.result(self._timeout_seconds)
         except concurrent.futures.CancelledError:
             raise CallError("the event loop stopped before the call was done") from None
         except concurrent.futures.TimeoutError:
@@ -132,10 +143,14 @@ class Calls:
             return await operation()
         finally:
             _inside.reset(token)
-            if not mine.done():
-                mine.set_result(None)
-            if self._tail is mine:
-                self._tail = None
+            self._done(mine)
+
+    def _done(self, mine: asyncio.Future[None]) -> None:
+        """Let what comes behind this place go on."""
+        if not mine.done():
+            mine.set_result(None)
+        if self._tail is mine:
+            self._tail = None
 
     def _watch(self, future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
         if self._scheduled is None:

@@ -30,8 +30,10 @@ __all__ = [
     "default_config",
     "default_config_and_origin",
     "django_site",
+    "hygiene_is_replaced",
     "lazy_text",
     "load_config",
+    "on_database_connection",
     "override_default",
     "override_hygiene",
     "script_prefix",
@@ -397,6 +399,25 @@ def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
         yield
     finally:
         _hygiene.remove(hygiene)
+
+
+def hygiene_is_replaced() -> bool:
+    """Whether a test has put something in the place of the hygiene."""
+    return bool(_hygiene)
+
+
+def on_database_connection(receiver: Callable[..., None]) -> bool:
+    """Have Django's signal `connection_created` call `receiver`; False where Django is not in use.
+
+    Args:
+        receiver: a function of a module; it is called on the thread that has connected.
+    """
+    if _django_settings() is None:
+        return False
+    from django.db.backends.signals import connection_created
+
+    connection_created.connect(receiver, dispatch_uid="django_sockets.connection_created")
+    return True
 
 
 @contextlib.contextmanager

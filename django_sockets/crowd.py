@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 from .codec import Delivery, decode_json
 from .errors import BrokerError, ConfigurationError
+from .forks import after_fork_in_child
 from .hub import Hub
 from .log import LogThrottle
 from .url import BrokerOptions
@@ -60,15 +60,24 @@ def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(key) for name, key in keys.items() if key is not None}
 
 
-def check_close_code(code: object) -> int:
+def check_close_code(code: object, *, standard: bool = False) -> int:
     """Return the code if an application may close with it (RFC 6455, section 7.4).
 
+    Args:
+        standard: also allow the standard's own codes that a close frame may carry.
+
     Raises:
-        ConfigurationError: it is neither 1000 nor in 3000 to 4999.
+        ConfigurationError: it is neither 1000, nor in 3000 to 4999, nor such a code; a ValueError.
     """
-    if isinstance(code, int) and (code == 1000 or 3000 <= code <= 4999):
-        return code
-    raise ConfigurationError(f"close code {code!r}: use 1000, or a number from 3000 to 4999")
+    if isinstance(code, int):
+        if code == 1000 or 3000 <= code <= 4999:
+            return int(code)
+        if standard and (1001 <= code <= 1003 or 1007 <= code <= 1014):
+            return int(code)
+    others = "; 1001 to 1003 and 1007 to 1014 are the standard's" if standard else ""
+    raise ConfigurationError(
+        f"close code {code!r}: use 1000, or a number from 3000 to 4999{others}"
+    )
 
 
 def close_order(tags: Mapping[str, str], code: int) -> bytes:
@@ -154,7 +163,10 @@ class Crowd:
         """Close the members that carry all of the tags; returns how many. On the hub's loop."""
         members = self.matching(tags)
         for member in members:
-            member.on_close_order(code)
+            try:
+                member.on_close_order(code)
+            except Exception:
+                logger.exception("closing a socket by its tags failed")
         return len(members)
 
     # The control channel
@@ -173,16 +185,11 @@ class Crowd:
                 hub = self._hub()
                 if hub is None or hub.closed:
                     return
-                if self._listening:
-                    self._listening = False
-                    self._tried.clear()
-                    await hub.remove(self)
-                elif await self._listen(hub):
-                    self._listening = True
-                else:
-                    self._left.clear()
-                    del hub
-                    await self._pause()
+                if await self._switch(hub):
+                    continue
+                self._left.clear()
+                del hub
+                await self._pause()
         finally:
             self._keeper = None
             if self._tags_of:
@@ -190,14 +197,25 @@ class Crowd:
         if self._missing and self._listening:
             self._missed("no connection")
 
-    async def _listen(self, hub: Hub) -> bool:
+    async def _switch(self, hub: Hub) -> bool:
+        """Get onto the control channel, or off it; False if it has to be tried again."""
         try:
-            await hub.add_control(self)
+            if self._listening:
+                self._listening = False
+                self._tried.clear()
+                await hub.remove(self)
+            else:
+                await hub.add_control(self)
+                self._listening = True
         except BrokerError as exc:
             self._no_orders(exc)
             return False
+        except Exception as exc:
+            self._no_orders(repr(exc))
+            return False
         finally:
-            self._tried.set()
+            if self._tags_of:
+                self._tried.set()
         return True
 
     def _no_orders(self, reason: object) -> None:
@@ -213,13 +231,22 @@ class Crowd:
         """An order. What this version does not know in it is for newer ones, and is ignored."""
         try:
             order = _read_order(delivery.payload)
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except Exception:  # Also RecursionError.
             hub = self._hub()
             if hub is not None:
                 hub.poison(delivery.channel)
             return
-        if order is not None:
-            self.close(*order)
+        if order is None:
+            return
+        tags, code = order
+        try:
+            self.close(tags, check_close_code(code))
+        except ConfigurationError as exc:
+            hub = self._hub()
+            if hub is not None:
+                hub.count("poison")
+            text = "refused an order of another process to close sockets: %.200s"
+            _throttle.log(logging.WARNING, f"order {self.config.url}", text, exc)
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Orders may be missing."""
@@ -235,13 +262,13 @@ class Crowd:
                 logger.exception("on_missed_orders: %r failed", call)
 
 
-def _read_order(payload: bytes) -> tuple[dict[str, str], int] | None:
+def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
     """The tags and the code of a close order; None for an order of another kind."""
     message: dict[str, Any] = decode_json(payload)
     if "close" not in message.keys():  # noqa: SIM118 - refuses lists and texts too
         return None
     order = message["close"]
-    tags, code = order["tags"], check_close_code(order["code"])
+    tags, code = order["tags"], order["code"]
     if not tags or not all(isinstance(text, str) for text in tags.values()):
         raise ValueError("a close order has at least one tag, and tags are texts")
     return tags, code
@@ -282,4 +309,4 @@ def _after_fork_in_child() -> None:
     _registry = _Registry()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)

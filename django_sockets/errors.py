@@ -12,6 +12,7 @@
     │   ├── SubscribeError      a subscription was not acknowledged
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
+    │   └── ThreadError         a thread that is needed cannot be started   (also RuntimeError)
     ├── NotAllowed              a client asked for a channel that it may not have
     └── Reject                  raised by an application to refuse a handshake
 
@@ -157,6 +158,14 @@ class CallError(DjangoSocketsError):
 
     Raised when the loop has stopped, did not answer within `sync_call_timeout_seconds`, or has
     too many scheduled calls waiting. The work itself may or may not have been done.
+    """
+
+
+class ThreadError(CallError, RuntimeError):
+    """A thread that is needed cannot be started. Nothing was done; a later call tries again.
+
+    The process has reached a limit on threads, the interpreter is exiting, or gevent or eventlet
+    has replaced threads by greenlets where that cannot work.
     """
 
 

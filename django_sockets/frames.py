@@ -28,14 +28,15 @@ BESIDE_SECONDS = 0.1
 """How long a handler may be at work before somebody else reads. Most are done long before that, and
 a task for each frame would be the largest part of what a short handler costs."""
 READ_AHEAD = 16
-"""Frames read while a handler is busy."""
+"""Frames read while a handler is busy. In bytes, reading ends with the frame that makes them
+`max_message_bytes` in all."""
 FRAMES_IN_A_ROW = 16
 """Frames that a client may have waiting and nobody else on the event loop has a turn in between."""
 GOING_AWAY, NO_CODE, INTERNAL_ERROR = 1001, 1005, 1011
 """Close codes of RFC 6455, section 7.4.1: the server has cancelled our task; the client gave none;
 the server's `receive` has failed."""
 
-_NOTHING: deque[Event] = deque(maxlen=0)
+_NOTHING: deque[tuple[Event, int]] = deque(maxlen=0)
 """In place of a queue where no frame ever waited."""
 
 
@@ -45,10 +46,12 @@ class Listener(Protocol):
     Attributes:
         _home: the event loop it lives on.
         _asgi_receive: None: nothing is heard.
+        max_message_bytes: the largest frame.
     """
 
     _home: asyncio.AbstractEventLoop
     _asgi_receive: Receive | None
+    max_message_bytes: int
 
     def _begin(self) -> None:
         """Nothing was read yet."""
@@ -58,6 +61,9 @@ class Listener(Protocol):
 
     async def _failed(self, exc: Exception) -> None:
         """Handling one has raised this; must not raise itself."""
+
+    def _too_big(self) -> None:
+        """A frame is too large: end soon. Nothing more is handled."""
 
     def _over(self, code: int) -> asyncio.Task[None]:
         """Begin to end: nothing is read any more. What was read may still be at work."""
@@ -84,6 +90,7 @@ class Frames:
         "_taken",
         "_task",
         "_waiting",
+        "_waiting_bytes",
         "code",
         "heard_at",
     )
@@ -92,6 +99,7 @@ class Frames:
         self._owner = owner
         self._event: Event | None = None
         self._waiting = _NOTHING
+        self._waiting_bytes = 0
         self._task: asyncio.Task[Any] | None = None
         self._reading = False
         self._cancelled = False
@@ -105,7 +113,7 @@ class Frames:
         self.heard_at = 0.0
         self.code: int | None = None
 
-    def push(self, event: Event) -> None:
+    def push(self, event: Event, size_bytes: int = 0) -> None:
         """Have an event handled after those that wait."""
         if self._stopped:
             return
@@ -114,7 +122,8 @@ class Frames:
             return
         if self._waiting is _NOTHING:
             self._waiting = deque()
-        self._waiting.append(event)
+        self._waiting.append((event, size_bytes))
+        self._waiting_bytes += size_bytes
 
     async def serve(self) -> None:
         """Read and handle events until the client leaves, or until `end`.
@@ -184,14 +193,25 @@ class Frames:
             return None
         if self._taken is not None:
             _wake(self._taken)
-        return self._waiting.popleft()
+        event, size_bytes = self._waiting.popleft()
+        self._waiting_bytes -= size_bytes
+        return event
 
     def _heard(self, event: Event) -> None:
         self.heard_at = self._owner._home.time()
         if event["type"] == "websocket.disconnect":
             self.end(event.get("code") or NO_CODE)
-        else:
-            self.push(event)
+        elif not self._stopped:
+            text: Any = event.get("text")
+            ascii_text = text is not None and text.isascii()  # By far the most.
+            size_bytes = len(text) if ascii_text else _size_bytes(event)
+            if size_bytes > self._owner.max_message_bytes:
+                self.stop()
+                self._owner._too_big()
+            elif self._event is None:
+                self._event = event
+            else:
+                self.push(event, size_bytes)
 
     def _receive_failed(self, exc: Exception) -> None:
         key = whereabouts(exc)
@@ -210,7 +230,7 @@ class Frames:
             # Until the handlers have caught up: then who waits for an arrival reads on.
             while self._arrival is None and self.code is None:
                 self._heard(await receive())
-                while len(self._waiting) >= READ_AHEAD:
+                while self._enough_waits():
                     self._taken = loop.create_future()
                     await self._taken
         except Exception as exc:
@@ -219,6 +239,12 @@ class Frames:
             self._beside = None
             if self._arrival is not None:
                 _wake(self._arrival)
+
+    def _enough_waits(self) -> bool:
+        return (
+            len(self._waiting) >= READ_AHEAD
+            or 0 < self._waiting_bytes >= self._owner.max_message_bytes
+        )
 
     def end(self, code: int) -> None:
         """The connection has ended: read nothing more. The first code counts."""
@@ -239,6 +265,7 @@ class Frames:
         """Handle nothing more after the event in hand."""
         self._stopped = True
         self._waiting = _NOTHING
+        self._waiting_bytes = 0
         if self._taken is not None:
             _wake(self._taken)
 
@@ -264,6 +291,14 @@ class Frames:
             self._idle = self._owner._home.create_future()
         await asyncio.wait([self._idle], timeout=timeout_seconds)
         return self._idle.done()
+
+
+def _size_bytes(event: Event) -> int:
+    """The size of a frame as it was sent."""
+    text: str | None = event.get("text")
+    if text is None:
+        return len(event.get("bytes") or b"")
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
@@ -295,7 +330,10 @@ class _AtWork:
                 self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
                 return
             del self._since[frames]
-            frames.read_beside()
+            try:
+                frames.read_beside()
+            except Exception:
+                logger.exception("reading on beside a handler failed")
 
 
 _at_work: dict[asyncio.AbstractEventLoop, _AtWork] = {}

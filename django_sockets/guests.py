@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Protocol
 
 __all__ = ["Guest", "Guests"]
+
+logger = logging.getLogger("django_sockets")
 
 CLOSING_SHARE = 0.8
 """Part of the window in which closes begin; the rest is for handlers that are at work."""
@@ -68,7 +71,10 @@ class Guests:
                 await asyncio.sleep(early)
             if guest in self._guests:
                 left = ends - loop.time()
-                guest.on_drain(max(0.0, left - seconds * (1 - CLOSING_SHARE) / 2))
+                try:
+                    guest.on_drain(max(0.0, left - seconds * (1 - CLOSING_SHARE) / 2))
+                except Exception:
+                    logger.exception("draining: a connection could not be told to end")
         # Also those that were in their handshake when it began.
         while self._guests and loop.time() < ends:
             self._left.clear()

@@ -290,6 +290,11 @@ class Hub:
                 # The chains know some of it that not all have got: no repetition will bring it.
                 self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
             raise
+        except Exception as exc:
+            # The broker's reader must go on, and subscribers must know that something is missing.
+            text = "%s: handing out messages failed"
+            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
+            self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
 
     def _pieces(
         self, batch: Sequence[tuple[str, bytes]], arrived_at: float
@@ -372,7 +377,11 @@ class Hub:
                 hit.setdefault(lane.owner, []).append(channel)
         for subscriber, names in hit.items():
             self.count_gap(reason)
-            subscriber.on_gap(names, reason)
+            try:
+                subscriber.on_gap(names, reason)
+            except Exception as exc:
+                text = "%s: a subscriber failed to take a gap"
+                self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to one of the counters of `stats`."""

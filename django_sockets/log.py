@@ -45,6 +45,7 @@ class LogThrottle:
 
         Args:
             key: never a text that a client gives: with ever new keys it could flood the log.
+            exc_info: an exception to log with its traceback.
         """
         now = time.monotonic()
         first, count = self._seen.get(key, (float("-inf"), 0))

@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
-import os
+import socket
 import threading
+import time
 from asyncio import _get_running_loop as running_loop  # None on a thread that runs none.
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from .conf import Config, Settings
+from .forks import after_fork_in_child
 from .hub import Hub, hub_on
 from .loops import forget_closed
+from .os_threads import OsThread, original, replaced_by, waiting
 from .startup import announce
 from .workers import WorkerPool
 
@@ -44,6 +48,9 @@ logger = logging.getLogger("django_sockets")
 
 EXIT_SECONDS = 2.0
 """How long the exit of the interpreter waits for open sockets and scheduled calls."""
+RESUME_SECONDS = 0.1
+"""Pause of a background loop that is stopped by an exception twice within a second: if the cause
+stays, it neither fills the log nor takes a whole core."""
 
 
 class BackgroundLoop(asyncio.SelectorEventLoop):
@@ -51,9 +58,19 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
 
     `asyncio.Queue.put_nowait` from another thread completes a future whose callback goes through
     `call_soon`, which does not wake a sleeping loop. Scripts hand us `queue.get` and do just that.
+
+    Under gevent it is made of what gevent has replaced, and runs on a real thread.
+
+    Attributes:
+        ends: the interpreter is exiting; else the loop goes on when something has stopped it.
     """
 
     owner: int | None = None
+    ends = False
+
+    def __init__(self) -> None:
+        self._greenlets = replaced_by() == "gevent"
+        super().__init__(original("selectors", "DefaultSelector")() if self._greenlets else None)
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Any = None
@@ -62,6 +79,38 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
             return self.call_soon_threadsafe(callback, *args, context=context)
         return super().call_soon(callback, *args, context=context)
 
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
+        """As in any loop. Under gevent the default executor would be greenlets of this thread."""
+        if executor is not None or not self._greenlets:
+            return super().run_in_executor(executor, func, *args)
+        if func is socket.getaddrinfo:
+            func = original("socket", "getaddrinfo")
+        return self._in_os_thread(func, args)
+
+    def _in_os_thread(self, func: Callable[..., Any], args: Sequence[Any]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.create_future()
+
+        def settle(report: Callable[[Any], None], value: object) -> None:
+            if not future.done():
+                report(value)
+
+        def outcome(report: Callable[[Any], None], value: object) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is gone.
+                self.call_soon_threadsafe(settle, report, value)
+
+        def run() -> None:
+            try:
+                result = func(*args)
+            except BaseException as exc:
+                outcome(future.set_exception, exc)
+            else:
+                outcome(future.set_result, result)
+
+        OsThread(run, name="django_sockets executor", purpose="a call outside the event loop")
+        return future
+
 
 class _Runtime:
     """Everything that a forked child must start afresh."""
@@ -69,7 +118,8 @@ class _Runtime:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.loop: BackgroundLoop | None = None
-        self.thread: threading.Thread | None = None
+        self.thread: OsThread | None = None
+        self.started = threading.Event()
         self.pool: WorkerPool | None = None
         self.hubs: dict[asyncio.AbstractEventLoop, dict[Config, Hub]] = {}
         self.draining: dict[asyncio.AbstractEventLoop, None] = {}
@@ -82,26 +132,56 @@ _abandoned: list[_Runtime] = []
 
 
 def background_loop() -> BackgroundLoop:
-    """The library's loop, started on first use."""
+    """The library's loop, started on first use.
+
+    Raises:
+        ThreadError: its thread cannot be started; the next call tries again.
+    """
     runtime = _runtime
+    loop = runtime.loop
+    if loop is None or not runtime.started.is_set() or (loop.is_closed() and not loop.ends):
+        with waiting():
+            loop = _start_loop(runtime)
+            runtime.started.wait()
+    return loop
+
+
+def _start_loop(runtime: _Runtime) -> BackgroundLoop:
+    """The loop, whose thread may not have come to run it yet."""
     with runtime.lock:
-        if runtime.loop is None:
-            runtime.loop = loop = BackgroundLoop()
-            started = threading.Event()
-            runtime.thread = threading.Thread(
-                target=_run_loop, args=(loop, started), name="django_sockets loop", daemon=True
+        if runtime.loop is not None and (runtime.loop.ends or not runtime.loop.is_closed()):
+            return runtime.loop
+        loop, started = BackgroundLoop(), threading.Event()
+        try:
+            runtime.thread = OsThread(
+                lambda: _run_loop(loop, started),
+                name="django_sockets loop",
+                purpose="the event loop for calls from threads without one",
             )
-            runtime.thread.start()
-            started.wait()
-            _register_exit()
-        return runtime.loop
+        except BaseException:
+            loop.close()
+            raise
+        runtime.started, runtime.loop = started, loop
+        _register_exit()
+        return loop
 
 
 def _run_loop(loop: BackgroundLoop, started: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     loop.owner = threading.get_ident()
     loop.call_soon(started.set)
-    loop.run_forever()
+    while not loop.ends and not loop.is_closed():
+        began = time.monotonic()
+        try:
+            loop.run_forever()
+        except BaseException:
+            # Such as SystemExit, which asyncio passes on: from a handler, or from a callback.
+            logger.exception("the background event loop was stopped by an exception; it goes on")
+            if time.monotonic() - began < 1.0:
+                time.sleep(RESUME_SECONDS)
+        else:
+            if not loop.ends:
+                logger.error("the background event loop was stopped by a call; it goes on")
 
 
 def worker_pool(settings: Settings) -> WorkerPool:
@@ -109,7 +189,7 @@ def worker_pool(settings: Settings) -> WorkerPool:
     runtime = _runtime
     with runtime.lock:
         if runtime.pool is None:
-            runtime.pool = WorkerPool(int(settings.handler_threads))
+            runtime.pool = WorkerPool(max(1, int(settings.handler_threads)))
         return runtime.pool
 
 
@@ -168,7 +248,10 @@ async def close_shared_hubs() -> None:
     """Close every shared hub of the running loop."""
     hubs = _runtime.hubs.pop(asyncio.get_running_loop(), {})
     for hub in hubs.values():
-        await hub.aclose()
+        try:
+            await hub.aclose()
+        except Exception:
+            logger.exception("%s: closing the broker failed", hub.config.url)
 
 
 def existing_hub(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
@@ -248,6 +331,7 @@ def _shut_down() -> None:
     loop, thread = runtime.loop, runtime.thread
     if loop is None or thread is None or not loop.is_running():
         return
+    loop.ends = True
     asyncio.run_coroutine_threadsafe(_end(runtime), loop).add_done_callback(
         lambda _: loop.call_soon_threadsafe(loop.stop)
     )
@@ -278,4 +362,4 @@ def _after_fork_in_child() -> None:
     _runtime = _Runtime()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)

@@ -37,8 +37,11 @@ async def drain(seconds: float | None = None) -> None:
         seconds: None for the setting `drain_seconds`.
     """
     set_draining()
-    hubs = hubs_of_running_loop()
-    await asyncio.gather(*(hub.drain(seconds) for hub in hubs))
+    drains = [hub.drain(seconds) for hub in hubs_of_running_loop()]
+    # One that fails leaves the others their time.
+    for problem in await asyncio.gather(*drains, return_exceptions=True):
+        if isinstance(problem, BaseException):
+            raise problem
 
 
 class _Chained:
@@ -84,7 +87,7 @@ def chain_sigterm(loop: asyncio.AbstractEventLoop) -> None:
     if loop in _seen:
         return
     forget_closed(_seen)
-    _seen[loop] = None
+    _seen[loop] = None  # Whatever is found now holds for as long as the loop runs.
     if threading.current_thread() is not threading.main_thread():
         return
     try:

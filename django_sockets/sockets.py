@@ -14,7 +14,7 @@ from .asgi import AsgiApp
 from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, check_hosts, load_config
-from .crowd import Crowd, crowd_of
+from .crowd import Crowd, check_close_code, crowd_of
 from .decoding import LARGE_CHARACTERS
 from .eager import Late, until_late
 from .errors import (
@@ -47,6 +47,7 @@ from .runtime import (
     worker_pool,
 )
 from .socket_channels import SocketChannels
+from .tidying import tidied
 from .typed import Dispatch, invalid_message, message_id, taken_types
 from .url import BrokerOptions
 
@@ -315,11 +316,21 @@ class BaseSocketServer(SocketChannels):
         await self._awaited(lambda: self._send_event(event))
 
     def close(self, code: int = NORMAL) -> None:
-        """Close the connection. `disconnect` runs after the present handler has returned."""
+        """Close the connection. `disconnect` runs after the present handler has returned.
+
+        Args:
+            code: 1000, a number from 3000 to 4999, or one of the standard's own that can be sent:
+                1001 to 1003, 1007 to 1014.
+
+        Raises:
+            ConfigurationError: it is none of these; also a ValueError.
+        """
+        check_close_code(code, standard=True)
         self._calls.plain(lambda: self.async_close(code))
 
     async def async_close(self, code: int = NORMAL) -> None:
         """See `close`; returns when the close frame was sent."""
+        check_close_code(code, standard=True)
         await self._awaited(lambda: self._close(code))
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
@@ -415,6 +426,8 @@ class BaseSocketServer(SocketChannels):
                 return task.result()
         finally:
             task.cancel()
+        if self._in_thread is not None:
+            self._in_thread.cancel()  # If it still waits for a thread, it need not run.
         self._note("handshake_timeouts", "refused a handshake: authorize takes too long")
         return UNAVAILABLE
 
@@ -530,12 +543,7 @@ class BaseSocketServer(SocketChannels):
         frame = event.get("text")
         if frame is None:
             frame = event.get("bytes") or b""
-        size_bytes = _size_bytes(frame)
-        if size_bytes > self.max_message_bytes:
-            self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
-            await self.async_close(TOO_BIG)
-            return
-        if size_bytes > LARGE_CHARACTERS:
+        if len(frame) > LARGE_CHARACTERS:
             await asyncio.sleep(0)  # Others have a turn between two frames that take long to read.
         try:
             name, args = self._dispatch.read(frame, self.ws_decoder)
@@ -546,6 +554,11 @@ class BaseSocketServer(SocketChannels):
             await self._call(self.decode_error, exc)
             return
         await self._call(getattr(self, name), *args)
+
+    def _too_big(self) -> None:
+        """Called by the frames: a larger one than `max_message_bytes` has arrived."""
+        _spawn(self._close(TOO_BIG))
+        self._note("closed_too_big", "closed with 1009: a frame of the client is too large")
 
     def _may_send(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -561,8 +574,8 @@ class BaseSocketServer(SocketChannels):
         loop = asyncio.get_running_loop()
         quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
         if quiet >= self.idle_timeout_seconds:
-            self._note("closed_idle", "closed with 4408: the client sends nothing")
             _spawn(self._close(IDLE))
+            self._note("closed_idle", "closed with 4408: the client sends nothing")
         else:
             self._idle_timer = loop.call_later(self.idle_timeout_seconds - quiet, self._watch_idle)
 
@@ -578,13 +591,16 @@ class BaseSocketServer(SocketChannels):
         function = getattr(handler, "__func__", handler)
         if function in _PLAIN_DEFAULTS:
             return _returned(handler(*args))
-        if is_coroutine_function(function) or function in _AWAITABLE_DEFAULTS:
+        if function in _AWAITABLE_DEFAULTS:
             awaitable: Awaitable[Any] = handler(*args)
             return awaitable
+        if is_coroutine_function(function):
+            return tidied(handler(*args))
         return self._call_in_thread(handler, args)
 
     async def _call_in_thread(self, handler: Callable[..., Any], args: Sequence[Any]) -> Any:
-        call = call_in_thread(self._config.settings, handler, args)
+        handshake = self._outbox.held
+        call = call_in_thread(self._config.settings, handler, args, handshake=handshake)
         self._in_thread = thread = _spawn(call)
         await asyncio.wait([thread])
         if self._in_thread is thread:
@@ -645,8 +661,10 @@ class BaseSocketServer(SocketChannels):
             return
         self._closing = True
         self._frames.stop()
-        await self._outbox.close(code)
-        self._end(code)
+        try:
+            await self._outbox.close(code)
+        finally:
+            self._end(code)
 
     def _new_mailbox(self) -> Mailbox:
         return Mailbox(self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion)
@@ -781,7 +799,7 @@ class BaseSocketServer(SocketChannels):
             ):
                 await self._pass_on(event)
             else:
-                await self.async_handle_received_broadcast(event.channel, event.data())
+                await tidied(self.async_handle_received_broadcast(event.channel, event.data()))
         except Exception as exc:
             await self._failed(exc)
 

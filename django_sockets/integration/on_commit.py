@@ -49,8 +49,8 @@ def broadcast_on_commit(channel: Channels, data: Any, using: str | None = None) 
 
 
 def _publish(config: Config, names: list[str], payload: bytes, is_text: bool) -> None:
-    calls = Calls(background_loop(), config.settings.sync_call_timeout_seconds)
     try:
+        calls = Calls(background_loop(), config.settings.sync_call_timeout_seconds)
         calls.plain(lambda: publish(config, names, payload, is_text=is_text))
     except DjangoSocketsError as exc:
         _throttle.log(

@@ -12,6 +12,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import load_config
+from ..errors import ThreadError
 from ..handshake import deny, report_error
 from ..hooks import call_hook
 from ..log import LogThrottle, shown, whereabouts
@@ -159,13 +160,19 @@ class AuthMiddleware:
             report_error(scope, exc)
             return await refuse(scope, receive, send, self._failed(exc))
         watched = identity.watched if identity is not None else None
-        with watching(watched) if watched is not None else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if watched is not None:
+                try:
+                    stack.enter_context(watching(watched))
+                except ThreadError as exc:
+                    # Unwatched, it would stay open after a logout.
+                    return await refuse(scope, receive, send, self._failed(exc))
             return await self.app(scope, receive, send)
 
     def _failed(self, exc: Exception) -> int:
         """Log that it is not known who this is, and the status that says so."""
         name = type(self).__name__
-        if _is_outage(exc):
+        if isinstance(exc, ThreadError) or _is_outage(exc):
             _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc)
             return 503
         key = f"{name} {whereabouts(exc)}"
@@ -185,7 +192,7 @@ def _is_outage(exc: Exception) -> bool:
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
     """Run an `async def` here and a `def` on a worker thread, with care for its connections."""
-    return await call_hook(load_config().settings, call, *args)
+    return await call_hook(load_config().settings, call, *args, handshake=True)
 
 
 def digest(secret: str) -> str:

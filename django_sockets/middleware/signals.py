@@ -13,7 +13,8 @@ import logging
 from concurrent.futures import Future
 from typing import Any
 
-from ..closing import async_close_sockets, on_missed_orders
+from ..closing import async_close_sockets, close_local_sockets, on_missed_orders
+from ..errors import ThreadError
 from ..log import LogThrottle
 from ..runtime import background_loop, finish_before_exit
 from ..url import BrokerOptions
@@ -114,7 +115,13 @@ class Order:
 
 def _schedule(tags: dict[str, Any]) -> None:
     """Order it from the background: a broker that is down must not hold up who logs out."""
-    future = asyncio.run_coroutine_threadsafe(async_close_sockets(**tags), background_loop())
+    try:
+        loop = background_loop()
+    except ThreadError as exc:
+        close_local_sockets(**tags)
+        _late(exc)
+        return
+    future = asyncio.run_coroutine_threadsafe(async_close_sockets(**tags), loop)
     finish_before_exit(future)
     future.add_done_callback(_ordered)
 
@@ -124,6 +131,10 @@ def _ordered(future: Future[None]) -> None:
         return
     exc = future.exception()
     if exc is not None:
-        _throttle.log(
-            logging.WARNING, "order", "sockets of other processes close a little later: %s", exc
-        )
+        _late(exc)
+
+
+def _late(exc: BaseException) -> None:
+    _throttle.log(
+        logging.WARNING, "order", "sockets of other processes close a little later: %s", exc
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +21,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
 from ..conf import database_hygiene
+from ..forks import after_fork_in_child
 from ..log import LogThrottle
+from ..os_threads import start_thread
 from ..url import BrokerOptions
 from .users import Login, usable
 
@@ -36,6 +38,8 @@ SHARE = 0.8
 """Of `check_seconds`: the pause, so that looking and closing fit in."""
 MIN_PAUSE_SECONDS = 0.2
 """Between two looks that were asked for."""
+RETRY_SECONDS = 1.0
+"""Before the next look, after an unexpected error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +76,20 @@ class _Watch:
         self.last_look = time.monotonic()
 
     def add(self, watched: Watched) -> None:
+        """Watch one more open socket.
+
+        Raises:
+            ThreadError: the watch cannot be started; the socket must not be opened.
+        """
         with self.changed:
-            self.counts[watched] += 1
-            self.checked.setdefault(watched, time.monotonic())
             if self.thread is None:
                 self.last_look = time.monotonic()
-                self.thread = threading.Thread(
-                    target=self._work, name="django_sockets watch", daemon=True
+                self.thread = start_thread(
+                    self._work, name="django_sockets watch", purpose="the watch over open sockets"
                 )
-                self.thread.start()
-            elif self.counts[watched] == 1:
+            self.counts[watched] += 1
+            self.checked.setdefault(watched, time.monotonic())
+            if self.counts[watched] == 1:
                 self.changed.notify()  # Its interval may be shorter.
 
     def remove(self, watched: Watched) -> None:
@@ -100,17 +108,22 @@ class _Watch:
             self.changed.notify()
 
     def _work(self) -> None:
-        from django.db import connections
-
-        watched = self._next()
-        while watched is not None:
+        """Look at the open sockets until there are none; whatever happens meanwhile."""
+        while True:
             try:
+                watched = self._next()
+                if watched is None:
+                    break
                 with database_hygiene():
                     self.look(watched)
-            except Exception:
-                logger.exception("looking after open sockets failed")
-            watched = self._next()
-        connections.close_all()
+            except BaseException as exc:
+                # Such as SystemExit, from the code of an application.
+                _say(exc)
+                self._pause()
+        try:
+            sys.modules["django.db"].connections.close_all()
+        except Exception as exc:
+            _say(exc)
 
     def _next(self) -> list[Watched] | None:
         """What to look at, when it is time to; None when nothing is left."""
@@ -127,6 +140,10 @@ class _Watch:
                 self.changed.wait(remaining)
             self.thread = None
             return None
+
+    def _pause(self) -> None:
+        with self.changed:
+            self.changed.wait(RETRY_SECONDS)
 
     def look(self, watched: Iterable[Watched]) -> None:
         """Close whose session, token or user is gone, and who could not be checked too long."""
@@ -152,7 +169,7 @@ def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
     for survivors, entries in by_kind.items():
         try:
             alive = set(survivors([*{entry.key for entry in entries}]))
-        except Exception as exc:
+        except BaseException as exc:  # The code of an application, on a thread of ours.
             unchecked.update(entries)
             _say(exc)
         else:
@@ -160,7 +177,7 @@ def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
     with_user = [entry for entry in watched if entry.login is not None and entry not in dead]
     try:
         good = usable({entry.login for entry in with_user if entry.login is not None})
-    except Exception as exc:
+    except BaseException as exc:
         unchecked.update(with_user)
         _say(exc)
     else:
@@ -168,13 +185,17 @@ def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
     return dead, unchecked - dead
 
 
-def _say(exc: Exception) -> None:
+def _say(exc: BaseException) -> None:
     _throttle.log(logging.ERROR, "watch", "open sockets could not be checked: %r", exc)
 
 
 def _close(entry: Watched, code: int) -> None:
     name, value = entry.tag
-    count = close_local_sockets(code=code, **{name: value})
+    try:
+        count = close_local_sockets(code=code, **{name: value})
+    except Exception as exc:
+        _say(exc)
+        return
     if count:
         logger.info("closing %d sockets with %d: their %s holds no longer", count, code, name)
 
@@ -210,4 +231,4 @@ def _after_fork_in_child() -> None:
     _watch = _Watch()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)

@@ -127,13 +127,14 @@ class SocketClient:
     async def connect(self) -> None:
         """Shake hands. Raises HandshakeRefused."""
         await self._database.enter_async_context(share_database())
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        await self._to_app.put({"type": "websocket.connect"})
         try:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            await self._to_app.put({"type": "websocket.connect"})
             event = await self._next(TIMEOUT_SECONDS)
         except BaseException:
             with contextlib.suppress(Exception):
                 await self.close()
+            await self._database.aclose()
             raise
         if event["type"] == "websocket.accept":
             self.subprotocol = event.get("subprotocol")

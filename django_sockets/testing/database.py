@@ -194,8 +194,13 @@ class _Lender:
             if not connections:
                 return None
             if self._shared is None:
-                self._shared = SharedDatabase(connections)
-                self._shared.start()
+                shared = SharedDatabase(connections)
+                try:
+                    shared.start()
+                except BaseException:
+                    shared.stop()
+                    raise
+                self._shared = shared
             self._users += 1
             return self._shared
 

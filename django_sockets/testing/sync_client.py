@@ -28,13 +28,18 @@ class _TestLoop:
 
     def acquire(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            self._users += 1
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=[self._loop], name="django_sockets test loop"
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._run, args=[loop], name="django_sockets test loop"
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            self._users += 1
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -140,7 +145,11 @@ class SyncSocketClient:
             stack.enter_context(share_database_here())
             self._loop = _test_loop.acquire()
             stack.callback(_test_loop.release)
-            self._do(self._client.connect())
+            try:
+                self._do(self._client.connect())
+            except BaseException:
+                self._loop = None
+                raise
             self._stack = stack.pop_all()
 
     def send_text(self, text: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from typing import Any
 
 import pytest
 
+from django_sockets import hooks
 from django_sockets.middleware import (
     BaseTokenAuthMiddleware,
     DRFTokenAuthMiddleware,
@@ -16,6 +19,7 @@ from django_sockets.middleware import (
 )
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
+from django_sockets.workers import WorkerPool
 
 MARK = "django-sockets.token"
 NEVER = 3600.0
@@ -48,6 +52,36 @@ async def key(members: Any, ann: Any) -> str:
     from rest_framework.authtoken.models import Token
 
     return str((await members.do(Token.objects.create, user=ann)).key)
+
+
+async def test_a_slow_get_user_leaves_threads_to_open_sockets(
+    monkeypatch: pytest.MonkeyPatch, django_project: None
+) -> None:
+    pool, go_on, slow = WorkerPool(4), threading.Event(), asyncio.Event()
+    monkeypatch.setattr(hooks, "worker_pool", lambda settings: pool)
+    loop = asyncio.get_running_loop()
+
+    class Echo(BaseSocketServer):
+        config = "memory://desk"
+
+        def receive(self, data: Any) -> None:
+            self.send(data)
+
+    def get_user(token: str) -> None:
+        loop.call_soon_threadsafe(slow.set)
+        go_on.wait(20)
+
+    app = BaseTokenAuthMiddleware(Echo.as_asgi, get_user=get_user)
+    async with SocketClient(Echo.as_asgi) as client:
+        waiting = [SocketClient(app, **FORMS["header"]("key")) for _ in range(12)]
+        connecting = [asyncio.create_task(one.connect()) for one in waiting]
+        await asyncio.wait_for(slow.wait(), 20)
+        for number in range(5):
+            await client.send_json(number)
+            assert await client.receive_json() == number
+        go_on.set()
+        refused = await asyncio.gather(*connecting, return_exceptions=True)
+    assert {type(one) for one in refused} == {HandshakeRefused}
 
 
 FORMS = {

@@ -1,0 +1,20 @@
+"""Django's SQLite calls every connection usable; a server's backend asks the server."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from django.db.backends.sqlite3 import base
+
+__all__ = ["DatabaseWrapper"]
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    def is_usable(self) -> bool:
+        connection: Any = self.connection
+        try:
+            connection.execute("SELECT 1")
+        except sqlite3.Error:
+            return False
+        return True
