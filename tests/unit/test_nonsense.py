@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,8 +86,8 @@ def url_of(server: ScriptedServer, scheme: str) -> str:
 
 async def until_heard(broker: Broker, sink: Sink, channel: str) -> None:
     """Publish until something arrives."""
-    for number in itertools.count():
-        payload = b"again %d" % number
+    while True:
+        payload = uuid.uuid4().bytes
         with contextlib.suppress(BrokerError):
             await broker.publish([channel], payload)
         with contextlib.suppress(asyncio.TimeoutError):
@@ -101,8 +101,7 @@ async def survived(scheme: str, stage: str, nonsense: bytes) -> None:
         broker = open_broker(url_of(server, scheme), sink)
         try:
             await broker.subscribe([ROOM])
-            await broker.publish([ROOM], b"before")
-            await sink.until("message", ROOM, b"before")
+            await asyncio.wait_for(until_heard(broker, sink, ROOM), PATIENCE_SECONDS)
             carrying = [one for one in server.subscribers if any(b"room" in n for n in one.names)]
 
             server.answers[stage] = nonsense

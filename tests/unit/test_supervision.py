@@ -7,12 +7,13 @@ import logging
 
 import pytest
 
+from django_sockets import PublishError
 from django_sockets.backends.link import Link
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.backends.supervision import Supervisor
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
-from unit.test_reader import ScriptedLink
+from unit.test_reader import PROBE, ScriptedLink, ack
 
 URL = BrokerURL.parse("redis://h?log_interval_seconds=1000")
 
@@ -72,4 +73,32 @@ async def test_an_age_that_cannot_be_had_does_not_end_the_rotation() -> None:
             await link.commands(1)
             link.chunks.put_nowait([1])
             await publishing
+    await broker.aclose()
+
+
+async def test_a_connection_that_fails_unexpectedly_is_tried_again() -> None:
+    failures = [TypeError("subscribing"), ValueError("and again"), None, TypeError("publishing")]
+    links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+
+    async def connect() -> Link:
+        failure = failures.pop(0) if failures else None
+        if failure is not None:
+            raise failure
+        link = ScriptedLink()
+        links.put_nowait(link)
+        return link
+
+    broker = SingleNodeBroker(URL, RecordingSink(), open_link=connect)
+    subscribing = asyncio.create_task(broker.subscribe(["a"]))
+    link = await asyncio.wait_for(links.get(), 5)
+    assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]
+    link.say(*ack("a", PROBE))
+    await subscribing
+    with pytest.raises(PublishError, match="TypeError"):
+        await broker.publish(["a"], b"x")
+    publishing = asyncio.create_task(broker.publish(["a"], b"x"))
+    link = await asyncio.wait_for(links.get(), 5)
+    await link.commands(1)
+    link.chunks.put_nowait([1])
+    await publishing
     await broker.aclose()
