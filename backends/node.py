@@ -39,6 +39,8 @@ logger = logging.getLogger("django_sockets")
 ROTATION_RETRY = 0.02
 """A renewal that failed is tried again after this part of the greatest age."""
 MOVED = "another server answers at this address now"
+COMPARE_SECONDS = 1.0
+"""A new connection ends another one, which leads elsewhere, at most so often."""
 RETIRE_SECONDS = 1.0
 """How long a server that is needed no more may take for its last answers."""
 
@@ -170,13 +172,14 @@ class Node:
         """Whether the new connection shows that the other one leads to a former server.
 
         While both are replaced in turn, they are compared at the end. A name that leads to several
-        servers in turn must not have us connect all the time: the delivery probe finds out later.
+        servers in turn must not cause connection after connection: the delivery probe compares,
+        too.
         """
         rotating = self._rotating is not None and not self._rotating.done()
         if rotating or other is None or not differ(new, other.identity):
             return False
         now = asyncio.get_running_loop().time()
-        if now - self._compared_at < self._url.options.probe_interval_seconds:
+        if now - self._compared_at < COMPARE_SECONDS:
             return False
         self._compared_at = now
         return True

@@ -282,6 +282,9 @@ class Reader:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
                 self._grants.owner.unreachable([channel for channel, _ in self.wanted], exc)
+            except Exception as exc:
+                self.trouble = ConnectError(self._url, f"cannot connect: {exc!r}")
+                self._supervisor.failed("connecting to subscribe", exc)
             else:
                 await self._live(link)
                 if self._gone is not None:
