@@ -28,8 +28,10 @@ from .intake import Intake, LinkLost
 from .within import within
 
 __all__ = [
+    "INFO",
     "LARGE_BYTES",
     "PRIMARY",
+    "ROLE",
     "Identity",
     "Link",
     "LinkLost",
@@ -43,7 +45,8 @@ __all__ = [
     "is_push",
     "open_link",
     "pack",
-    "read_identity",
+    "read_role",
+    "read_run_id",
 ]
 
 ReplyError = hiredis.ReplyError
@@ -318,19 +321,34 @@ async def ask(link: Link, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
     return replies[: len(commands)]
 
 
-IDENTIFY: Sequence[tuple[bytes, ...]] = ((b"ROLE",), (b"INFO", b"server"))
+ROLE: tuple[bytes, ...] = (b"ROLE",)
+INFO: tuple[bytes, ...] = (b"INFO", b"server")
+IDENTIFY = (ROLE, INFO)
 
 
 def read_identity(replies: Sequence[Any]) -> Identity:
-    """The replies to ROLE and `INFO server`; what was refused stays empty."""
+    """The replies to ROLE and `INFO server`.
+
+    Raises:
+        LinkLost: there are not two of them.
+    """
+    if len(replies) != len(IDENTIFY):
+        raise LinkLost(f"{len(replies)} replies to {len(IDENTIFY)} commands")
     role, info = replies
-    run_id = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
-    return Identity(
-        run_id[1].decode() if run_id else "",
-        role[0].decode(errors="replace")
-        if isinstance(role, list) and role and isinstance(role[0], bytes)
-        else "",
-    )
+    return Identity(read_run_id(info), read_role(role))
+
+
+def read_role(reply: Any) -> str:
+    """The role in a reply to ROLE; "" if it was refused or makes no sense."""
+    if isinstance(reply, list) and reply and isinstance(reply[0], bytes):
+        return reply[0].decode(errors="replace")
+    return ""
+
+
+def read_run_id(reply: Any) -> str:
+    """The run id in a reply to `INFO server`; "" if it was refused or makes no sense."""
+    found = re.search(rb"run_id:(\w+)", reply) if isinstance(reply, bytes) else None
+    return found[1].decode() if found else ""
 
 
 def is_push(reply: object) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from ..broker import Limits, Report, Sink
 from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
+from ..log import LogThrottle
 from ..url import BrokerURL
 
 __all__ = ["MemoryBroker"]
@@ -30,7 +31,7 @@ INBOX_HIGH = 1024
 INBOX_FULL = 65_536
 """Messages in one inbox above which they are dropped, as a gap."""
 OVERFLOW = "overflow"
-FAILED = "delivery failed"
+FAILED = "internal error"
 """Gap reasons: too much waited, and an unexpected error."""
 
 
@@ -84,6 +85,7 @@ class MemoryBroker:
         self._arrived = asyncio.Event()
         self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._channels: set[str] = set()
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
     async def publish(
@@ -155,15 +157,18 @@ class MemoryBroker:
                     await self._sink.deliver(batch)
                 if dropped:
                     self._lost(dropped, OVERFLOW)
-            except Exception:
-                logger.exception("%s: delivering messages failed", self.url)
+            except Exception as exc:
+                # Whatever a subscriber did, the others must go on hearing.
+                text = "%s: delivering messages failed"
+                self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
                 self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
 
     def _lost(self, channels: Iterable[str], reason: str) -> None:
         try:
             self._sink.lost([name for name in channels if name in self._channels], reason)
-        except Exception:
-            logger.exception("%s: signalling a loss failed", self.url)
+        except Exception as exc:
+            text = "%s: signalling a loss failed"
+            self._throttle.log(logging.ERROR, "lost", text, self.url, exc_info=exc)
 
     def _release(self) -> None:
         """Let the publishers that wait for room in the inbox go on."""

@@ -20,9 +20,10 @@ from ..errors import BrokerClosed, ConnectError
 from ..url import Address, BrokerURL
 from .grants import ELSEWHERE
 from .link import ReplyError
-from .names import Verbs, slot_of
+from .names import SLOTS, Verbs, slot_of
 from .pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
 from .publisher import Outcome
+from .supervision import Supervisor
 
 __all__ = ["Route", "Router", "moved_to"]
 
@@ -132,6 +133,7 @@ class Router:
         self._numbers = itertools.count()
         self._held: dict[int, list[_Message]] = {}
         self._former: set[Route] = set()
+        self._supervisor = Supervisor(url)
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -228,25 +230,23 @@ class Router:
             self._go_on_later()
 
     def _go_on_later(self) -> None:
-        if self._task is None:
+        if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._go_on(), name="django_sockets redirection")
+            work = self._supervisor.keep("redirecting messages", self._go_on)
+            self._task = loop.create_task(work, name="django_sockets redirection")
 
     async def _go_on(self) -> None:
         """Let what is held go on, as soon as it is clear where to."""
-        try:
-            while self._held:
+        while self._held:
+            await self._until_answered()
+            problem = None
+            if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
+                try:
+                    await self._refresh()
+                except ConnectError as exc:
+                    problem = exc
                 await self._until_answered()
-                problem = None
-                if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
-                    try:
-                        await self._refresh()
-                    except ConnectError as exc:
-                        problem = exc
-                    await self._until_answered()
-                self._release(problem)
-        finally:
-            self._task = None
+            self._release(problem)
 
     def _needs_refresh(self, slot: int, held: Sequence[_Message]) -> bool:
         came_back = any(message.refusal is not None for message in held)
@@ -333,5 +333,7 @@ def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Add
     host = found[2].strip("[]")
     if not host and sender is not None:
         host = sender.host
-    port = int(found[3])
-    return (int(found[1]), Address(host, port)) if host not in ("", "?") and port else None
+    slot, port = int(found[1]), int(found[3])
+    if host in ("", "?") or not port or slot >= SLOTS:
+        return None
+    return slot, Address(host, port)

@@ -48,6 +48,7 @@ class SlotMap:
         primaries: address of each server that owns slots -> addresses of its replicas.
         epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
         verbs: sharded pub/sub where the servers have it.
+        verbs_told: the server has answered the question for that.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class SlotMap:
         self.primaries: dict[Address, list[Address]] = {}
         self.epoch = 0
         self.verbs: Verbs = SHARDED
+        self.verbs_told = False
 
     @property
     def replicas(self) -> list[Address]:
@@ -83,6 +85,8 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     result = SlotMap()
     named = _Names(slots, asked)
     for start, end, *servers in slots:
+        if not 0 <= start <= end < SLOTS:
+            raise NoSlotMap(f"it names the slots {start} to {end}")
         primary, *replicas = [named.address(server) for server in servers]
         if primary is None:
             continue
@@ -97,8 +101,9 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
         )
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
         result.epoch = int(epoch[1])
-    if isinstance(sharded, list) and not any(sharded):
-        result.verbs = PLAIN
+    if isinstance(sharded, list) and len(sharded) == 1:
+        result.verbs_told = True
+        result.verbs = SHARDED if sharded[0] else PLAIN
     return result
 
 
@@ -193,6 +198,8 @@ class Topology:
             newest = max(answers, key=lambda answer: answer.epoch, default=newest)
             if newest is None:
                 raise self._worst(problems)
+        if known is not None and not newest.verbs_told:
+            newest.verbs = known.verbs  # The server may be busy: the commands are what they were.
         self.slot_map = newest
         return newest
 
