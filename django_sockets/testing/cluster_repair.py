@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import redis
 
 from .census import each
-from .ports import HOST
 from .servers import CacheServer
 from .slots import Line, Range, View, ranges, spread
 
@@ -126,7 +125,7 @@ class Repair:
             if not known.issuperset({name, host_name}) and not fresh:
                 self._met_at[name] = time.monotonic()
                 _, bus_port = node.execute("CONFIG", "GET", "cluster-port")
-                host.execute("CLUSTER", "MEET", HOST, node.port, bus_port)
+                host.execute("CLUSTER", "MEET", node.host, node.port, bus_port)
 
     def _lead(self, shard: Shard, me: Line, owner: Mapping[int, str]) -> None:
         """The next step for the node that should be the primary of the shard."""

@@ -25,7 +25,7 @@ from . import slots as _slots
 from .census import answering, count_channels, count_connections, each, until
 from .cluster_repair import Repair, Shard, Views, move_slots, owners
 from .directives import certificates
-from .ports import HOST, free_port
+from .ports import free_port
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
 from .slots import SLOTS, Range, View
 
@@ -189,7 +189,7 @@ class CacheCluster:
     def url(self) -> str:
         """The broker URL, naming the first three nodes."""
         user, _, _ = self.nodes[0].url.partition("://")[2].rpartition("@")
-        hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes[:_NAMED_NODES])
+        hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes[:_NAMED_NODES])
         where = f"{user}@{hosts}" if user else hosts
         if self._tls:
             ca = quote(str(self.nodes[0].tls_ca_file))

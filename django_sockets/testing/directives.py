@@ -18,6 +18,7 @@ SOCKET_FILE = "server.sock"
 
 def arguments(
     *,
+    host: str,
     port: int,
     tls: bool,
     unix: bool,
@@ -32,7 +33,9 @@ def arguments(
         config: further directives, which win; values as in a configuration file.
         without: commands that the server shall not know.
     """
-    directives = {"bind": HOST, "save": "", "appendonly": "no"}
+    directives = {"bind": host, "save": "", "appendonly": "no"}
+    if host != HOST:
+        directives["protected-mode"] = "no"  # It admits nobody but loopback clients.
     if tls:
         directives |= {"port": "0", "tls-port": str(port), "tls-auth-clients": "no"}
         directives |= {"tls-cert-file": CERTIFICATE_FILE, "tls-key-file": KEY_FILE}

@@ -1,8 +1,9 @@
 """What was published, held against what one subscriber's stream of events tells.
 
-The promise that every backend and every fault test comes down to: no message twice, none out of
-order, and each one that is missing is inside a gap, which stands before the first message after the
-hole.
+Every backend and every fault test proves this promise: no message arrives twice or out of order,
+and each message that is missing is inside a gap. The gap stands before the first message after the
+hole. It covers what was published before the subscriber got it, and nothing that was published
+later: an application that fetches its state again at the gap knows no more than that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import itertools
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from ..events import Event, Events, Gap, Message
@@ -20,6 +24,7 @@ __all__ = ["Ledger", "Listener", "check_stream", "listening"]
 
 PATIENCE_SECONDS = 10.0
 """How long to wait for what is certain to come, unless a test says otherwise."""
+_NO_GAP = -math.inf
 
 
 class Ledger:
@@ -30,75 +35,93 @@ class Ledger:
 
     Attributes:
         numbers: channel -> the numbers published there, in order.
+        began: channel -> for each of these numbers, the `time.monotonic` before its publish.
     """
 
     def __init__(self, name: str = "publisher") -> None:
         self.name = name
         self.numbers: dict[str, list[int]] = {}
+        self.began: dict[str, list[float]] = {}
         self._number = 0
 
     def write(self, *channels: str, pad_bytes: int = 0) -> bytes:
         """The payload of the next message, which is about to be published to `channels`."""
         self._number += 1
+        now = time.monotonic()
         for channel in channels:
             self.numbers.setdefault(channel, []).append(self._number)
+            self.began.setdefault(channel, []).append(now)
         return f"{self.name} {self._number} ".encode() + b"." * pad_bytes
 
 
 def check_stream(
-    events: Iterable[Event], *ledgers: Ledger, to_the_end: bool = True
+    events: Iterable[Event],
+    *ledgers: Ledger,
+    times: Iterable[float] | None = None,
+    to_the_end: bool = True,
 ) -> list[tuple[str, str, int]]:
     """Hold a subscriber's events, from its first one to the present, against what was published.
 
     Args:
         events: of a subscriber that was there before the first message in the ledgers.
         ledgers: one for each publisher. What was published on channels that `events` never names
-            counts as lost without a word.
+            counts as lost without a gap.
+        times: for each event, the `time.monotonic` at which the subscriber had it, in the process
+            of the ledgers. A gap then covers only messages whose publish had begun by its time.
+            Without `times`, it covers every hole before the next message.
         to_the_end: also what was published last must have come; False while it may be on its way.
 
     Returns:
         What is missing, inside gaps: (publisher, channel, number).
 
     Raises:
-        AssertionError: a message was delivered twice, out of order, changed, or lost silently.
+        AssertionError: a message was delivered twice, out of order or changed; or it was lost, and
+            no gap covers it.
     """
-    numbers = {
-        (ledger.name, channel): numbers
-        for ledger in ledgers
-        for channel, numbers in ledger.numbers.items()
-    }
+    numbers: dict[tuple[str, str], list[int]] = {}
+    began: dict[tuple[str, str], list[float]] = {}
     keys_of: dict[str, list[tuple[str, str]]] = {}
-    for key in numbers:
-        keys_of.setdefault(key[1], []).append(key)
+    for ledger in ledgers:
+        for channel in ledger.numbers:
+            key = (ledger.name, channel)
+            numbers[key], began[key] = ledger.numbers[channel], ledger.began[channel]
+            keys_of.setdefault(channel, []).append(key)
     position = dict.fromkeys(numbers, 0)
-    covered = dict.fromkeys(numbers, False)
+    # The time of the last gap since the last message.
+    covered = dict.fromkeys(numbers, _NO_GAP)
     missing: list[tuple[str, str, int]] = []
 
     def skip(key: tuple[str, str], until: int, before: str) -> None:
-        hole = numbers[key][position[key] : until]
-        if hole and not covered[key]:
-            raise AssertionError(f"{key}: {hole} lost without a gap before {before}")
+        start, gap = position[key], covered[key]
+        hole = numbers[key][start:until]
+        lost = [n for n, at in zip(hole, began[key][start:until], strict=True) if at > gap]
+        if lost:
+            without = "a gap" if gap == _NO_GAP else "a gap since their publish began"
+            raise AssertionError(f"{key}: {lost} lost without {without}, before {before}")
         missing.extend((*key, number) for number in hole)
         position[key] = until
 
-    for event in events:
+    if times is None:
+        events = list(events)
+        times = itertools.repeat(math.inf, len(events))
+    for event, at in zip(events, times, strict=True):
         if isinstance(event, Gap):
             for channel in event.channels:
-                covered.update(dict.fromkeys(keys_of.get(channel, ()), True))
+                covered.update(dict.fromkeys(keys_of.get(channel, ()), at))
             continue
         name, text, _ = event.payload.split(b" ", 2)
         key, number = (name.decode(), event.channel), int(text)
-        at = position[key]
-        if numbers[key][at : at + 1] != [number]:
+        place = position[key]
+        if numbers[key][place : place + 1] != [number]:
             # They were written in ascending order, so that a place is found without an index.
-            at = bisect.bisect_left(numbers[key], number)
-            if numbers[key][at : at + 1] != [number]:
+            place = bisect.bisect_left(numbers[key], number)
+            if numbers[key][place : place + 1] != [number]:
                 raise AssertionError(f"{key}: {number} was never published there")
-            if at < position[key]:
+            if place < position[key]:
                 raise AssertionError(f"{key}: {number} came twice or after a newer one")
-            skip(key, at, f"{number}")
-        position[key] = at + 1
-        covered[key] = False
+            skip(key, place, f"{number}")
+        position[key] = place + 1
+        covered[key] = _NO_GAP
     for key, written in numbers.items() if to_the_end else ():
         skip(key, len(written), "the end")
     return missing
@@ -109,18 +132,27 @@ class Listener:
 
     Attributes:
         events: everything so far.
+        times: the `time.monotonic` at which each of the events was handed out.
     """
 
     def __init__(self, source: Events) -> None:
         self.events: list[Event] = []
+        self.times: list[float] = []
         self._source = source
         self._changed = asyncio.Event()
 
     async def read(self) -> None:
         """Read until the subscription ends."""
         async for event in self._source:
+            # Not the time at which the hub put it into the queue: a reader that fetches its state
+            # again does so after it has the gap.
+            self.times.append(time.monotonic())
             self.events.append(event)
             self._changed.set()
+
+    def check(self, *ledgers: Ledger, to_the_end: bool = True) -> list[tuple[str, str, int]]:
+        """`check_stream` of everything so far, with its times."""
+        return check_stream(self.events, *ledgers, times=self.times, to_the_end=to_the_end)
 
     @property
     def messages(self) -> list[Message]:

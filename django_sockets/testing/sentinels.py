@@ -24,7 +24,6 @@ import redis
 
 from .census import answering, count_channels, count_connections, each, until
 from .directives import arguments
-from .ports import HOST
 from .servers import CacheServer, ValkeyServer
 
 if TYPE_CHECKING:
@@ -75,7 +74,9 @@ class SentinelServer(CacheServer):
 
     def _arguments(self) -> list[str]:
         options: dict[str, Any] = {"unix": False, "username": None, "password": None}
-        told = arguments(port=self.port, tls=bool(self._tls), config=self._config, **options)
+        told = arguments(
+            host=self.host, port=self.port, tls=bool(self._tls), config=self._config, **options
+        )
         return [_CONFIG_FILE, "--sentinel", *told]
 
 
@@ -145,7 +146,7 @@ class SentinelTrio:
         each(lambda server: server.start(), [*self.nodes, *self.sentinels])
         primary = self.nodes[0]
         for node in self.nodes[1:]:
-            node.execute("REPLICAOF", HOST, primary.port)
+            node.execute("REPLICAOF", primary.host, primary.port)
         settings: dict[str, str | int] = {
             "failover-timeout": _FAILOVER_TIMEOUT_MS,
             "parallel-syncs": 2,
@@ -154,11 +155,12 @@ class SentinelTrio:
             if value := self._user[kind]:
                 settings["auth-user" if kind == "username" else "auth-pass"] = value
         among = {f"sentinel-{kind[:4]}": value for kind, value in self._sentinel_user.items()}
+        watched = (self._service, primary.host, primary.port, _QUORUM)
         for sentinel, later_ms in zip(self.sentinels, _LATER_MS, strict=True):
             for name, value in among.items():
                 if value:
                     sentinel.execute("SENTINEL", "CONFIG", "SET", name, value)
-            sentinel.execute("SENTINEL", "MONITOR", self._service, HOST, primary.port, _QUORUM)
+            sentinel.execute("SENTINEL", "MONITOR", *watched)
             settings["down-after-milliseconds"] = self._down_after_ms + later_ms
             words = [word for pair in settings.items() for word in pair]
             sentinel.execute("SENTINEL", "SET", self._service, *words)
@@ -190,7 +192,7 @@ class SentinelTrio:
     def url(self) -> str:
         """The broker URL, naming the three sentinels."""
         user = self.nodes[0].url.partition("://")[2].rpartition("@")[0]
-        hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+        hosts = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in self.sentinels)
         named = {f"sentinel_{kind}": value for kind, value in self._sentinel_user.items() if value}
         query = f"?{urlencode(named, quote_via=quote)}" if named else ""
         where = f"{user}@{hosts}" if user else hosts
@@ -305,8 +307,8 @@ class SentinelTrio:
             if node is primary:
                 continue
             kind, *facts = _role(node)
-            if kind == "master" or (facts[0], facts[1]) != (HOST, primary.port):
-                node.execute("REPLICAOF", HOST, primary.port)
+            if kind == "master" or (facts[0], facts[1]) != (primary.host, primary.port):
+                node.execute("REPLICAOF", primary.host, primary.port)
                 whole = False
             elif facts[2] != "connected":
                 whole = False

@@ -66,6 +66,10 @@ class CacheServer:
         certificates: for TLS, what `directives.certificates` has made: servers that share it are
             trusted through the same authority.
 
+    Attributes:
+        host: the address at which it listens and is reached, 127.0.0.1; any other one, such as in
+            another network namespace, has to be set before the first start.
+
     Raises:
         ServerUnavailable: the program, or what TLS needs, is not installed.
     """
@@ -92,6 +96,7 @@ class CacheServer:
         if found is None:
             raise ServerUnavailable(f"there is no program {str(name)!r}: install it")
         self.binary = Path(found)
+        self.host = HOST
         self.port = port
         self.username = username
         self.password = password
@@ -227,8 +232,8 @@ class CacheServer:
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """The broker URL through another loopback port, such as a FaultProxy's."""
-        where = f"{self._credentials()}{HOST}:{port}"
+        """The broker URL through another port of its host, such as a FaultProxy's."""
+        where = f"{self._credentials()}{self.host}:{port}"
         if self._tls:
             return f"rediss://{where}?tls_ca_file={quote(str(self.tls_ca_file))}"
         return f"redis://{where}"
@@ -264,7 +269,7 @@ class CacheServer:
     @contextlib.contextmanager
     def _client(self) -> Iterator[redis.Redis]:
         with redis.Redis(
-            host=HOST,
+            host=self.host,
             port=self.port,
             username=self.username,
             password=self.password,
@@ -288,6 +293,7 @@ class CacheServer:
 
     def _arguments(self) -> list[str]:
         return arguments(
+            host=self.host,
             port=self.port,
             tls=bool(self._tls),
             unix=self._unix,

@@ -15,7 +15,7 @@ import pytest
 from django_sockets import Gap, Hub, Message, open_hub
 from django_sockets.codec import Delivery
 from django_sockets.testing.contract.faults import flow, is_message, quick, traffic
-from django_sockets.testing.ledger import Ledger, check_stream, listening
+from django_sockets.testing.ledger import Ledger, listening
 from django_sockets.testing.servers import CacheServer
 
 pytestmark = pytest.mark.load
@@ -182,5 +182,5 @@ async def test_a_server_killed_under_load_is_back_in_two_seconds_and_what_it_los
             await heard.until(lambda _: len(heard.events) > gap + 5000)
         for hub, ledger in zip(hubs, ledgers, strict=True):
             await flow(hub, ledger, heard, *rooms)
-        assert check_stream(heard.events, *ledgers) != []
+        assert heard.check(*ledgers) != []
         assert sorted(heard.events[gap].channels) == sorted(rooms)

@@ -10,7 +10,7 @@ import pytest
 
 from django_sockets import Hub, open_hub
 from django_sockets.testing.contract.faults import quick
-from django_sockets.testing.ledger import Ledger, check_stream, listening
+from django_sockets.testing.ledger import Ledger, listening
 from django_sockets.testing.servers import CacheServer
 from loop_thread import LoopThread
 
@@ -92,6 +92,6 @@ async def test_what_a_cut_subscriber_missed_is_inside_a_gap_and_traffic_comes_ag
             await asyncio.wrap_future(elsewhere.start(publisher.publish(room, payload)))
         for room, payload in last.items():
             await heard.until_payload(payload, channel=room)
-        missing = check_stream(heard.events, ledger)
+        missing = heard.check(ledger)
         print(f"{gap} messages heard, {len(missing)} missed, {cuts(server)} cut", flush=True)
         assert missing, "it was cut off and missed nothing: it was not slow"

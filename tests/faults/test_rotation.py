@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 from django_sockets import Hub, Message, open_hub
+from django_sockets.events import MISSED
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.contract.faults import eventually, quick
@@ -167,14 +168,16 @@ async def test_whoever_comes_and_goes_during_a_rotation_gets_what_the_last_call_
         url = with_options(valkey_server.url_at(proxy.port), connection_max_age_seconds=0.1)
         rooms = [f"rotation:{number}" for number in range(20)]
         before = await to_thread(connections_received, [valkey_server])
-        async with open_hub(url) as hub, open_hub(valkey_server.url) as other:
-            async with listening(hub, "stays") as stays:
-                await asyncio.gather(*(_visits(hub, other, room) for room in rooms))
-                await other.publish("stays", b"the end")
-                await stays.until_payload(b"the end")
-                assert stays.gaps == []
-                await eventually(lambda: to_thread(subscribed, valkey_server), 1)
-            assert hub.stats()["gaps"] == 0
+        async with (
+            open_hub(url) as hub,
+            open_hub(valkey_server.url) as other,
+            listening(hub, "stays") as stays,
+        ):
+            await asyncio.gather(*(_visits(hub, other, room) for room in rooms))
+            await other.publish("stays", b"the end")
+            await stays.until_payload(b"the end")
+            assert stays.gaps == []
+            await eventually(lambda: to_thread(subscribed, valkey_server), 1)
         after = await to_thread(connections_received, [valkey_server])
         print(f"{after - before} connections")
         assert after - before > 6
@@ -191,4 +194,6 @@ async def _visits(hub: Hub, other: Hub, room: str) -> None:
             payload = b"%d" % number
             await other.publish(room, payload)
             await heard.until_payload(payload)
-            assert heard.events == [Message(channel=room, payload=payload)]
+            assert heard.messages == [Message(channel=room, payload=payload)]
+            # A message on its way for longer than the subscription is old is taken for a hole.
+            assert {gap.reason for gap in heard.gaps} <= {MISSED}

@@ -11,7 +11,7 @@ from django_sockets import Message, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import Faults, SocketClient, override_broker
-from django_sockets.testing.ledger import Ledger, check_stream, listening
+from django_sockets.testing.ledger import Ledger, listening
 
 
 class Chat(BaseSocketServer):
@@ -76,7 +76,7 @@ async def run(seed: int) -> tuple[dict[str, int], list[Any]]:
         faults.stop()
         await hub.publish("room", ledger.write("room"))
         await heard.until_payload(b"publisher 101 ")
-        check_stream(heard.events, ledger)
+        heard.check(ledger)
         return dict(faults.done), heard.events
 
 

@@ -13,7 +13,7 @@ import pytest
 from django_sockets import Gap, open_broker, open_hub
 from django_sockets.backends import memory
 from django_sockets.testing.contract.base import RecordingSink
-from django_sockets.testing.ledger import Ledger, check_stream, listening
+from django_sockets.testing.ledger import Ledger, listening
 
 
 class StuckSink(RecordingSink):
@@ -93,7 +93,7 @@ async def test_what_did_not_fit_is_signalled_where_it_is_missing(
         assert heard.events[gap] == Gap(channels=("room",), reason="overflow")
         await hub.publish("room", ledger.write("room"))
         await heard.until_payload(b"publisher 2 ")
-        assert check_stream(heard.events, ledger, flooding) != []
+        assert heard.check(ledger, flooding) != []
 
 
 async def test_a_loop_that_ended_without_closing_its_hub_is_forgotten() -> None:

@@ -50,6 +50,19 @@ def test_a_killed_server_comes_back_on_the_same_port(fresh_valkey_server: CacheS
     assert (fresh_valkey_server.url, fresh_valkey_server.pid != pid) == (url, True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is only one loopback address")
+def test_a_server_listens_at_the_address_that_it_is_given(
+    fresh_valkey_server: CacheServer,
+) -> None:
+    fresh_valkey_server.stop()
+    fresh_valkey_server.host = "127.0.0.2"
+    fresh_valkey_server.start()
+    assert fresh_valkey_server.url == f"redis://127.0.0.2:{fresh_valkey_server.port}"
+    assert fresh_valkey_server.execute("PING") == "PONG"
+    with pytest.raises(redis.ConnectionError), stranger_to(fresh_valkey_server) as stranger:
+        stranger.ping()
+
+
 def test_a_server_that_crashed_by_itself_can_be_started_again(
     fresh_valkey_server: CacheServer,
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ...errors import AuthError, PublishError, SubscribeError
 from ...hub import open_hub
-from ..ledger import Ledger, check_stream, listening
+from ..ledger import Ledger, listening
 from .base import with_password
 from .control import ServerControl
 from .faults import FaultTests, flow, is_message, quick, traffic
@@ -135,7 +135,7 @@ class CrashContract(FaultTests):
                 await heard.until(is_message, start=back, within_seconds=RESTART_SECONDS)
                 await heard.until(lambda _: len(heard.events) >= back + 100)
             await flow(publisher, ledger, heard, *rooms)
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
             # One gap for each lost link, on exactly what it carried; others tell of publishes that
             # failed, each on its own channel.
             of_links = [gap for gap in heard.gaps if gap.reason not in ("missed", "late")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...events import Message
 from ...hub import open_hub
-from ..ledger import Ledger, check_stream, listening
+from ..ledger import Ledger, listening
 from .base import ContractTests
 
 
@@ -45,7 +45,7 @@ class DeliveryContract(ContractTests):
             await hub.publish(channels, ledger.write(*channels))
             await hub.publish(channels, ledger.write(*channels))
             await heard.until(lambda _: len(heard.messages) == 2000)
-            assert check_stream(heard.events, ledger) == []
+            assert heard.check(ledger) == []
 
     async def test_each_publisher_is_heard_in_the_order_of_its_calls(
         self, broker_url: str, room: str
@@ -67,7 +67,7 @@ class DeliveryContract(ContractTests):
             await asyncio.gather(*calls)
             total = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
             await heard.until(lambda _: len(heard.messages) == total)
-            assert check_stream(heard.events, *ledgers) == []
+            assert heard.check(*ledgers) == []
             assert heard.gaps == []
 
     async def test_a_thousand_callers_publish_at_once(self, broker_url: str, room: str) -> None:

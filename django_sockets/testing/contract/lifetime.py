@@ -16,7 +16,7 @@ from ...errors import BrokerClosed
 from ...events import EventQueue
 from ...hub import open_hub
 from ...registry import open_broker
-from ..ledger import Ledger, check_stream, listening
+from ..ledger import Ledger, listening
 from .base import ContractTests, with_password
 
 SECRET = "s3cr3t/pass@word"  # noqa: S105 - for URLs of servers that ask for none
@@ -42,7 +42,7 @@ class LifetimeContract(ContractTests):
             threads = [asyncio.to_thread(asyncio.run, publish(ledger)) for ledger in ledgers]
             await asyncio.gather(*threads)
             await heard.until(lambda _: len(heard.messages) == 1500)
-            assert check_stream(heard.events, *ledgers) == []
+            assert heard.check(*ledgers) == []
             assert heard.gaps == []
 
     async def test_a_forked_child_publishes_while_its_parent_goes_on_hearing(

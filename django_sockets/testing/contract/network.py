@@ -13,7 +13,7 @@ import pytest
 
 from ...errors import PublishError
 from ...hub import open_hub
-from ..ledger import Ledger, check_stream, listening
+from ..ledger import Ledger, listening
 from ..proxy import FaultProxy
 from .control import ServerControl
 from .faults import DEAD_PEER_SECONDS, FaultTests, flow, is_message, quick, traffic
@@ -68,7 +68,7 @@ class NetworkContract(FaultTests):
                 await heard.until(is_message, start=gap, within_seconds=left)
             await flow(publisher, ledger, heard, room)
             assert len(heard.gaps) == 1
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
 
     @pytest.mark.parametrize("direction", ["both", "reads", "writes"])
     async def test_a_publisher_on_a_silent_link_fails_and_goes_on(
@@ -90,7 +90,7 @@ class NetworkContract(FaultTests):
             await publisher.publish(room, ledger.write(room))
             assert time.monotonic() - silent < DEAD_PEER_SECONDS + 1
             await flow(publisher, ledger, heard, room)
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
 
     async def test_a_link_that_is_cut_again_and_again_loses_nothing_silently(
         self, server: ServerControl, room: str
@@ -109,7 +109,7 @@ class NetworkContract(FaultTests):
                     proxy.drop()
             await flow(publisher, ledgers[0], heard, *rooms)
             await flow(hub, ledgers[1], heard, *rooms)
-            check_stream(heard.events, *ledgers)
+            heard.check(*ledgers)
 
     async def test_a_link_cut_inside_a_large_message_delivers_no_half_of_it(
         self, server: ServerControl, room: str
@@ -130,7 +130,7 @@ class NetworkContract(FaultTests):
             proxy.delay_seconds = 0
             await heard.until_gap()
             await flow(publisher, ledger, heard, room)
-            assert check_stream(heard.events, ledger) == [("publisher", room, 2)]
+            assert heard.check(ledger) == [("publisher", room, 2)]
 
     async def test_a_large_message_on_a_slow_link_is_not_taken_for_a_dead_peer(
         self, server: ServerControl, room: str
@@ -152,4 +152,4 @@ class NetworkContract(FaultTests):
             await heard.until_payload(payload)
             assert time.monotonic() - started > 1
             assert heard.gaps == []
-            assert check_stream(control.events, ledger) == []
+            assert control.check(ledger) == []

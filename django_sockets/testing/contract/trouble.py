@@ -10,7 +10,7 @@ import pytest
 
 from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub import open_hub
-from ..ledger import Ledger, Listener, check_stream, listening
+from ..ledger import Ledger, Listener, listening
 from .base import with_options
 from .control import ServerControl
 from .faults import DEAD_PEER_SECONDS, FaultTests, eventually, flow, is_message, quick, traffic
@@ -40,7 +40,7 @@ class TroubleContract(FaultTests):
             assert "outcome unknown" in str(caught.value)
             await server.resume()
             await flow(hub, ledger, heard, room)
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
 
     @pytest.mark.parametrize("dead_peer_seconds", [DEAD_PEER_SECONDS, 30])
     async def test_what_a_frozen_server_kept_is_not_delivered_late_or_twice(
@@ -66,7 +66,7 @@ class TroubleContract(FaultTests):
             await server.resume()
             await new
             await flow(publisher, ledger, heard, room)
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
 
     async def test_a_frozen_server_fails_a_subscribe_as_a_whole(
         self, server: ServerControl, room: str
@@ -124,7 +124,7 @@ class TroubleContract(FaultTests):
                 await heard.until(is_message, start=place, within_seconds=1)
             await heard.until(lambda _: len(heard.events) > place + 100)
             assert _named(heard) == sorted(rooms * 3)
-            check_stream(heard.events, ledger, to_the_end=False)
+            heard.check(ledger, to_the_end=False)
 
     async def test_a_server_that_cuts_publishers_loses_nothing_silently(
         self, server: ServerControl, room: str
@@ -140,7 +140,7 @@ class TroubleContract(FaultTests):
                     await heard.until(is_message, start=len(heard.events))
                     await server.cut_publishers()
             await flow(publisher, ledger, heard, room)
-            check_stream(heard.events, ledger)
+            heard.check(ledger)
             assert {gap.reason for gap in heard.gaps} <= {"missed"}
 
     async def test_a_demoted_server_is_noticed(self, server: ServerControl, room: str) -> None:
