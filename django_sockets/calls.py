@@ -86,6 +86,11 @@ class Calls:
             self._watch(future)
         return None
 
+    @property
+    def scheduled(self) -> bool:
+        """A call is scheduled and not done yet."""
+        return bool(self._scheduled) or self._tail is not None
+
     def awaited(self, operation: Operation[T]) -> Awaitable[T]:
         """Run `operation` on the home loop, after what is scheduled there already."""
         if running_loop() is not self.home:

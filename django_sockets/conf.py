@@ -55,6 +55,9 @@ class Settings:
     handler_threads: int = min(32, (os.cpu_count() or 1) + 4)
     """Threads for handlers that are `def`; when all are busy, sockets wait in order."""
 
+    hold_seconds: float = 5.0
+    """How long broadcasts for a socket wait for its `connect` to return; see docs/limits.md."""
+
     drain_seconds: float | None = None
     """How long closing all sockets may take at shutdown; None: see `drain_window_seconds`."""
     drain_on_signal: bool | None = None

@@ -23,6 +23,7 @@ from .errors import BrokerClosed, PayloadTooLarge
 from .events import LATE, MISSED, VERSION, EventQueue, Events
 from .guests import Guests
 from .handout import RUN_BYTES, RUN_MESSAGES, Piece, Round, Subscriber, Topic
+from .hold import HoldTimer
 from .lane import Lane
 from .log import LogThrottle
 from .loops import forget_closed
@@ -82,6 +83,7 @@ class Hub:
         closed: `aclose` was called.
         congestion: the full mailboxes of its subscribers.
         guests: the sockets that a server serves with it.
+        holds: the broadcasts that wait for a `connect`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -89,6 +91,7 @@ class Hub:
         self.congestion = Congestion()
         self.guests = Guests()
         self.loop = asyncio.get_running_loop()
+        self.holds = HoldTimer(self.loop)
         self._options = config.url.options
         self._topics: dict[str, Topic] = {}
         self._memory = Memory(self._options.publishers_remembered, self._topics)

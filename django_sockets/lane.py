@@ -25,7 +25,8 @@ class Lane(abc.ABC):
         idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
         behind: something waits behind what is in hand.
         held: nothing is handled until `release`.
-        direct: what comes next need not ask the owner: the lane is neither held nor at its end.
+        direct: what comes next need not ask the owner: the lane is neither held, sealed nor at
+            its end.
     """
 
     __slots__ = (
@@ -83,6 +84,11 @@ class Lane(abc.ABC):
     @property
     def full(self) -> bool:
         return self._mailbox is not None and self._mailbox.full
+
+    @property
+    def stuck(self) -> bool:
+        """The item in hand has waited for so long that the consumer counts as slow."""
+        return not self.idle and self._mailbox is not None and self._mailbox.stuck
 
     @property
     def empty(self) -> bool:
@@ -148,8 +154,12 @@ class Lane(abc.ABC):
             self.rest()
 
     def seal(self) -> None:
-        """Nothing is `direct` any more: the end is near."""
+        """Nothing is `direct` any more: `connect` is running, or the end is near."""
         self.direct = False
+
+    def unseal(self) -> None:
+        """Take `seal` back."""
+        self.direct = not (self.held or self._ended)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Handle something at once, as far as that need not wait; returns what goes on with it."""

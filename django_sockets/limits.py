@@ -45,6 +45,7 @@ LIMITS = {
     "max_message_bytes": False,
     "max_subscriptions": False,
     "handshake_timeout_seconds": True,
+    "hold_seconds": True,
     "idle_timeout_seconds": True,
     "rate_limit_per_second": True,
     "rate_limit_burst": True,

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Congestion", "Mailbox"]
+__all__ = ["STUCK_SECONDS", "Congestion", "Mailbox"]
 
 STUCK_SECONDS = 0.2
 """A consumer of a full mailbox that is busy with one item for so long is slow."""
@@ -208,6 +208,11 @@ class Mailbox:
 
     def _busy_seconds(self, now: float) -> float:
         return 0.0 if self._busy_since is None else now - self._busy_since
+
+    @property
+    def stuck(self) -> bool:
+        """The consumer has been busy with one item for `STUCK_SECONDS`."""
+        return self._busy_seconds(self._loop.time()) >= STUCK_SECONDS
 
     def clear(self) -> list[Any]:
         """Remove and return everything."""

@@ -6,17 +6,26 @@ that it leaves is a gap: `Gap(reason="overflow")`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from .codec import Delivery
 from .errors import ConfigurationError
 from .events import OVERFLOW, Gap
+from .hold import Hold, HoldOwner, event_bytes, event_channels
 from .lane import Lane
 from .mailbox import Mailbox
 from .url import suggest
 
-__all__ = ["CLOSE", "DROP_NEWEST", "DROP_OLDEST", "Inbox", "Overflow", "check_policy"]
+__all__ = [
+    "CLOSE",
+    "DROP_NEWEST",
+    "DROP_OLDEST",
+    "Inbox",
+    "InboxOwner",
+    "Overflow",
+    "check_policy",
+]
 
 CLOSE, DROP_OLDEST, DROP_NEWEST = POLICIES = ("close", "drop_oldest", "drop_newest")
 
@@ -82,66 +91,90 @@ class Overflow:
         return gone
 
 
+class InboxOwner(HoldOwner, Protocol):
+    """The socket, as its inbox knows it. An object and no callables: an idle socket is small."""
+
+    async def _take(self, event: Delivery | Gap) -> None:
+        """Give one event to a hook; what it raises ends the inbox."""
+
+    def _inbox_failed(self, exc: Exception) -> None:
+        """`_take` has raised this."""
+
+    def _policy(self) -> Overflow:
+        """What is done when the inbox is full."""
+
+    def _new_mailbox(self) -> Mailbox:
+        """What events wait in."""
+
+
 class Inbox(Lane):
     """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
 
     Where messages were dropped, a `Gap` comes before the next one that is handled, or once all that
-    was queued is handled.
+    was queued is handled. What comes while `gap` runs waits for it in a `Hold`: the hook may take
+    long, and that does not make a slow client.
 
-    Args:
-        take: awaited with one event at a time.
-        trouble: called with what it raised, which ends the inbox.
-        overflow: what is done when it is full.
-        new_mailbox: makes what events wait in.
-        discarded: called with the number of messages that were queued when the inbox ended.
+    Attributes:
+        waiting: what waits for `gap`, while it runs.
     """
 
-    def __init__(
-        self,
-        take: Callable[[Delivery | Gap], Awaitable[None]],
-        trouble: Callable[[Exception], object],
-        overflow: Overflow,
-        *,
-        new_mailbox: Callable[[], Mailbox],
-        discarded: Callable[[int], None],
-    ) -> None:
-        super().__init__()
-        self._take = take
-        self._trouble = trouble
-        self._overflow = overflow
-        self._new_mailbox = new_mailbox
-        self._discarded = discarded
-        self._hole: dict[str, None] = {}
+    __slots__ = ("_hole", "waiting")
 
-    def offer(self, event: Delivery | Gap, size_bytes: int) -> None:
+    owner: InboxOwner
+
+    def __init__(self, owner: InboxOwner) -> None:
+        super().__init__()
+        self.owner = owner
+        self._hole: dict[str, None] = {}
+        self.waiting: Hold | None = None
+
+    def offer(self, event: Delivery | Gap) -> None:
         """Queue an event by the policy."""
-        overflow = self._overflow
-        if self._hole and overflow.policy == DROP_NEWEST and not self.full:
+        if self.waiting is not None:
+            self.waiting.put(event)
+            return
+        policy = self.owner._policy()
+        if self._hole and policy.policy == DROP_NEWEST and not self.full:
             self.put(self._take_gap(), 0)
-        for gone in overflow.put(self, event, size_bytes):
-            self._hole.update(dict.fromkeys(_channels(gone)))
+        for gone in policy.put(self, event, event_bytes(event)):
+            self._hole.update(dict.fromkeys(event_channels(gone)))
 
     async def handle(self, event: Delivery | Gap) -> None:
-        if self._hole and self._overflow.policy == DROP_OLDEST:
-            await self._take(self._take_gap())
-        await self._take(event)
-        while self._hole and self.empty and self._overflow.policy != CLOSE:
-            await self._take(self._take_gap())
+        if self._hole and self.owner._policy().policy == DROP_OLDEST:
+            await self._signal(self._take_gap())
+        if isinstance(event, Gap):
+            await self._signal(event)
+        else:
+            await self.owner._take(event)
+        while self._hole and self.empty and self.owner._policy().policy != CLOSE:
+            await self._signal(self._take_gap())
+
+    async def _signal(self, gap: Gap) -> None:
+        """Give a gap to the hook, and queue behind it what has come meanwhile."""
+        self.waiting = hold = Hold(self.owner)
+        try:
+            await self.owner._take(gap)
+        finally:
+            self.waiting = None
+            waiting: list[Delivery | Gap] = list(hold.take(len(hold)))
+            if self._ended:
+                self.dropped(waiting)
+            elif waiting:
+                if self._hole and self.owner._policy().policy == DROP_NEWEST:
+                    waiting.insert(0, self._take_gap())  # It was there before them.
+                for one in waiting:
+                    self._queue((one, None), event_bytes(one), force=True)
 
     def failed(self, exc: Exception) -> None:
-        self._trouble(exc)
+        self.owner._inbox_failed(exc)
 
     def dropped(self, items: list[Any]) -> None:
-        self._discarded(sum(not isinstance(one, Gap) for one in items))
+        self.owner._discarded(sum(not isinstance(one, Gap) for one in items))
 
     def new_mailbox(self) -> Mailbox:
-        return self._new_mailbox()
+        return self.owner._new_mailbox()
 
     def _take_gap(self) -> Gap:
         gap = Gap(channels=tuple(self._hole), reason=OVERFLOW)
         self._hole.clear()
         return gap
-
-
-def _channels(event: Delivery | Gap) -> Sequence[str]:
-    return event.channels if isinstance(event, Gap) else [event.channel]

@@ -28,12 +28,13 @@ from .errors import (
 from .events import OVERFLOW, EventQueue, Gap
 from .frames import NO_CODE, Frames
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
+from .hold import NOT_YET, Hold
 from .hooks import call_in_thread, is_coroutine_function, keep_functions, takes_code
 from .hub import Hub
 from .lane import Lane
 from .limits import TokenBucket, check_limits, check_subprotocol
 from .log import LogThrottle, shown, whereabouts
-from .mailbox import Mailbox
+from .mailbox import STUCK_SECONDS, Mailbox
 from .origin import check_allowed_hosts, check_origins
 from .outbox import Outbox
 from .overflow import CLOSE, Inbox, Overflow, check_policy
@@ -139,6 +140,13 @@ class BaseSocketServer(SocketChannels):
     idle_timeout_seconds: float | None = None
     """A client that sends no frame for so long is closed with 4408."""
 
+    hold_broadcasts: bool = True
+    """Broadcasts wait, in order, until `connect` has returned: the client gets what `connect` sends
+    first, and every change after it. False: they are sent at once, also while it runs."""
+    hold_seconds: float | None = None
+    """They wait for no longer than this; None for the setting `hold_seconds`, 5. A `connect` that
+    takes longer, or waits for a broadcast itself, calls `release`."""
+
     as_asgi: ClassVar[Any]
 
     # What most sockets never have. An instance that sets more than 30 attributes, those of the
@@ -205,7 +213,7 @@ class BaseSocketServer(SocketChannels):
         self._dispatch = _dispatch_of(type(self))
         self._hub: Hub | None = None
         self._crowd: Crowd | None = None
-        self._queue: EventQueue | None = None
+        self._queue: EventQueue | Hold | None = None
         self._outbox = Outbox(self, send)
         self._inbox: Inbox | None = None
         self._frames = Frames(self)
@@ -253,7 +261,11 @@ class BaseSocketServer(SocketChannels):
         """
 
     def connect(self) -> Any:
-        """The connection was accepted: subscribe to channels here."""
+        """The connection was accepted: subscribe to channels here, then send the present state.
+
+        From the first subscription on, broadcasts wait until `connect` has returned, so that they
+        reach the client after the state, whatever time passes in between. See `release`.
+        """
 
     def receive(self, data: Any, /) -> Any:
         """The client sent `data`."""
@@ -291,7 +303,10 @@ class BaseSocketServer(SocketChannels):
         return self._from_hook(lambda: self.async_send(answer))
 
     def gap(self, channels: Sequence[str], reason: str, /) -> Any:
-        """Broadcasts on these channels may be missing at this point: send the state anew."""
+        """Broadcasts on these channels may be missing at this point: send the state anew.
+
+        Those that come while it runs follow it.
+        """
 
     async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None:
         """A broadcast arrived; sends it to the client.
@@ -343,7 +358,7 @@ class BaseSocketServer(SocketChannels):
             CallError: nothing is subscribed, or the listeners handle broadcasts themselves.
         """
         queue = self._queue
-        if queue is None or self._serving:
+        if not isinstance(queue, EventQueue) or self._serving:
             raise CallError(
                 "subscribe first; once listeners run, override async_handle_received_broadcast"
             )
@@ -354,6 +369,22 @@ class BaseSocketServer(SocketChannels):
             if not isinstance(event, Gap):
                 return event.channel, event.data()
             await self._call(self.gap, event.channels, event.reason)
+
+    def release(self) -> None:
+        """Let the broadcasts through that wait for `connect`; they follow what was sent before.
+
+        For a `connect` that does not return, that takes longer than `hold_seconds`, or that waits
+        for a broadcast: call it after the present state was sent. Later broadcasts do not wait any
+        more. Otherwise nothing waits, and it does nothing.
+
+        Raises:
+            CallError: the event loop did not do it in time.
+        """
+        self._calls.plain(self._release)
+
+    async def async_release(self) -> None:
+        """See `release`; returns when what has waited was handed on."""
+        await self._awaited(self._release)
 
     # Running
 
@@ -467,6 +498,7 @@ class BaseSocketServer(SocketChannels):
     async def _conclude(self, code: int) -> None:
         """What must be gone goes first; then the frames in hand are handled, then `disconnect`."""
         self.is_alive = False
+        self._discard_held()
         self._leave()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -524,12 +556,23 @@ class BaseSocketServer(SocketChannels):
             self._note("handshake_timeouts", "gave a client up that does not take the accept")
             self._end(GOING_AWAY)
             return
+        if self._queue is not None:
+            self._outbox.seal()  # The hub must ask `on_delivery` until the hold is over.
         known = None if self._tags is None else dict(self._tags)
         try:
-            await self._call(self.connect)
-        finally:
-            if self._tags != known:
-                await self._join()
+            try:
+                await self._call(self.connect)
+            finally:
+                if self._tags != known:
+                    await self._join()
+        except Exception as exc:
+            await self._failed(exc)
+        if self._queue is None:
+            return
+        if self._home_calls is not None and self._home_calls.scheduled:
+            _spawn(self._release_after_calls())
+        elif not self._release_empty():
+            await self._release()
 
     async def _handle_frame(self, event: MutableMapping[str, Any]) -> None:
         if event["type"] != "websocket.receive":
@@ -660,6 +703,7 @@ class BaseSocketServer(SocketChannels):
         if self._closing or not self.is_alive:
             return
         self._closing = True
+        self._discard_held()
         self._frames.stop()
         try:
             await self._outbox.close(code)
@@ -725,13 +769,15 @@ class BaseSocketServer(SocketChannels):
         if self._too_many(names):
             problem = f"a socket may have {self.max_subscriptions} channels (max_subscriptions)"
             raise SubscribeError(self._config.url, problem, channels=names)
-        if self._queue is None and not self._serving:
+        if self._queue is NOT_YET:
+            self._hold(hub)
+        elif self._queue is None and not self._serving:
             self._queue = hub.new_queue()
         return hub.add(self, names, direct=self._direct())
 
     def _direct(self) -> Lane | None:
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
-        if self._queue is not None or self._inbox is not None or not self._serving:
+        if isinstance(self._queue, EventQueue) or self._inbox is not None or not self._serving:
             return None
         return self._outbox if self.ws_encoder is None and self._asgi_send else None
 
@@ -743,6 +789,9 @@ class BaseSocketServer(SocketChannels):
         return len(owned) + len(new) > self.max_subscriptions
 
     async def _remove(self, names: list[str]) -> None:
+        hold = self._held()
+        if hold is not None:
+            hold.forget(names)
         if self._hub is not None:
             await self._hub.remove(self, names)
 
@@ -754,20 +803,16 @@ class BaseSocketServer(SocketChannels):
             handles is not BaseSocketServer.async_handle_received_broadcast
             or cls.gap is not BaseSocketServer.gap
         ):
-            self._inbox = Inbox(
-                self._take,
-                lambda exc: _spawn(self._failed(exc)),
-                self._policy(),
-                new_mailbox=self._new_mailbox,
-                discarded=self._discarded,
-            )
-        if self._queue is not None:
-            queue, self._queue = self._queue, None
+            self._inbox = Inbox(self)
+        queue, self._queue = self._queue, None
+        pass_on = self._pass_on
+        if self.hold_broadcasts and self._outbox.held:  # A server's socket: `connect` comes first.
+            self._queue = NOT_YET
+            if queue is not None:  # `authorize` has subscribed.
+                pass_on = self._hold(self._shared_hub()).put
+        if isinstance(queue, EventQueue):
             for event in queue.drain():
-                if isinstance(event, Gap):
-                    self.on_gap(event.channels, event.reason)
-                else:
-                    self.on_delivery(event)
+                pass_on(event)
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Called by the hub with a broadcast."""
@@ -775,18 +820,22 @@ class BaseSocketServer(SocketChannels):
             return
         if self._queue is not None:
             self._queue.on_delivery(delivery)
-        elif self._inbox is None:
-            self._push(delivery)
         else:
-            self._inbox.offer(delivery, len(delivery.payload))
+            self._pass_on(delivery)
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Called by the hub where broadcasts may be missing."""
         if self._queue is not None:
             self._queue.on_gap(channels, reason)
-            return
+        elif self._inbox is not None:
+            self._inbox.offer(Gap(channels=tuple(channels), reason=reason))
+
+    def _pass_on(self, event: Delivery | Gap) -> None:
+        """To the hooks of the class, or to the client."""
         if self._inbox is not None:
-            self._inbox.offer(Gap(channels=tuple(channels), reason=reason), 0)
+            self._inbox.offer(event)
+        elif isinstance(event, Delivery):
+            self._push(event)
 
     async def _take(self, event: Delivery | Gap) -> None:
         """One event, in a class with hooks of its own."""
@@ -797,7 +846,7 @@ class BaseSocketServer(SocketChannels):
                 type(self).async_handle_received_broadcast
                 is BaseSocketServer.async_handle_received_broadcast
             ):
-                await self._pass_on(event)
+                await self._send_on(event)
             else:
                 await tidied(self.async_handle_received_broadcast(event.channel, event.data()))
         except Exception as exc:
@@ -812,7 +861,7 @@ class BaseSocketServer(SocketChannels):
         else:
             self._policy().put(self._outbox, self._event_of(delivery), len(delivery.payload))
 
-    async def _pass_on(self, delivery: Delivery) -> None:
+    async def _send_on(self, delivery: Delivery) -> None:
         """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
         if self._asgi_send is None or self._closing or self._outbox.idle:
             self._push(delivery)
@@ -823,6 +872,95 @@ class BaseSocketServer(SocketChannels):
         if self.ws_encoder is None:
             return delivery.event()
         return delivery.event_by(self.ws_encoder, self.ws_encoder_is_bytes)
+
+    def _inbox_failed(self, exc: Exception) -> None:
+        _spawn(self._failed(exc))
+
+    # Broadcasts that wait for `connect`
+
+    def _hold(self, hub: Hub) -> Hold:
+        """From now on broadcasts wait, for at most `hold_seconds`."""
+        self._queue = hold = Hold(self)
+        hub.holds.add(hold, self.hold_seconds or self._config.settings.hold_seconds)
+        return hold
+
+    def _held(self) -> Hold | None:
+        """What waits for `connect`, if something may."""
+        queue = self._queue
+        return queue if isinstance(queue, Hold) and queue is not NOT_YET else None
+
+    async def _release(self) -> None:
+        """Hand on what has waited for `connect`, in order; nothing waits any more after it."""
+        if not self._release_empty():
+            hold = self._held()
+            if hold is not None and not (hold.passing or hold.closed):
+                # A task of its own: the caller may be cancelled, and may not leave it half done.
+                await asyncio.wait([_spawn(self._hand_over(hold))])
+
+    def _release_empty(self) -> bool:
+        """End the hold, unless something waits."""
+        queue = self._queue
+        if not isinstance(queue, Hold) or self._closing:
+            return False
+        if queue is not NOT_YET:
+            if queue:
+                return False
+            self._shared_hub().holds.discard(queue)
+        self._queue = None
+        self._outbox.unseal()
+        return True
+
+    async def _hand_over(self, hold: Hold) -> None:
+        hub = self._shared_hub()
+        hub.holds.discard(hold)
+        lane = self._outbox if self._inbox is None else self._inbox
+        await hold.hand_over(self._pass_on, lane, hub.congestion)
+        self._release_empty()
+
+    async def _release_after_calls(self) -> None:
+        """`_release`, when the plain calls that `async def connect` has made are done."""
+        await self._calls.awaited(self._release)
+
+    def _hold_expired(self) -> None:
+        name = type(self).__name__
+        text = (
+            "%s: connect has not returned within %g s (hold_seconds); broadcasts no longer wait "
+            "for it. Call self.release() in connect once the present state is sent"
+        )
+        seconds = self.hold_seconds or self._config.settings.hold_seconds
+        _throttle.log(logging.WARNING, f"{name} {id(type(self))} hold", text, name, seconds)
+        _spawn(self._release())
+
+    def _overran(self, event: Delivery | Gap, first: bool) -> None:
+        """Too much waits for `connect` or `gap`, and the oldest goes."""
+        count = int(isinstance(event, Delivery))
+        if self.overflow == CLOSE and type(self).gap is BaseSocketServer.gap:
+            self._discarded(count)
+            self._close_overflow("closed with 1013: too much waits for connect")
+            return
+        if count:
+            self._count("dropped_overflow")
+        if first:
+            self._hole_began("too much waits for connect or gap")
+
+    def _much_waits(self, hold: Hold) -> None:
+        """As much as makes a client slow, if it is the client that a hook waits for."""
+        if self.overflow == CLOSE and not (self._outbox.idle or hold.watched):
+            hold.watched = True
+            self._home.call_later(STUCK_SECONDS, self._look_at_client, hold)
+
+    def _look_at_client(self, hold: Hold) -> None:
+        hold.watched = False
+        inbox = self._inbox
+        in_force = self._queue is hold or (inbox is not None and inbox.waiting is hold)
+        if in_force and not hold.closed and self._outbox.stuck:
+            self._close_overflow()
+
+    def _discard_held(self) -> None:
+        hold = self._held()
+        if hold is not None:
+            hold.close()
+            self._shared_hub().holds.discard(hold)
 
     # Clients that read too slowly
 
@@ -838,16 +976,19 @@ class BaseSocketServer(SocketChannels):
 
     def _too_slow(self, item: Any) -> None:
         self._discarded(not isinstance(item, Gap))
+        self._close_overflow()
+
+    def _close_overflow(self, what: str = "closed with 1013: the client reads too slowly") -> None:
         if not self._slow:
             self._slow = True
-            self._note("closed_overflow", "closed with 1013: the client reads too slowly")
+            self._note("closed_overflow", what)
             _spawn(self._close(TRY_AGAIN))
 
-    def _hole_began(self) -> None:
+    def _hole_began(self, why: str = "the client reads too slowly") -> None:
         self._shared_hub().count_gap(OVERFLOW)
         name = type(self).__name__
-        text = "%s: broadcasts are dropped for a client that reads too slowly"
-        _throttle.log(logging.WARNING, f"{name} dropped", text, name)
+        text = "%s: broadcasts are dropped: %s"
+        _throttle.log(logging.WARNING, f"{name} dropped", text, name, why)
 
     def _discarded(self, count: int) -> None:
         if count:

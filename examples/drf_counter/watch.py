@@ -13,8 +13,12 @@ def main() -> None:
     token, url = [*sys.argv[1:], URL][:2]
     # Programs may send headers. A page's WebSocket cannot: see counter.js.
     with connect(url, additional_headers={"Authorization": f"Token {token}"}) as socket:
+        shown = -1
         for text in socket:
-            print(json.loads(text)["value"], flush=True)
+            value = json.loads(text)["value"]
+            if value > shown:  # A change may come once more after the value that contains it.
+                shown = value
+                print(value, flush=True)
 
 
 if __name__ == "__main__":

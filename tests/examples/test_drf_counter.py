@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -62,6 +65,38 @@ def test_who_has_the_token_sees_each_count_once_it_is_committed(site: Site) -> N
         first = json.loads(page.recv(timeout=WAIT_SECONDS))["value"]
         assert site.count() == first + 1
         assert json.loads(page.recv(timeout=WAIT_SECONDS)) == {"value": first + 1, "by": "robot"}
+
+
+def test_a_page_that_opens_while_it_counts_gets_the_value_and_then_the_changes(site: Site) -> None:
+    protocols: Any = ["django-sockets.token", site.token]
+    origin: Any = f"http://127.0.0.1:{site.port}"
+    opened = threading.Event()
+
+    def count_until_opened() -> int:
+        while not opened.is_set():
+            site.count()
+        return site.count()
+
+    with ThreadPoolExecutor(1) as counting, contextlib.ExitStack() as stack:
+        last = counting.submit(count_until_opened)
+        try:
+            pages = [
+                stack.enter_context(
+                    connect(site.url, subprotocols=protocols, origin=origin, proxy=None)
+                )
+                for _ in range(30)
+            ]
+            firsts = [json.loads(page.recv(timeout=WAIT_SECONDS)) for page in pages]
+        finally:
+            opened.set()
+        assert [first for first in firsts if "by" in first] == []  # A change would say so.
+        end = last.result(WAIT_SECONDS)
+        for page, first in zip(pages, firsts, strict=True):
+            shown = first["value"]
+            while shown < end:
+                change = json.loads(page.recv(timeout=WAIT_SECONDS))["value"]
+                assert change <= shown + 1  # None is missing.
+                shown = max(shown, change)
 
 
 def test_the_script_of_the_readme_prints_them(site: Site) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -46,7 +46,15 @@ class Life(BaseSocketServer):
         self.machine = machine
 
     async def connect(self) -> None:
-        await self.handle("connect", self.machine.fails["connect"])
+        machine = self.machine
+        state = self.send_state if machine.holding else None
+        await self.handle("connect", machine.fails["connect"], state)
+
+    async def send_state(self) -> None:
+        await self.async_subscribe("a")
+        self.machine.subscribed.add("a")
+        await self.machine.state_read.wait()
+        await self.async_send(["state", 0])
 
     async def receive(self, data: Any) -> None:
         await self.handle(data["n"], data["do"] == "fail")
@@ -71,7 +79,9 @@ class Life(BaseSocketServer):
         await self.async_send("after the end")
         await self.async_subscribe("a")
 
-    async def handle(self, name: Any, fails: bool) -> None:
+    async def handle(
+        self, name: Any, fails: bool, work: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         machine = self.machine
         assert not machine.inside, f"{name} while {machine.inside}"
         machine.inside = name
@@ -79,6 +89,8 @@ class Life(BaseSocketServer):
         try:
             for _ in range(machine.turns):
                 await asyncio.sleep(0)  # Room for another handler to come in between.
+            if work is not None:
+                await work()
         finally:
             machine.inside = None  # Also when the server has cancelled it.
         if fails:
@@ -100,6 +112,10 @@ class LifeMachine(RuleBasedStateMachine):
         self.sent_frames: list[int] = []
         self.events: list[dict[str, Any]] = []
         self.expected: dict[str, list[int]] = {"a": [], "b": []}
+        self.holding = False  # `connect` is between its subscription and the state.
+        self.released = False
+        self.state_read = asyncio.Event()
+        self.held: list[int] = []
         self.number = 0
         self.ended_by: list[int] = []
         self.over = False
@@ -115,10 +131,12 @@ class LifeMachine(RuleBasedStateMachine):
         disconnect_fails=st.booleans(),
         connects=st.booleans(),
         slow=st.booleans(),
+        holds=st.booleans(),
     )
     def begin(
-        self, connect_fails: bool, disconnect_fails: bool, connects: bool, slow: bool
+        self, connect_fails: bool, disconnect_fails: bool, connects: bool, slow: bool, holds: bool
     ) -> None:
+        self.holding = holds
         if slow:  # So that somebody else reads meanwhile.
             self.turns = 5
             frames.BESIDE_SECONDS = 0.0
@@ -186,11 +204,34 @@ class LifeMachine(RuleBasedStateMachine):
         quiet = self.to_app.empty() and not self.inside and not self.socket._frames.busy
         if quiet and channel in self.subscribed and self.open and self.gate.is_set():
             self.expected[channel].append(self.number)
+        if self.holding and channel in self.subscribed and self.open:
+            self.held.append(self.number)
         self.run(self.broadcaster.async_broadcast(channel, [channel, self.number]))
 
     @property
     def open(self) -> bool:
         return not (self.over or self.socket._closing or self.disconnects or self.served.done())
+
+    @precondition(lambda self: self.holding or self.released)
+    @rule()
+    def connect_sends_the_state_and_returns(self) -> None:
+        held, self.holding = self.holding, False
+        self.state_read.set()
+        self.time_passes(32)
+        if held and not self.fails["connect"]:
+            self.what_was_held_comes()
+
+    @precondition(lambda self: self.holding)
+    @rule()
+    def the_broadcasts_are_released(self) -> None:
+        self.holding = False
+        self.released = True
+        self.run(self.socket.async_release())
+        self.what_was_held_comes()
+
+    def what_was_held_comes(self) -> None:
+        if self.open and self.gate.is_set():
+            self.expected["a"] += self.held
 
     @rule(turns=st.integers(1, 8))
     def time_passes(self, turns: int) -> None:
@@ -236,6 +277,7 @@ class LifeMachine(RuleBasedStateMachine):
         frames.BESIDE_SECONDS = USUAL_SECONDS
         try:
             self.gate.set()
+            self.state_read.set()
             if hasattr(self, "served"):
                 self.run(self._end())
                 assert asyncio.all_tasks(self.loop) == set()
@@ -278,23 +320,29 @@ class LifeMachine(RuleBasedStateMachine):
         # Nothing is left behind.
         hub = shared_hub(self.socket._config)
         assert hub.channels_of(self.socket) == frozenset()
+        assert not hub.holds._ends
+        # What was delivered was sent or is counted. (An own `send` that was lost is counted, too.)
+        stats = hub.stats()
+        sent = sum(name in self.expected for name, _ in self.sends())
+        assert stats["delivered"] - sent <= stats["discarded"]
         await self.broadcaster.aclose()
         await close_shared_hubs()
         await asyncio.sleep(0)
 
     def _broadcasts_came(self) -> None:
         for channel, expected in self.expected.items():
-            came = [
-                number
-                for name, number in (
-                    json.loads(event["text"])
-                    for event in self.events
-                    if event["type"] == "websocket.send"
-                )
-                if name == channel
-            ]
+            came = [number for name, number in self.sends() if name == channel]
             assert came == sorted(set(came))
             assert self.missing(expected, came) == []
+        # The state comes first.
+        names = [name for name, _ in self.sends()]
+        if "state" in names and not self.released:
+            assert names[0] == "state"
+
+    def sends(self) -> list[tuple[str, int]]:
+        return [
+            json.loads(event["text"]) for event in self.events if event["type"] == "websocket.send"
+        ]
 
     def missing(self, expected: list[int], came: list[int]) -> list[int]:
         """What was broadcast to an open, subscribed socket that read, and did not come."""

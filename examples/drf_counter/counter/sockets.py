@@ -11,7 +11,8 @@ class CounterSocket(BaseSocketServer):
     """Sends `{"value": ...}` at once, and again whenever it changes."""
 
     def connect(self):
-        self.subscribe(CHANNEL)  # First, so that no change falls between the two.
+        # In this order: changes from here on follow the value, however long its query takes.
+        self.subscribe(CHANNEL)
         self.send_value()
 
     def gap(self, channels, reason):

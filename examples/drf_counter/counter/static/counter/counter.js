@@ -16,7 +16,13 @@ form.addEventListener("submit", (event) => {
   const socket = new WebSocket(`${scheme}//${location.host}/ws/count/`, protocols);
   state.textContent = "Connecting …";
   socket.onopen = () => show("Connected", true);
-  socket.onmessage = (message) => { value.textContent = JSON.parse(message.data).value; };
+  let count = -1;
+  socket.onmessage = (message) => {
+    // A change that the first value contains already follows it once more: the larger count is the
+    // newer one.
+    count = Math.max(count, JSON.parse(message.data).value);
+    value.textContent = count;
+  };
   socket.onclose = ({ code }) => {
     show(code === 4401 ? "The token is no longer valid" : "Not connected: is the token right?", false);
   };
