@@ -239,16 +239,14 @@ def _no_password() -> NoReturn:
 
 def _hints(url: BrokerURL, *, tls: bool, always_tls: bool) -> Mapping[str, str]:
     """Option name -> what to write in its place."""
+    others = [name for name in _OTHER_SPELLINGS if name.startswith("ssl_")]
+    if url.scheme == "redis+unix":
+        advice = "a unix socket has no TLS"
+        return {**_OTHER_SPELLINGS, **dict.fromkeys([*others, *TLS_OPTIONS], advice)}
     if not tls:
-        scheme = url.scheme.replace("redis", "rediss", 1)
-        advice = f"TLS needs the scheme {scheme}://"
-        if url.scheme == "redis+unix":
-            advice = "a unix socket has no TLS"
-        spellings = {name: f"{advice}; there, {text}" for name, text in _OTHER_SPELLINGS.items()}
-        if url.scheme == "redis+unix":
-            spellings = dict.fromkeys(_OTHER_SPELLINGS, advice)
-        tls_only = {name: spellings[name] for name in spellings if name.startswith("ssl_")}
-        return {**_OTHER_SPELLINGS, **tls_only, **dict.fromkeys(TLS_OPTIONS, advice)}
+        advice = f"TLS needs the scheme {url.scheme.replace('redis', 'rediss', 1)}://"
+        there = {name: f"{advice}; there, {_OTHER_SPELLINGS[name]}" for name in others}
+        return {**_OTHER_SPELLINGS, **there, **dict.fromkeys(TLS_OPTIONS, advice)}
     if always_tls:
         always = "the certificate is always verified: leave the option out"
         return {**_OTHER_SPELLINGS, **dict.fromkeys(_VERIFY, always)}
