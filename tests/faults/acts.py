@@ -17,10 +17,14 @@ __all__ = ["announce", "behind_proxy", "connections_received", "kill_clients", "
 GOSSIP_SECONDS = 5.0
 
 
-def kill_clients(nodes: Iterable[CacheServer]) -> None:
-    """End every connection that subscribes, as an administrator or an output buffer does."""
+def kill_clients(nodes: Iterable[CacheServer], kind: str = "PUBSUB") -> None:
+    """End every connection that subscribes, as an administrator or an output buffer does.
+
+    Args:
+        kind: NORMAL for those that publish instead.
+    """
     for node in answering(nodes):
-        node.execute("CLIENT", "KILL", "TYPE", "PUBSUB")
+        node.execute("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
 def connections_received(nodes: Iterable[CacheServer]) -> int:

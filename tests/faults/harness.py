@@ -14,8 +14,9 @@ A fault test reads like this. Any awaitable is a fault; `nemesis` has some more.
         # Now it has run well for another second, and every message is accounted for.
 
 Proved at the end of each `under_load`, whatever the fault was: no message came twice or out of
-order; each one that is missing is inside a signalled gap; none arrived whose publish had failed for
-certain; nothing was logged as an error or went unhandled; no task is left.
+order; each one that is missing is inside a gap that was handed out after its publish had begun;
+none arrived whose publish had failed for certain; nothing was logged as an error or went unhandled;
+no task is left.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from django_sockets import Gap, Hub, Message, open_hub
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options
-from django_sockets.testing.ledger import Listener, check_stream, listening
+from django_sockets.testing.ledger import Listener, listening
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
 from faults.traffic import LEAST_PER_SECOND, Traffic
 from faults.watch import Watch, watching
+from loop_thread import LoopThread
 
 __all__ = ["CHANNELS", "Load", "Moment", "under_load"]
+
+T = TypeVar("T")
 
 CHANNELS = tuple(f"load:{number}" for number in range(200))
 PUBLISHERS = 2
@@ -108,7 +113,10 @@ class Load:
             whole shard, the new primary included. The hub has to drop it.
     """
 
-    def __init__(self, reader: Hub, heard: Listener, traffic: Traffic, watch: Watch) -> None:
+    def __init__(
+        self, reader: Hub, heard: Listener, traffic: Traffic, watch: Watch, on_thread: _OnThread
+    ) -> None:
+        self._on_thread = on_thread
         self.reader = reader
         self.heard = heard
         self.traffic = traffic
@@ -180,7 +188,7 @@ class Load:
     async def last_words(self) -> None:
         """End the stream with a message of each publisher on each channel."""
         start = len(self.heard.events)
-        missing = await self.traffic.last_words()
+        missing = await self._on_thread(self.traffic.last_words())
 
         def was_last(event: object) -> bool:
             if isinstance(event, Message):
@@ -195,7 +203,7 @@ class Load:
         Raises:
             AssertionError: a promise was broken.
         """
-        missing = check_stream(self.heard.events, *self.traffic.ledgers)
+        missing = self.heard.check(*self.traffic.ledgers)
         refused = {
             (f.publisher, f.channel, f.number) for f in self.traffic.failures if not f.unknown
         }
@@ -221,12 +229,32 @@ class Load:
         )
 
 
+class _OnThread:
+    """Awaits coroutines on the event loop of a thread; without a thread, on the running one."""
+
+    def __init__(self, thread: LoopThread | None) -> None:
+        self._thread = thread
+
+    async def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._thread is None:
+            return await coroutine
+        return await asyncio.wrap_future(self._thread.start(coroutine))
+
+
 @contextlib.asynccontextmanager
-async def under_load(url: str, *, quiet: Sequence[str] = ()) -> AsyncIterator[Load]:
+async def under_load(
+    url: str,
+    *,
+    quiet: Sequence[str] = (),
+    publishers_url: str | None = None,
+    publishers_thread: LoopThread | None = None,
+) -> AsyncIterator[Load]:
     """Publish on CHANNELS for the length of an `async with`, and check everything at its end.
 
     Args:
         quiet: more channels to subscribe to, on which nothing is published.
+        publishers_url: by which the publishers reach the servers, if not by `url`.
+        publishers_thread: where the publishers run, if not on the loop of the reader.
     """
     # A full queue of events would be a gap, too, but none of the server's making.
     reader_url = with_options(url, events_queue_size=1 << 20)
@@ -234,10 +262,11 @@ async def under_load(url: str, *, quiet: Sequence[str] = ()) -> AsyncIterator[Lo
         async with contextlib.AsyncExitStack() as stack:
             reader = await stack.enter_async_context(open_hub(reader_url))
             heard = await stack.enter_async_context(listening(reader, *CHANNELS, *quiet))
-            hubs = [await stack.enter_async_context(open_hub(url)) for _ in range(PUBLISHERS)]
-            traffic = Traffic(hubs, CHANNELS)
-            load = Load(reader, heard, traffic, watch)
-            running = asyncio.create_task(traffic.run(), name="traffic")
+            on_thread = _OnThread(publishers_thread)
+            traffic = await on_thread(Traffic.start(publishers_url or url, PUBLISHERS, CHANNELS))
+            stack.push_async_callback(lambda: on_thread(traffic.aclose()))
+            load = Load(reader, heard, traffic, watch, on_thread)
+            running = asyncio.create_task(on_thread(traffic.run()), name="traffic")
             try:
                 # Connections are made by the first messages.
                 await load.moment("the start").traffic(within_seconds=2)

@@ -122,10 +122,17 @@ class Nemesis:
             await to_thread(kill_clients, self._cluster.nodes)
         return "cut all subscribers"
 
+    async def _strike_cut_publishers(self, chance: random.Random) -> str:
+        times = chance.randint(1, 10)
+        for _ in range(times):
+            await to_thread(kill_clients, self._cluster.nodes, "NORMAL")
+            await asyncio.sleep(chance.uniform(0, 0.03))
+        return f"cut all publishers {times} times"
+
     async def _strike_cut_everybody(self, chance: random.Random) -> str:
         (node,) = await self._primaries(chance, 1)
         for kind in ("PUBSUB", "NORMAL"):
-            await to_thread(node.execute, "CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            await to_thread(kill_clients, [node], kind)
         return f"cut all clients of {node.port}"
 
     async def _strike_blackhole(self, chance: random.Random) -> str:

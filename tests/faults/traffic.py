@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 
-from django_sockets import Hub, PublishError
+from django_sockets import Hub, PublishError, open_hub
 from django_sockets.testing.ledger import Ledger
 
 __all__ = ["LEAST_PER_SECOND", "Failure", "Numbered", "Traffic"]
@@ -59,6 +59,7 @@ class Traffic:
 
     def __init__(self, hubs: Sequence[Hub], channels: Sequence[str]) -> None:
         self.channels = channels
+        self._hubs = hubs
         self.ledgers = [Numbered(f"publisher{number}") for number in range(len(hubs))]
         self.failures: list[Failure] = []
         self.accepted = 0
@@ -69,6 +70,16 @@ class Traffic:
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._leaving = False
+
+    @classmethod
+    async def start(cls, url: str, publishers: int, channels: Sequence[str]) -> Traffic:
+        """Open the hubs, on the running loop."""
+        return cls([open_hub(url) for _ in range(publishers)], channels)
+
+    async def aclose(self) -> None:
+        """Close the hubs."""
+        for hub in self._hubs:
+            await hub.aclose()
 
     async def run(self) -> None:
         """Publish by schedule until `stop`; return when every call has ended."""
