@@ -49,7 +49,7 @@ def network(missing: Callable[[str], NoReturn]) -> Iterator[Partition]:
         try:
             network = stack.enter_context(Partition())
         except NamespacesUnavailable as exc:
-            missing(str(exc))
+            missing(f"no network namespaces: run as root, with iproute2 ({exc})")
         yield network
 
 
