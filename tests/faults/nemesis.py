@@ -123,7 +123,7 @@ class Nemesis:
         return "cut all subscribers"
 
     async def _strike_cut_publishers(self, chance: random.Random) -> str:
-        times = chance.randint(1, 30)
+        times = chance.randint(1, 10)
         for _ in range(times):
             await to_thread(kill_clients, self._cluster.nodes, "NORMAL")
             await asyncio.sleep(chance.uniform(0, 0.03))
