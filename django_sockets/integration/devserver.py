@@ -45,7 +45,6 @@ class UvicornServer:
         config = uvicorn.Config(
             self._app,
             ws="websockets-sansio",
-            workers=1,  # Whatever WEB_CONCURRENCY says.
             log_config=None,
             log_level="info",
             timeout_graceful_shutdown=GRACE_SECONDS,
