@@ -62,7 +62,7 @@ class TypedDecoder:
     def __init__(self, form: Any) -> None:
         self._form = form
         self._decode = msgspec.json.Decoder(form).decode
-        self._recursive = _is_recursive(msgspec.inspect.type_info(form))
+        self._recursive, self._has_floats = _traits(msgspec.inspect.type_info(form))
 
     def decode(self, text: str) -> Any:
         """Decode a text.
@@ -70,11 +70,17 @@ class TypedDecoder:
         Raises:
             msgspec.MsgspecError, ValueError: it does not fit, or is not JSON.
         """
-        large = len(text) >= LARGE_CHARACTERS
-        with _collector_paused() if large else _NOTHING:
-            if (large and self._recursive) or _has_many_exponents(text):
-                return self.convert(decode_json(text))
-            return self._decode(text)
+        if len(text) >= LARGE_CHARACTERS:
+            with _collector_paused():
+                return self._decode_large(text)
+        if self._has_floats and _has_many_exponents(text):
+            return self.convert(decode_json(text))
+        return self._decode(text)
+
+    def _decode_large(self, text: str) -> Any:
+        if self._recursive or (self._has_floats and _has_many_exponents(text)):
+            return self.convert(decode_json(text))
+        return self._decode(text)
 
     def convert(self, data: Any) -> Any:
         """Make the type of data that has been decoded already.
@@ -92,25 +98,32 @@ def _has_many_exponents(text: str) -> bool:
     return next(itertools.islice(_EXPONENT.finditer(text), allowed, None), None) is not None
 
 
-def _is_recursive(form: Any) -> bool:
-    """Whether a value of a type may contain another one of the same type."""
+def _traits(form: Any) -> tuple[bool, bool]:
+    """Whether a value may contain another one of its own type, and whether floats."""
     outer: list[int] = []
     done: set[int] = set()
+    recursive = floats = False
 
-    def visit(part: Any) -> bool:
+    def visit(part: Any) -> None:
+        nonlocal recursive, floats
         if isinstance(part, msgspec.inspect.Field):
             part = part.type
         if id(part) in outer:
-            return True
+            recursive = True
         if not isinstance(part, msgspec.inspect.Type) or id(part) in done:
-            return False
+            return
+        if isinstance(part, (msgspec.inspect.FloatType, msgspec.inspect.AnyType)):
+            floats = True
+        done.add(id(part))
         outer.append(id(part))
-        inner = [getattr(part, name) for name in part.__struct_fields__]
-        found = any(any(map(visit, one)) if isinstance(one, tuple) else visit(one) for one in inner)
-        done.add(outer.pop())
-        return found
+        for name in part.__struct_fields__:
+            inner = getattr(part, name)
+            for one in inner if isinstance(inner, tuple) else (inner,):
+                visit(one)
+        outer.pop()
 
-    return visit(form)
+    visit(form)
+    return recursive, floats
 
 
 @contextlib.contextmanager
@@ -123,9 +136,6 @@ def _collector_paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-_NOTHING = contextlib.nullcontext()
 
 
 def _finite(text: str) -> float:
