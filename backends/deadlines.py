@@ -103,7 +103,7 @@ async def first_answers(
             for task in done:
                 try:
                     answers.append(task.result())
-                except Exception as exc:  # Whatever one of them did, the others count.
+                except Exception as exc:  # The other servers' answers still count.
                     problems.append(exc)
             if answers:
                 give_up = min(give_up, loop.time() + grace_seconds)

@@ -264,9 +264,9 @@ class _Client:
         raise error
 
     async def _watch(self, live: _Live) -> None:
-        """Ask twice in `dead_peer_seconds` whether a primary takes our messages, as long as used.
+        """Ask for the server's role twice in `dead_peer_seconds`, while the client is in use.
 
-        A replica takes them, too, and delivers them to its own subscribers only.
+        A replica accepts messages as well and delivers them to its own subscribers only.
         """
         import glide
 
@@ -281,7 +281,7 @@ class _Client:
                 outcome = _outcome(exc)
                 if isinstance(outcome, ReplyError):
                     pause.refused(outcome)
-                continue  # A connection that does not answer is found by the next message.
+                continue  # The next publish finds a connection that does not answer.
             pause.granted()
             if any(role not in (PRIMARY, "") for role in roles) and self._live is live:
                 self.give_up("the server is a replica now")

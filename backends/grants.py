@@ -37,8 +37,7 @@ after that time: at once in an idle process, and in one packet for many connecti
 REFUSED_RETRY_SECONDS = 1.0
 """A subscription that was refused and is still wanted is asked for again this often."""
 PROBE_RETRY_SECONDS = 0.1
-"""After so long the probe's channel is asked for again where the server said: not here, or not now.
-"""
+"""Pause before the probe's channel is asked for again, after an error of `ELSEWHERE`."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "BUSY")
 """How the errors begin that say: not here, or not now."""
 REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")
@@ -309,7 +308,7 @@ class Grants(OfOneLoop):
         try:
             self._flush()
         except Exception as exc:
-            # What was written is unknown: the next link is asked for everything.
+            # It is unknown what was written, so everything is asked for on a new link.
             self._supervisor.failed("asking for channels", exc)
             self.fruitful = False
             if self.link is not None:
@@ -475,7 +474,7 @@ class Grants(OfOneLoop):
             raise LinkLost(f"the server says: {error}")
         command = self._commands[0]
         if command.reply is not None:
-            # An unsubscribing command that is refused leaves us rid of its names all the same.
+            # A name that the server refuses to end is not delivered any more: it has no route.
             if command.take_error(error):
                 self._replied(error)
             return

@@ -1,8 +1,8 @@
-"""What a server is asked again and again: its role, and its run id while that is unknown.
+"""Questions to a server that are repeated: its role, and its run id while that is unknown.
 
-A refusal may pass: a server is busy with a script, or an administrator corrects an ACL. So no
-refusal switches a check off. What says "not now" is asked again the next time; what is forbidden or
-unknown is asked again after a pause that doubles from `FIRST_PAUSE_SECONDS` up to
+A refusal may pass: the server was busy with a script, or an administrator corrects an ACL. So no
+refusal switches a check off. After an error of `NOT_NOW` the question is repeated at the next turn,
+after any other error when a pause is over that doubles from `FIRST_PAUSE_SECONDS` up to
 `LONGEST_PAUSE_SECONDS`.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["FIRST_PAUSE_SECONDS", "LONGEST_PAUSE_SECONDS", "Inquiry", "Pause"]
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 NOT_NOW = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
-"""How the errors begin that end by themselves, and soon."""
+"""How errors begin whose cause soon ends by itself."""
 
 
 class Pause:
@@ -54,7 +54,7 @@ class Inquiry:
         self._role, self._info = Pause(), Pause()
 
     def questions(self, identity: Identity) -> list[tuple[bytes, ...]]:
-        """What to ask now, 0 to 2 commands.
+        """The commands to send now, 0 to 2.
 
         Args:
             identity: what is known of the server.

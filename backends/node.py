@@ -40,7 +40,7 @@ ROTATION_RETRY = 0.02
 """A renewal that failed is tried again after this part of the greatest age."""
 MOVED = "another server answers at this address now"
 COMPARE_SECONDS = 1.0
-"""A new connection ends another one, which leads elsewhere, at most so often."""
+"""A new connection ends the other one, if that leads to another server, at most this often."""
 RETIRE_SECONDS = 1.0
 """How long a server that is needed no more may take for its last answers."""
 
@@ -162,7 +162,7 @@ class Node:
         link = await open_link()
         try:
             self._age = self._max_age_seconds()
-        except Exception as exc:  # An installed credential provider: its last word counts.
+        except Exception as exc:  # Of a credential provider: the last known age applies.
             self._supervisor.failed("asking for the greatest age of a connection", exc)
         if self._age is not None:
             self._rotate_in(rotation_delay_seconds(self._age, random.random()))  # noqa: S311
@@ -355,7 +355,7 @@ class DeliveryProbe:
                     raise  # Else it was on its way to another name, of another slot.
 
     async def _identify(self, reader: Reader, link: Link) -> None:
-        """Ask the subscribing link's own server what is not known otherwise.
+        """Ask the server on the subscribing link for what the probe does not tell.
 
         Raises:
             LinkLost: it was a primary and is none any more, or it is another server than the one
@@ -385,7 +385,7 @@ class DeliveryProbe:
         return not isinstance(published, ReplyError)
 
     def _same_server(self, link: Link) -> bool:
-        """Whether it is certain that only the subscribing link can be at fault."""
+        """Whether both connections are known to lead to one server."""
         here, there = link.identity.run_id, self._pipeline.identity.run_id
         return self._publisher is None and here == there != ""
 

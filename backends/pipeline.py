@@ -128,8 +128,8 @@ class Pipeline(OfOneLoop):
         Requests are written in the order of the calls.
 
         Args:
-            inquire: ask the server in the same piece whether it is still a primary; the replies to
-                that come behind the others.
+            inquire: ask the server in the same piece for its role; the replies to that come behind
+                the others.
 
         The future raises:
             NotSent: no connection could be made, its `__cause__` says why.
@@ -147,7 +147,7 @@ class Pipeline(OfOneLoop):
 
     def _inquire(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
         link = self._link
-        if self._on_replica is None or link is None:  # A link that is opened now is young enough.
+        if self._on_replica is None or link is None:  # A new link is asked when it is opened.
             return self.submit(commands)
         self._inquired_at = self._loop.time()
         questions = self._inquiry.questions(link.identity)

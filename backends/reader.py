@@ -305,7 +305,7 @@ class Reader:
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
         except Exception as exc:
-            # Whatever a subscriber or a server did, the others must go on hearing.
+            # An error of one subscriber or one reply must not end delivery to all channels.
             reason, surprised = "internal error", True
             self._supervisor.failed("the reader", exc)
         finally:

@@ -241,7 +241,8 @@ class _Sentinel:
         """Who the primary is. What comes when nobody waits any more is in `said`.
 
         Raises:
-            ConnectError: it cannot be reached, does not know the service, or makes no sense.
+            ConnectError: it cannot be reached, does not know the service, or its answer makes no
+                sense.
         """
         self._reader.want(self._service, SWITCH)
         await asyncio.wait([self._question()])
@@ -277,7 +278,7 @@ class _Sentinel:
             self._on_answer()
 
     def _understand(self, master: Any, address: Any) -> _Answer:
-        """What the replies say. Raises ConnectError; anything else where they make no sense."""
+        """Parse the replies. Raises ConnectError, or any exception if they make no sense."""
         for reply in (master, address):
             if isinstance(reply, ReplyError):
                 raise self._error(self._explain(reply))

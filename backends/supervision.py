@@ -1,8 +1,8 @@
-"""Work that must not end: what it raises is logged and counted, and it begins again.
+"""Long-lived tasks go on after an unexpected exception: it is logged and counted.
 
-A task that lives as long as its broker reads what servers and subscribers send, and either may do
-something that no code expects. Errors that are part of the work (a lost link, a server that cannot
-be reached) are handled where they occur; this module is for all others.
+A task that lives as long as its broker handles what servers send and what subscribers do, and
+either may be something that no code expects. Expected errors (a lost link, a server that cannot be
+reached) are handled where they occur; this module is for all others.
 """
 
 from __future__ import annotations
