@@ -44,23 +44,23 @@ class HoldOwner(Protocol):
 
     Attributes:
         outbox_bytes: bytes of payloads that may wait; one event of any size may.
-        outbox_messages: of more, it is told.
+        outbox_messages: where more events wait, `_much_waits` is called.
     """
 
     outbox_bytes: int
     outbox_messages: int
 
     def _overran(self, event: Delivery | Gap, first: bool) -> None:
-        """Too much waits: this event, the oldest, is not handed on; `first` of a hole or not."""
+        """Too much waits: this event, the oldest, was removed; `first` for the first of a hole."""
 
     def _much_waits(self, hold: Hold) -> None:
-        """More than `outbox_messages` wait, or too much: called for each event from then on."""
+        """More than `outbox_messages` wait, or events were removed; called for each event more."""
 
     def _discarded(self, count: int) -> None:
-        """This number of messages waited when the socket ended, or after their channel was left."""
+        """So many messages are not handed on: the socket ends, or has left their channel."""
 
     def _hold_expired(self) -> None:
-        """The hook has not returned in time."""
+        """`connect` has not returned in time."""
 
 
 class Hold:
@@ -73,7 +73,7 @@ class Hold:
             up behind the others. Up to twice as many may wait then, because a burst that arrives
             now is no fault of the client.
         closed: the socket has ended; events are discarded and counted.
-        watched: for the owner, see `_much_waits`.
+        watched: set by the owner, while it watches whether the client reads.
     """
 
     __slots__ = ("_bytes", "_events", "_hole", "_owner", "closed", "passing", "watched")
@@ -151,7 +151,6 @@ class Hold:
             pass_on: puts one event into the lane, by the overflow policy.
             lane: while it is full, its consumer gets as much time as the hub gives to anybody.
         """
-        self.passing = True
         while self:
             for event in self.take(TURN_DELIVERIES):
                 try:
@@ -193,16 +192,16 @@ class Hold:
         self._owner._discarded(sum(isinstance(event, Delivery) for event in events))
 
     def expire(self) -> None:
-        """Called by `HoldTimer`: the hook has not returned in time."""
+        """Called by `HoldTimer` when the time is over."""
         self._owner._hold_expired()
 
 
 NOT_YET: Hold = Hold.__new__(Hold)
-"""In place of a hold that begins with the first subscription; it can do nothing."""
+"""Stands for a hold that begins with the first subscription. Nothing is put into it."""
 
 
 class HoldTimer:
-    """Tells the holds of one hub that their time is over, with one timer for all of them.
+    """Expires the holds of one hub, with one timer for all of them.
 
     A timer for each hold would cost a tenth of a handshake and stay in the heap of the loop.
     """

@@ -894,11 +894,12 @@ class BaseSocketServer(SocketChannels):
         if not self._release_empty():
             hold = self._held()
             if hold is not None and not (hold.passing or hold.closed):
+                hold.passing = True
                 # A task of its own: the caller may be cancelled, and may not leave it half done.
                 await asyncio.wait([_spawn(self._hand_over(hold))])
 
     def _release_empty(self) -> bool:
-        """End the hold, unless something waits."""
+        """End the hold and return True, unless something waits or nothing is held."""
         queue = self._queue
         if not isinstance(queue, Hold) or self._closing:
             return False
@@ -932,7 +933,7 @@ class BaseSocketServer(SocketChannels):
         _spawn(self._release())
 
     def _overran(self, event: Delivery | Gap, first: bool) -> None:
-        """Too much waits for `connect` or `gap`, and the oldest goes."""
+        """Called by a hold: too much waits for `connect` or `gap`, and the oldest goes."""
         count = int(isinstance(event, Delivery))
         if self.overflow == CLOSE and type(self).gap is BaseSocketServer.gap:
             self._discarded(count)
@@ -944,7 +945,7 @@ class BaseSocketServer(SocketChannels):
             self._hole_began("too much waits for connect or gap")
 
     def _much_waits(self, hold: Hold) -> None:
-        """As much as makes a client slow, if it is the client that a hook waits for."""
+        """Called by a hold: close the client, if it does not read what the hook sends."""
         if self.overflow == CLOSE and not (self._outbox.idle or hold.watched):
             hold.watched = True
             self._home.call_later(STUCK_SECONDS, self._look_at_client, hold)

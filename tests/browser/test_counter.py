@@ -63,6 +63,17 @@ def test_a_page_with_a_token_connects_and_one_without_does_not(
         pages[0].get_by_role("button", name="Add one").click()
         for page in pages:
             expect(count(page)).to_have_text(str(before + 1))
+        # One that is opened while it counts shows the same in the end.
+        late = windows.open().new_page()
+        late.goto(f"http://127.0.0.1:{port}/")
+        late.get_by_label("Token").fill(token)
+        for _ in range(5):
+            pages[0].get_by_role("button", name="Add one").click()
+        late.get_by_role("button", name="Connect").click()
+        for _ in range(5):
+            pages[0].get_by_role("button", name="Add one").click()
+        for page in (*pages, late):
+            expect(count(page)).to_have_text(str(before + 11))
         pages[0].set_viewport_size({"width": 390, "height": 844})
         picture(pages[0], "counter-phone")
         windows.close()
