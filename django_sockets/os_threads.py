@@ -30,18 +30,24 @@ def replaced_by() -> str | None:
 
 
 def start_thread(
-    target: Callable[..., object], args: tuple[Any, ...] = (), *, name: str, purpose: str
+    target: Callable[..., object],
+    args: tuple[Any, ...] = (),
+    *,
+    name: str,
+    purpose: str,
+    greenlet_will_do: bool = False,
 ) -> threading.Thread:
     """Start a daemon thread that may block.
 
     Args:
         purpose: what it is for, as the subject of the error message.
+        greenlet_will_do: it runs code of the application only, which knows where it runs.
 
     Raises:
         ThreadError: it cannot be started, or would be a greenlet.
     """
     library = replaced_by()
-    if library is not None:
+    if library is not None and not greenlet_will_do:
         raise ThreadError(
             f"{purpose} needs a thread, and {library} has replaced threads by greenlets in this "
             f"process: serve websockets in a process without {library}'s monkey patch, such as "

@@ -49,8 +49,8 @@ logger = logging.getLogger("django_sockets")
 EXIT_SECONDS = 2.0
 """How long the exit of the interpreter waits for open sockets and scheduled calls."""
 RESUME_SECONDS = 0.1
-"""Pause of a background loop that is stopped by an exception twice within a second: if the cause
-stays, it neither fills the log nor takes a whole core."""
+"""Pause of a background loop that exceptions keep stopping within a second: if the cause stays, it
+neither fills the log nor takes a whole core."""
 
 
 class BackgroundLoop(asyncio.SelectorEventLoop):
@@ -170,6 +170,7 @@ def _run_loop(loop: BackgroundLoop, started: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     loop.owner = threading.get_ident()
     loop.call_soon(started.set)
+    stops = 0
     while not loop.ends and not loop.is_closed():
         began = time.monotonic()
         try:
@@ -177,7 +178,8 @@ def _run_loop(loop: BackgroundLoop, started: threading.Event) -> None:
         except BaseException:
             # Such as SystemExit, which asyncio passes on: from a handler, or from a callback.
             logger.exception("the background event loop was stopped by an exception; it goes on")
-            if time.monotonic() - began < 1.0:
+            stops = stops + 1 if time.monotonic() - began < 1.0 else 0
+            if stops > 1:
                 time.sleep(RESUME_SECONDS)
         else:
             if not loop.ends:

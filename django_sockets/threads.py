@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .conf import database_hygiene
+from .os_threads import start_thread
 
 __all__ = ["run_in_thread"]
 
@@ -25,6 +26,9 @@ def run_in_thread(command: Callable[..., Any], *args: Any, **kwargs: Any) -> thr
 
     Returns:
         The running thread, to be joined or forgotten.
+
+    Raises:
+        ThreadError: it cannot be started, and the command does not run.
     """
     name = getattr(command, "__name__", repr(command))
 
@@ -35,6 +39,6 @@ def run_in_thread(command: Callable[..., Any], *args: Any, **kwargs: Any) -> thr
         except Exception:
             logger.exception("run_in_thread: %s failed", name)
 
-    thread = threading.Thread(target=run, name=f"django_sockets {name}", daemon=True)
-    thread.start()
-    return thread
+    return start_thread(
+        run, name=f"django_sockets {name}", purpose="run_in_thread", greenlet_will_do=True
+    )

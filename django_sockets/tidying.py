@@ -89,7 +89,7 @@ class _Thread:
         self._asked = False
         try:
             here = sys.modules["django.db"].connections.all(initialized_only=True)
-            # What else was taken for one of this thread's, after `thread_sensitive=False`, goes.
+            # Connections of other threads, of `thread_sensitive=False`, are forgotten here.
             self.connections = [weakref.ref(connection) for connection in here]
             for connection in here:
                 if alone or connection.errors_occurred:

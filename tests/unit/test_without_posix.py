@@ -16,7 +16,7 @@ import asyncio, functools, os, signal, socket, subprocess, sys, threading
 socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)  # asyncio's, on Linux.
 for name in (
     "register_at_fork fork forkpty posix_spawn killpg getuid geteuid getgid getegid getpgid "
-    "setsid setuid setgid getppid nice sched_getaffinity WUNTRACED WNOHANG uname mkfifo chown"
+    "setsid setuid setgid getppid nice WUNTRACED WNOHANG mkfifo"
 ).split():
     if hasattr(os, name):
         delattr(os, name)
@@ -153,7 +153,7 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, LiveSocketServer
 
 for module in pkgutil.walk_packages(django_sockets.__path__, "django_sockets."):
-    if module.name != "django_sockets.__main__":
+    if module.name.split(".")[1] in ("integration", "middleware", "management"):
         importlib.import_module(module.name)
 
 class Who(BaseSocketServer):
