@@ -22,14 +22,16 @@ import hiredis
 from redis import exceptions as driver
 from redis.asyncio.connection import AbstractConnection
 
-from ..errors import AuthError, ConnectError
+from ..errors import AuthError, BrokerError, ConnectError
 from ..url import BrokerURL
 from .intake import Intake, LinkLost
 from .within import within
 
 __all__ = [
+    "INFO",
     "LARGE_BYTES",
     "PRIMARY",
+    "ROLE",
     "Identity",
     "Link",
     "LinkLost",
@@ -42,7 +44,8 @@ __all__ = [
     "map_errors",
     "open_link",
     "pack",
-    "read_identity",
+    "read_role",
+    "read_run_id",
 ]
 
 ReplyError = hiredis.ReplyError
@@ -192,6 +195,11 @@ def map_errors(url: BrokerURL) -> Iterator[None]:
         raise ConnectError(
             url, f"cannot connect: {detail}; is the server running and reachable?"
         ) from exc
+    except (BrokerError, LinkLost):
+        raise
+    except Exception as exc:
+        # An address that is none, or an answer to HELLO that the driver cannot take apart.
+        raise ConnectError(url, f"cannot connect: {type(exc).__name__}: {exc}") from exc
 
 
 def _refused_credentials(url: BrokerURL, exc: Exception) -> str:
@@ -256,11 +264,10 @@ def discard(opening: asyncio.Future[Link]) -> None:
 async def _open(connect: Connect) -> Link:
     link = await _shake_hands(connect)
     try:
-        replies = await ask(link, IDENTIFY)
+        link.identity = read_identity(await ask(link, IDENTIFY))
     except BaseException:
         link.abort()
         raise
-    link.identity = read_identity(replies)
     return link
 
 
@@ -273,17 +280,34 @@ async def ask(link: Link, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
     return replies
 
 
-IDENTIFY: Sequence[tuple[bytes, ...]] = ((b"ROLE",), (b"INFO", b"server"))
+ROLE: tuple[bytes, ...] = (b"ROLE",)
+INFO: tuple[bytes, ...] = (b"INFO", b"server")
+IDENTIFY = (ROLE, INFO)
 
 
 def read_identity(replies: Sequence[Any]) -> Identity:
-    """The replies to ROLE and `INFO server`; what was refused stays empty."""
+    """The replies to ROLE and `INFO server`.
+
+    Raises:
+        LinkLost: there are not two of them.
+    """
+    if len(replies) != len(IDENTIFY):
+        raise LinkLost(f"{len(replies)} replies to {len(IDENTIFY)} commands")
     role, info = replies
-    run_id = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
-    return Identity(
-        run_id[1].decode() if run_id else "",
-        role[0].decode() if isinstance(role, list) and role else "",
-    )
+    return Identity(read_run_id(info), read_role(role))
+
+
+def read_role(reply: Any) -> str:
+    """The role in a reply to ROLE; "" if it was refused or makes no sense."""
+    if isinstance(reply, list) and reply and isinstance(reply[0], bytes):
+        return reply[0].decode(errors="replace")
+    return ""
+
+
+def read_run_id(reply: Any) -> str:
+    """The run id in a reply to `INFO server`; "" if it was refused or makes no sense."""
+    found = re.search(rb"run_id:(\w+)", reply) if isinstance(reply, bytes) else None
+    return found[1].decode() if found else ""
 
 
 async def _shake_hands(connect: Connect) -> ServerLink:

@@ -24,7 +24,14 @@ class LogThrottle:
         self._interval_seconds = interval_seconds
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def log(self, level: int, key: str, message: str, *args: object) -> None:
+    def log(
+        self,
+        level: int,
+        key: str,
+        message: str,
+        *args: object,
+        exc_info: BaseException | None = None,
+    ) -> None:
         """Log `message % args` unless `key` was logged within the interval; then only count it."""
         now = time.monotonic()
         last, kept_back = self._seen.get(key, (float("-inf"), 0))
@@ -36,4 +43,4 @@ class LogThrottle:
         self._seen[key] = (now, 0)
         if kept_back:
             message += f" ({kept_back} more like this since the last time)"
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, exc_info=exc_info)
