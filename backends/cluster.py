@@ -30,6 +30,7 @@ from .publisher import Publisher
 from .report import describe, look_at
 from .router import Route, Router
 from .subscriptions import Place, Subscriptions
+from .supervision import Supervisor
 from .topology import QUESTIONS, SlotMap, Topology
 from .within import within
 
@@ -85,6 +86,7 @@ class ClusterBroker(ServerBroker):
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._retiring: dict[asyncio.Task[None], Node] = {}
+        self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
@@ -166,7 +168,8 @@ class ClusterBroker(ServerBroker):
         self._wake.set()
         if self._task is None:
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._reconcile(), name="django_sockets cluster")
+            work = self._supervisor.keep("looking after the cluster", self._reconcile)
+            self._task = loop.create_task(work, name="django_sockets cluster")
 
     async def _refreshed(self) -> None:
         """Return when it has been asked anew who owns what. Raises ConnectError."""
@@ -184,24 +187,33 @@ class ClusterBroker(ServerBroker):
             pause = SOONEST_SECONDS if self._wake.is_set() else min(2 * pause, TROUBLED_SECONDS)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
-            former = self._topology.slot_map
-            owners = [] if former is None else former.owners
             try:
-                slot_map = await self._topology.refresh()
-            except ConnectError as exc:
-                self._on_unknown(exc)
+                await self._refresh(waiting)
+            except Exception as exc:
+                self._wake.set()
+                error = ConnectError(self.url, f"cannot look at the cluster: {exc!r}")
                 for answer in waiting:
                     if not answer.done():
-                        answer.set_exception(exc)
-            except Exception:
-                logger.exception("%s: cannot look at the cluster; trying again", self.url)
-                self._waiting += waiting
-            else:
-                self._on_known(former, owners, slot_map)
-                for answer in waiting:
-                    if not answer.done():
-                        answer.set_result(None)
+                        answer.set_exception(error)
+                raise
             await asyncio.sleep(SOONEST_SECONDS)
+
+    async def _refresh(self, waiting: Sequence[asyncio.Future[None]]) -> None:
+        """Ask who owns what, act on the answer, and tell those who wait for it."""
+        former = self._topology.slot_map
+        owners = [] if former is None else former.owners
+        try:
+            slot_map = await self._topology.refresh()
+        except ConnectError as exc:
+            self._on_unknown(exc)
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_exception(exc)
+        else:
+            self._on_known(former, owners, slot_map)
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_result(None)
 
     def _in_trouble(self) -> bool:
         return bool(self._nowhere.names) or any(node.waiting for node in self._nodes.values())

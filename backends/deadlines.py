@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from ..errors import ConnectError
 from .link import LARGE_BYTES, Link, LinkLost
 
 __all__ = ["Backoff", "expect", "first_answers", "first_of", "keepalive"]
@@ -104,7 +103,7 @@ async def first_answers(
             for task in done:
                 try:
                     answers.append(task.result())
-                except (ConnectError, ValueError) as exc:
+                except Exception as exc:  # The other servers' answers still count.
                     problems.append(exc)
             if answers:
                 give_up = min(give_up, loop.time() + grace_seconds)

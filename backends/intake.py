@@ -96,8 +96,10 @@ class Intake(asyncio.BufferedProtocol):
                     while (reply := gets()) is not _INCOMPLETE:
                         self.partial_bytes = 0
                         yield reply
-        except hiredis.ProtocolError as exc:
-            self._lost = LinkLost(f"not a reply of a Redis or Valkey server: {exc}")
+        except Exception as exc:
+            # ProtocolError; MemoryError for a length; TypeError for a list as a key of a map.
+            problem = str(exc) or type(exc).__name__
+            self._lost = LinkLost(f"not a reply of a Redis or Valkey server: {problem}")
             self._arrived.clear()
             self._pause()
 

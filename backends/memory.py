@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from ..broker import Limits, Report, Sink
 from ..errors import BrokerClosed
+from ..log import LogThrottle
 from ..url import BrokerURL
 
 __all__ = ["MemoryBroker"]
@@ -81,6 +82,7 @@ class MemoryBroker:
         self._arrived = asyncio.Event()
         self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._channels: set[str] = set()
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
     async def publish(
@@ -147,10 +149,26 @@ class MemoryBroker:
                 dropped, self._dropped = list(self._dropped), {}
             self._release()
             batch = [item for item in batch if item[0] in self._channels]
-            if batch:
-                await self._sink.deliver(batch)
-            if dropped:
-                self._sink.lost([name for name in dropped if name in self._channels], OVERFLOW)
+            dropped = [name for name in dropped if name in self._channels]
+            try:
+                if batch:
+                    await self._sink.deliver(batch)
+                if dropped:
+                    self._sink.lost(dropped, OVERFLOW)
+            except Exception as exc:
+                # An error of one subscriber must not end delivery to all channels.
+                self._failed(exc, [*dict.fromkeys([name for name, _ in batch] + dropped)])
+
+    def _failed(self, error: Exception, channels: Sequence[str]) -> None:
+        self._throttle.log(
+            logging.ERROR,
+            "reader",
+            "%s: the reader failed unexpectedly and goes on",
+            self.url,
+            exc_info=error,
+        )
+        with contextlib.suppress(Exception):
+            self._sink.lost(channels, "internal error")
 
     def _release(self) -> None:
         """Let the publishers that wait for room in the inbox go on."""

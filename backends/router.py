@@ -19,9 +19,10 @@ from ..errors import BrokerClosed, ConnectError
 from ..url import Address, BrokerURL
 from .grants import ELSEWHERE
 from .link import ReplyError
-from .names import Verbs, slot_of
+from .names import SLOTS, Verbs, slot_of
 from .pipeline import NotSent, Pipeline, Recalled
 from .publisher import Outcome
+from .supervision import Supervisor
 
 __all__ = ["Route", "Router", "moved_to"]
 
@@ -128,6 +129,7 @@ class Router:
         self._numbers = itertools.count()
         self._held: dict[int, list[_Message]] = {}
         self._former: set[Route] = set()
+        self._supervisor = Supervisor(url)
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -222,25 +224,23 @@ class Router:
             self._go_on_later()
 
     def _go_on_later(self) -> None:
-        if self._task is None:
+        if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._go_on(), name="django_sockets redirection")
+            work = self._supervisor.keep("redirecting messages", self._go_on)
+            self._task = loop.create_task(work, name="django_sockets redirection")
 
     async def _go_on(self) -> None:
         """Let what is held go on, as soon as it is clear where to."""
-        try:
-            while self._held:
+        while self._held:
+            await self._until_answered()
+            problem = None
+            if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
+                try:
+                    await self._refresh()
+                except ConnectError as exc:
+                    problem = exc
                 await self._until_answered()
-                problem = None
-                if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
-                    try:
-                        await self._refresh()
-                    except ConnectError as exc:
-                        problem = exc
-                    await self._until_answered()
-                self._release(problem)
-        finally:
-            self._task = None
+            self._release(problem)
 
     def _needs_refresh(self, slot: int, held: Sequence[_Message]) -> bool:
         came_back = any(message.refusal is not None for message in held)
@@ -310,9 +310,13 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 def moved_to(error: ReplyError) -> tuple[int, Address] | None:
-    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or no host."""
+    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for anything else, or no host."""
     words = str(error).split()
     if len(words) != 3 or words[0] != "MOVED":
         return None
     host, _, port = words[2].rpartition(":")
-    return (int(words[1]), Address(host.strip("[]"), int(port))) if host else None
+    try:
+        slot, number = int(words[1]), int(port)
+    except ValueError:
+        return None
+    return (slot, Address(host.strip("[]"), number)) if host and 0 <= slot < SLOTS else None

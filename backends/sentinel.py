@@ -241,8 +241,8 @@ class _Sentinel:
         """Who the primary is. What comes when nobody waits any more is in `said`.
 
         Raises:
-            ConnectError: it cannot be reached, or does not know the service.
-            ValueError: it makes no sense.
+            ConnectError: it cannot be reached, does not know the service, or its answer makes no
+                sense.
         """
         self._reader.want(self._service, SWITCH)
         await asyncio.wait([self._question()])
@@ -269,12 +269,16 @@ class _Sentinel:
         except (NotSent, OutcomeUnknown) as exc:
             cause = exc.__cause__
             self.said = cause if isinstance(cause, ConnectError) else self._error(str(exc))
-        except (ConnectError, ValueError) as exc:
+        except ConnectError as exc:
             self.said = exc
+        except Exception as exc:
+            self.said = self._error(f"the answer of a sentinel makes no sense: {exc!r}")
+            self._throttle.log(logging.WARNING, "nonsense", "%s", self.said)
         else:
             self._on_answer()
 
     def _understand(self, master: Any, address: Any) -> _Answer:
+        """Parse the replies. Raises ConnectError, or any exception if they make no sense."""
         for reply in (master, address):
             if isinstance(reply, ReplyError):
                 raise self._error(self._explain(reply))

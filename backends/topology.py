@@ -40,6 +40,7 @@ class SlotMap:
         primaries: address of each server that owns slots -> addresses of its replicas.
         epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
         verbs: sharded pub/sub where the servers have it.
+        verbs_told: the server has answered the question for that.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class SlotMap:
         self.primaries: dict[Address, list[Address]] = {}
         self.epoch = 0
         self.verbs: Verbs = SHARDED
+        self.verbs_told = False
 
     @property
     def replicas(self) -> list[Address]:
@@ -70,6 +72,8 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
         raise ValueError(str(slots))
     result = SlotMap()
     for start, end, *servers in slots:
+        if not 0 <= start <= end < SLOTS:
+            raise ValueError(f"it names the slots {start} to {end}")
         addresses = [_address(server, asked) for server in servers]
         result.owners[start : end + 1] = addresses[:1] * (end - start + 1)
         result.primaries[addresses[0]] = addresses[1:]
@@ -77,8 +81,9 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
         raise ValueError("it has no slots assigned")
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
         result.epoch = int(epoch[1])
-    if isinstance(sharded, list) and not any(sharded):
-        result.verbs = PLAIN
+    if isinstance(sharded, list) and len(sharded) == 1:
+        result.verbs_told = True
+        result.verbs = SHARDED if sharded[0] else PLAIN
     return result
 
 
@@ -137,6 +142,8 @@ class Topology:
             newest = max(answers, key=lambda answer: answer.epoch, default=newest)
             if newest is None:
                 raise self._worst(problems)
+        if known is not None and not newest.verbs_told:
+            newest.verbs = known.verbs  # The server may be busy: the commands are what they were.
         self.slot_map = newest
         return newest
 
@@ -147,7 +154,11 @@ class Topology:
         return await first_answers(questions, seconds, GRACE_SECONDS)
 
     async def _ask_one(self, address: Address) -> SlotMap:
-        return read_slot_map(await self._ask(address), address)
+        replies = await self._ask(address)
+        try:
+            return read_slot_map(replies, address)
+        except (TypeError, LookupError, AttributeError) as exc:
+            raise ValueError(f"its answer makes no sense: {type(exc).__name__}: {exc}") from exc
 
     def _worst(self, problems: Sequence[Exception]) -> ConnectError:
         for problem in problems:
