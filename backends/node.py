@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 from ..broker import Sink
 from ..errors import BrokerClosed, ConnectError
@@ -23,11 +24,13 @@ from .credentials import rotation_delay_seconds
 from .deadlines import expect
 from .grants import Owner
 from .handover import Understudy, give_back, take_over
-from .link import PRIMARY, Link, LinkLost, Opener, ReplyError
+from .inquiry import Inquiry
+from .link import PRIMARY, ROLE, Identity, Link, LinkLost, Opener, ReplyError
 from .names import Verbs, probe_name
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .publisher import Publisher
 from .reader import Reader
+from .supervision import Supervisor
 
 __all__ = ["Node"]
 
@@ -35,6 +38,9 @@ logger = logging.getLogger("django_sockets")
 
 ROTATION_RETRY = 0.02
 """A renewal that failed is tried again after this part of the greatest age."""
+MOVED = "another server answers at this address now"
+COMPARE_SECONDS = 1.0
+"""A new connection ends the other one, if that leads to another server, at most this often."""
 RETIRE_SECONDS = 1.0
 """How long a server that is needed no more may take for its last answers."""
 
@@ -66,7 +72,11 @@ class Node:
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self.pipeline = Pipeline(url, partial(self._open, open_publishing or open_link))
+        self.pipeline = Pipeline(
+            url,
+            partial(self._open_publishing, open_publishing or open_link),
+            on_replica=self.reset,
+        )
         self._url = url
         self._sink = sink
         self._owner = owner
@@ -74,6 +84,9 @@ class Node:
         self._verbs = verbs
         self._publisher = publisher
         self._max_age_seconds = max_age_seconds
+        self._age: float | None = None
+        self._compared_at = -math.inf
+        self._supervisor = Supervisor(url)
         self._reader = self._new_reader(owner)
         self._successor: Reader | None = None
         self._rotation_due = math.inf
@@ -87,7 +100,7 @@ class Node:
             self._url,
             self._sink,
             owner,
-            open_link=partial(self._open, self._open_link),
+            open_link=self._open_subscribing,
             probe=DeliveryProbe(self._url, self._verbs, self.pipeline, self._publisher),
             verbs=self._verbs,
             link=link,
@@ -131,14 +144,47 @@ class Node:
         if self._successor is not None:
             self._successor.reset(reason)
 
-    # Young connections
+    # New connections
+
+    async def _open_publishing(self, open_link: Opener) -> Link:
+        link = await self._open(open_link)
+        if self._is_elsewhere(link.identity, self._reader.link):
+            self._reader.reset(MOVED)
+        return link
+
+    async def _open_subscribing(self) -> Link:
+        link = await self._open(self._open_link)
+        if self._is_elsewhere(link.identity, self.pipeline.link):
+            self.pipeline.reset(MOVED)
+        return link
 
     async def _open(self, open_link: Opener) -> Link:
         link = await open_link()
-        age = self._max_age_seconds()
-        if age is not None:
-            self._rotate_in(rotation_delay_seconds(age, random.random()))  # noqa: S311
+        try:
+            self._age = self._max_age_seconds()
+        except Exception as exc:  # Of a credential provider: the last known age applies.
+            self._supervisor.failed("asking for the greatest age of a connection", exc)
+        if self._age is not None:
+            self._rotate_in(rotation_delay_seconds(self._age, random.random()))  # noqa: S311
         return link
+
+    def _is_elsewhere(self, new: Identity, other: Link | None) -> bool:
+        """Whether the new connection shows that the other one leads to a former server.
+
+        While both are replaced in turn, they are compared at the end. A name that leads to several
+        servers in turn must not cause connection after connection: the delivery probe compares,
+        too.
+        """
+        rotating = self._rotating is not None and not self._rotating.done()
+        if rotating or other is None or not differ(new, other.identity):
+            return False
+        now = asyncio.get_running_loop().time()
+        if now - self._compared_at < COMPARE_SECONDS:
+            return False
+        self._compared_at = now
+        return True
+
+    # Young connections
 
     def _rotate_in(self, seconds: float) -> None:
         """Replace both connections after so long, if that is not to be done earlier."""
@@ -169,12 +215,15 @@ class Node:
                 logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
             )
             self._rotate_soon()
-        except Exception:
-            logger.exception("%s: cannot renew a connection; trying again", self._url)
+        except Exception as exc:
+            self._supervisor.failed("renewing a connection", exc)
             self._rotate_soon()
+        link = self._reader.link
+        if link is not None and differ(link.identity, self.pipeline.newest_identity):
+            self.reset(MOVED)
 
     def _rotate_soon(self) -> None:
-        self._rotate_in((self._max_age_seconds() or math.inf) * ROTATION_RETRY)
+        self._rotate_in((self._age or math.inf) * ROTATION_RETRY)
 
     async def _rotate_reader(self) -> None:
         """Let a new subscribing connection take over without a hole.
@@ -188,7 +237,7 @@ class Node:
             return  # The next one will be young.
         link: Link | None = None
         if old.wanted:
-            link = await self._open(self._open_link)
+            link = await self._open_subscribing()
             if old.link is not replaced or not old.wanted:
                 link.abort()
                 link = None
@@ -205,6 +254,9 @@ class Node:
                 give_back(old, new, self._owner)
                 await new.aclose()
                 raise
+            if replaced.identity.run_id not in ("", link.identity.run_id):
+                # Messages may have gone to either server while the other link listened.
+                self._owner.lost([channel for channel, _ in new.carried], MOVED)
         self._reader, self._successor = new, None
         old.mute()
         new.release(self._owner)
@@ -237,11 +289,17 @@ class Node:
         await self.pipeline.aclose()
 
 
+def differ(one: Identity, other: Identity) -> bool:
+    """Whether two links are known to lead to different servers."""
+    return bool(one.run_id and other.run_id) and one.run_id != other.run_id
+
+
 class DeliveryProbe:
     """Publishes to ourselves, again and again; LinkLost when it does not arrive.
 
     PUBLISH alone would be content with a replica, which accepts it and delivers it to its own
-    subscribers only: ROLE tells, and the run ids at the two ends do.
+    subscribers only: ROLE tells, and the run ids at the two ends do. Both are also compared where
+    the server refuses the probe's channel.
     """
 
     def __init__(
@@ -256,7 +314,7 @@ class DeliveryProbe:
         self._numbers = itertools.count(1)
         self._arrived: asyncio.Future[None] | None = None
         self._payload = b""
-        self._ask_role = True
+        self._inquiry = Inquiry()
 
     def name(self, like: bytes) -> bytes:
         """See `reader.Probe`."""
@@ -273,43 +331,68 @@ class DeliveryProbe:
         options = self._url.options
         while True:
             await asyncio.sleep(options.probe_interval_seconds)
+            if reader.idle:
+                continue
+            await self._identify(reader, link)
             name = reader.probe_name
             if name is None:
                 continue
             arrived = self._arrived = asyncio.get_running_loop().create_future()
             self._payload = b"%d" % next(self._numbers)
             try:
-                published = await self._publish(reader, link, name)
+                published = await self._publish(name)
             except (NotSent, OutcomeUnknown, BrokerClosed):
                 continue  # Says something of the publishing connection, nothing of this one.
+            self._compare(link)
             if not published:
                 continue
             try:
                 await expect(link, arrived, options.dead_peer_seconds, "no delivery of our probe")
-            except LinkLost:
+            except LinkLost as exc:
                 if reader.probe_name == name:
+                    if not self._same_server(link):
+                        self._leave(str(exc))
                     raise  # Else it was on its way to another name, of another slot.
 
-    async def _publish(self, reader: Reader, link: Link, name: bytes) -> bool:
-        """Whether the server took it; LinkLost if it is the wrong server."""
-        ask = [(b"ROLE",)] if self._ask_role else []
+    async def _identify(self, reader: Reader, link: Link) -> None:
+        """Ask the server on the subscribing link for what the probe does not tell.
+
+        Raises:
+            LinkLost: it was a primary and is none any more, or it is another server than the one
+                that is published to.
+        """
+        was_primary = link.identity.role == PRIMARY
+        if link.protocol > 2:  # With RESP2 a subscribed link takes no other commands.
+            questions = self._inquiry.questions(link.identity)
+            if self._publisher is None and reader.probe_name is not None:
+                # The role is asked with the probe.
+                questions = [question for question in questions if question is not ROLE]
+            replies = [await reply for reply in [reader.ask(question) for question in questions]]
+            self._inquiry.learn(link, questions, replies)
+        if was_primary and link.identity.role != PRIMARY:
+            self._leave("the server is a replica now")
+        self._compare(link)
+
+    async def _publish(self, name: bytes) -> bool:
+        """Whether the server took it."""
         if self._publisher is not None:
             (published,) = await self._publisher.send([(name, self._payload)])
-            role = [await reader.ask(command) for command in ask]
             if isinstance(published, Exception) and not isinstance(published, ReplyError):
                 raise published
         else:
             command = (self._verbs.publish, name, self._payload)
-            published, *role = await self._pipeline.submit([command, *ask])
-        problem = None
-        if role and isinstance(role[0], ReplyError):
-            self._ask_role = False
-        elif role and role[0][0] != PRIMARY.encode():
-            problem = "the server is a replica now"
-        here, there = link.identity.run_id, self._pipeline.identity.run_id
-        if here and there and here != there:
-            problem = "another server answers at this address now"
-        if problem is not None:
-            (self._publisher or self._pipeline).reset(problem)
-            raise LinkLost(problem)
+            published, *_ = await self._pipeline.submit([command], inquire=True)
         return not isinstance(published, ReplyError)
+
+    def _same_server(self, link: Link) -> bool:
+        """Whether both connections are known to lead to one server."""
+        here, there = link.identity.run_id, self._pipeline.identity.run_id
+        return self._publisher is None and here == there != ""
+
+    def _compare(self, link: Link) -> None:
+        if differ(link.identity, self._pipeline.identity):
+            self._leave(MOVED)
+
+    def _leave(self, problem: str) -> NoReturn:
+        (self._publisher or self._pipeline).reset(problem)
+        raise LinkLost(problem)

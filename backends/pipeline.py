@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +20,9 @@ from ..log import LogThrottle
 from ..loops import OfOneLoop
 from ..url import BrokerURL
 from .deadlines import first_of, keepalive
-from .link import LARGE_BYTES, Identity, Link, LinkLost, Opener, is_push, pack
+from .inquiry import Inquiry
+from .link import LARGE_BYTES, PRIMARY, Identity, Link, LinkLost, Opener, is_push, pack
+from .supervision import Supervisor
 
 __all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
 
@@ -60,9 +64,18 @@ class Pipeline(OfOneLoop):
 
     Args:
         open_link: connects; raises ConnectError.
+        on_replica: called when the server turns out to be a replica, which would take messages and
+            deliver them to its own subscribers only; it has to call `reset`. None: the server is
+            not asked.
     """
 
-    def __init__(self, url: BrokerURL, open_link: Opener) -> None:
+    def __init__(
+        self,
+        url: BrokerURL,
+        open_link: Opener,
+        *,
+        on_replica: Callable[[str], None] | None = None,
+    ) -> None:
         self._url = url
         self._open_link = open_link
         self._queued: deque[_Request] = deque()
@@ -75,13 +88,27 @@ class Pipeline(OfOneLoop):
         self._abort_reason = ""
         self._timer: asyncio.TimerHandle | None = None
         self._patience_seconds = url.options.publish_timeout_seconds
+        self._on_replica = on_replica
+        self._inquiry = Inquiry()
+        self._inquired_at = -math.inf
+        self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
+
+    @property
+    def link(self) -> Link | None:
+        """The present connection."""
+        return self._link
 
     @property
     def identity(self) -> Identity:
         """The server at the other end, as far as there is one and it is known."""
         return Identity() if self._link is None else self._link.identity
+
+    @property
+    def newest_identity(self) -> Identity:
+        """The same, or of the connection that is about to take the present one's place."""
+        return self.identity if self._successor is None else self._successor.identity
 
     @property
     def busy(self) -> bool:
@@ -93,10 +120,18 @@ class Pipeline(OfOneLoop):
         """Whether a request waits for a connection."""
         return self._link is None and bool(self._queued)
 
-    def submit(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
+    def submit(
+        self, commands: Sequence[tuple[bytes, ...]], *, inquire: bool = False
+    ) -> asyncio.Future[list[Any]]:
         """Send 1..n commands in one piece; the future has their replies, errors among them.
 
-        Requests are written in the order of the calls. The future raises:
+        Requests are written in the order of the calls.
+
+        Args:
+            inquire: ask the server in the same piece for its role; the replies to that come behind
+                the others.
+
+        The future raises:
             NotSent: no connection could be made, its `__cause__` says why.
             OutcomeUnknown: the connection was lost, or no reply came in `publish_timeout_seconds`.
 
@@ -105,8 +140,30 @@ class Pipeline(OfOneLoop):
         """
         if self._closed:
             raise BrokerClosed(self._url)
+        if inquire:
+            return self._inquire(commands)
         packed = [pack(command) for command in commands]
         return self._enqueue(packed[0] if len(packed) == 1 else b"".join(packed), len(packed))
+
+    def _inquire(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
+        link = self._link
+        if self._on_replica is None or link is None:  # A new link is asked when it is opened.
+            return self.submit(commands)
+        self._inquired_at = self._loop.time()
+        questions = self._inquiry.questions(link.identity)
+        answer = self.submit([*commands, *questions])
+        answer.add_done_callback(partial(self._learn, link, questions))
+        return answer
+
+    def _learn(
+        self, link: Link, questions: Sequence[tuple[bytes, ...]], answer: asyncio.Future[list[Any]]
+    ) -> None:
+        if answer.cancelled() or answer.exception() is not None or self._link is not link:
+            return
+        replies = answer.result()
+        self._inquiry.learn(link, questions, replies[len(replies) - len(questions) :])
+        if link.identity.role not in (PRIMARY, "") and self._on_replica is not None:
+            self._on_replica("the server is a replica now")
 
     def _enqueue(self, packed: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
         loop = self._loop
@@ -151,6 +208,10 @@ class Pipeline(OfOneLoop):
                 except ConnectError as exc:
                     self._refuse_queued(exc)
                     return
+                except Exception as exc:
+                    self._supervisor.failed("connecting to publish", exc)
+                    self._refuse_queued(ConnectError(self._url, f"cannot connect: {exc!r}"))
+                    return
                 await self._live(link)
         finally:
             self._task = None
@@ -177,6 +238,9 @@ class Pipeline(OfOneLoop):
             self._throttle.log(
                 logging.WARNING, "lost", "%s: publishing connection lost: %s", self._url, reason
             )
+        except Exception as exc:
+            reason = "internal error"
+            self._supervisor.failed("publishing", exc)
         finally:
             self._link = None
             link.abort()
@@ -206,7 +270,9 @@ class Pipeline(OfOneLoop):
         await self._drained.wait()
 
     def _ping(self) -> asyncio.Future[list[Any]]:
-        answer = self._enqueue(pack((b"PING",)))
+        # Not where the delivery probe has just asked: commands may be billed.
+        pause = 0.45 * self._url.options.dead_peer_seconds
+        answer = self.submit([(b"PING",)], inquire=self._loop.time() - self._inquired_at > pause)
         answer.add_done_callback(_retrieve)
         return answer
 
@@ -219,8 +285,11 @@ class Pipeline(OfOneLoop):
         written = self._written
         while True:
             for reply in await link.read():
-                if is_push(reply) or not written:
+                if is_push(reply):
                     continue
+                if not written:
+                    # Each reply may have been counted for the request before its own.
+                    raise LinkLost("the server sent a reply that nothing had asked for")
                 request = written[0]
                 if request.replies is None:
                     request.replies = [reply]

@@ -22,6 +22,7 @@ from .deadlines import Backoff, expect, first_of, keepalive
 from .grants import Grants, Owner
 from .link import Link, LinkLost, Opener
 from .names import Verbs
+from .supervision import Supervisor
 
 __all__ = ["Probe", "Reader"]
 
@@ -87,6 +88,7 @@ class Reader:
         self._gate: asyncio.Event | None = None if link is None else asyncio.Event()
         self._gone: str | None = None
         self._held: list[tuple[str, bytes]] = []
+        self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
     # What is wanted
@@ -97,7 +99,8 @@ class Reader:
             return True
         if self._task is None:
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._run(), name="django_sockets subscriber")
+            work = self._supervisor.keep("the subscribing connection", self._run)
+            self._task = loop.create_task(work, name="django_sockets subscriber")
         return False
 
     def unwant(self, name: bytes) -> None:
@@ -133,6 +136,11 @@ class Reader:
     def waiting(self) -> bool:
         """Whether a link is needed and not there."""
         return self.link is None and self._grants.needed.is_set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no channel is granted and wanted."""
+        return not self._grants.routes
 
     @property
     def probe_name(self) -> bytes | None:
@@ -274,6 +282,9 @@ class Reader:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
                 self._grants.owner.unreachable([channel for channel, _ in self.wanted], exc)
+            except Exception as exc:
+                self.trouble = ConnectError(self._url, f"cannot connect: {exc!r}")
+                self._supervisor.failed("connecting to subscribe", exc)
             else:
                 await self._live(link)
                 if self._gone is not None:
@@ -284,6 +295,7 @@ class Reader:
         self._abort_reason = ""
         self.trouble = None
         reason = "closed"
+        surprised = False
         try:
             self._grants.begin(link)
             await first_of(self._read(link), self._watch(link))
@@ -292,18 +304,18 @@ class Reader:
             self._throttle.log(
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
-        except Exception:
-            # Whatever a subscriber did, the others must go on hearing.
-            reason = "internal error"
-            logger.exception("%s: the reader failed; connecting again", self._url)
+        except Exception as exc:
+            # An error of one subscriber or one reply must not end delivery to all channels.
+            reason, surprised = "internal error", True
+            self._supervisor.failed("the reader", exc)
         finally:
             link.abort()
             self._held.clear()
-            self._grants.end(reason)
             if self._gate is not None and not self._gate.is_set():
                 self._gone = reason
-            if self._grants.fruitful:
+            if self._grants.fruitful and not surprised:
                 self._backoff.reset()
+            self._grants.end(reason)
 
     async def _watch(self, link: Link) -> None:
         """Find out when the link is dead. Raises LinkLost."""

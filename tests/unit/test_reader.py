@@ -11,7 +11,7 @@ import pytest
 
 from django_sockets import SubscribeError
 from django_sockets.backends.deadlines import Backoff, expect
-from django_sockets.backends.link import Link, LinkLost
+from django_sockets.backends.link import PRIMARY, Identity, Link, LinkLost
 from django_sockets.backends.names import PLAIN
 from django_sockets.backends.node import Node
 from django_sockets.backends.redis import SingleNodeBroker
@@ -94,14 +94,18 @@ class ScriptedBroker(SingleNodeBroker):
         self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
         self.refusing = False
         self.refused = asyncio.Event()
+        self.allowed = 1000
+        self.next_identity = Identity()
         url = BrokerURL.parse("redis://h?probe_interval_seconds=1000&dead_peer_seconds=1000")
         super().__init__(url, sink, open_link=self._open)
 
     async def _open(self) -> Link:
-        if self.refusing:
+        if self.refusing or not self.allowed:
             self.refused.set()
             raise ConnectError(self.url, "refused")
+        self.allowed -= 1
         link = ScriptedLink()
+        link.identity = self.next_identity
         self.links.put_nowait(link)
         return link
 
@@ -635,3 +639,58 @@ async def test_a_wrong_server_is_left_by_the_connection_that_takes_over_too(
     assert new.aborted
     new.close()
     await rotation
+
+
+# Two connections that do not lead to the same server
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gap"),
+    [
+        ("1", "1", False),
+        ("1", "2", True),
+        ("1", "", True),  # Its server would not tell, and the other one did.
+        ("", "2", False),
+        ("", "", False),
+    ],
+)
+async def test_a_takeover_by_a_link_to_another_server_is_a_gap(
+    broker: ScriptedBroker, sink: RecordingSink, before: str, after: str, gap: bool
+) -> None:
+    old = await broker.subscribed("a", "b")
+    old.identity = Identity(before, PRIMARY)
+    rotation = broker.rotate()
+    new = await broker.successor("a", "b")
+    new.identity = Identity(after, PRIMARY)
+    new.say(*ack("a", "b", PROBE), message("a", b"2"))
+    assert await old.commands(1) == [["PING"]]
+    old.say(message("a", b"1"), b"PONG")
+    await rotation
+    await sink.until("message", "a", b"2")
+    lost = [("lost", ("a", "b"))] if gap else []
+    assert seen(sink) == [("a", b"1"), *lost, ("a", b"2")]
+
+
+async def test_a_publishing_link_that_is_renewed_alone_takes_the_other_one_along(
+    broker: ScriptedBroker, sink: RecordingSink
+) -> None:
+    old = await broker.subscribed("a")
+    old.identity = Identity("1", PRIMARY)
+    call = asyncio.create_task(broker.publish(["a"], b"x"))
+    publishing = await broker.next_link()
+    publishing.identity = Identity("1", PRIMARY)
+    await publishing.commands(1)
+    publishing.chunks.put_nowait([1])
+    await call
+    broker.next_identity = Identity("2", PRIMARY)
+    broker.allowed = 1
+    rotation = broker.rotate()
+    await broker.next_link()
+    await rotation
+    assert old.aborted
+    broker.allowed = 1000
+    old.close()
+    new = await broker.successor("a")
+    new.say(*ack("a", PROBE), message("a", b"2"))
+    await sink.until("message", "a", b"2")
+    assert seen(sink) == [("lost", ("a",)), ("a", b"2")]
