@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,10 @@ import msgspec
 from ..errors import ConnectError
 from ..loops import OfOneLoop
 from ..url import BrokerURL
+from .inquiry import Pause
 from .link import Link, LinkLost, ReplyError, is_push, pack
 from .names import Verbs, slot_of
+from .supervision import Supervisor
 
 __all__ = ["ELSEWHERE", "Grants", "Owner"]
 
@@ -33,8 +36,11 @@ after that time: at once in an idle process, and in one packet for many connecti
 """
 REFUSED_RETRY_SECONDS = 1.0
 """A subscription that was refused and is still wanted is asked for again this often."""
-ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
+PROBE_RETRY_SECONDS = 0.1
+"""Pause before the probe's channel is asked for again, after an error of `ELSEWHERE`."""
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "BUSY")
 """How the errors begin that say: not here, or not now."""
+REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")
 
 
 class Owner(Protocol):
@@ -79,15 +85,41 @@ class _Command:
 
     A subscribing command is answered by one push for each name, or by one error. Everything else
     ends with a command that has a reply of its own, in `reply`: what comes before that is an answer
-    to the unsubscribing commands in front of it, in whatever way the server puts it.
+    to the unsubscribing commands in front of it. Each of these, too, is answered by one push for
+    each name, or by one error.
+
+    Attributes:
+        answered: how many of the names have been answered.
+        ends: place in `names` behind the last name of each unsubscribing command.
     """
 
-    __slots__ = ("answered", "names", "reply")
+    __slots__ = ("answered", "ends", "names", "reply")
 
-    def __init__(self, names: Sequence[bytes], reply: asyncio.Future[Any] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[bytes],
+        reply: asyncio.Future[Any] | None = None,
+        ends: Sequence[int] = (),
+    ) -> None:
         self.names = names
         self.reply = reply
+        self.ends = ends
         self.answered = 0
+
+    def take_end(self, name: bytes) -> None:
+        """Note that the server has ended a name; it may do so by itself, too."""
+        if self.answered < len(self.names) and self.names[self.answered] == name:
+            self.answered += 1
+
+    def take_error(self, error: ReplyError) -> bool:
+        """Whether an error is the reply, rather than an answer to an unsubscribing command."""
+        for end in self.ends:
+            if end > self.answered:
+                self.answered = end
+                return False
+        # The server may have ended a name by itself and then refused to be asked for that. A PING
+        # names no channel, so it is never redirected.
+        return not (self.ends and str(error).startswith(REDIRECTIONS))
 
 
 class Grants(OfOneLoop):
@@ -121,6 +153,9 @@ class Grants(OfOneLoop):
         self.owner = owner
         self._verbs = verbs
         self._probe_like = probe_like
+        self._probe_pause = Pause()
+        self._probe_warned = False
+        self._supervisor = Supervisor(url)
         self.link: Link | None = None
         self.routes: dict[bytes, str] = {}
         self.regained: dict[str, list[str]] = {}
@@ -223,17 +258,19 @@ class Grants(OfOneLoop):
         self._commands.clear()
         self.routes.clear()
         active = [channel for channel, _ in self.carried]
-        for earlier, channels in self.regained.items():
-            self.owner.lost(channels, earlier)
+        regained = dict(self.regained)
         self.regained.clear()
         for grant in list(self._grants.values()):
             grant.sent, grant.unanswered = None, 0
             if not grant.wanted:
                 self._drop(grant)
-        self.owner.lost(active, reason)
         if not self._grants:
             self.needed.clear()
         self._end_wait()
+        # Last, because the owner's code may raise.
+        for earlier, channels in regained.items():
+            self.owner.lost(channels, earlier)
+        self.owner.lost(active, reason)
 
     @property
     def settled(self) -> bool:
@@ -267,8 +304,15 @@ class Grants(OfOneLoop):
         turns = turns - 1 if gathered == before else QUIET_TURNS
         if turns and self._loop.time() < until:
             self._loop.call_soon(self._gather, gathered, turns, until)
-        else:
+            return
+        try:
             self._flush()
+        except Exception as exc:
+            # It is unknown what was written, so everything is asked for on a new link.
+            self._supervisor.failed("asking for channels", exc)
+            self.fruitful = False
+            if self.link is not None:
+                self.link.abort()
 
     def _flush(self) -> None:
         """Write what differs between wanted and sent, for many callers at once."""
@@ -290,8 +334,7 @@ class Grants(OfOneLoop):
         self._choose_probe(asked, ended)
         self._subscribe(asked)
         if ended:
-            data = [pack((verbs.unsubscribe, *names)) for names in self._grouped(ended)]
-            self._ask((b"PING",), after=data, names=ended)
+            self._ask((b"PING",), after=[*self._grouped(ended)])
         self._check_settled()
 
     def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
@@ -303,8 +346,9 @@ class Grants(OfOneLoop):
         )
         like = next(carried, None)
         if like is not None and self.probe_name is None and self._probe_like is not None:
-            self.probe_name = self._probe_like(like)
-            asked.append(self.probe_name)
+            if self._probe_pause.over:
+                self.probe_name = self._probe_like(like)
+                asked.append(self.probe_name)
         elif like is None and self.probe_name is not None:
             ended.append(self.probe_name)
             self.probe_name = None
@@ -329,15 +373,15 @@ class Grants(OfOneLoop):
         self._write(data)
 
     def _ask(
-        self,
-        command: tuple[bytes, ...],
-        after: Sequence[bytes] = (),
-        names: Sequence[bytes] = (),
+        self, command: tuple[bytes, ...], after: Sequence[Sequence[bytes]] = ()
     ) -> asyncio.Future[Any]:
-        """Write a command that has a reply of its own, after others that end `names`."""
+        """Write a command that has a reply of its own, after others that unsubscribe groups."""
         reply: asyncio.Future[Any] = self._loop.create_future()
-        self._commands.append(_Command(names, reply))
-        self._write([*after, pack(command)])
+        names = [name for group in after for name in group]
+        ends = itertools.accumulate(map(len, after))
+        self._commands.append(_Command(names, reply, [*ends]))
+        unsubscribe = self._verbs.unsubscribe
+        self._write([*(pack((unsubscribe, *group)) for group in after), pack(command)])
         return reply
 
     def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
@@ -380,10 +424,16 @@ class Grants(OfOneLoop):
         command.answered += 1
         if command.answered == len(command.names):
             self._commands.popleft()
+        if name == self.probe_name:
+            self._probe_pause.granted()
+            self._probe_warned = False
         self._settle(name)
 
     def _unsubscribed(self, name: bytes) -> None:
         """What we ended is settled by the reply behind it; what we did not, was taken away."""
+        command = self._commands[0] if self._commands else None
+        if command is not None and command.ends:
+            command.take_end(name)
         grant = self._grants.get(name)
         if grant is not None and self._is_active(grant):
             self.routes.pop(name, None)
@@ -424,9 +474,10 @@ class Grants(OfOneLoop):
             raise LinkLost(f"the server says: {error}")
         command = self._commands[0]
         if command.reply is not None:
-            if not command.names:
+            # A name that the server refuses to end is not delivered any more: it has no route.
+            if command.take_error(error):
                 self._replied(error)
-            return  # We are rid of a name that this server does not even know: so be it.
+            return
         self._commands.popleft()
         if str(error).startswith(ELSEWHERE):
             self._elsewhere(command.names, error)
@@ -448,7 +499,8 @@ class Grants(OfOneLoop):
             grant = self._grants.get(name)
             if grant is None:
                 if name == self.probe_name:
-                    self._displace_probe()
+                    self.probe_name = None
+                    self._loop.call_later(PROBE_RETRY_SECONDS, self._flush_soon)
                 continue
             grant.unanswered -= 1
             if grant.wanted and not grant.unanswered:
@@ -474,9 +526,12 @@ class Grants(OfOneLoop):
             self._drop(grant)
 
     def _no_probe(self, error: ReplyError) -> None:
+        """The server does not let us listen to the probe; an ACL may be corrected: ask again."""
         self.probe_name = None
-        if self._probe_like is not None:
-            self._probe_like = None
+        pause = self._probe_pause.refused(error) + PROBE_RETRY_SECONDS
+        self._loop.call_later(pause, self._flush_soon)
+        if not self._probe_warned:
+            self._probe_warned = True
             logger.warning(
                 "%s: the server refuses the delivery probe's channel (%s); allow the pattern %r in "
                 "the user's ACL, or a server that stops delivering goes unnoticed",
