@@ -17,14 +17,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, ConnectError
 from ..log import LogThrottle
 from ..url import BrokerURL
 from .glide_config import GlideConnection, client_maker
-from .link import Link, ReplyError
+from .inquiry import Pause
+from .link import PRIMARY, Link, ReplyError, read_role
 from .pipeline import NotSent, OutcomeUnknown
+from .supervision import Supervisor
 
 if TYPE_CHECKING:
     from glide import GlideClient, GlideClusterClient
@@ -52,12 +55,20 @@ class _Live:
         self.client = client
         self.requests = 0
         self.retired = False
+        self.watch: asyncio.Task[None] | None = None
 
     async def retire(self) -> None:
         """Close it, once those who still wait for a reply have it."""
         self.retired = True
         if not self.requests:
-            await self.client.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close it now."""
+        if self.watch is not None:
+            self.watch.cancel()
+            await asyncio.wait([self.watch])
+        await self.client.close()
 
 
 class _Client:
@@ -76,6 +87,7 @@ class _Client:
         self._make = client_maker(url, connection)
         self._open_link = open_link
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._supervisor = Supervisor(url)
         self._live: _Live | None = None
         self._connecting: asyncio.Task[_Live] | None = None
         self._retiring: asyncio.Task[None] | None = None
@@ -106,7 +118,7 @@ class _Client:
             await asyncio.wait([self._connecting])
         live, self._live = self._live, None
         if live is not None:
-            await live.client.close()  # Its last publisher has told who waits for a reply.
+            await live.close()  # Its last publisher has told who waits for a reply.
 
     async def _execute(
         self, live: _Live, messages: Sequence[tuple[bytes, bytes]], seconds: float
@@ -135,9 +147,10 @@ class _Client:
                     batch.publish(payload, name)
             call = live.client.exec(batch, False, glide.BatchOptions(timeout=milliseconds))
         try:
-            replies = await asyncio.wait_for(call, seconds + GUARD_SECONDS)
-            if replies is None:  # Only of a transaction, by its annotation.
-                raise glide.ConnectionError("no replies")
+            replies: Any = await asyncio.wait_for(call, seconds + GUARD_SECONDS)
+            count = len(replies) if isinstance(replies, list) else 0
+            if count != len(messages):
+                raise glide.ConnectionError(f"{count} replies to {len(messages)} messages")
         except (glide.TimeoutError, asyncio.TimeoutError):
             reason = f"no reply within {seconds:.3g} s"
         except glide.GlideError as exc:
@@ -145,6 +158,9 @@ class _Client:
             if isinstance(outcome, ReplyError):
                 return [outcome] * len(messages)
             reason = str(outcome)
+        except Exception as exc:
+            self._supervisor.failed("publishing", exc)
+            reason = "the driver failed"
         else:
             outcomes = [
                 _outcome(reply) if isinstance(reply, Exception) else None for reply in replies
@@ -188,6 +204,9 @@ class _Client:
             raise ConnectError(self.url, f"no connection within {seconds:.3g} s: {_HINT}")
         if task.cancelled():
             raise ConnectError(self.url, "closed")
+        error = task.exception()
+        if error is not None and not isinstance(error, ConnectError):
+            raise ConnectError(self.url, f"valkey-glide failed: {error!r}") from error
         return task.result()
 
     def _start_to_connect(self) -> asyncio.Task[_Live]:
@@ -198,9 +217,16 @@ class _Client:
 
     def _has_connected(self, task: asyncio.Task[_Live]) -> None:
         self._connecting = None
-        if task.cancelled() or task.exception() is not None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            if isinstance(error, Exception) and not isinstance(error, ConnectError):
+                self._supervisor.failed("connecting to publish", error)
             return
         old, self._live = self._live, task.result()
+        work = self._supervisor.keep("watching the server", partial(self._watch, self._live))
+        self._live.watch = asyncio.create_task(work, name="django_sockets glide watch")
         if old is not None:
             self._retiring = asyncio.create_task(old.retire())
 
@@ -232,16 +258,53 @@ class _Client:
             raise
         return _Live(client)
 
+    async def _watch(self, live: _Live) -> None:
+        """Ask for the server's role twice in `dead_peer_seconds`, while the client is in use.
 
-async def _answer(client: GlideClient | GlideClusterClient) -> None:
-    """PING; of a cluster several nodes at once, one of which may be silent, and any will do."""
+        A replica accepts messages as well and delivers them to its own subscribers only.
+        """
+        import glide
+
+        pause = Pause()
+        while self._live is live:
+            await asyncio.sleep(self.url.options.dead_peer_seconds / 2)
+            if not pause.over:
+                continue
+            try:
+                roles = await _roles(live.client)
+            except glide.GlideError as exc:
+                outcome = _outcome(exc)
+                if isinstance(outcome, ReplyError):
+                    pause.refused(outcome)
+                continue  # The next publish finds a connection that does not answer.
+            pause.granted()
+            if any(role not in (PRIMARY, "") for role in roles) and self._live is live:
+                self.give_up("the server is a replica now")
+
+
+async def _roles(client: GlideClient | GlideClusterClient) -> list[str]:
+    """The role of each server that messages go to."""
     import glide
 
     if not isinstance(client, glide.GlideClusterClient):
-        await client.custom_command([b"PING"])
+        return [read_role(await client.custom_command([b"ROLE"]))]
+    replies = await client.custom_command([b"ROLE"], glide.AllPrimaries())
+    return [read_role(reply) for reply in replies.values()] if isinstance(replies, dict) else []
+
+
+async def _answer(client: GlideClient | GlideClusterClient) -> None:
+    """Wait for the answer to a PING.
+
+    Several nodes of a cluster are asked at once: one may be silent, and any answer will do. A
+    refusal is an answer as well, unless it is about the credentials.
+    """
+    import glide
+
+    if not isinstance(client, glide.GlideClusterClient):
+        await _ping(client.custom_command([b"PING"]))
         return
     pings = [
-        asyncio.ensure_future(client.custom_command([b"PING"], glide.RandomNode()))
+        asyncio.ensure_future(_ping(client.custom_command([b"PING"], glide.RandomNode())))
         for _ in range(CLUSTER_PINGS)
     ]
     try:
@@ -257,6 +320,16 @@ async def _answer(client: GlideClient | GlideClusterClient) -> None:
         for task in pings:
             task.cancel()
         await asyncio.gather(*pings, return_exceptions=True)
+
+
+async def _ping(answer: Coroutine[Any, Any, Any]) -> None:
+    import glide
+
+    try:
+        await answer
+    except glide.RequestError as exc:
+        if _is_authentication(exc) or not isinstance(_outcome(exc), ReplyError):
+            raise
 
 
 def _outcome(error: Exception) -> Exception:
