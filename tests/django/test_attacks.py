@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from django_sockets.conf import Settings
 from django_sockets.middleware import (
     BaseTokenAuthMiddleware,
     DRFTokenAuthMiddleware,
@@ -398,6 +400,9 @@ SERVERS = ["uvicorn", "hypercorn", "daphne", "granian"]
 MIB = 1024 * 1024
 FORGED = "2026-11-28 ERROR root: forged"
 PATIENCE_SECONDS = 5
+# As in shop/attacked.py, which imports Django.
+PASSWORD = "Zaphod-beeblebrox"
+SLOW_SECONDS = 3
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -417,8 +422,7 @@ def attacked(
         yield server
 
 
-def handshake(server: Server, path: str, *headers: bytes, own: bool = True) -> int:
-    """The status that a request with these header lines gets; 0 if there is no answer at all."""
+def request_lines(server: Server, path: str, *headers: bytes, own: bool = True) -> bytes:
     own_host = f"Host: 127.0.0.1:{server.port}".encode()
     lines = [
         f"GET {path} HTTP/1.1".encode(),
@@ -430,8 +434,13 @@ def handshake(server: Server, path: str, *headers: bytes, own: bool = True) -> i
         *headers,
         b"\r\n",
     ]
+    return b"\r\n".join(lines)
+
+
+def handshake(server: Server, path: str, *headers: bytes, own: bool = True) -> int:
+    """The status that a request with these header lines gets; 0 if there is no answer at all."""
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection:
-        connection.sendall(b"\r\n".join(lines))
+        connection.sendall(request_lines(server, path, *headers, own=own))
         answer = b""
         while b"\r\n" not in answer:
             try:
@@ -635,3 +644,29 @@ def test_over_the_wire_a_path_that_would_forge_the_log(attacked: Server) -> None
     assert not any(line.startswith(FORGED) for line in lines)
     assert all(line.isprintable() for line in said)
     assert not any("\r" in line or "\x1b" in line for line in said)
+
+
+def test_over_the_wire_an_error_without_the_password_of_the_broker(attacked: Server) -> None:
+    with client_of(attacked, "/ws/nobroker/") as client:
+        client.send("[]")
+        for _ in range(2):  # The subscription in `connect`, and the broadcast in `receive`.
+            text = str(client.recv(WAIT_SECONDS))
+            assert "redis://app:***@127.0.0.1:1" in text
+            assert PASSWORD not in text
+    assert "redis://app:***@127.0.0.1:1" in attacked.printed
+    assert PASSWORD not in attacked.printed
+
+
+def test_over_the_wire_slow_handshakes_leave_threads_to_open_sockets(attacked: Server) -> None:
+    threads = Settings().handler_threads
+    with contextlib.ExitStack() as stack, client_of(attacked, "/ws/plain/") as bystander:
+        for _ in range(2 * threads):
+            address = ("127.0.0.1", attacked.port)
+            waiting = stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS))
+            waiting.sendall(request_lines(attacked, "/ws/slow/"))
+        before = time.monotonic()
+        while time.monotonic() - before < SLOW_SECONDS / 2:
+            asked = time.monotonic()
+            bystander.send("[]")
+            assert bystander.recv(WAIT_SECONDS) == "0"
+            assert time.monotonic() - asked < SLOW_SECONDS / 2
