@@ -403,8 +403,12 @@ class BaseSocketServer(SocketChannels):
         if running_loop() is self._home:
             await self._serve()
         else:
-            future = asyncio.run_coroutine_threadsafe(self._serve(), self._home)
+            future = asyncio.run_coroutine_threadsafe(self._serve_here(), self._home)
             await asyncio.wrap_future(future)
+
+    async def _serve_here(self) -> None:
+        """`_serve`, all of it on the loop that runs this."""
+        await self._serve()
 
     async def _admitted(self) -> bool:
         """Begin the handshake of an ASGI server; False if it was refused. Else comes `_serve`."""
@@ -467,6 +471,8 @@ class BaseSocketServer(SocketChannels):
         if self._serving:
             raise CallError("the listeners of this socket were started already")
         self._serving = True
+        # Now, and not when the coroutine begins: a subscription may be made before that.
+        self._start_delivery()
         return self._frames.serve()
 
     def _begin(self) -> None:
@@ -476,7 +482,6 @@ class BaseSocketServer(SocketChannels):
             at_exit(self._at_exit)
         if self._tags and self._crowd is None:
             _spawn(self._join())
-        self._start_delivery()
         if self.idle_timeout_seconds is not None:
             self._watch_idle()
         if self._asgi_receive is None:

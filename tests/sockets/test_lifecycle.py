@@ -562,3 +562,28 @@ async def test_a_client_that_does_not_read_is_closed_and_holds_up_nobody() -> No
         assert [await healthy.receive_json() for _ in range(30)] == list(range(30))
         await asyncio.wait_for(served, 5)
         assert Small.log == [("disconnect", 1013)]
+
+
+async def test_a_hook_of_the_class_gets_what_is_subscribed_right_after_the_listeners_started() -> (
+    None
+):
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    sent: list[Any] = []
+
+    class Own(BaseSocketServer):
+        config = "memory://right-after"
+
+        async def async_handle_received_broadcast(self, channel: str, data: Any) -> None:
+            heard.put_nowait((channel, data))
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    socket = Own({}, incoming.get, send)
+    socket.start_listeners()
+    await socket.async_subscribe("room")
+    await socket.async_broadcast("room", 1)
+    assert await asyncio.wait_for(heard.get(), 5) == ("room", 1)
+    assert sent == []
+    incoming.put_nowait({"type": "websocket.disconnect", "code": 1000})
