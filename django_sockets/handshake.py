@@ -46,7 +46,7 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
     try:
         allowed = await authorize()
     except Reject as exc:
-        _note_refusal(scope, shown(str(exc)))
+        _note_refusal(scope, whereabouts(exc), shown(str(exc)))
         return exc.status
     except Exception as exc:
         report_error(scope, exc)
@@ -56,13 +56,13 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
         return FORBIDDEN
     if allowed is None or allowed:
         return None
-    _note_refusal(scope, "authorize returned False")
+    _note_refusal(scope, "False", "authorize returned False")
     return FORBIDDEN
 
 
-def _note_refusal(scope: Mapping[str, Any], reason: str) -> None:
-    path = shown(scope.get("path"))
-    _throttle.log(logging.INFO, "authorize", "refused a websocket to %s: %s", path, reason)
+def _note_refusal(scope: Mapping[str, Any], kind: str, reason: str) -> None:
+    path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
+    _throttle.log(logging.INFO, f"authorize {kind}", text, path, reason)
 
 
 def report_error(scope: Mapping[str, Any], exc: Exception) -> None:

@@ -86,7 +86,6 @@ class _Thread:
             self._asked = False
 
     def _look(self, alone: bool) -> None:
-        self._asked = False
         try:
             here = sys.modules["django.db"].connections.all(initialized_only=True)
             # Connections of other threads, of `thread_sensitive=False`, are forgotten here.
@@ -96,6 +95,8 @@ class _Thread:
                     connection.close_if_unusable_or_obsolete()
         except Exception:
             _complain()
+        finally:
+            self._asked = False
 
 
 def _is_due(connection: Any, alone: bool) -> bool:

@@ -76,7 +76,7 @@ class Watched(AuthMiddleware):
 
 def middleware() -> Any:
     app = Watched.__new__(Watched)  # Its constructor connects signals of Django's models.
-    app.app, app.require_user = AsyncEcho.as_asgi, False
+    app.app, app.require_user, app._has_apps = AsyncEcho.as_asgi, False, True
     return app
 
 
