@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
 from ..url import BrokerURL
-from .link import Identity, Link, LinkLost, Refused, ReplyError, connect_error
+from .client.connection import Identity, Link, LinkLost, Refused, ReplyError, connect_error
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]

@@ -12,15 +12,15 @@ from functools import partial
 from ..broker import Report, Sink
 from ..errors import ConfigurationError, ConnectError
 from ..url import BrokerURL
-from .base import ServerBroker
-from .connector import DRIVER_OPTIONS, Connector, database
-from .glide import glide_publisher
-from .link import LinkLost, Opener
-from .names import PLAIN, Verbs
-from .node import Node
-from .publisher import PipelinePublisher, Publisher
-from .report import NodeFacts, describe, look_at
-from .subscriptions import Subscriptions
+from .client.base import ServerBroker
+from .client.commands import PLAIN, Verbs
+from .client.connection import LinkLost, Opener
+from .client.connector import DRIVER_OPTIONS, Connector, database
+from .client.inspection import NodeFacts, describe, look_at
+from .client.node import Node
+from .client.publisher import PipelinePublisher, Publisher
+from .client.subscriptions import Subscriptions
+from .glide.publisher import glide_publisher
 
 __all__ = ["RedisBroker", "SingleNodeBroker"]
 

@@ -18,13 +18,13 @@ from ..broker import Report, Sink
 from ..errors import AuthError, ConfigurationError, ConnectError
 from ..log import LogThrottle
 from ..url import Address, BrokerURL
-from .connector import Connector, database
-from .credentials import Credentials
-from .deadlines import first_answers
-from .link import Link, Opener, ReplyError, discard
-from .names import PLAIN
-from .pipeline import NotSent, OutcomeUnknown, Pipeline
-from .reader import Reader
+from .client.commands import PLAIN
+from .client.connection import Link, Opener, ReplyError, discard
+from .client.connector import Connector, database
+from .client.credentials import Credentials
+from .client.deadlines import first_answers
+from .client.pipeline import NotSent, OutcomeUnknown, Pipeline
+from .client.subscriber import Reader
 from .redis import SingleNodeBroker
 
 __all__ = ["SentinelBroker"]

@@ -12,11 +12,11 @@ from functools import partial
 from ..broker import Report, Sink
 from ..errors import ConfigurationError
 from ..url import BrokerURL
-from .connector import DRIVER_OPTIONS, Connector
-from .glide import glide_publisher
-from .names import SHARDED
+from .client.commands import SHARDED
+from .client.connector import DRIVER_OPTIONS, Connector
+from .client.inspection import NodeFacts, describe
+from .glide.publisher import glide_publisher
 from .redis import SingleNodeBroker
-from .report import NodeFacts, describe
 
 __all__ = ["ServerlessBroker"]
 

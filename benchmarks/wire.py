@@ -8,8 +8,8 @@ from collections.abc import Callable
 import hiredis
 import msgpack  # type: ignore[import-untyped]
 
-from django_sockets.backends.names import server_name
-from django_sockets.envelope import Publisher
+from django_sockets.backends.client.commands import server_name
+from django_sockets.delivery.envelope import Publisher
 
 Message = Callable[[str, str], tuple[bytes, bytes]]
 """Makes the channel and the payload of a JSON text to a room."""

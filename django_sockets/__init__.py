@@ -4,6 +4,7 @@ The socket classes are imported from `django_sockets.sockets` and `django_socket
 module holds what works without a websocket.
 """
 
+from .delivery.events import Gap, Message
 from .errors import (
     AuthError,
     BrokerClosed,
@@ -20,11 +21,10 @@ from .errors import (
     Reject,
     SubscribeError,
 )
-from .events import Gap, Message
-from .hub import Hub, open_hub
+from .hub.hub import Hub, open_hub
 from .registry import open_broker
-from .runtime import local_hubs
-from .shutdown import drain
+from .runtime.background import local_hubs
+from .runtime.shutdown import drain
 
 __all__ = [
     "AuthError",

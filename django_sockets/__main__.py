@@ -23,9 +23,9 @@ from typing import Any
 from .check import SOURCES, Findings, check, configuration
 from .codec import decode_json, encode
 from .conf import load_config
+from .delivery.events import Event, Gap
 from .errors import BrokerError, DjangoSocketsError
-from .events import Event, Gap
-from .hub import open_hub
+from .hub.hub import open_hub
 
 logger = logging.getLogger("django_sockets")
 

@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .calls import Calls, running_loop
-from .channels import ChannelNames
 from .conf import Source, load_config
+from .delivery.events import EventQueue, Gap
 from .errors import CallError
-from .events import EventQueue, Gap
 from .loops import forget_closed
 from .redaction import frameless
-from .runtime import background_loop, existing_hub, shared_hub
+from .runtime.background import background_loop, existing_hub, shared_hub
+from .runtime.channel_api import ChannelNames
+from .runtime.sync_calls import Calls, running_loop
 
 __all__ = ["Broadcaster"]
 

@@ -13,17 +13,13 @@ import time
 from collections.abc import Sequence
 
 from .broker import Inspectable
-from .conf import (
-    Config,
-    default_config_and_origin,
-    load_config,
-)
+from .conf import Config, default_config_and_origin, load_config
+from .delivery.events import Gap
 from .errors import BrokerError, ConfigurationError
-from .events import Gap
-from .hub import Hub, open_hub
+from .hub.hub import Hub, open_hub
 from .redaction import frameless
 from .registry import open_broker
-from .startup import SOURCES
+from .runtime.startup import SOURCES
 
 __all__ = ["SOURCES", "Findings", "check", "configuration"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from .broadcaster import Broadcaster
 from .conf import Config, Source, load_config
-from .crowd import check_close_code, close_order, crowds, on_missed_orders, tag_texts
 from .errors import ConfigurationError
-from .runtime import through_hub
+from .hub.control import check_close_code, close_order, crowds, on_missed_orders, tag_texts
+from .runtime.background import through_hub
 
 __all__ = [
     "UNAUTHORIZED",

@@ -28,8 +28,8 @@ _BUILT_IN = {
     "redis+unix": "django_sockets.backends.redis:RedisBroker",
     "redis+sentinel": "django_sockets.backends.sentinel:SentinelBroker",
     "rediss+sentinel": "django_sockets.backends.sentinel:SentinelBroker",
-    "redis+cluster": "django_sockets.backends.cluster:ClusterBroker",
-    "rediss+cluster": "django_sockets.backends.cluster:ClusterBroker",
+    "redis+cluster": "django_sockets.backends.cluster.broker:ClusterBroker",
+    "rediss+cluster": "django_sockets.backends.cluster.broker:ClusterBroker",
     "redis+serverless": "django_sockets.backends.serverless:ServerlessBroker",
     "rediss+serverless": "django_sockets.backends.serverless:ServerlessBroker",
 }

@@ -10,35 +10,28 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .asgi import AsgiApp
-from .calls import Calls, Operation, running_loop
 from .codec import Delivery, encode, send_event
 from .conf import Source, check_hosts, load_config
-from .crowd import Crowd, check_close_code, crowd_of
+from .connection.asgi import AsgiApp
+from .connection.client_subscriptions import SocketChannels
+from .connection.handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
+from .connection.limits import TokenBucket, check_limits, check_subprotocol
+from .connection.origin import check_allowed_hosts, check_origins
+from .connection.outbox import Outbox
+from .connection.overflow import CLOSE, Inbox, Overflow, check_policy
+from .connection.receive_loop import NO_CODE, Frames
 from .decoding import LARGE_CHARACTERS
-from .eager import Late, until_late
-from .errors import (
-    BrokerError,
-    CallError,
-    ChannelError,
-    EncodeError,
-    NotAllowed,
-    SubscribeError,
-)
-from .events import OVERFLOW, EventQueue, Gap
-from .frames import NO_CODE, Frames
-from .handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
-from .hold import NOT_YET, Hold
-from .hooks import call_in_thread, is_coroutine_function, keep_functions, takes_code
-from .hub import Hub
-from .lane import Lane
-from .limits import TokenBucket, check_limits, check_subprotocol
+from .delivery.eager import Late, until_late
+from .delivery.events import OVERFLOW, EventQueue, Gap
+from .delivery.flow_control import STUCK_SECONDS, Mailbox
+from .delivery.hold import NOT_YET, Hold
+from .delivery.send_queue import Lane
+from .errors import BrokerError, CallError, ChannelError, EncodeError, NotAllowed, SubscribeError
+from .hub.control import Crowd, check_close_code, crowd_of
+from .hub.hub import Hub
 from .log import LogThrottle, shown, whereabouts
-from .mailbox import STUCK_SECONDS, Mailbox
-from .origin import check_allowed_hosts, check_origins
-from .outbox import Outbox
-from .overflow import CLOSE, Inbox, Overflow, check_policy
-from .runtime import (
+from .runtime.async_hygiene import tidied
+from .runtime.background import (
     EXIT_SECONDS,
     BackgroundLoop,
     at_exit,
@@ -47,8 +40,8 @@ from .runtime import (
     shared_hub,
     worker_pool,
 )
-from .socket_channels import SocketChannels
-from .tidying import tidied
+from .runtime.hooks import call_in_thread, is_coroutine_function, keep_functions, takes_code
+from .runtime.sync_calls import Calls, Operation, running_loop
 from .typed import Dispatch, invalid_message, message_id, taken_types
 from .url import BrokerOptions
 

@@ -16,12 +16,7 @@ import pytest
 from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
-from django_sockets.testing.servers import (
-    CacheServer,
-    RedisServer,
-    ServerUnavailable,
-    ValkeyServer,
-)
+from django_sockets.testing.servers import CacheServer, RedisServer, ServerUnavailable, ValkeyServer
 
 # Failed assertions of the public suites explain themselves.
 pytest.register_assert_rewrite("django_sockets.testing.contract")

@@ -22,9 +22,9 @@ from django.core.handlers.wsgi import WSGIHandler
 
 from ..check import SOURCES, check, configuration
 from ..conf import DJANGO_SETTING, ENVIRONMENT_VARIABLE
+from ..connection.origin import entry_problem
 from ..errors import ConfigurationError
 from ..middleware.base import AppMissing
-from ..origin import entry_problem
 from ..registry import open_broker
 from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path

@@ -8,13 +8,13 @@ from typing import Any
 from django.db import transaction
 
 from ..broker import check_channel
-from ..calls import Calls
-from ..channels import Channels, channel_names
 from ..codec import encode
 from ..conf import Config, default_config
 from ..errors import DjangoSocketsError, PayloadTooLarge
 from ..log import LogThrottle
-from ..runtime import background_loop, publish
+from ..runtime.background import background_loop, publish
+from ..runtime.channel_api import Channels, channel_names
+from ..runtime.sync_calls import Calls
 from ..url import BrokerOptions
 
 __all__ = ["broadcast_on_commit"]

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
-from ..asgi import Receive, Send
 from ..conf import script_prefix
+from ..connection.asgi import Receive, Send
+from ..connection.handshake import deny
 from ..errors import ConfigurationError
-from ..handshake import deny
 from ..log import LogThrottle, shown
 from ..sockets import BaseSocketServer
 from ..url import BrokerOptions

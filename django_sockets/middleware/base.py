@@ -12,10 +12,10 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import load_config
+from ..connection.handshake import deny, report_error
 from ..errors import ThreadError
-from ..handshake import deny, report_error
-from ..hooks import call_hook
 from ..log import LogThrottle, shown, whereabouts
+from ..runtime.hooks import call_hook
 from ..url import BrokerOptions
 from .signals import connect_signals
 from .watch import Watched, watching

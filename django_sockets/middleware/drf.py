@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..connection.limits import check_list
 from ..errors import pip_command
-from ..limits import check_list
 from .base import AsgiApplication
 from .signals import connect_token_signals
 from .token import BaseTokenAuthMiddleware

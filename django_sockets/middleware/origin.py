@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from ..connection.origin import check_allowed_hosts, check_origins, origin_problem
 from ..log import LogThrottle, shown
-from ..origin import check_allowed_hosts, check_origins, origin_problem
 from ..url import BrokerOptions
 from .base import AsgiApplication, Receive, Scope, Send, refuse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..limits import check_list
+from ..connection.limits import check_list
 from .base import AsgiApplication, AuthMiddleware, Identity, Scope, digest, in_thread
 from .stores import load_session, surviving
 from .users import Login, load_user

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..limits import check_list
+from ..connection.limits import check_list
 from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, digest, in_thread
 from .offer import CHALLENGE, read_offer
 from .users import Login, is_current

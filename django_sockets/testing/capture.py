@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..codec import encode
-from ..hub import CONTROL, taps
+from ..hub.hub import CONTROL, taps
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from ..handshake import ERRORS
-from ..limits import check_list
+from ..connection.handshake import ERRORS
+from ..connection.limits import check_list
 from .database import give_orders, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]

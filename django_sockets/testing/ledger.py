@@ -16,8 +16,8 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from ..events import Event, Events, Gap, Message
-from ..hub import Hub
+from ..delivery.events import Event, Events, Gap, Message
+from ..hub.hub import Hub
 
 __all__ = ["Ledger", "Listener", "check_stream", "listening"]
 

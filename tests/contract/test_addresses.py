@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from django_sockets import open_hub
-from django_sockets.backends.connector import Connector
+from django_sockets.backends.client.connector import Connector
 from django_sockets.errors import AuthError, ConnectError
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options

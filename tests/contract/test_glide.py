@@ -21,9 +21,9 @@ import pytest
 from redis.asyncio import Redis
 
 from django_sockets import BrokerClosed, ConfigurationError
-from django_sockets.backends.connector import Connector
-from django_sockets.backends.link import Link, ReplyError
-from django_sockets.backends.pipeline import NotSent, OutcomeUnknown
+from django_sockets.backends.client.connection import Link, ReplyError
+from django_sockets.backends.client.connector import Connector
+from django_sockets.backends.client.pipeline import NotSent, OutcomeUnknown
 from django_sockets.errors import AuthError, ConnectError
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer, ValkeyServer
@@ -31,8 +31,8 @@ from django_sockets.url import Address, BrokerURL
 
 pytest.importorskip("glide", reason="valkey-glide is not installed")
 
-from django_sockets.backends.glide import GlideConnection, GlidePublisher
-from django_sockets.backends.names import slot_of as slot
+from django_sockets.backends.client.commands import slot_of as slot
+from django_sockets.backends.glide.publisher import GlideConnection, GlidePublisher
 
 NAME = b"django_sockets:{room}"
 OPTIONS = "?publish_timeout_seconds=1&connect_timeout_seconds=1"

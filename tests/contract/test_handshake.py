@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from django_sockets import PublishError, SubscribeError, open_hub
-from django_sockets.backends.connector import Connector
+from django_sockets.backends.client.connector import Connector
 from django_sockets.conf import load_config
 from django_sockets.errors import AuthError, ConfigurationError, ConnectError
 from django_sockets.testing.contract.faults import quick

@@ -20,7 +20,7 @@ import hiredis
 import pytest
 
 from django_sockets import open_broker, open_hub
-from django_sockets.backends.credentials import load_provider
+from django_sockets.backends.client.credentials import load_provider
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.errors import AuthError, ConfigurationError, DjangoSocketsError

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from django_sockets import handshake
+from django_sockets.connection import handshake
+from django_sockets.connection.origin import origin_problem
 from django_sockets.integration.checks import check_origins
 from django_sockets.log import LogThrottle
-from django_sockets.origin import origin_problem
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from django_sockets import hooks
 from django_sockets.middleware import (
     BaseTokenAuthMiddleware,
     DRFTokenAuthMiddleware,
@@ -17,9 +16,10 @@ from django_sockets.middleware import (
     offer,
     secure,
 )
+from django_sockets.runtime import hooks
+from django_sockets.runtime.worker_threads import WorkerPool
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
-from django_sockets.workers import WorkerPool
 
 MARK = "django-sockets.token"
 NEVER = 3600.0

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from django_sockets import Hub, Message, open_hub
-from django_sockets.events import MISSED
+from django_sockets.delivery.events import MISSED
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.contract.faults import eventually, quick

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from django_sockets import hooks
 from django_sockets.conf import load_config
-from django_sockets.runtime import shared_hub
+from django_sockets.runtime import hooks
+from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime.worker_threads import WorkerPool
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
-from django_sockets.workers import WorkerPool
 
 URL = "memory://arrival"
 MOST = 1000

@@ -25,9 +25,9 @@ from django_sockets.closing import (
     on_missed_orders,
 )
 from django_sockets.conf import load_config
-from django_sockets.crowd import crowd_of, crowds
-from django_sockets.hub import CONTROL
-from django_sockets.runtime import shared_hub
+from django_sockets.hub.control import crowd_of, crowds
+from django_sockets.hub.hub import CONTROL
+from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 from django_sockets.testing.servers import CacheServer
@@ -389,7 +389,7 @@ def test_a_forked_child_leaves_the_sockets_of_its_parent_alone() -> None:
     script = """
         import asyncio, os, warnings
         from django_sockets.closing import close_local_sockets
-        from django_sockets.crowd import crowds
+        from django_sockets.hub.control import crowds
         from django_sockets.sockets import BaseSocketServer
 
         warnings.simplefilter("ignore", DeprecationWarning)  # Of forking beside threads.

@@ -23,15 +23,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from django_sockets import frames
 from django_sockets.broadcaster import Broadcaster
-from django_sockets.runtime import close_shared_hubs, shared_hub
+from django_sockets.connection import receive_loop
+from django_sockets.runtime.background import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
 NUMBERS = itertools.count()
 CHANNELS = st.sampled_from(["a", "b"])
 WAIT_SECONDS = 5
-USUAL_SECONDS = frames.BESIDE_SECONDS
+USUAL_SECONDS = receive_loop.BESIDE_SECONDS
 
 
 class HandlerError(Exception):
@@ -139,7 +139,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.holding = holds
         if slow:  # So that somebody else reads meanwhile.
             self.turns = 5
-            frames.BESIDE_SECONDS = 0.0
+            receive_loop.BESIDE_SECONDS = 0.0
         self.fails = {"connect": connect_fails and disconnect_fails, "disconnect": disconnect_fails}
         self.connects = connects or not connect_fails
         self.run(self._begin())
@@ -274,7 +274,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.served.cancel()
 
     def teardown(self) -> None:
-        frames.BESIDE_SECONDS = USUAL_SECONDS
+        receive_loop.BESIDE_SECONDS = USUAL_SECONDS
         try:
             self.gate.set()
             self.state_read.set()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from django_sockets import drain
-from django_sockets.frames import READ_AHEAD
+from django_sockets.connection.receive_loop import READ_AHEAD
 from django_sockets.sockets import BaseSocketServer
 
 WAIT_SECONDS = 10.0

@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from django_sockets import CallError, Gap, frames, hub, open_hub, runtime, shutdown
+from django_sockets import CallError, Gap, hub, open_hub, runtime
 from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
-from django_sockets.crowd import crowd_of, on_missed_orders
-from django_sockets.guests import Guests
-from django_sockets.hub import Hub
+from django_sockets.connection import receive_loop
+from django_sockets.connection.outbox import Outbox
+from django_sockets.hub.connections import Guests
+from django_sockets.hub.control import crowd_of, on_missed_orders
+from django_sockets.hub.hub import Hub
 from django_sockets.middleware import watch
-from django_sockets.outbox import Outbox
-from django_sockets.runtime import shared_hub
+from django_sockets.runtime import shutdown
+from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
 from django_sockets.testing.client import SocketClient, SocketClosed
@@ -138,9 +140,9 @@ async def test_orders_arrive_after_the_control_channel_has_failed(
     exc: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missed: list[int] = []
-    monkeypatch.setattr("django_sockets.crowd.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("django_sockets.hub.control.RETRY_SECONDS", 0.05)
     monkeypatch.setattr(
-        "django_sockets.crowd.on_missed_orders", [*on_missed_orders, lambda: missed.append(1)]
+        "django_sockets.hub.control.on_missed_orders", [*on_missed_orders, lambda: missed.append(1)]
     )
     async with open_hub(URL) as own:
         monkeypatch.setattr(own, "add_control", failing_once(own.add_control, exc))
@@ -363,16 +365,16 @@ def test_one_survey_that_fails_keeps_no_other_socket_from_being_closed(
 async def test_reading_on_beside_a_handler_fails_for_one_socket_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(frames, "BESIDE_SECONDS", 0.02)
+    monkeypatch.setattr(receive_loop, "BESIDE_SECONDS", 0.02)
     left = [RuntimeError("surprise")]
-    read_beside = frames.Frames.read_beside
+    read_beside = receive_loop.Frames.read_beside
 
-    def fails_once(self: frames.Frames) -> None:
+    def fails_once(self: receive_loop.Frames) -> None:
         if left:
             raise left.pop()
         read_beside(self)
 
-    monkeypatch.setattr(frames.Frames, "read_beside", fails_once)
+    monkeypatch.setattr(receive_loop.Frames, "read_beside", fails_once)
     sockets: list[BaseSocketServer] = []
 
     class Busy(BaseSocketServer):

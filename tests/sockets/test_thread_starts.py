@@ -13,11 +13,11 @@ from django_sockets import runtime
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.middleware import watch
 from django_sockets.middleware.base import AuthMiddleware, Identity
+from django_sockets.runtime.call_in_thread import run_in_thread
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 from django_sockets.testing.sync_client import SyncSocketClient
-from django_sockets.threads import run_in_thread
 
 URL = "memory://thread-starts"
 ONE_THREAD = {"url": URL, "handler_threads": 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from django_sockets.backends.connector import Connector
+from django_sockets.backends.client.connector import Connector
 from django_sockets.url import BrokerURL
 
 

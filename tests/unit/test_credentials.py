@@ -20,8 +20,8 @@ from typing import Any
 import botocore.auth
 import pytest
 
-from django_sockets.backends import cloud
-from django_sockets.backends.credentials import (
+from django_sockets.backends.client import cloud_credentials
+from django_sockets.backends.client.credentials import (
     AUTH_OPTIONS,
     CredentialProvider,
     Credentials,
@@ -523,5 +523,5 @@ async def test_no_secret_shows(
 
 
 def test_every_cloud_class_is_reached_by_a_name() -> None:
-    names = {getattr(cloud, name).auth for name in cloud.__all__}
+    names = {getattr(cloud_credentials, name).auth for name in cloud_credentials.__all__}
     assert names == {"entra", "google", "iam"}

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 from django_sockets import open_hub
-from django_sockets.envelope import Publisher
-from django_sockets.events import MISSED
-from django_sockets.handout import TURN_DELIVERIES
-from django_sockets.hub import Hub
-from django_sockets.lane import Lane
-from django_sockets.mailbox import Mailbox
+from django_sockets.delivery.envelope import Publisher
+from django_sockets.delivery.events import MISSED
+from django_sockets.delivery.fanout import TURN_DELIVERIES
+from django_sockets.delivery.flow_control import Mailbox
+from django_sockets.delivery.send_queue import Lane
+from django_sockets.hub.hub import Hub
 
 TEXTS = [b"%d" % number for number in range(10)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets.eager import start
+from django_sockets.delivery.eager import start
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
 

@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_sockets.envelope import (
-    HEADER_BYTES,
-    NewerVersion,
-    NotOurs,
-    Publisher,
-    unpack,
-)
+from django_sockets.delivery.envelope import HEADER_BYTES, NewerVersion, NotOurs, Publisher, unpack
 
 
 def with_extension(extension: bytes, payload: bytes = b"payload") -> bytes:

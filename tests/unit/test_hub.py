@@ -14,7 +14,7 @@ import pytest
 from django_sockets import Gap, Message, open_hub
 from django_sockets.codec import Delivery
 from django_sockets.conf import load_config
-from django_sockets.hub import hub_on
+from django_sockets.hub.hub import hub_on
 from django_sockets.testing.faulty import Faults
 from django_sockets.testing.ledger import Ledger, check_stream, listening
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from django_sockets.backends import intake
-from django_sockets.backends.intake import Intake, LinkLost
+from django_sockets.backends.client import parser
+from django_sockets.backends.client.parser import Intake, LinkLost
 
 if sys.platform == "win32":
     LOOPS = [asyncio.new_event_loop]
@@ -88,7 +88,7 @@ async def read_too_slowly() -> None:
         while here.received_bytes != before:  # Until nothing more comes.
             before = here.received_bytes
             await asyncio.sleep(0.1)
-        assert here.received_bytes <= intake.UNREAD_BYTES + intake.BUFFER_BYTES
+        assert here.received_bytes <= parser.UNREAD_BYTES + parser.BUFFER_BYTES
         assert await read(here, count) == list(range(count))
 
 

@@ -7,7 +7,7 @@ import contextlib
 import gc
 from typing import Any
 
-from django_sockets.backends.link import Link, open_link
+from django_sockets.backends.client.connection import Link, open_link
 from django_sockets.errors import ConnectError
 from django_sockets.url import BrokerURL
 

@@ -9,9 +9,9 @@ import pytest
 
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
+from django_sockets.connection.origin import origin_problem
 from django_sockets.errors import ChannelError, ConfigurationError
 from django_sockets.middleware import OriginMiddleware
-from django_sockets.origin import origin_problem
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 

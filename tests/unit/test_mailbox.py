@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from django_sockets import mailbox
-from django_sockets.mailbox import Congestion, Mailbox
+from django_sockets.delivery import flow_control
+from django_sockets.delivery.flow_control import Congestion, Mailbox
 
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "STUCK_SECONDS", 0.05)
-    monkeypatch.setattr(mailbox, "STRAIN_SECONDS", 0.15)
+    monkeypatch.setattr(flow_control, "STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(flow_control, "STRAIN_SECONDS", 0.15)
 
 
 class Consumer:

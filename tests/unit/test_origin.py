@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from django_sockets import origin as origins
+from django_sockets.connection import origin as origins
+from django_sockets.connection.origin import entry_problem, origin_problem
 from django_sockets.errors import ConfigurationError
 from django_sockets.log import LogThrottle
 from django_sockets.middleware import OriginMiddleware
-from django_sockets.origin import entry_problem, origin_problem
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 

@@ -10,10 +10,10 @@ import hiredis
 import pytest
 
 from django_sockets import SubscribeError
-from django_sockets.backends.deadlines import Backoff, expect
-from django_sockets.backends.link import PRIMARY, Identity, Link, LinkLost
-from django_sockets.backends.names import PLAIN
-from django_sockets.backends.node import Node
+from django_sockets.backends.client.commands import PLAIN
+from django_sockets.backends.client.connection import PRIMARY, Identity, Link, LinkLost
+from django_sockets.backends.client.deadlines import Backoff, expect
+from django_sockets.backends.client.node import Node
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink

@@ -9,10 +9,10 @@ from typing import Any
 import hiredis
 import pytest
 
-from django_sockets.backends.link import Identity, Link
-from django_sockets.backends.names import SHARDED, slot_of
-from django_sockets.backends.pipeline import NotSent, Pipeline
-from django_sockets.backends.router import Route, Router
+from django_sockets.backends.client.commands import SHARDED, slot_of
+from django_sockets.backends.client.connection import Identity, Link
+from django_sockets.backends.client.pipeline import NotSent, Pipeline
+from django_sockets.backends.cluster.router import Route, Router
 from django_sockets.errors import ConnectError
 from django_sockets.url import BrokerURL
 

@@ -9,8 +9,8 @@ from typing import Any
 import hiredis
 import pytest
 
-from django_sockets.backends.connector import Connector
-from django_sockets.backends.link import Link, LinkLost
+from django_sockets.backends.client.connection import Link, LinkLost
+from django_sockets.backends.client.connector import Connector
 from django_sockets.backends.sentinel import SentinelBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_sockets.envelope import RECENT_MESSAGES, Publisher, published_at, unpack
-from django_sockets.sequence import Chain, Memory
+from django_sockets.delivery.envelope import RECENT_MESSAGES, Publisher, published_at, unpack
+from django_sockets.delivery.sequence import Chain, Memory
 
 DROP, DELIVER, GAP, LATE = Chain.DROP, Chain.DELIVER, Chain.GAP, Chain.LATE
 

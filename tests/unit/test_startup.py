@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from django_sockets import startup
 from django_sockets.conf import load_config
 from django_sockets.integration import ProtocolTypeRouter
+from django_sockets.runtime import startup
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.ports import free_port
 

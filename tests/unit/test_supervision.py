@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from django_sockets import PublishError
-from django_sockets.backends.link import Link
+from django_sockets.backends.client.connection import Link
+from django_sockets.backends.client.supervision import Supervisor
 from django_sockets.backends.redis import SingleNodeBroker
-from django_sockets.backends.supervision import Supervisor
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
 from unit.test_reader import PROBE, ScriptedLink, ack

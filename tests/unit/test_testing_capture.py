@@ -12,7 +12,7 @@ import pytest
 from django_sockets import ChannelError, PayloadTooLarge, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.closing import async_close_sockets
-from django_sockets.hub import CONTROL
+from django_sockets.hub.hub import CONTROL
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, capture_broadcasts, override_broker
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from django_sockets import ConfigurationError, open_broker
-from django_sockets.backends.connector import Connector
+from django_sockets.backends.client.connector import Connector
 from django_sockets.conf import load_config
 from django_sockets.errors import ConnectError
 from django_sockets.url import Address, BrokerURL

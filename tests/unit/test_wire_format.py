@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from django_sockets import open_hub
-from django_sockets.envelope import Publisher, unpack
+from django_sockets.delivery.envelope import Publisher, unpack
 from django_sockets.testing.servers import CacheServer
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "wire-format.md"

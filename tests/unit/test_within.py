@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from django_sockets.backends.within import within
+from django_sockets.backends.client.within import within
 
 
 async def test_a_cancellation_beside_the_result_is_not_lost() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets.workers import WorkerPool
+from django_sockets.runtime.worker_threads import WorkerPool
 
 RAISED: list[BaseException] = [
     SystemExit(3),

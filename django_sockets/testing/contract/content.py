@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ...envelope import HEADER_BYTES
+from ...delivery.envelope import HEADER_BYTES
+from ...delivery.events import Gap, Message
 from ...errors import ChannelError, PayloadTooLarge
-from ...events import Gap, Message
-from ...hub import CONTROL, open_hub
+from ...hub.hub import CONTROL, open_hub
 from ...registry import open_broker
 from .. import ledger
 from ..ledger import listening

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from ...errors import AuthError, PublishError, SubscribeError
-from ...hub import open_hub
+from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
 from .base import with_password
 from .control import ServerControl

@@ -7,8 +7,8 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from ...events import Message
-from ...hub import open_hub
+from ...delivery.events import Message
+from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
 from .base import ContractTests
 

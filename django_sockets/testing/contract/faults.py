@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from ...delivery.events import Message
 from ...errors import PublishError
-from ...events import Message
-from ...hub import Hub
+from ...hub.hub import Hub
 from ..ledger import Ledger, Listener
 from .base import ContractTests, with_options
 from .control import ServerControl

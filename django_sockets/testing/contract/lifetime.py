@@ -12,9 +12,9 @@ import threading
 import pytest
 
 from ...conf import load_config
+from ...delivery.events import EventQueue
 from ...errors import BrokerClosed
-from ...events import EventQueue
-from ...hub import open_hub
+from ...hub.hub import open_hub
 from ...registry import open_broker
 from ..ledger import Ledger, listening
 from .base import ContractTests, with_password

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from ...events import MISSED, Gap, Message
-from ...hub import open_hub
+from ...delivery.events import MISSED, Gap, Message
+from ...hub.hub import open_hub
 from ..faulty import Faults
 from ..ledger import Ledger, check_stream, listening
 from .base import ContractTests, with_options

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ...errors import PublishError
-from ...hub import open_hub
+from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
 from ..proxy import FaultProxy
 from .control import ServerControl

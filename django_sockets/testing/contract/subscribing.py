@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from ...events import Message
-from ...hub import Hub, open_hub
+from ...delivery.events import Message
+from ...hub.hub import Hub, open_hub
 from ...registry import open_broker
 from .. import ledger
 from ..ledger import listening

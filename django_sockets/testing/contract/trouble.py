@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ...errors import BrokerClosed, PublishError, SubscribeError
-from ...hub import open_hub
+from ...hub.hub import open_hub
 from ..ledger import Ledger, Listener, listening
 from .base import with_options
 from .control import ServerControl

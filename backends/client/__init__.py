@@ -1,0 +1,1 @@
+"""Our own connections to one Redis-like server."""

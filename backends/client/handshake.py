@@ -1,0 +1,147 @@
+"""The first commands on a new connection: HELLO or AUTH, CLIENT SETNAME and SELECT.
+
+RESP3 is tried first. A server that refuses HELLO, in whatever words, or hangs up on it, is asked
+again with RESP2 on a new connection: old servers and proxies have many ways to say that they do not
+know the command. Only a refusal of the credentials is final.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from ...redaction import mask
+from .connection import IDENTIFY, Refused, ReplyError, ServerLink, ask, read_identity
+from .credentials import Credentials
+from .parser import LinkLost
+
+__all__ = ["Login", "shake_hands"]
+
+Open = Callable[[int], Awaitable[ServerLink]]
+"""Opens a connection that nothing has been said on, for RESP protocol 2 or 3."""
+
+_CREDENTIALS = re.compile(
+    r"(WRONGPASS|NOAUTH)\b|invalid (user|password)|username-password|password is set"
+    r"|without any password|authentication (is )?(failed|required)|auth(entication)? failed",
+    re.IGNORECASE,
+)
+_WANTED = re.compile(r"NOAUTH\b|authentication (is )?required", re.IGNORECASE)
+_COMMAND = re.compile(r"\bcommand\b|\bhello\b", re.IGNORECASE)
+_ECHO = re.compile(r",? with args beginning with.*", re.IGNORECASE | re.DOTALL)
+
+
+class Login(NamedTuple):
+    """What to say on a new connection.
+
+    Attributes:
+        database: its number, None or 0 for the first.
+        client_name: the name that CLIENT LIST shows.
+    """
+
+    credentials: Credentials = Credentials(None, None)
+    database: int | None = None
+    client_name: str | None = None
+
+    @property
+    def offered(self) -> bool:
+        """Whether there are credentials."""
+        return bool(self.credentials.username or self.credentials.password)
+
+
+async def shake_hands(open_: Open, login: Login, protocol: int | None) -> ServerLink:
+    """A link that has logged in and knows whom it reached.
+
+    Args:
+        protocol: of RESP, 2 or 3; None for 3 where the server has it, else 2.
+
+    Raises:
+        Refused: the server refused something.
+        LinkLost: the server hung up.
+        OSError: no connection.
+    """
+    if protocol is not None:
+        return await _begin(open_, login, protocol)
+    try:
+        return await _begin(open_, login, 3)
+    except Refused as exc:
+        # A proxy that knows no HELLO may ask for AUTH, whatever HELLO said.
+        answered_alike = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
+        if exc.command != "HELLO" or answered_alike:
+            raise
+        refused = exc
+    try:
+        return await _begin(open_, login, 2)
+    except LinkLost:
+        if refused.of_credentials:
+            raise refused from None
+        raise
+
+
+async def _begin(open_: Open, login: Login, protocol: int) -> ServerLink:
+    link = await open_(protocol)
+    try:
+        if protocol == 3:
+            await _hello(link, login)
+        elif login.offered:
+            await _auth(link, login)
+        await _prepare(link, login)
+    except BaseException:
+        link.abort()
+        raise
+    return link
+
+
+async def _hello(link: ServerLink, login: Login) -> None:
+    command: tuple[bytes, ...] = (b"HELLO", b"3")
+    if login.offered:
+        username, password = login.credentials
+        command += (b"AUTH", (username or "default").encode(), (password or "").encode())
+    try:
+        (reply,) = await ask(link, [command])
+    except LinkLost as exc:
+        raise _refused("HELLO", str(exc), login) from exc
+    if isinstance(reply, ReplyError):
+        raise _refused("HELLO", str(reply), login)
+    if not isinstance(reply, dict):
+        raise _refused("HELLO", "the reply is not that of RESP3", login)
+
+
+async def _auth(link: ServerLink, login: Login) -> None:
+    username, password = login.credentials
+    secret = (password or "").encode()
+    command = (b"AUTH", username.encode(), secret) if username else (b"AUTH", secret)
+    (reply,) = await ask(link, [command])
+    if username and isinstance(reply, ReplyError) and "wrong number of arg" in str(reply):
+        (reply,) = await ask(link, [(b"AUTH", secret)])  # A server before Redis 6 knows no users.
+    _check("AUTH", reply, login)
+
+
+async def _prepare(link: ServerLink, login: Login) -> None:
+    """Set the connection up, and learn whom it reached."""
+    commands: dict[str, tuple[bytes, ...]] = {}
+    if login.client_name:
+        commands["CLIENT SETNAME"] = (b"CLIENT", b"SETNAME", login.client_name.encode())
+    if login.database:
+        commands["SELECT"] = (b"SELECT", b"%d" % login.database)
+    *replies, role, info = await ask(link, [*commands.values(), *IDENTIFY])
+    for command, reply in zip(commands, replies, strict=True):
+        _check(command, reply, login)
+    if isinstance(role, ReplyError) and _WANTED.match(str(role)):
+        raise _refused("ROLE", str(role), login)
+    link.identity = read_identity([role, info])._replace(peer=link.identity.peer)
+
+
+def _check(command: str, reply: Any, login: Login) -> None:
+    if isinstance(reply, ReplyError):
+        raise _refused(command, str(reply), login)
+
+
+def _refused(command: str, said: str, login: Login) -> Refused:
+    # Servers before Redis 7 repeat the arguments of an unknown command, the password included.
+    said = mask(_ECHO.sub("", said), login.credentials.password)
+    of_credentials = bool(_CREDENTIALS.search(said)) or (
+        said.startswith("NOPERM")
+        and (command == "AUTH" or (command == "HELLO" and not _COMMAND.search(said)))
+    )
+    return Refused(command, said, of_credentials=of_credentials)

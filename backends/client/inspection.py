@@ -1,0 +1,233 @@
+"""What servers say about themselves, for `python -m django_sockets check`.
+
+`look_at` asks one server, `describe` makes a report of what one or several of them said. What only
+one kind of broker knows (slots, sentinels) its own module adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ssl
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...broker import Report
+from ...url import BrokerURL
+from .connection import PRIMARY, Link, LinkLost, ask
+from .within import within
+
+__all__ = ["NodeFacts", "describe", "look_at"]
+
+COMMANDS: Sequence[tuple[bytes, ...]] = (
+    (b"INFO",),
+    (b"ROLE",),
+    (b"COMMAND", b"INFO", b"SSUBSCRIBE"),
+    (b"CONFIG", b"GET", b"client-output-buffer-limit"),
+    (b"CONFIG", b"GET", b"maxclients"),
+    (b"CONFIG", b"GET", b"timeout"),
+)
+"""The questions; a server may refuse any of them."""
+ROUND_TRIPS = 5
+CERTIFICATE_DAYS = 30
+"""A certificate that ends sooner is worth a warning."""
+CLIENTS_SHARE = 0.8
+"""More of a server's `maxclients` in use is worth a warning."""
+LOOPBACK = ("127.", "localhost", "::1", "[::1]")
+
+
+@dataclasses.dataclass
+class NodeFacts:
+    """What one server said; what it refused to say is empty.
+
+    Attributes:
+        where: its address.
+        info: the fields of INFO.
+        config: the directives asked for.
+        role: of `ROLE`.
+        sharded: whether it has sharded pub/sub, None if it does not say.
+        round_trip_ms: median of a PING's.
+        protocol: of RESP.
+        tls: the encrypted connection's state, None for none.
+    """
+
+    where: str
+    info: dict[str, str]
+    config: dict[str, str]
+    role: str
+    sharded: bool | None
+    round_trip_ms: float
+    protocol: int
+    tls: ssl.SSLObject | None
+
+    @property
+    def server(self) -> str:
+        """Product and version."""
+        product = "valkey" if "valkey_version" in self.info else "redis"
+        version = self.info.get("valkey_version") or self.info.get("redis_version")
+        return f"{product} {version or 'of unknown version'}"
+
+    @property
+    def is_cluster_node(self) -> bool:
+        """Whether it is part of a cluster. Valkey 9 has another name for the field."""
+        return "cluster" in (self.info.get("redis_mode"), self.info.get("server_mode"))
+
+
+async def look_at(link: Link, where: str, seconds: float) -> NodeFacts:
+    """Ask a server over a new link, which is closed.
+
+    Raises:
+        LinkLost: it went away, or has not answered everything after `seconds`.
+    """
+    try:
+        return await within(seconds, _look_at(link, where))
+    except asyncio.TimeoutError:
+        problem = f"no answer from {where} within {seconds:g} s"
+    raise LinkLost(problem)
+
+
+async def _look_at(link: Link, where: str) -> NodeFacts:
+    try:
+        info, role, sharded, *config = await ask(link, COMMANDS)
+        durations = []
+        for _ in range(ROUND_TRIPS):
+            started = time.perf_counter()
+            await ask(link, [(b"PING",)])
+            durations.append(time.perf_counter() - started)
+    finally:
+        link.abort()
+    return NodeFacts(
+        where=where,
+        info=_fields(info),
+        config={name: value for reply in config for name, value in _pairs(reply).items()},
+        role=role[0].decode() if isinstance(role, list) and role else "",
+        sharded=any(sharded) if isinstance(sharded, list) else None,
+        round_trip_ms=round(statistics.median(durations) * 1000, 3),
+        protocol=link.protocol,
+        tls=link.tls,
+    )
+
+
+def _fields(info: Any) -> dict[str, str]:
+    if not isinstance(info, bytes):
+        return {}
+    lines = info.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _pairs(reply: Any) -> Mapping[str, str]:
+    """The reply to CONFIG GET; RESP2 gives a list of names and values."""
+    if isinstance(reply, list):
+        reply = dict(zip(reply[::2], reply[1::2], strict=False))
+    if not isinstance(reply, dict):
+        return {}
+    return {name.decode(): value.decode() for name, value in reply.items()}
+
+
+def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Report:
+    """A report of servers that are used alike.
+
+    Args:
+        nodes: 1..n; the first speaks for all where they cannot differ.
+        topology: such as "one node".
+    """
+    first = nodes[0]
+    servers = ", ".join(dict.fromkeys(node.server for node in nodes))
+    report = Report(server=servers, topology=topology)
+    for node in nodes:
+        role = {PRIMARY: "primary, ", "slave": "replica, "}.get(node.role, "")
+        report.nodes[node.where] = f"{role}{node.server}, {node.round_trip_ms:.2f} ms"
+        _check_role(node, report)
+        _check_clients(node, report)
+    if first.role:
+        report.features["role"] = "primary" if first.role == PRIMARY else "replica"
+    report.features["sharded pub/sub"] = {True: "yes", False: "no", None: "it does not say"}[
+        first.sharded
+    ]
+    report.features["protocol"] = f"RESP{first.protocol}"
+    report.features["auth"] = _auth(url)
+    _check_tls(url, first, report)
+    _check_buffers(url, nodes, report)
+    return report
+
+
+def _check_role(node: NodeFacts, report: Report) -> None:
+    if not node.role:
+        report.warnings.append(
+            f"{node.where}: ROLE is not allowed: a demoted primary is noticed later"
+        )
+    elif node.role != PRIMARY:
+        report.problem = (
+            f"{node.where} is a replica: what is published there reaches only its own "
+            "subscribers; point the URL at the primary"
+        )
+
+
+def _check_clients(node: NodeFacts, report: Report) -> None:
+    most, now = node.config.get("maxclients"), node.info.get("connected_clients")
+    if most and now and int(now) > CLIENTS_SHARE * int(most):
+        report.warnings.append(
+            f"{node.where}: {now} of at most {most} clients are connected: raise maxclients"
+        )
+
+
+def _auth(url: BrokerURL) -> str:
+    method = dict(url.extra).get("auth", "url")
+    if method != "url":
+        return method
+    if not (url.password or url.driver_options.get("password")):
+        return "none"
+    return f"password of user {url.username!r}" if url.username else "password"
+
+
+def _check_tls(url: BrokerURL, node: NodeFacts, report: Report) -> None:
+    if node.tls is None:
+        report.features["tls"] = "no"
+        if report.features["auth"] != "none" and not node.where.startswith((*LOOPBACK, "/")):
+            report.warnings.append(
+                "the credentials travel unencrypted: use a scheme with TLS, such as rediss://"
+            )
+        return
+    text = node.tls.version() or "yes"
+    certificate = node.tls.getpeercert()
+    if certificate:
+        ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+        day = time.strftime("%Y-%m-%d", time.gmtime(ends))
+        text += f", certificate verified, valid until {day}"
+        days = (ends - time.time()) / 86400
+        if days < CERTIFICATE_DAYS:
+            report.warnings.append(f"the server's certificate ends in {days:.0f} days: renew it")
+    else:
+        text += ", certificate not verified"
+        report.warnings.append(
+            "the server's certificate is not verified: whoever is in between can read and write; "
+            "remove tls_verify=none"
+        )
+    report.features["tls"] = text
+
+
+def _check_buffers(url: BrokerURL, nodes: Sequence[NodeFacts], report: Report) -> None:
+    limits = [limit for node in nodes if (limit := _pubsub_buffer(node)) is not None]
+    if not limits:
+        return
+    hard, soft, seconds = min(limits)
+    report.limits["output buffer for a subscriber"] = (
+        f"{hard} bytes" + (f", {soft} bytes for {seconds} s" if soft else "") if hard else "none"
+    )
+    if 0 < hard < url.options.max_payload_bytes:
+        report.warnings.append(
+            f"a payload over {hard} bytes makes the server cut the subscriber: raise its "
+            "client-output-buffer-limit pubsub, or lower max_payload_bytes"
+        )
+
+
+def _pubsub_buffer(node: NodeFacts) -> tuple[int, int, int] | None:
+    """Hard limit and soft limit in bytes, and the soft limit's seconds, if CONFIG told them."""
+    words = node.config.get("client-output-buffer-limit", "").split()
+    for start in range(0, len(words) - 3, 4):
+        if words[start] == "pubsub":
+            hard, soft, seconds = map(int, words[start + 1 : start + 4])
+            return hard, soft, seconds
+    return None

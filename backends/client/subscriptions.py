@@ -1,0 +1,293 @@
+"""The subscriptions of one broker: who asked for what, what was granted, and what was lost.
+
+Each channel has its place, the server that serves it, and may move to another one. A channel that
+was granted and lost is asked for again there; once it is granted again, the loss is reported in the
+stream. A call that is not acknowledged in time wants none of the channels that only it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from ...errors import AuthError, BrokerClosed, ConnectError, SubscribeError
+from ...log import LogThrottle
+from ...loops import OfOneLoop
+from ...url import BrokerURL
+from .connection import ReplyError
+
+__all__ = ["Place", "Subscriptions"]
+
+logger = logging.getLogger("django_sockets")
+
+
+RETRY_SECONDS = 0.1
+"""A server that could not serve a channel, and is the only one, is asked again so soon."""
+
+
+class Place(Protocol):
+    """Where channels are served, as far as it is known."""
+
+    @property
+    def trouble(self) -> ConnectError | None:
+        """Why nothing can be subscribed there at this moment."""
+
+    def want(self, channel: str, name: bytes) -> bool:
+        """Ask for a channel; True if the server has granted it already."""
+
+    def unwant(self, name: bytes) -> None:
+        """Ask for a channel no more; nothing is delivered on it from now on."""
+
+    def ask_again(self, name: bytes) -> None:
+        """Ask once more for a channel that the server could not serve."""
+
+
+class _Call(msgspec.Struct, eq=False):
+    """One `subscribe` call that waits for `missing` acknowledgements."""
+
+    channels: Sequence[str]
+    missing: dict[str, None]
+    future: asyncio.Future[None]
+
+    def acknowledge(self, channel: str) -> None:
+        self.missing.pop(channel, None)
+        if not self.missing and not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Channel(msgspec.Struct, eq=False):
+    """One channel that somebody wants.
+
+    Attributes:
+        granted: the server has acknowledged it and not lost it since.
+        kept: a subscribe call for it has returned, so a failed one does not end it.
+        lost: why a granted subscription was lost, until it is granted again.
+        calls: those for it that have not returned yet; they may have been acknowledged.
+    """
+
+    name: bytes
+    place: Place
+    granted: bool = False
+    kept: bool = False
+    lost: str | None = None
+    calls: tuple[_Call, ...] = ()
+
+    def leave(self, call: _Call) -> None:
+        """A call has ended."""
+        if self.calls == (call,):
+            self.calls = ()
+        else:
+            self.calls = tuple(other for other in self.calls if other is not call)
+
+
+class Subscriptions(OfOneLoop):
+    """The wanted channels of one broker, each at the place that serves it.
+
+    Args:
+        server_name: the server-side name of a channel.
+        place_for: the place for a server-side name.
+        displaced: told of names that their place could not serve; it moves them, or has them asked
+            for again. Without it the same place is asked again.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        *,
+        server_name: Callable[[str], bytes],
+        place_for: Callable[[bytes], Place],
+        displaced: Callable[[Sequence[bytes]], None] | None = None,
+    ) -> None:
+        self._url = url
+        self._server_name = server_name
+        self._place_for = place_for
+        self._displaced = displaced
+        self._channels: dict[str, _Channel] = {}
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._closed = False
+        # All may wait equally long, so one timer serves them in the order in which they came.
+        self._due: dict[_Call, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What the callers want
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """See `Broker.subscribe`."""
+        if self._closed:
+            raise BrokerClosed(self._url)
+        call = self._begin(channels)
+        if call is None:
+            return
+        try:
+            await call.future
+        except BaseException:
+            self._withdraw(call)
+            raise
+        finally:
+            self._due.pop(call, None)
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is not None and call in state.calls:
+                state.leave(call)
+                state.kept = True
+
+    def _begin(self, channels: Sequence[str]) -> _Call | None:
+        """Ask for channels; returns the call that waits for them, or None if all are granted."""
+        missing: dict[str, None] = {}
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is None:
+                name = self._server_name(channel)
+                state = self._channels[channel] = _Channel(name, self._place_for(name))
+            if state.place.want(channel, state.name):
+                state.granted = True
+            else:
+                missing[channel] = None
+        if not missing:
+            for channel in channels:
+                self._channels[channel].kept = True
+            return None
+        call = _Call(channels, missing, self._loop.create_future())
+        for channel in channels:
+            # Also for those that are granted: the call that asked for them may yet be cancelled.
+            self._channels[channel].calls += (call,)
+        self._due[call] = self._loop.time() + self._url.options.subscribe_timeout_seconds
+        if self._timer is None:
+            self._overdue()
+        return call
+
+    def _overdue(self) -> None:
+        """Give up the calls whose time has come, and look again when the next one's will."""
+        self._timer = None
+        for call, due in list(self._due.items()):
+            if due > self._loop.time():
+                self._timer = self._loop.call_at(due, self._overdue)
+                return
+            problem = f"no acknowledgement within {self._url.options.subscribe_timeout_seconds:g} s"
+            trouble = self._trouble(call.missing)
+            if trouble is not None:
+                problem += f": {trouble.problem}"
+            self._fail(call, problem, trouble)
+
+    def _trouble(self, channels: Iterable[str]) -> ConnectError | None:
+        """Why one of these channels has no link, if that is so."""
+        states = [self._channels[name] for name in channels if name in self._channels]
+        return next((s.place.trouble for s in states if s.place.trouble is not None), None)
+
+    def _fail(self, call: _Call, problem: str, cause: Exception | None = None) -> None:
+        error = SubscribeError(self._url, problem, channels=call.channels)
+        error.__cause__ = cause
+        call.fail(error)
+
+    def _withdraw(self, call: _Call) -> None:
+        """A call ended without success: nobody wants what only it asked for."""
+        orphans = []
+        for channel in call.channels:
+            state = self._channels.get(channel)
+            if state is not None:
+                state.leave(call)
+                if not state.kept and not state.calls:
+                    orphans.append(channel)
+        self.unsubscribe(orphans)
+
+    def unsubscribe(self, channels: Sequence[str]) -> None:
+        """Want these channels no more; nothing is delivered on them from now on."""
+        for channel in channels:
+            state = self._channels.pop(channel, None)
+            if state is not None:
+                state.place.unwant(state.name)
+                for call in state.calls:
+                    call.acknowledge(channel)  # Superseded: this later call has its way.
+
+    async def aclose(self) -> None:
+        """Calls that wait raise BrokerClosed, and so do later ones."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for call in self._due:
+            call.fail(BrokerClosed(self._url))
+
+    # Where the channels are
+
+    def relocate(self) -> None:
+        """Move every channel that has another place now; its hole is a gap."""
+        for channel, state in self._channels.items():
+            place = self._place_for(state.name)
+            if place is not state.place:
+                state.place.unwant(state.name)
+                if state.granted:
+                    self.lost([channel], "moved to another server")
+                state.place = place
+                place.want(channel, state.name)
+
+    def ask_again(self, names: Iterable[bytes]) -> None:
+        """Ask for names once more, each at its place."""
+        for name in names:
+            self._place_for(name).ask_again(name)
+
+    # What the readers report
+
+    def granted(self, channel: str) -> str | None:
+        """See `Owner.granted`."""
+        state = self._channels.get(channel)
+        if state is None:
+            return None
+        state.granted = True
+        for call in state.calls:
+            call.acknowledge(channel)
+        lost, state.lost = state.lost, None
+        return lost
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        """See `Owner.lost`."""
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is not None:
+                state.granted = False
+                if state.lost is None:
+                    state.lost = reason
+
+    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
+        """See `Owner.displaced`."""
+        names = [self._channels[c].name for c in channels if c in self._channels]
+        if self._displaced is not None:
+            self._displaced(names)
+        elif error is None:
+            self.ask_again(names)
+        else:
+            self._loop.call_later(RETRY_SECONDS, self.ask_again, names)
+
+    def refused(self, channel: str, error: ReplyError) -> None:
+        """See `Owner.refused`."""
+        state = self._channels.get(channel)
+        if state is None:
+            return
+        for call in state.calls:
+            self._fail(call, f"the server refused the subscription: {error}")
+        if state.kept:
+            self._throttle.log(
+                logging.ERROR,
+                "refused",
+                "%s: cannot subscribe to %r again: %s",
+                self._url,
+                channel,
+                error,
+            )
+        else:
+            self.unsubscribe([channel])
+
+    def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
+        """See `Owner.unreachable`. Waiting helps against everything but wrong credentials."""
+        if isinstance(error, AuthError):
+            for channel in channels:
+                state = self._channels.get(channel)
+                for call in state.calls if state is not None else ():
+                    self._fail(call, error.problem, error)

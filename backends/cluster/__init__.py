@@ -1,0 +1,1 @@
+"""A cluster with sharded pub/sub."""

@@ -1,0 +1,369 @@
+"""`redis+cluster://`, `rediss+cluster://` and their `valkey` spellings: a cluster.
+
+With sharded pub/sub, a message stays on the nodes of its slot; servers before Redis 7 get the plain
+commands. Each primary that owns a slot in use has a `Node`: one connection that publishes and one
+that subscribes. One task keeps the world straight: it wakes on any sign of a change and on a timer,
+asks who owns what, and moves the channels whose owner is another one now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from ...broker import Report, Sink
+from ...errors import AuthError, ConfigurationError, ConnectError
+from ...log import LogThrottle
+from ...url import Address, BrokerURL
+from ..client.base import ServerBroker
+from ..client.commands import PLAIN, SLOTS, slot_of
+from ..client.connection import LinkLost, ask
+from ..client.connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
+from ..client.inspection import describe, look_at
+from ..client.node import Node
+from ..client.pipeline import NotSent, OutcomeUnknown
+from ..client.publisher import Publisher
+from ..client.subscriptions import Place, Subscriptions
+from ..client.supervision import Supervisor
+from ..client.within import within
+from ..glide.publisher import glide_publisher
+from .router import Route, Router
+from .topology import QUESTIONS, SlotMap, Topology
+
+__all__ = ["ClusterBroker"]
+
+logger = logging.getLogger("django_sockets")
+
+REFRESH_SECONDS = 10.0
+"""Who owns what is asked so often without any sign of a change."""
+SOONEST_SECONDS = 0.1
+"""Between two askings, however many signs there are."""
+TROUBLED_SECONDS = 0.5
+"""At most this between two askings while something is not as it should be."""
+
+
+class ClusterBroker(ServerBroker):
+    """A broker on a cluster. See `django_sockets.broker` for the contract."""
+
+    def __init__(self, url: BrokerURL, sink: Sink) -> None:
+        super().__init__(url)
+        if not url.addresses:
+            raise ConfigurationError(f"{url}: name one host or more: redis+cluster://host1,host2")
+        if url.path not in ("", "0"):
+            raise ConfigurationError(f"{url}: a cluster has no databases: leave {url.path!r} out")
+        self._sink = sink
+        self._connector = Connector(url, DRIVER_OPTIONS)
+        seeds = [Address(a.host, a.port or DEFAULT_PORT) for a in url.addresses]
+        self._topology = Topology(url, seeds, self._ask, self._seems_well)
+        self._nodes: dict[Address, Node] = {}
+        self._routes: dict[Address, Route] = {}
+        self._nowhere = _Nowhere(self)
+        self._subscriptions = Subscriptions(
+            url,
+            server_name=self._name,
+            place_for=self._place_for,
+            displaced=self._on_displaced,
+        )
+        self._router = Router(
+            url,
+            route_for=self._route_for,
+            refresh=self._refreshed,
+            on_moved=self._on_moved,
+            on_waiting=self.look_again,
+        )
+        self._glide = (
+            glide_publisher(self._connector, sharded=True, cluster=True)
+            if self._connector.glide
+            else None
+        )
+        self._publisher: Publisher = self._glide or self._router
+        self._displaced: dict[bytes, None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._retiring: dict[asyncio.Task[None], Node] = {}
+        self._supervisor = Supervisor(url)
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._closed = False
+
+    # Who serves what
+
+    def _owner(self, slot: int) -> Address | None:
+        slot_map = self._topology.slot_map
+        return None if slot_map is None else slot_map.owners[slot]
+
+    def _node(self, address: Address) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            slot_map = self._topology.slot_map
+            verbs = PLAIN if slot_map is None else slot_map.verbs
+            node = self._nodes[address] = Node(
+                self.url,
+                self._sink,
+                _Witness(self._subscriptions, self.look_again),
+                open_link=partial(self._connector.open, address, need_primary=True),
+                verbs=verbs,
+                publisher=self._glide,
+                max_age_seconds=self._connector.max_age_seconds,
+            )
+            self._routes[address] = Route(node.pipeline, verbs, address)
+        return node
+
+    def _place_for(self, name: bytes) -> Place:
+        address = self._owner(slot_of(name))
+        return self._nowhere if address is None else self._node(address)
+
+    def _route_for(self, slot: int) -> Route | None:
+        address = self._owner(slot)
+        if address is None:
+            return None
+        route = self._routes.get(address)
+        if route is None:
+            self._node(address)
+            route = self._routes[address]
+        return route
+
+    def _on_moved(self, slot: int, address: Address) -> None:
+        """A server redirected a publish: for the subscriptions of that slot this holds, too."""
+        former = self._owner(slot)
+        self._topology.hint(slot, address)
+        if self._owner(slot) != former:
+            self._hold([slot], former)
+        self.look_again()
+
+    def _on_displaced(self, names: Sequence[bytes]) -> None:
+        self._displaced.update(dict.fromkeys(names))
+        self.look_again()
+
+    # Asking
+
+    def _seems_well(self, address: Address) -> bool:
+        node = self._nodes.get(address)
+        return node is not None and node.trouble is None and not node.pipeline.waiting
+
+    async def _ask(self, address: Address) -> tuple[Sequence[Any], Address]:
+        """Put the questions to one server: over its publishing connection, or one for that only."""
+        node = self._nodes.get(address)
+        if node is not None and self._seems_well(address):
+            try:
+                return await node.pipeline.submit(QUESTIONS), address
+            except (NotSent, OutcomeUnknown) as exc:
+                raise ConnectError(self.url, f"{address}: {exc}") from exc
+        link = await self._connector.open(address)
+        # A name may stand for many servers, and one of them has answered. With TLS the name stays:
+        # certificates are made for it.
+        peer = "" if self._connector.tls else link.identity.peer
+        try:
+            return await ask(link, QUESTIONS), Address(peer or address.host, address.port)
+        except LinkLost as exc:
+            raise ConnectError(self.url, f"{address}: {exc}") from exc
+        finally:
+            link.abort()
+
+    def look_again(self) -> None:
+        """Something may have changed: ask soon who owns what."""
+        if self._closed:
+            return
+        self._wake.set()
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            work = self._supervisor.keep("looking after the cluster", self._reconcile)
+            self._task = loop.create_task(work, name="django_sockets cluster")
+
+    async def _refreshed(self) -> None:
+        """Return when it has been asked anew who owns what. Raises ConnectError."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        self.look_again()
+        await answer
+
+    async def _reconcile(self) -> None:
+        pause = SOONEST_SECONDS
+        while True:
+            seconds = pause if self._in_trouble() else REFRESH_SECONDS
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(seconds, self._wake.wait())
+            pause = SOONEST_SECONDS if self._wake.is_set() else min(2 * pause, TROUBLED_SECONDS)
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._refresh(waiting)
+            except Exception as exc:
+                self._wake.set()
+                error = ConnectError(self.url, f"cannot look at the cluster: {exc!r}")
+                for answer in waiting:
+                    if not answer.done():
+                        answer.set_exception(error)
+                raise
+            await asyncio.sleep(SOONEST_SECONDS)
+
+    async def _refresh(self, waiting: Sequence[asyncio.Future[None]]) -> None:
+        """Ask who owns what, act on the answer, and tell those who wait for it."""
+        former = self._topology.slot_map
+        owners = [] if former is None else former.owners
+        try:
+            slot_map = await self._topology.refresh()
+        except ConnectError as exc:
+            self._on_unknown(exc)
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_exception(exc)
+        else:
+            self._on_known(former, owners, slot_map)
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_result(None)
+
+    def _in_trouble(self) -> bool:
+        return bool(self._nowhere.names) or any(node.waiting for node in self._nodes.values())
+
+    def _on_unknown(self, error: ConnectError) -> None:
+        self._nowhere.trouble = error
+        self._throttle.log(logging.WARNING, "topology", "cannot ask the cluster: %s", error)
+        if isinstance(error, AuthError):
+            self._subscriptions.unreachable(list(self._nowhere.names.values()), error)
+
+    def _on_known(
+        self, former: SlotMap | None, owners: Sequence[Address | None], slot_map: SlotMap
+    ) -> None:
+        """Act on a new answer."""
+        self._nowhere.trouble = ConnectError(
+            self.url, "no server of the cluster serves the slot of the channel"
+        )
+        if former is None and slot_map.verbs is PLAIN:
+            logger.warning(
+                "%s: the servers have no sharded pub/sub (it came with Redis 7.0): with the plain "
+                "commands every message goes to every node of the cluster",
+                self.url,
+            )
+        if former is not None and former.verbs is not slot_map.verbs:
+            self._retire(list(self._nodes))  # Upgraded: everything is subscribed anew.
+        moved: dict[Address, list[int]] = {}
+        for slot, (before, now) in enumerate(zip(owners, slot_map.owners, strict=False)):
+            if before is not None and before != now:
+                moved.setdefault(before, []).append(slot)
+        for address, slots in moved.items():
+            self._hold(slots, address)
+        self._subscriptions.relocate()
+        displaced, self._displaced = self._displaced, {}
+        self._subscriptions.ask_again(displaced)
+        self._retire([a for a in self._nodes if a not in slot_map.primaries])
+
+    def _hold(self, slots: Sequence[int], former: Address | None) -> None:
+        route = None if former is None else self._routes.get(former)
+        if route is not None:
+            self._router.hold(slots, route)
+
+    def _retire(self, addresses: Sequence[Address]) -> None:
+        """Close the connections to servers that own nothing any more, once they have answered."""
+        for address in addresses:
+            node = self._nodes.pop(address)
+            del self._routes[address]
+            task = asyncio.get_running_loop().create_task(
+                node.retire(), name="django_sockets retiring"
+            )
+            self._retiring[task] = node
+            task.add_done_callback(self._retiring.pop)
+
+    async def inspect(self) -> Report:
+        """Ask every primary what it is; what is not allowed to be asked is left out."""
+        slot_map = await self._topology.refresh()
+        links = [self._connector.open(address) for address in slot_map.primaries]
+        seconds = self.url.options.publish_timeout_seconds
+        opened = await asyncio.gather(*links, return_exceptions=True)
+        found, problems = [], []
+        for address, link in zip(slot_map.primaries, opened, strict=True):
+            if isinstance(link, BaseException):
+                problems.append(f"{address}: {link}")
+                continue
+            try:
+                found.append(await look_at(link, str(address), seconds))
+            except LinkLost as exc:
+                problems.append(f"{address}: {exc}")
+        if not found:
+            raise ConnectError(self.url, "; ".join(problems))
+        report = describe(
+            self.url,
+            found,
+            f"cluster of {len(slot_map.primaries)} primaries and {len(slot_map.replicas)} "
+            f"replicas, {slot_map.covered} of {SLOTS} slots covered",
+        )
+        for address, replicas in slot_map.primaries.items():
+            if str(address) in report.nodes:
+                report.nodes[str(address)] += f", {slot_map.owners.count(address)} slots"
+            if not replicas:
+                report.warnings.append(
+                    f"{address} has no replica: its channels are down whenever it is"
+                )
+        if slot_map.covered < SLOTS:
+            report.warnings.append(
+                f"{SLOTS - slot_map.covered} slots have no server: nothing can be sent or heard on "
+                "the channels there"
+            )
+        if slot_map.verbs is PLAIN:
+            report.warnings.append(
+                "no sharded pub/sub: every message goes to every node; it came with Redis 7.0"
+            )
+        if problems and report.problem is None:
+            report.problem = "; ".join(problems)
+        return report
+
+    async def aclose(self) -> None:
+        """See `Broker.aclose`."""
+        self._closed = True
+        await self._subscriptions.aclose()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._publisher.aclose()
+        retiring = dict(self._retiring)
+        for task in retiring:
+            task.cancel()
+        if retiring:
+            await asyncio.wait(list(retiring))
+        # Those that were cancelled may have been in the midst of it.
+        nodes = [*self._nodes.values(), *retiring.values()]
+        await asyncio.gather(*(node.aclose() for node in nodes))
+
+
+class _Nowhere:
+    """The place of channels whose server is not known, or not there."""
+
+    def __init__(self, broker: ClusterBroker) -> None:
+        self._broker = broker
+        self.names: dict[bytes, str] = {}
+        self.trouble: ConnectError | None = None
+
+    def want(self, channel: str, name: bytes) -> bool:
+        self.names[name] = channel
+        self._broker.look_again()
+        return False
+
+    def unwant(self, name: bytes) -> None:
+        self.names.pop(name, None)
+
+    def ask_again(self, name: bytes) -> None:
+        """Nobody is there to be asked."""
+
+
+class _Witness:
+    """Hands a node's reports on, and wakes the task that looks after changes."""
+
+    def __init__(self, subscriptions: Subscriptions, look_again: Any) -> None:
+        self.granted = subscriptions.granted
+        self.refused = subscriptions.refused
+        self.displaced = subscriptions.displaced
+        self._subscriptions = subscriptions
+        self._look_again = look_again
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        self._subscriptions.lost(channels, reason)
+        self._look_again()
+
+    def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
+        self._subscriptions.unreachable(channels, error)
+        self._look_again()

@@ -1,0 +1,339 @@
+"""Publishing to a cluster: each message to the server that owns its slot, in order.
+
+Messages of one call are grouped by server. What a server certainly did not take (the slot has
+moved, or nobody is there) is sent again to the slot's new owner. Order is kept: a slot whose
+messages came back, or whose owner has changed, is held until the old owner has answered all that is
+on its way to it; then everything goes on in the order of the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from ...errors import BrokerClosed, ConnectError
+from ...url import Address, BrokerURL
+from ..client.commands import SLOTS, Verbs, slot_of
+from ..client.connection import ReplyError
+from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
+from ..client.publisher import Outcome
+from ..client.subscription_state import ELSEWHERE
+from ..client.supervision import Supervisor
+
+__all__ = ["Route", "Router", "moved_to"]
+
+_MOVED = re.compile(r"MOVED (\d+) (.*):(\d+)")
+ATTEMPTS = 5
+"""A message that is sent from one server to the next ends after so many."""
+BARRIER_SECONDS = 1.0
+"""A former owner that does not answer within this loses its connection: what was on its way to it
+ends as unknown, and the slot's other messages wait no longer."""
+
+
+class Route:
+    """A server to publish to.
+
+    Attributes:
+        address: where it is, for errors and redirections without a host.
+        sent: what is on its way to it, in order.
+    """
+
+    __slots__ = ("address", "pipeline", "sent", "verbs")
+
+    def __init__(self, pipeline: Pipeline, verbs: Verbs, address: Address | None = None) -> None:
+        self.address = address
+        self.pipeline = pipeline
+        self.verbs = verbs
+        self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
+
+
+class _Call:
+    """One `send`, until every message of it has an outcome."""
+
+    __slots__ = ("future", "missing", "outcomes")
+
+    def __init__(self, count: int, future: asyncio.Future[Sequence[Outcome]]) -> None:
+        self.outcomes: list[Outcome] = [None] * count
+        self.missing = count
+        self.future = future
+
+
+class _Message:
+    """One message of a call.
+
+    Attributes:
+        number: its place in the order of all messages.
+        refusal: what the last server said, and which one it was.
+    """
+
+    __slots__ = (
+        "attempts", "call", "deadline", "index", "name", "number", "payload", "refusal", "slot",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: _Call, index: int, name: bytes, payload: bytes, number: int, deadline: float
+    ) -> None:
+        self.call = call
+        self.index = index
+        self.name = name
+        self.payload = payload
+        self.slot = slot_of(name)
+        self.number = number
+        self.deadline = deadline
+        self.attempts = 0
+        self.refusal: tuple[Pipeline, Exception] | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        call = self.call
+        call.outcomes[self.index] = outcome
+        call.missing -= 1
+        if not call.missing and not call.future.done():
+            call.future.set_result(call.outcomes)
+
+    def may_go_to(self, pipeline: Pipeline, now: float) -> bool:
+        """Whether another attempt makes sense."""
+        if self.refusal is None:
+            return now < self.deadline
+        refuser, error = self.refusal
+        # "Moved" and "try again" may be about to change; the rest would be said again.
+        passing = isinstance(error, Recalled) or str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
+        same = refuser is pipeline and not passing
+        return not same and self.attempts < ATTEMPTS and now < self.deadline
+
+
+class Router:
+    """The `Publisher` of a cluster.
+
+    Args:
+        route_for: where to publish to a slot, None while nobody is known to own it.
+        refresh: returns when who owns what has been asked anew; raises ConnectError.
+        on_moved: told of each "MOVED": slot and new owner.
+        on_waiting: told that messages wait for a connection to a server, which may be gone.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        *,
+        route_for: Callable[[int], Route | None],
+        refresh: Callable[[], Awaitable[None]],
+        on_moved: Callable[[int, Address], None],
+        on_waiting: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self._route_for = route_for
+        self._refresh = refresh
+        self._on_moved = on_moved
+        self._on_waiting = on_waiting
+        self._numbers = itertools.count()
+        self._held: dict[int, list[_Message]] = {}
+        self._former: set[Route] = set()
+        self._supervisor = Supervisor(url)
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
+        """See `Publisher`."""
+        if self._closed:
+            raise BrokerClosed(self._url)
+        loop = asyncio.get_running_loop()
+        call = _Call(len(messages), loop.create_future())
+        deadline = loop.time() + self._url.options.publish_timeout_seconds
+        self._dispatch(
+            _Message(call, index, name, payload, next(self._numbers), deadline)
+            for index, (name, payload) in enumerate(messages)
+        )
+        return call.future
+
+    def _dispatch(self, messages: Iterable[_Message]) -> None:
+        """Send messages to the owners of their slots, or hold them."""
+        batches: dict[Route, list[_Message]] = {}
+        for message in messages:
+            route = self._open_route(message.slot)
+            if route is None:
+                self._hold(message)
+            else:
+                batches.setdefault(route, []).append(message)
+        for route, batch in batches.items():
+            verb = route.verbs.publish
+            commands = [(verb, message.name, message.payload) for message in batch]
+            request = route.pipeline.submit(commands)
+            route.sent.append((batch, request))
+            request.add_done_callback(partial(self._take_answers, route))
+            if route.pipeline.waiting:
+                self._on_waiting()
+
+    def _open_route(self, slot: int) -> Route | None:
+        """Where to send to a slot now; None: hold it."""
+        route = None if slot in self._held else self._route_for(slot)
+        if route is not None:
+            # What has come back goes first, even if its callback is still to run.
+            self._take_answers(route)
+        return None if slot in self._held else route
+
+    def _take_answers(self, route: Route, _: object = None) -> None:
+        while route.sent and route.sent[0][1].done():
+            self._answered(route, *route.sent.popleft())
+
+    def _answered(
+        self, route: Route, batch: Sequence[_Message], request: asyncio.Future[list[Any]]
+    ) -> None:
+        if request.cancelled():
+            return
+        error = request.exception()
+        if error is None:
+            for message, reply in zip(batch, request.result(), strict=True):
+                if isinstance(reply, ReplyError):
+                    self._refused(route, message, reply)
+                else:
+                    message.settle(None)
+        else:
+            for message in batch:
+                if isinstance(error, NotSent) and not self._closed:
+                    self._come_back(route, message, error)
+                elif isinstance(error, Exception):
+                    message.settle(_with_address(error, route))
+                else:
+                    message.settle(NotSent("cancelled"))
+
+    def _refused(self, route: Route, message: _Message, error: ReplyError) -> None:
+        if not str(error).startswith(ELSEWHERE) or self._closed:
+            message.settle(error)
+            return
+        target = moved_to(error, route.address)
+        if target is not None:
+            self._on_moved(*target)
+        self._come_back(route, message, error)
+
+    def _come_back(self, route: Route, message: _Message, error: Exception) -> None:
+        """A message was certainly not taken: hold it until its slot's owner is clear."""
+        message.attempts += 1
+        message.refusal = route.pipeline, _with_address(error, route)
+        self._former.add(route)
+        self._hold(message)
+
+    def _hold(self, message: _Message) -> None:
+        self._held.setdefault(message.slot, []).append(message)
+        self._go_on_later()
+
+    def hold(self, slots: Iterable[int], former: Route) -> None:
+        """Slots have another owner now: hold them until the former one has answered."""
+        if former.pipeline.busy:
+            for slot in slots:
+                self._held.setdefault(slot, [])
+            self._former.add(former)
+            self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        if self._task is None or self._task.done():
+            loop = asyncio.get_running_loop()
+            work = self._supervisor.keep("redirecting messages", self._go_on)
+            self._task = loop.create_task(work, name="django_sockets redirection")
+
+    async def _go_on(self) -> None:
+        """Let what is held go on, as soon as it is clear where to."""
+        while self._held:
+            await self._until_answered()
+            problem = None
+            if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
+                try:
+                    await self._refresh()
+                except ConnectError as exc:
+                    problem = exc
+                await self._until_answered()
+            self._release(problem)
+
+    def _needs_refresh(self, slot: int, held: Sequence[_Message]) -> bool:
+        came_back = any(message.refusal is not None for message in held)
+        return came_back or (bool(held) and self._route_for(slot) is None)
+
+    async def _until_answered(self) -> None:
+        """Wait until former owners have answered all that was on its way to them."""
+        former, self._former = self._former, set()
+        answers = {}
+        for route in former:
+            pipeline = route.pipeline
+            pipeline.recall()
+            self._take_answers(route)
+            if pipeline.busy:
+                answer = pipeline.submit([(b"PING",)])
+                answer.add_done_callback(_retrieve)
+                answers[answer] = pipeline
+        if answers:
+            # Half of the time of those who wait behind it, so that they may still be sent.
+            seconds = min(BARRIER_SECONDS, self._url.options.publish_timeout_seconds / 2)
+            _, late = await asyncio.wait(answers, timeout=seconds)
+            for answer in late:
+                answers[answer].reset("another server has its slots now")
+            if late:
+                await asyncio.wait(late)
+
+    def _release(self, problem: ConnectError | None) -> None:
+        held, self._held = self._held, {}
+        now = asyncio.get_running_loop().time()
+        waiting = sorted(itertools.chain(*held.values()), key=lambda message: message.number)
+        ready = []
+        for message in waiting:
+            route = None if problem is not None else self._route_for(message.slot)
+            if route is not None and message.may_go_to(route.pipeline, now):
+                ready.append(message)
+            elif message.refusal is not None:
+                message.settle(message.refusal[1])
+            else:
+                words = "no server of the cluster serves its slot"
+                if problem is not None:
+                    words = problem.problem
+                elif route is not None:
+                    words = "the former server of its slot did not answer in time"
+                error = NotSent(words)
+                error.__cause__ = problem
+                message.settle(error)
+        self._dispatch(ready)
+
+    def reset(self, reason: str) -> None:
+        """See `Publisher`. Each node looks after its own connection."""
+
+    async def aclose(self) -> None:
+        """See `Publisher`."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        held, self._held = self._held, {}
+        for message in itertools.chain(*held.values()):
+            message.settle(NotSent("closed"))
+
+
+def _with_address(error: Exception, route: Route) -> Exception:
+    """An error that names the server, unless its cause does."""
+    known = isinstance(error, (NotSent, OutcomeUnknown)) and error.__cause__ is None
+    return type(error)(f"{route.address}: {error}") if known and route.address else error
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Mark a failure as seen: that an answer came is all that counts."""
+    if not future.cancelled():
+        future.exception()
+
+
+def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Address] | None:
+    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or an unknown host.
+
+    Args:
+        sender: the server that sent it, whose host an empty one stands for.
+    """
+    found = _MOVED.fullmatch(str(error))
+    if found is None:
+        return None
+    host = found[2].strip("[]")
+    if not host and sender is not None:
+        host = sender.host
+    slot, port = int(found[1]), int(found[3])
+    if host in ("", "?") or not port or slot >= SLOTS:
+        return None
+    return slot, Address(host, port)

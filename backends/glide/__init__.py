@@ -1,0 +1,1 @@
+"""valkey-glide as the driver that publishes."""

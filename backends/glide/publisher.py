@@ -1,0 +1,229 @@
+"""Publishing through valkey-glide, for `?driver=glide`.
+
+Messages wait in lanes, and a lane has one request under way at a time: what comes in meanwhile is
+its next request. So many callers share a round trip, and the order is kept: valkey-glide 2.6 keeps
+none among requests side by side (measured: up to one message in ten overtaken). On a cluster a
+lane is a range of slots, so that a node that does not answer holds up the channels of its own
+slots only; elsewhere there is one lane.
+
+Connections, threads and the driver's errors are the business of `glide_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from ...errors import BrokerClosed
+from ...url import BrokerURL
+from ..client.commands import SLOTS, slot_of
+from ..client.connection import Link
+from ..client.connector import Connector
+from ..client.pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
+from .client import lease
+from .config import GlideConnection, GlideIAM, glide_connection
+
+__all__ = ["GlideConnection", "GlideIAM", "GlidePublisher", "glide_publisher"]
+
+CLUSTER_LANES = 16
+MAX_REQUEST_MESSAGES = 1000
+MAX_REQUEST_BYTES = 1024 * 1024
+"""A request of one message may have more."""
+
+
+class _Send:
+    """One call of `send` and the outcomes it still waits for."""
+
+    __slots__ = ("deadline", "future", "missing", "outcomes")
+
+    def __init__(
+        self, count: int, future: asyncio.Future[Sequence[Exception | None]], deadline: float
+    ) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.missing = count
+        self.outcomes: list[Exception | None] = [None] * count
+
+    def settle(self, index: int, outcome: Exception | None) -> None:
+        self.outcomes[index] = outcome
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.outcomes)
+
+
+class _Message:
+    __slots__ = ("index", "name", "payload", "send")
+
+    def __init__(self, send: _Send, index: int, name: bytes, payload: bytes) -> None:
+        self.send = send
+        self.index = index
+        self.name = name
+        self.payload = payload
+
+    def settle(self, outcome: Exception | None) -> None:
+        self.send.settle(self.index, outcome)
+
+
+class _Lane:
+    __slots__ = ("sent", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Message] = deque()
+        self.sent: list[_Message] = []
+
+    def take(self) -> list[_Message]:
+        """Move the next request's messages from `waiting` to `sent`."""
+        size = 0
+        while self.waiting and len(self.sent) < MAX_REQUEST_MESSAGES:
+            size += len(self.waiting[0].payload)
+            if self.sent and size > MAX_REQUEST_BYTES:
+                break
+            self.sent.append(self.waiting.popleft())
+        return self.sent
+
+
+class GlidePublisher:
+    """A `Publisher` on one valkey-glide client, which equal configurations of a process share.
+
+    Args:
+        url: for its options, and for messages.
+        connection: what to connect to, and how.
+        sharded: SPUBLISH rather than PUBLISH.
+        open_link: makes a connection of our own, for a moment, before the driver connects: it says
+            at once and exactly what is wrong, where the driver says "timed out" when its time is
+            over. Called on another event loop than the broker's.
+
+    Raises:
+        ConfigurationError: valkey-glide is not installed, or cannot do what `connection` says.
+    """
+
+    def __init__(
+        self,
+        url: BrokerURL,
+        connection: GlideConnection,
+        *,
+        sharded: bool,
+        open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+    ) -> None:
+        self._url = url
+        self._client = lease(url, connection, sharded, open_link)
+        self._lanes = [_Lane() for _ in range(CLUSTER_LANES if connection.cluster else 1)]
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def send(
+        self, messages: Sequence[tuple[bytes, bytes]]
+    ) -> asyncio.Future[Sequence[Exception | None]]:
+        """See `Publisher.send`. A cancelled future does not take its messages back."""
+        if self._closed:
+            raise BrokerClosed(self._url)
+        loop = asyncio.get_running_loop()
+        size = sum(len(payload) for _, payload in messages)
+        seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
+        send = _Send(len(messages), loop.create_future(), loop.time() + seconds)
+        for index, (name, payload) in enumerate(messages):
+            self._lane(name).waiting.append(_Message(send, index, name, payload))
+        if not messages:
+            send.future.set_result([])
+        elif not self._flush_due:
+            self._flush_due = True
+            loop.call_soon(self._flush)
+        if self._timer is not None and send.deadline < self._timer.when():
+            self._timer.cancel()  # It was set for a large message, which may be gone.
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(send.deadline, self._expire)
+        return send.future
+
+    def reset(self, reason: str) -> None:
+        """See `Publisher`."""
+        self._client.give_up(reason)
+
+    async def aclose(self) -> None:
+        """Close; what waits for a reply ends as unknown."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for lane in self._lanes:
+            self._end(lane, [OutcomeUnknown("closed")] * len(lane.sent))
+            self._refuse(lane, NotSent("closed"))
+        await self._client.release()
+
+    def _lane(self, name: bytes) -> _Lane:
+        if len(self._lanes) == 1:
+            return self._lanes[0]
+        return self._lanes[slot_of(name) * len(self._lanes) // SLOTS]
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for lane in self._lanes:
+            if lane.waiting and not lane.sent and not self._closed:
+                self._request(lane)
+
+    def _request(self, lane: _Lane) -> None:
+        loop = asyncio.get_running_loop()
+        messages = lane.take()
+        remaining = min(message.send.deadline for message in messages) - loop.time()
+        # Whoever waited long for others still gets a fair part of the time.
+        seconds = max(remaining, self._url.options.publish_timeout_seconds / 4)
+
+        def done(outcomes: Sequence[Exception | None]) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+                loop.call_soon_threadsafe(self._settle, lane, messages, outcomes)
+
+        self._client.publish([(m.name, m.payload) for m in messages], seconds, done)
+
+    def _settle(
+        self, lane: _Lane, messages: list[_Message], outcomes: Sequence[Exception | None]
+    ) -> None:
+        if lane.sent is not messages:
+            return  # Closed meanwhile.
+        self._end(lane, outcomes)
+        if outcomes and isinstance(outcomes[0], NotSent):
+            # There is no connection: those who waited for one need not each try again.
+            self._refuse(lane, outcomes[0])
+        self._flush()
+
+    def _end(self, lane: _Lane, outcomes: Sequence[Exception | None]) -> None:
+        messages, lane.sent = lane.sent, []
+        for message, outcome in zip(messages, outcomes, strict=True):
+            message.settle(outcome)
+
+    def _refuse(self, lane: _Lane, outcome: NotSent) -> None:
+        waiting, lane.waiting = lane.waiting, deque()
+        for message in waiting:
+            message.settle(outcome)
+
+    def _expire(self) -> None:
+        """Give up what waits behind a request without a reply; that one has its own deadline."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for lane in self._lanes:
+            while lane.waiting and lane.waiting[0].send.deadline <= now:
+                lane.waiting.popleft().settle(NotSent("the server did not answer those before it"))
+        deadlines = [lane.waiting[0].send.deadline for lane in self._lanes if lane.waiting]
+        if deadlines:
+            self._timer = loop.call_at(min(deadlines), self._expire)
+
+
+def glide_publisher(
+    connector: Connector,
+    *,
+    sharded: bool,
+    cluster: bool = False,
+    open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+) -> GlidePublisher:
+    """The publisher for a URL. See `GlidePublisher`.
+
+    Raises:
+        ConfigurationError: valkey-glide is not installed, or cannot do what the URL says.
+    """
+    connection = glide_connection(connector, cluster=cluster)
+    return GlidePublisher(connector.url, connection, sharded=sharded, open_link=open_link)

@@ -1,0 +1,1 @@
+"""One websocket connection, from the handshake to its end."""

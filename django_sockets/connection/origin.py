@@ -1,0 +1,238 @@
+"""Whether the page that opens a websocket may: the Origin rules.
+
+A browser sends the page's origin with every handshake and the user's cookies with it, and lets any
+page open a socket to any host (RFC 6455, section 10.2). So the origin must be the application's
+own, or be named. A handshake without Origin comes from no browser; with cookies it is refused.
+
+An Origin is compared as the browser writes it (RFC 6454, section 6.2): a scheme, a host and a port,
+in ASCII and with nothing around them. What is not written like that is not repaired, but refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import logging
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from ..conf import Site, django_site
+from ..errors import ConfigurationError
+from ..log import LogThrottle, shown
+from ..url import BrokerOptions
+from .limits import check_list
+
+__all__ = ["check_allowed_hosts", "check_origins", "entry_problem", "origin_problem"]
+
+logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+
+_PORTS = {"http": 80, "https": 443}
+_SCHEMES = {"ws": ("http",), "wss": ("https",)}
+_UNKNOWN = ("http", "https")
+"""daphne names no scheme, so that a page of either one is the application's own."""
+_HOST = r"[a-z0-9._-]+|\[[0-9a-f:.]+\]"
+_AUTHORITY = re.compile(rf"({_HOST})(?::([1-9][0-9]{{0,4}}))?", re.ASCII | re.IGNORECASE)
+_APP_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f-\uffff/?#@*\\]+", re.ASCII)
+_WEB_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+class _Parts(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+
+
+def origin_problem(
+    scope: Mapping[str, Any], allowed: Collection[str], allowed_hosts: Collection[str] = ()
+) -> str | None:
+    """Why a handshake must be refused, or None.
+
+    Args:
+        scope: the ASGI scope of a websocket.
+        allowed: further origins such as "https://app.example.com"; "*" admits all.
+        allowed_hosts: the names of this server, for where Django is not configured; none: every
+            name that no foreign page can have.
+    """
+    for name, value in (("allowed_origins", allowed), ("allowed_hosts", allowed_hosts)):
+        if isinstance(value, (str, bytes)):  # Set on a class after it was made.
+            return f"{name} is a text and no list"
+    if "*" in allowed:
+        return None
+    origins, cookies = [], False
+    for name, value in scope.get("headers", ()):
+        if len(name) != 6:  # As most: neither of the two.
+            continue
+        header = name.lower()
+        if header == b"origin":
+            origins.append(bytes(value))
+        elif header == b"cookie":
+            cookies = True
+    if not origins:
+        return "cookies without an Origin header" if cookies else None
+    if len(origins) > 1:
+        return "more than one Origin header"
+    origin = origins[0].decode("latin-1")
+    if origin in allowed:  # As it is written: the origin of an app may be of any scheme.
+        return None
+    site = django_site(scope) or _own_site(scope, allowed_hosts)
+    if origin in site.trusted:
+        return None
+    wanted = _parts(origin)
+    if wanted is None:
+        return f"Origin {shown(origin)} is no origin of a web page; {_remedy(site)}"
+    if site.host is not None and any(
+        wanted == _parts(f"{scheme}://{site.host}") for scheme in site.schemes
+    ):
+        return None
+    if any(_matches(wanted, pattern) for pattern in (*site.trusted, *allowed)):
+        return None
+    return _difference(origin, wanted, site)
+
+
+def _difference(origin: str, wanted: _Parts, site: Site) -> str:
+    if site.host is None:
+        return f"Origin {shown(origin)} is not ours: {site.problem}"
+    own = f"{site.schemes[0]}://{site.host}"
+    parts = _parts(own)
+    problem = f"Origin {shown(origin)} is not {shown(own)}"
+    if parts is not None and wanted.host == parts.host and wanted.scheme == "https" != parts.scheme:
+        trust = "set SECURE_PROXY_SSL_HEADER" if site.django else "have the server trust it"
+        return f"{problem}; if a proxy ends TLS, {trust}, or {_remedy(site)}"
+    return f"{problem}; {_remedy(site)}"
+
+
+def _remedy(site: Site) -> str:
+    where = "CSRF_TRUSTED_ORIGINS or allowed_origins" if site.django else "allowed_origins"
+    return f"add it to {where} if it is yours"
+
+
+def _own_site(scope: Mapping[str, Any], allowed_hosts: Collection[str]) -> Site:
+    """By the header Host, if a foreign page cannot have made the browser send it.
+
+    A page of evil.example may have that name lead to this server once it is loaded (DNS rebinding):
+    then Origin and Host are the same, and neither is ours.
+    """
+    schemes = _SCHEMES.get(scope.get("scheme") or "", _UNKNOWN)
+    hosts = [bytes(value) for name, value in scope.get("headers", ()) if name.lower() == b"host"]
+    if len(hosts) != 1:
+        return Site(schemes, None, problem=f"there are {len(hosts)} Host headers")
+    host = hosts[0].decode("latin-1")
+    found = _AUTHORITY.fullmatch(host)
+    if found is None or not _is_port(found[2]):
+        return Site(schemes, None, problem=f"Host {shown(host)} is no host")
+    if not _is_ours(found[1].lower().removesuffix("."), allowed_hosts):
+        problem = f"Host {shown(host)} is not in allowed_hosts; add it if it is yours"
+        return Site(schemes, None, problem=problem)
+    return Site(schemes, host)
+
+
+def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:
+    if allowed_hosts:
+        return any(
+            pattern in ("*", name) or (pattern.startswith(".") and f".{name}".endswith(pattern))
+            for pattern in map(str.lower, allowed_hosts)
+        )
+    if name.endswith(".localhost") or name.startswith("[") or "." not in name:
+        return True  # It is an IPv6 address, or a name that nobody can register.
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(digits: str | None) -> bool:
+    return digits is None or int(digits) < 65536
+
+
+@functools.lru_cache(maxsize=256)
+def _parts(origin: str) -> _Parts | None:
+    """What an origin of the web consists of, None if it is not one."""
+    scheme, _, authority = origin.partition("://")
+    scheme = scheme.lower()
+    found = _AUTHORITY.fullmatch(authority)
+    if scheme not in _PORTS or found is None or not _is_port(found[2]):
+        return None
+    return _Parts(scheme, found[1].lower(), int(found[2] or _PORTS[scheme]))
+
+
+def _matches(wanted: _Parts, pattern: str) -> bool:
+    """Patterns as in Django's CSRF_TRUSTED_ORIGINS: `https://*.example.com` is any subdomain."""
+    scheme, separator, rest = pattern.partition("://*.")
+    if not separator:
+        return wanted == _parts(pattern)
+    parts = _parts(f"{scheme}://{rest}")
+    if parts is None:
+        return False
+    return wanted[::2] == parts[::2] and wanted.host.endswith("." + parts.host)
+
+
+# What was configured
+
+
+def entry_problem(entry: object) -> str | None:
+    """Why an entry of `allowed_origins` matches no Origin that a browser sends, or None."""
+    if not isinstance(entry, str):
+        return f"{shown(entry)} is {type(entry).__name__}, not str"
+    return _text_problem(entry)
+
+
+@functools.lru_cache(maxsize=256)
+def _text_problem(entry: str) -> str | None:
+    better = _repaired(entry)
+    if entry in ("*", "null", "file://", better) or _is_rule(entry):
+        return None
+    return f"{shown(entry)} matches no origin: write {shown(better)}"
+
+
+def check_origins(name: str, origins: Collection[object]) -> None:
+    """Check an option `allowed_origins`; an entry that matches nothing is logged.
+
+    Raises:
+        ConfigurationError: it is no list.
+    """
+    check_list(name, origins)
+    for entry in origins:
+        problem = entry_problem(entry)
+        if problem is not None:
+            _throttle.log(logging.WARNING, f"{name} {entry!r}", "%s: %s", name, problem)
+
+
+def _repaired(entry: str) -> str:
+    scheme, separator, rest = entry.strip().partition("://")
+    if not separator:
+        scheme, rest = "https", scheme
+    scheme = scheme.lower()
+    host = re.split(r"[/?#\\]", rest)[0].rpartition("@")[2]
+    if not host.isascii():
+        with contextlib.suppress(UnicodeError):
+            host = host.encode("idna").decode()
+    better = f"{_WEB_SCHEMES.get(scheme, scheme)}://{host}"
+    return better if _is_rule(better) else "https://example.com"
+
+
+def _is_rule(entry: str) -> bool:
+    if _parts(entry.replace("://*.", "://", 1)) is not None:
+        return True
+    # An app has a scheme of its own, and is compared as it is written.
+    scheme = entry.partition("://")[0]
+    return scheme not in {*_PORTS, *_WEB_SCHEMES} and _APP_ORIGIN.fullmatch(entry) is not None
+
+
+def check_allowed_hosts(name: str, hosts: Collection[object]) -> None:
+    """Check an option `allowed_hosts`.
+
+    Raises:
+        ConfigurationError: it is no list, or an entry is no name of a host.
+    """
+    check_list(name, hosts, "chat.example.com")
+    for host in hosts:
+        found = _AUTHORITY.fullmatch(host) if isinstance(host, str) else None
+        if host != "*" and (found is None or found[2]):
+            raise ConfigurationError(
+                f"{name} has {shown(host)}: write the name alone, without a scheme and a port, "
+                "such as 'chat.example.com', or '.example.com' for its subdomains, too"
+            )

@@ -1,0 +1,180 @@
+"""What becomes of broadcasts for a client that reads too slowly, and the queue before its hooks.
+
+The policy is a class attribute of a socket. A message that a policy drops is counted, and the hole
+that it leaves is a gap: `Gap(reason="overflow")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..codec import Delivery
+from ..delivery.events import OVERFLOW, Gap
+from ..delivery.flow_control import Mailbox
+from ..delivery.hold import Hold, HoldOwner, event_bytes, event_channels
+from ..delivery.send_queue import Lane
+from ..errors import ConfigurationError
+from ..url import suggest
+
+__all__ = [
+    "CLOSE",
+    "DROP_NEWEST",
+    "DROP_OLDEST",
+    "Inbox",
+    "InboxOwner",
+    "Overflow",
+    "check_policy",
+]
+
+CLOSE, DROP_OLDEST, DROP_NEWEST = POLICIES = ("close", "drop_oldest", "drop_newest")
+
+
+def check_policy(policy: object) -> str:
+    """Return it.
+
+    Raises:
+        ConfigurationError: it is none of "close", "drop_oldest" and "drop_newest".
+    """
+    if isinstance(policy, str) and policy in POLICIES:
+        return policy
+    raise ConfigurationError(f"overflow = {policy!r}; {suggest(str(policy), POLICIES)}")
+
+
+class Overflow:
+    """The policy of one socket.
+
+    Args:
+        policy: "close", "drop_oldest" or "drop_newest".
+        too_slow: called with an item that does not fit under "close".
+        dropped: called with the number of messages that were dropped.
+        gap_began: called once for each hole.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        too_slow: Callable[[Any], None],
+        dropped: Callable[[int], None],
+        gap_began: Callable[[], None],
+    ) -> None:
+        self.policy = policy
+        self._too_slow = too_slow
+        self._dropped = dropped
+        self._gap_began = gap_began
+        self._in_hole = False
+
+    def put(self, queue: Lane, item: Any, size_bytes: int) -> list[Any]:
+        """Queue an item by the policy; returns what was dropped for it, perhaps the item itself."""
+        if queue.put(item, size_bytes):
+            self._in_hole = False
+            return []
+        if self.policy == CLOSE:
+            self._too_slow(item)
+            return [item]
+        gone = []
+        if self.policy == DROP_OLDEST:
+            while True:
+                oldest = queue.evict()
+                if oldest is None:
+                    gone.append(item)
+                    break
+                gone.append(oldest)
+                if queue.put(item, size_bytes):
+                    break
+        else:
+            gone.append(item)
+        self._dropped(sum(not isinstance(one, Gap) for one in gone))
+        if not self._in_hole:
+            self._in_hole = True
+            self._gap_began()
+        return gone
+
+
+class InboxOwner(HoldOwner, Protocol):
+    """The socket, as its inbox knows it. An object and no callables: an idle socket is small."""
+
+    async def _take(self, event: Delivery | Gap) -> None:
+        """Give one event to a hook; what it raises ends the inbox."""
+
+    def _inbox_failed(self, exc: Exception) -> None:
+        """`_take` has raised this."""
+
+    def _policy(self) -> Overflow:
+        """What is done when the inbox is full."""
+
+    def _new_mailbox(self) -> Mailbox:
+        """What events wait in."""
+
+
+class Inbox(Lane):
+    """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
+
+    Where messages were dropped, a `Gap` comes before the next one that is handled, or once all that
+    was queued is handled. What comes while `gap` runs waits for it in a `Hold`: the hook may take
+    long, and that does not make a slow client.
+
+    Attributes:
+        waiting: what waits for `gap`, while it runs.
+    """
+
+    __slots__ = ("_hole", "waiting")
+
+    owner: InboxOwner
+
+    def __init__(self, owner: InboxOwner) -> None:
+        super().__init__()
+        self.owner = owner
+        self._hole: dict[str, None] = {}
+        self.waiting: Hold | None = None
+
+    def offer(self, event: Delivery | Gap) -> None:
+        """Queue an event by the policy."""
+        if self.waiting is not None:
+            self.waiting.put(event)
+            return
+        policy = self.owner._policy()
+        if self._hole and policy.policy == DROP_NEWEST and not self.full:
+            self.put(self._take_gap(), 0)
+        for gone in policy.put(self, event, event_bytes(event)):
+            self._hole.update(dict.fromkeys(event_channels(gone)))
+
+    async def handle(self, event: Delivery | Gap) -> None:
+        if self._hole and self.owner._policy().policy == DROP_OLDEST:
+            await self._signal(self._take_gap())
+        if isinstance(event, Gap):
+            await self._signal(event)
+        else:
+            await self.owner._take(event)
+        while self._hole and self.empty and self.owner._policy().policy != CLOSE:
+            await self._signal(self._take_gap())
+
+    async def _signal(self, gap: Gap) -> None:
+        """Give a gap to the hook, and queue behind it what has come meanwhile."""
+        self.waiting = hold = Hold(self.owner)
+        try:
+            await self.owner._take(gap)
+        finally:
+            self.waiting = None
+            waiting: list[Delivery | Gap] = list(hold.take(len(hold)))
+            if self._ended:
+                self.dropped(waiting)
+            elif waiting:
+                if self._hole and self.owner._policy().policy == DROP_NEWEST:
+                    waiting.insert(0, self._take_gap())  # It was there before them.
+                for one in waiting:
+                    self._queue((one, None), event_bytes(one), force=True)
+
+    def failed(self, exc: Exception) -> None:
+        self.owner._inbox_failed(exc)
+
+    def dropped(self, items: list[Any]) -> None:
+        self.owner._discarded(sum(not isinstance(one, Gap) for one in items))
+
+    def new_mailbox(self) -> Mailbox:
+        return self.owner._new_mailbox()
+
+    def _take_gap(self) -> Gap:
+        gap = Gap(channels=tuple(self._hole), reason=OVERFLOW)
+        self._hole.clear()
+        return gap

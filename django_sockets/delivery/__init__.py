@@ -1,0 +1,1 @@
+"""From the bytes of a broker to its subscribers: in order, gaps signalled, bounded."""

@@ -1,0 +1,140 @@
+"""What subscribers get: messages and gaps in the order of the stream, and a queue of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ..codec import Delivery
+from .flow_control import Congestion, Mailbox
+
+__all__ = [
+    "LATE",
+    "MISSED",
+    "OVERFLOW",
+    "VERSION",
+    "Event",
+    "EventQueue",
+    "Events",
+    "Gap",
+    "Message",
+]
+
+MISSED = "missed"
+"""Gap reason: the publisher's chain jumped, messages are missing before the next one."""
+LATE = "late"
+"""Gap reason: a message came after a newer one of its publisher and was dropped."""
+VERSION = "version"
+"""Gap reason: a message of a newer format than this process can read."""
+OVERFLOW = "overflow"
+"""Gap reason: this subscriber did not keep up and messages for it were dropped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Message:
+    """A payload as it was published.
+
+    Attributes:
+        channel: where.
+        payload: the bytes; JSON text in UTF-8 if it was broadcast as data.
+    """
+
+    channel: str
+    payload: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Messages may be missing at this point of the stream: fetch the present state anew.
+
+    Attributes:
+        channels: 1..n subscribed channels.
+        reason: "missed", "late", "version", "overflow", or the broker's words for a lost link.
+    """
+
+    channels: tuple[str, ...]
+    reason: str
+
+
+Event: TypeAlias = Message | Gap
+
+
+class EventQueue:
+    """A subscriber with a bounded queue, for one reader that takes events one by one.
+
+    A reader that does not keep up gets `Gap(reason="overflow")` in place of what was dropped.
+
+    Args:
+        max_items, max_bytes, congestion: see `Mailbox`.
+        count_gap: called with the reason of each gap that the queue itself makes.
+    """
+
+    def __init__(
+        self,
+        max_items: int,
+        max_bytes: int,
+        congestion: Congestion,
+        count_gap: Callable[[str], None],
+    ) -> None:
+        self._count_gap = count_gap
+        self._mailbox = Mailbox(max_items, max_bytes, congestion)
+        self._overflowed: dict[str, None] = {}
+        self._closed = False
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """See `Subscriber`."""
+        self._put(delivery, len(delivery.payload), [delivery.channel])
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """See `Subscriber`."""
+        self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
+
+    def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
+        if self._overflowed and not self._mailbox.full:
+            self._mailbox.put(self._overflow(), 0)
+        if not self._mailbox.put(event, size_bytes):
+            self._overflowed.update(dict.fromkeys(channels))
+
+    def _overflow(self) -> Gap:
+        gap = Gap(channels=tuple(self._overflowed), reason=OVERFLOW)
+        self._overflowed.clear()
+        self._count_gap(OVERFLOW)
+        return gap
+
+    async def next(self) -> Delivery | Gap | None:
+        """The next event, None once closed and empty; cancelling loses none."""
+        mailbox = self._mailbox
+        if not mailbox and not self._overflowed and not self._closed:
+            await mailbox.wait()
+        if mailbox:
+            event: Delivery | Gap = mailbox.take()
+            return event
+        return self._overflow() if self._overflowed else None
+
+    def drain(self) -> list[Delivery | Gap]:
+        """Everything that is queued, without waiting."""
+        left: list[Delivery | Gap] = self._mailbox.clear()
+        if self._overflowed:
+            left.append(self._overflow())
+        return left
+
+    def close(self) -> None:
+        """End the reading after what is queued."""
+        self._closed = True
+        self._mailbox.wake()
+
+
+class Events(EventQueue):
+    """The events of one `hub.subscribe`, as an async iterator of `Message` and `Gap`."""
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.next()
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, Gap):
+            return event
+        return Message(channel=event.channel, payload=event.payload)

@@ -1,0 +1,248 @@
+"""Broadcasts that wait while a hook of one socket sends the present state: `connect` or `gap`.
+
+The client then gets the state first and every change after it, however long the hook takes. Events
+wait as references, so one broadcast that waits for 1,000 sockets is in memory once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from ..codec import Delivery
+from .events import OVERFLOW, Gap
+from .fanout import TURN_DELIVERIES
+from .flow_control import Congestion
+from .send_queue import Lane
+
+__all__ = [
+    "HOLD_MESSAGES",
+    "NOT_YET",
+    "Hold",
+    "HoldOwner",
+    "HoldTimer",
+    "event_bytes",
+    "event_channels",
+]
+
+logger = logging.getLogger("django_sockets")
+
+HOLD_MESSAGES = 4096
+"""Events that may wait. It is more than an outbox holds: the client may be quick, only the hook
+is not."""
+
+_NOTHING: deque[Delivery | Gap] = deque(maxlen=0)
+"""In place of a queue where nothing waits yet: an empty one takes 760 bytes."""
+
+
+class HoldOwner(Protocol):
+    """The socket, as its holds know it.
+
+    Attributes:
+        outbox_bytes: bytes of payloads that may wait; one event of any size may.
+        outbox_messages: where more events wait, `_much_waits` is called.
+    """
+
+    outbox_bytes: int
+    outbox_messages: int
+
+    def _overran(self, event: Delivery | Gap, first: bool) -> None:
+        """Too much waits: this event, the oldest, was removed; `first` for the first of a hole."""
+
+    def _much_waits(self, hold: Hold) -> None:
+        """More than `outbox_messages` wait, or events were removed; called for each event more."""
+
+    def _discarded(self, count: int) -> None:
+        """So many messages are not handed on: the socket ends, or has left their channel."""
+
+    def _hold_expired(self) -> None:
+        """`connect` has not returned in time."""
+
+
+class Hold:
+    """The events that wait for one hook, in the order of the stream, on one event loop.
+
+    If too much waits, the oldest events go, and a `Gap(reason="overflow")` takes their place.
+
+    Attributes:
+        passing: the hook has returned, and what waited is being handed on. New events still queue
+            up behind the others. Up to twice as many may wait then, because a burst that arrives
+            now is no fault of the client.
+        closed: the socket has ended; events are discarded and counted.
+        watched: set by the owner, while it watches whether the client reads.
+    """
+
+    __slots__ = ("_bytes", "_events", "_hole", "_owner", "closed", "passing", "watched")
+
+    def __init__(self, owner: HoldOwner) -> None:
+        self._owner = owner
+        self._events = _NOTHING
+        self._bytes = 0
+        self._hole: dict[str, None] | None = None
+        self.passing = False
+        self.closed = False
+        self.watched = False
+
+    def __len__(self) -> int:
+        return len(self._events) + (self._hole is not None)
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """See `Subscriber`."""
+        self.put(delivery)
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """See `Subscriber`."""
+        self.put(Gap(channels=tuple(channels), reason=reason))
+
+    def put(self, event: Delivery | Gap) -> None:
+        """Append an event."""
+        if self.closed:
+            self._owner._discarded(isinstance(event, Delivery))
+            return
+        if self._events is _NOTHING:
+            self._events = deque()
+        events = self._events
+        events.append(event)
+        self._bytes += event_bytes(event)
+        share = 2 if self.passing else 1
+        while len(events) > 1 and (
+            len(events) > share * HOLD_MESSAGES or self._bytes > share * self._owner.outbox_bytes
+        ):
+            self._drop_oldest()
+        if len(events) > self._owner.outbox_messages or self._hole is not None:
+            self._owner._much_waits(self)
+
+    def _drop_oldest(self) -> None:
+        oldest = self._take()
+        first = self._hole is None
+        if self._hole is None:
+            self._hole = {}
+        self._hole.update(dict.fromkeys(event_channels(oldest)))
+        self._owner._overran(oldest, first)
+
+    def _take(self) -> Delivery | Gap:
+        event = self._events.popleft()
+        self._bytes -= event_bytes(event)
+        return event
+
+    def take(self, most: int) -> Iterator[Delivery | Gap]:
+        """Remove and yield the first events, at most so many; the gap of an overflow comes first.
+
+        Events may be put, and the hold be closed, while it is iterated.
+        """
+        while self and most > 0:
+            if self._hole is not None:
+                channels, self._hole = tuple(self._hole), None
+                yield Gap(channels=channels, reason=OVERFLOW)
+            else:
+                yield self._take()
+            most -= 1
+
+    async def hand_over(
+        self, pass_on: Callable[[Delivery | Gap], None], lane: Lane, congestion: Congestion
+    ) -> None:
+        """Hand on what waits, and what comes meanwhile; returns when nothing waits any more.
+
+        Args:
+            pass_on: puts one event into the lane, by the overflow policy.
+            lane: while it is full, its consumer gets as much time as the hub gives to anybody.
+        """
+        while self:
+            for event in self.take(TURN_DELIVERIES):
+                try:
+                    pass_on(event)
+                except Exception:
+                    # As in the hub: one message that cannot be encoded stops no other.
+                    logger.exception("a subscriber failed to take %r", type(event).__name__)
+                if lane.full:
+                    break
+            if lane.full:
+                await congestion.relieve()
+            elif self:
+                await asyncio.sleep(0)
+
+    def forget(self, channels: Iterable[str]) -> None:
+        """Discard what waits of channels that the socket has left."""
+        gone = set(channels)
+        kept: deque[Delivery | Gap] = deque()
+        for event in self._events:
+            if isinstance(event, Gap):
+                left = tuple(name for name in event.channels if name not in gone)
+                if left:
+                    kept.append(Gap(channels=left, reason=event.reason))
+            elif event.channel not in gone:
+                kept.append(event)
+            else:
+                self._bytes -= event_bytes(event)
+                self._owner._discarded(1)
+        self._events = kept
+        if self._hole is not None:
+            self._hole = {name: None for name in self._hole if name not in gone} or None
+
+    def close(self) -> None:
+        """Discard everything, now and from now on: the socket ends."""
+        self.closed = True
+        events, self._events = self._events, _NOTHING
+        self._bytes = 0
+        self._hole = None
+        self._owner._discarded(sum(isinstance(event, Delivery) for event in events))
+
+    def expire(self) -> None:
+        """Called by `HoldTimer` when the time is over."""
+        self._owner._hold_expired()
+
+
+NOT_YET: Hold = Hold.__new__(Hold)
+"""Stands for a hold that begins with the first subscription. Nothing is put into it."""
+
+
+class HoldTimer:
+    """Expires the holds of one hub, with one timer for all of them.
+
+    A timer for each hold would cost a tenth of a handshake and stay in the heap of the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ends: dict[Hold, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, hold: Hold, seconds: float) -> None:
+        """Call `hold.expire()` after that time, unless it is discarded before."""
+        if seconds == math.inf:
+            return
+        self._ends[hold] = ends = self._loop.time() + seconds
+        if self._timer is None or ends < self._timer.when():
+            self._wake_at(ends)
+
+    def discard(self, hold: Hold) -> None:
+        """The hold is over. The timer stays: most likely it serves the next one."""
+        self._ends.pop(hold, None)
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for hold in [hold for hold, ends in self._ends.items() if ends <= now]:
+            del self._ends[hold]
+            hold.expire()
+        if self._ends:
+            self._wake_at(min(self._ends.values()))
+
+
+def event_bytes(event: Delivery | Gap) -> int:
+    """What an event counts for in `outbox_bytes`."""
+    return 0 if isinstance(event, Gap) else len(event.payload)
+
+
+def event_channels(event: Delivery | Gap) -> Sequence[str]:
+    """The channels that an event is about."""
+    return event.channels if isinstance(event, Gap) else (event.channel,)

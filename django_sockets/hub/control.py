@@ -1,0 +1,312 @@
+"""The tagged sockets of one hub, and the orders that other processes send them.
+
+A tag is a name and a text, such as user = "7". A crowd is on its hub's control channel while it has
+members: what closes "all sockets of user 7" on every process comes that way. It knows no sockets,
+only `Member`; `django_sockets.closing` gives the orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..codec import Delivery, decode_json
+from ..errors import BrokerError, ConfigurationError
+from ..forks import after_fork_in_child
+from ..log import LogThrottle
+from ..url import BrokerOptions
+from .hub import Hub
+
+__all__ = [
+    "Crowd",
+    "Member",
+    "check_close_code",
+    "close_order",
+    "crowd_of",
+    "crowds",
+    "on_missed_orders",
+    "tag_texts",
+]
+
+logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+
+RETRY_SECONDS = 1.0
+"""Between two attempts to get onto the control channel."""
+PATIENCE_SECONDS = 1.0
+"""How long a new member waits for the first attempt: a handshake waits with it."""
+
+on_missed_orders: list[Callable[[], object]] = []
+"""Called when orders may have been missed, on the event loop of the hub in question: what is called
+must not wait, and is told nothing. For a sweep that finds out by itself who must be closed."""
+
+
+class Member(Protocol):
+    """What is in a crowd."""
+
+    def on_close_order(self, code: int) -> None:
+        """Close; called on the hub's loop, and must not wait."""
+
+
+def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as texts: of an object with a `pk` that, of anything else `str()`; None is no tag."""
+    keys = {name: getattr(value, "pk", value) for name, value in tags.items()}
+    return {str(name): str(key) for name, key in keys.items() if key is not None}
+
+
+def check_close_code(code: object, *, standard: bool = False) -> int:
+    """Return the code if an application may close with it (RFC 6455, section 7.4).
+
+    Args:
+        standard: also allow the standard's own codes that a close frame may carry.
+
+    Raises:
+        ConfigurationError: it is neither 1000, nor in 3000 to 4999, nor such a code; a ValueError.
+    """
+    if isinstance(code, int):
+        if code == 1000 or 3000 <= code <= 4999:
+            return int(code)
+        if standard and (1001 <= code <= 1003 or 1007 <= code <= 1014):
+            return int(code)
+    others = "; 1001 to 1003 and 1007 to 1014 are the standard's" if standard else ""
+    raise ConfigurationError(
+        f"close code {code!r}: use 1000, or a number from 3000 to 4999{others}"
+    )
+
+
+def close_order(tags: Mapping[str, str], code: int) -> bytes:
+    """The message on the control channel that closes the members with all these tags."""
+    return json.dumps({"close": {"tags": dict(tags), "code": code}}).encode()
+
+
+class Crowd:
+    """The members of one hub by tag. Changed on the hub's loop only; read on any thread.
+
+    Attributes:
+        config: the hub's.
+        loop: the hub's.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.config = hub.config
+        self.loop = hub.loop
+        self._hub = weakref.ref(hub)  # The registry would keep it for ever otherwise.
+        self._tags_of: dict[Member, dict[str, str]] = {}
+        self._index: dict[str, dict[str, dict[Member, None]]] = {}
+        self._listening = False
+        self._missing = False
+        self._tried: asyncio.Event = asyncio.Event()
+        self._left = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._tags_of)
+
+    # Members
+
+    async def add(self, member: Member, tags: Mapping[str, Any]) -> None:
+        """Add a member, or give it other tags; returns once orders reach it.
+
+        While the server cannot be reached it returns after the first attempt, or a second of it,
+        which the log tells; more follow in the background, and then `on_missed_orders` is called.
+        """
+        self._forget(member)
+        texts = tag_texts(tags)
+        if not texts:
+            self._settle()
+            return
+        self._tags_of[member] = texts
+        for name, text in texts.items():
+            self._index.setdefault(name, {}).setdefault(text, {})[member] = None
+        self._settle()
+        try:
+            await asyncio.wait_for(self._tried.wait(), PATIENCE_SECONDS)
+        except asyncio.TimeoutError:
+            self._no_orders(f"no answer for {PATIENCE_SECONDS:g} s")
+            self._tried.set()  # The next ones need not wait for that too.
+
+    def discard(self, member: Member) -> None:
+        """Take a member out. After the last one, the control channel is left soon."""
+        self._forget(member)
+        self._settle()
+
+    def _forget(self, member: Member) -> None:
+        for name, text in self._tags_of.pop(member, {}).items():
+            by_text = self._index[name]
+            del by_text[text][member]
+            if not by_text[text]:
+                del by_text[text]
+            if not by_text:
+                del self._index[name]
+
+    def matching(self, tags: Mapping[str, str]) -> list[Member]:
+        """The members that carry all of the tags, at least one."""
+        # list() of a dict is one step for other threads.
+        sets = [list(self._index.get(name, {}).get(text, ())) for name, text in tags.items()]
+        if not sets:
+            return []
+        fewest = min(sets, key=len)
+        wanted = tags.items()
+        return [member for member in fewest if wanted <= self._tags_of.get(member, {}).items()]
+
+    def values(self, tag: str) -> set[str]:
+        """Every text that a member has for a tag."""
+        return {*list(self._index.get(tag, ()))}
+
+    def close(self, tags: Mapping[str, str], code: int) -> int:
+        """Close the members that carry all of the tags; returns how many. On the hub's loop."""
+        members = self.matching(tags)
+        for member in members:
+            try:
+                member.on_close_order(code)
+            except Exception:
+                logger.exception("closing a socket by its tags failed")
+        return len(members)
+
+    # The control channel
+
+    def _settle(self) -> None:
+        if not self._tags_of:
+            self._left.set()
+        if self._keeper is None and bool(self._tags_of) != self._listening:
+            self._keeper = self.loop.create_task(self._keep(), name="django_sockets crowd")
+
+    async def _keep(self) -> None:
+        """Be on the control channel if there are members, else not. One task at a time does it."""
+        self._missing = False
+        try:
+            while bool(self._tags_of) != self._listening:
+                hub = self._hub()
+                if hub is None or hub.closed:
+                    return
+                if await self._switch(hub):
+                    continue
+                self._left.clear()
+                del hub
+                await self._pause()
+        finally:
+            self._keeper = None
+            if self._tags_of:
+                self._tried.set()  # Nobody is left waiting.
+        if self._missing and self._listening:
+            self._missed("no connection")
+
+    async def _switch(self, hub: Hub) -> bool:
+        """Get onto the control channel, or off it; False if it has to be tried again."""
+        try:
+            if self._listening:
+                self._listening = False
+                self._tried.clear()
+                await hub.remove(self)
+            else:
+                await hub.add_control(self)
+                self._listening = True
+        except BrokerError as exc:
+            self._no_orders(exc)
+            return False
+        except Exception as exc:
+            self._no_orders(repr(exc))
+            return False
+        finally:
+            if self._tags_of:
+                self._tried.set()
+        return True
+
+    def _no_orders(self, reason: object) -> None:
+        self._missing = True
+        text = "orders to close sockets do not arrive: %s"
+        _throttle.log(logging.WARNING, f"control {self.config.url}", text, reason)
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._left.wait(), RETRY_SECONDS)
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """An order. What this version does not know in it is for newer ones, and is ignored."""
+        try:
+            order = _read_order(delivery.payload)
+        except Exception:  # Also RecursionError.
+            hub = self._hub()
+            if hub is not None:
+                hub.poison(delivery.channel)
+            return
+        if order is None:
+            return
+        tags, code = order
+        try:
+            self.close(tags, check_close_code(code))
+        except ConfigurationError as exc:
+            hub = self._hub()
+            if hub is not None:
+                hub.count("poison")
+            text = "refused an order of another process to close sockets: %.200s"
+            _throttle.log(logging.WARNING, f"order {self.config.url}", text, exc)
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """Orders may be missing."""
+        self._missed(reason)
+
+    def _missed(self, reason: str) -> None:
+        text = "orders to close sockets may have been missed: %s"
+        _throttle.log(logging.WARNING, f"missed {self.config.url}", text, reason)
+        for call in tuple(on_missed_orders):
+            try:
+                call()
+            except Exception:
+                logger.exception("on_missed_orders: %r failed", call)
+
+
+def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
+    """The tags and the code of a close order; None for an order of another kind."""
+    message: dict[str, Any] = decode_json(payload)
+    if "close" not in message.keys():  # noqa: SIM118 - refuses lists and texts too
+        return None
+    order = message["close"]
+    tags, code = order["tags"], order["code"]
+    if not tags or not all(isinstance(text, str) for text in tags.values()):
+        raise ValueError("a close order has at least one tag, and tags are texts")
+    return tags, code
+
+
+class _Registry:
+    """Everything that a forked child must start afresh."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.crowds: weakref.WeakKeyDictionary[Hub, Crowd] = weakref.WeakKeyDictionary()
+
+
+_registry = _Registry()
+_abandoned: list[_Registry] = []
+
+
+def crowd_of(hub: Hub) -> Crowd:
+    """The crowd of a hub; made on first use."""
+    with _registry.lock:
+        crowd = _registry.crowds.get(hub)
+        if crowd is None:
+            crowd = _registry.crowds[hub] = Crowd(hub)
+        return crowd
+
+
+def crowds() -> list[Crowd]:
+    """Every crowd of this process, on whatever loop."""
+    with _registry.lock:
+        found = list(_registry.crowds.values())
+    return [crowd for crowd in found if not crowd.loop.is_closed()]
+
+
+def _after_fork_in_child() -> None:
+    """The sockets are the parent's: closing one here would wake the parent's loop."""
+    global _registry
+    _abandoned.append(_registry)
+    _registry = _Registry()
+
+
+after_fork_in_child(_after_fork_in_child)

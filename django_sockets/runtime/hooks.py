@@ -1,0 +1,83 @@
+"""Calling an application's hooks: `async def` on the event loop, `def` on a worker thread."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..conf import Settings, database_hygiene
+from .async_hygiene import tidied
+from .background import worker_pool
+
+__all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "keep_functions", "takes_code"]
+
+is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
+"""Whether a hook belongs on the event loop; of a method, ask for its function."""
+
+
+def call_hook(
+    settings: Settings, hook: Callable[..., Any], *args: Any, handshake: bool = False
+) -> Awaitable[Any]:
+    """Call a hook where it belongs; await what this returns for its result.
+
+    Args:
+        settings: for the worker threads, if they are still to be made.
+        handshake: see `WorkerPool.run`.
+
+    Raises:
+        What the hook raises.
+    """
+    if is_coroutine_function(getattr(hook, "__func__", hook)):
+        return tidied(hook(*args))
+    return call_in_thread(settings, hook, args, handshake=handshake)
+
+
+async def call_in_thread(
+    settings: Settings, hook: Callable[..., Any], args: Sequence[Any], *, handshake: bool = False
+) -> Any:
+    """Call a `def` on a worker thread; raises what it raises."""
+    result = await worker_pool(settings).run(_in_thread, hook, args, handshake=handshake)
+    # A decorated `async def` may look like a `def`.
+    return await tidied(result) if inspect.isawaitable(result) else result
+
+
+def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
+    with database_hygiene():
+        return hook(*args)
+
+
+@lru_cache(maxsize=1024)
+def takes_code(disconnect: Callable[..., Any]) -> bool:
+    """Whether a `disconnect` method takes anything besides `self`."""
+    return len(inspect.signature(disconnect).parameters) > 1
+
+
+def keep_functions(cls: type, names: Iterable[str]) -> None:
+    """Make plain functions among a class's attributes stay functions, and not become methods.
+
+    `ws_decoder = json.loads` would otherwise be called with the instance as its first argument. A
+    function whose first parameter is `self`, or that needs two arguments, is meant as a method.
+    """
+    for name in names:
+        value = inspect.getattr_static(cls, name, None)
+        binds = callable(value) and hasattr(value, "__get__") and not isinstance(value, _WRAPPED)
+        if binds and not _is_method(value):
+            setattr(cls, name, staticmethod(value))
+
+
+_WRAPPED = (staticmethod, classmethod)
+
+
+def _is_method(function: Any) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # Some functions written in C do not tell.
+        return False
+    positional = [one for one in parameters if one.kind in _POSITIONAL]
+    required = [one for one in positional if one.default is one.empty]
+    return len(required) > 1 or bool(positional and positional[0].name == "self")
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -1,0 +1,106 @@
+"""What the log says when a server starts: the broker in use, and a warning if it cannot be right.
+
+`memory://` stays inside one process. Under a server with several worker processes a broadcast
+reaches only the sockets of one worker, and nothing fails: it has to be said.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..conf import DJANGO_SETTING, ENVIRONMENT_VARIABLE, Config, default_config_and_origin
+from ..errors import ConfigurationError
+from ..registry import open_broker
+
+__all__ = ["SOURCES", "announce", "announce_default", "server_workers"]
+
+logger = logging.getLogger("django_sockets")
+
+SOURCES = {
+    "argument": "given as the argument",
+    "setting": f"from Django's setting {DJANGO_SETTING}",
+    "environment": f"from the environment variable {ENVIRONMENT_VARIABLE}",
+    "override": "set by a test",
+    "default": "the built-in default",
+}
+"""Where a configuration can come from, and how to say it."""
+
+MOST_ANNOUNCED = 100
+"""Brokers whose use is logged in one process; tests may use thousands."""
+_announced: set[str] = set()
+
+
+def announce_default() -> None:
+    """Log the default broker, because a server starts."""
+    try:
+        config, origin = default_config_and_origin()
+        open_broker(config.url)  # It does not connect.
+    except ConfigurationError as exc:
+        logger.error("the configuration of the broker is wrong: %s", exc)
+        return
+    announce(config, SOURCES[origin])
+
+
+def announce(config: Config, source: str | None = None) -> None:
+    """Log that a broker is in use, once for each; warn of `memory://` beside other workers.
+
+    Args:
+        source: where the configuration comes from, in words.
+    """
+    url = str(config.url)  # Without a password.
+    if url in _announced or len(_announced) >= MOST_ANNOUNCED:
+        return
+    _announced.add(url)
+    logger.info("the broker is %s%s", url, f" ({source})" if source else "")
+    if config.url.scheme == "memory" and config.broker_factory is None and server_workers() > 1:
+        logger.warning(
+            "the broker is %s, which stays inside one process, but the server has several "
+            "worker processes: a broadcast reaches only the sockets of the process that made "
+            'it. Set %s = "redis://..." or the environment variable %s for all of them',
+            url,
+            DJANGO_SETTING,
+            ENVIRONMENT_VARIABLE,
+        )
+
+
+def server_workers() -> int:
+    """How many worker processes the server of this process has at least; 1 if that is not known.
+
+    The options of a server may come from its command line, a file, the environment or a call. So
+    this looks for the function that runs a worker among those that have called us: its variables
+    hold the server's configuration. A server without workers has not called such a function.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        count = _WORKER_FUNCTIONS.get((frame.f_globals.get("__name__"), frame.f_code.co_name))
+        if count is not None:
+            try:
+                return max(1, int(count(frame.f_locals)))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return 1  # Another version of that server.
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return 1
+
+
+def _of_uvicorn(variables: Mapping[str, Any]) -> int:
+    config = variables["config"]
+    # With `reload` there is one worker, whatever is configured.
+    return 1 if config.should_reload else config.workers
+
+
+_WORKER_FUNCTIONS: dict[tuple[Any, str], Callable[[Mapping[str, Any]], int]] = {
+    ("uvicorn._subprocess", "subprocess_started"): _of_uvicorn,
+    # It tells a worker its number only: the first one does not know of the others.
+    ("granian.server.mp", "_spawn_asgi_worker"): lambda variables: variables["worker_id"],
+    ("granian.server.mp", "_spawn_asgi_lifespan_worker"): lambda variables: variables["worker_id"],
+    ("gunicorn.arbiter", "spawn_worker"): lambda variables: variables["self"].cfg.workers,
+    ("hypercorn.asyncio.run", "asyncio_worker"): lambda variables: variables["config"].workers,
+    ("hypercorn.asyncio.run", "uvloop_worker"): lambda variables: variables["config"].workers,
+}
+"""Module and function -> what reads the number of workers from its variables. Tried with uvicorn
+0.54, gunicorn 27.0, hypercorn 0.18 and granian 2.8."""
