@@ -98,7 +98,7 @@ class Connection:
         return frames
 
 
-class Crowd:
+class Control:
     """All connections of one run."""
 
     def __init__(self) -> None:
@@ -166,20 +166,20 @@ class Crowd:
 
 def serve() -> None:
     """Answer stdin."""
-    crowd = Crowd()
+    control = Control()
     wanted = json.loads(sys.stdin.readline())
     started = time.perf_counter()
-    crowd.join(wanted["port"], wanted["paths"], wanted["greets"])
+    control.join(wanted["port"], wanted["paths"], wanted["greets"])
     print("joined", started, time.perf_counter(), flush=True)
     for line in sys.stdin:
         wish, number = line.split()
         if wish in ("count", "bulk"):
-            (crowd.count if wish == "count" else crowd.bulk)(int(number))
+            (control.count if wish == "count" else control.bulk)(int(number))
             print("heard", time.perf_counter(), flush=True)
         elif wish == "time":
-            print("microseconds", *crowd.time(int(number)), flush=True)
+            print("microseconds", *control.time(int(number)), flush=True)
         elif wish == "each":
-            print("silent", crowd.each(float(number)), time.perf_counter(), flush=True)
+            print("silent", control.each(float(number)), time.perf_counter(), flush=True)
 
 
 if __name__ == "__main__":

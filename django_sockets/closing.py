@@ -12,7 +12,7 @@ from typing import Any
 from .broadcaster import Broadcaster
 from .conf import Config, Source, load_config
 from .errors import ConfigurationError
-from .hub.control import check_close_code, close_order, crowds, on_missed_orders, tag_texts
+from .hub.control import check_close_code, close_order, controls, on_missed_orders, tag_texts
 from .runtime.background import through_hub
 
 __all__ = [
@@ -89,13 +89,13 @@ def _checked(code: int, tags: dict[str, Any]) -> dict[str, str]:
 
 def _close_local(tags: dict[str, str], code: int, config: Config | None) -> int:
     count = 0
-    for crowd in crowds():
-        if config is not None and crowd.config.url != config.url:
+    for control in controls():
+        if config is not None and control.config.url != config.url:
             continue
-        matching = len(crowd.matching(tags))
+        matching = len(control.matching(tags))
         if matching:
             try:
-                crowd.loop.call_soon_threadsafe(crowd.close, tags, code)
+                control.loop.call_soon_threadsafe(control.close, tags, code)
             except RuntimeError:
                 continue  # That loop has ended, and its sockets with it.
             count += matching

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from .codec import Delivery, encode, send_event
 from .conf import Source, check_hosts, load_config
 from .connection.asgi import AsgiApp
-from .connection.client_subscriptions import SocketChannels
+from .connection.client_subscriptions import ClientSubscriptions
 from .connection.handshake import FORBIDDEN, deny, origin_refusal, refusal, report_error
 from .connection.limits import TokenBucket, check_limits, check_subprotocol
 from .connection.origin import check_allowed_hosts, check_origins
 from .connection.outbox import Outbox
 from .connection.overflow import CLOSE, Inbox, Overflow, check_policy
-from .connection.receive_loop import NO_CODE, Frames
+from .connection.receive_loop import NO_CODE, ReceiveLoop
 from .decoding import LARGE_CHARACTERS
 from .delivery.eager import Late, until_late
 from .delivery.events import OVERFLOW, EventQueue, Gap
-from .delivery.flow_control import STUCK_SECONDS, Mailbox
+from .delivery.flow_control import STUCK_SECONDS, Backlog
 from .delivery.hold import NOT_YET, Hold
-from .delivery.send_queue import Lane
+from .delivery.send_queue import SendQueue
 from .errors import BrokerError, CallError, ChannelError, EncodeError, NotAllowed, SubscribeError
-from .hub.control import Crowd, check_close_code, crowd_of
+from .hub.control import Control, check_close_code, control_of
 from .hub.hub import Hub
 from .log import LogThrottle, shown, whereabouts
 from .runtime.async_hygiene import tidied
@@ -70,7 +70,7 @@ UNAVAILABLE = 503
 """HTTP status (RFC 9110, section 15.6.4)."""
 
 
-class BaseSocketServer(SocketChannels):
+class BaseSocketServer(ClientSubscriptions):
     """One websocket connection. Subclass it and override what you need.
 
     `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error` and `gap` may be `def`
@@ -205,11 +205,11 @@ class BaseSocketServer(SocketChannels):
         self._home_calls: Calls | None = None
         self._dispatch = _dispatch_of(type(self))
         self._hub: Hub | None = None
-        self._crowd: Crowd | None = None
+        self._control: Control | None = None
         self._queue: EventQueue | Hold | None = None
         self._outbox = Outbox(self, send)
         self._inbox: Inbox | None = None
-        self._frames = Frames(self)
+        self._receive_loop = ReceiveLoop(self)
         self._serving = False
         self._closing = False
         self.is_alive = True
@@ -412,29 +412,29 @@ class BaseSocketServer(SocketChannels):
         if event["type"] != "websocket.connect":
             return False
         self._outbox.hold()
-        guests = self._shared_hub().guests
-        if guests.draining:
+        connections = self._shared_hub().connections
+        if connections.draining:
             self._count("refused_draining")
             await deny(self.scope, send, UNAVAILABLE)
             return False
-        guests.add(self)
+        connections.add(self)
         admitted = False
         try:
             if self._tags or type(self).authorize is not BaseSocketServer.authorize:
                 status = await self._in_time(self._admit())
             else:
                 status = origin_refusal(self.scope, self.allowed_origins, self.allowed_hosts)
-            if self._closing and self._shared_hub().guests.draining:
+            if self._closing and self._shared_hub().connections.draining:
                 status = UNAVAILABLE
             if status is not None or self._closing:
                 await deny(self.scope, send, status or FORBIDDEN)
             else:
-                self._frames.push(event)
+                self._receive_loop.push(event)
                 admitted = True
         finally:
             if not admitted:
                 self._leave()
-                guests.discard(self)
+                connections.discard(self)
         return admitted
 
     async def _admit(self) -> int | None:
@@ -466,14 +466,14 @@ class BaseSocketServer(SocketChannels):
         self._serving = True
         # Now, and not when the coroutine begins: a subscription may be made before that.
         self._start_delivery()
-        return self._frames.serve()
+        return self._receive_loop.serve()
 
     def _begin(self) -> None:
         if type(self._home) is BackgroundLoop:
             worker_pool(self._config.settings).keep_spare()
             self._finished = self._home.create_future()
             at_exit(self._at_exit)
-        if self._tags and self._crowd is None:
+        if self._tags and self._control is None:
             _spawn(self._join())
         if self.idle_timeout_seconds is not None:
             self._watch_idle()
@@ -488,7 +488,7 @@ class BaseSocketServer(SocketChannels):
             await self._conclude(code)
         finally:
             if self._hub is not None:
-                self._hub.guests.discard(self)
+                self._hub.connections.discard(self)
             if self._finished is not None:
                 self._finished.set_result(None)
             not_at_exit(self._at_exit)
@@ -506,7 +506,7 @@ class BaseSocketServer(SocketChannels):
             self._inbox.end()
         self._outbox.end()
         # Only the exit of the interpreter cannot wait for a handler that never returns.
-        await self._frames.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
+        await self._receive_loop.finish(EXIT_SECONDS / 2 if self._outbox.muted else None)
         if self._in_thread is not None and not self._outbox.muted:
             await self._outlive(self._in_thread)
         try:
@@ -533,7 +533,7 @@ class BaseSocketServer(SocketChannels):
     def _end(self, code: int) -> None:
         """Note that the connection has ended; the first code counts."""
         if self._serving:
-            self._frames.end(code)
+            self._receive_loop.end(code)
 
     # Frames from the client
 
@@ -613,7 +613,7 @@ class BaseSocketServer(SocketChannels):
         if self.idle_timeout_seconds is None or self._closing:
             return
         loop = asyncio.get_running_loop()
-        quiet = 0.0 if self._frames.busy else loop.time() - self._frames.heard_at
+        quiet = 0.0 if self._receive_loop.busy else loop.time() - self._receive_loop.heard_at
         if quiet >= self.idle_timeout_seconds:
             _spawn(self._close(IDLE))
             self._note("closed_idle", "closed with 4408: the client sends nothing")
@@ -702,14 +702,14 @@ class BaseSocketServer(SocketChannels):
             return
         self._closing = True
         self._discard_held()
-        self._frames.stop()
+        self._receive_loop.stop()
         try:
             await self._outbox.close(code)
         finally:
             self._end(code)
 
-    def _new_mailbox(self) -> Mailbox:
-        return Mailbox(self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion)
+    def _new_backlog(self) -> Backlog:
+        return Backlog(self.outbox_messages, self.outbox_bytes, self._shared_hub().congestion)
 
     def _no_send(self) -> None:
         self._warn_once("send side", "%s has no send callable: nothing is sent")
@@ -729,26 +729,26 @@ class BaseSocketServer(SocketChannels):
 
     async def _join(self) -> None:
         """Be found by the tags it has now; without tags this costs nothing."""
-        if self.is_alive and (self._tags or self._crowd is not None):
-            self._crowd = crowd = crowd_of(self._shared_hub())
-            await crowd.add(self, self.tags)
+        if self.is_alive and (self._tags or self._control is not None):
+            self._control = control = control_of(self._shared_hub())
+            await control.add(self, self.tags)
 
     def _leave(self) -> None:
-        if self._crowd is not None:
-            self._crowd.discard(self)
+        if self._control is not None:
+            self._control.discard(self)
 
     def on_close_order(self, code: int) -> None:
-        """Called by the crowd: somebody closes the sockets with a tag of this one."""
+        """Called by the control: somebody closes the sockets with a tag of this one."""
         _spawn(self._close(code))
 
     # Sent away
 
     def on_drain(self, patience_seconds: float) -> None:
-        """Called by the hub's guests: the server is shutting down."""
+        """Called by the hub's connections: the server is shutting down."""
         _spawn(self._drain(patience_seconds))
 
     async def _drain(self, patience_seconds: float) -> None:
-        await self._frames.settled(patience_seconds)
+        await self._receive_loop.settled(patience_seconds)
         if not self._closing and self.is_alive:
             self._count("closed_drain")
             await self._close(RESTART)
@@ -773,7 +773,7 @@ class BaseSocketServer(SocketChannels):
             self._queue = hub.new_queue()
         return hub.add(self, names, direct=self._direct())
 
-    def _direct(self) -> Lane | None:
+    def _direct(self) -> SendQueue | None:
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
         if isinstance(self._queue, EventQueue) or self._inbox is not None or not self._serving:
             return None
@@ -912,8 +912,8 @@ class BaseSocketServer(SocketChannels):
     async def _hand_over(self, hold: Hold) -> None:
         hub = self._shared_hub()
         hub.holds.discard(hold)
-        lane = self._outbox if self._inbox is None else self._inbox
-        await hold.hand_over(self._pass_on, lane, hub.congestion)
+        send_queue = self._outbox if self._inbox is None else self._inbox
+        await hold.hand_over(self._pass_on, send_queue, hub.congestion)
         self._release_empty()
 
     async def _release_after_calls(self) -> None:

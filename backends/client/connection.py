@@ -24,7 +24,7 @@ from ...forks import after_fork_in_child
 from ...redaction import without_frames
 from ...url import BrokerURL
 from .addresses import reason
-from .parser import Intake, LinkLost
+from .parser import LinkLost, Parser
 from .within import within
 
 __all__ = [
@@ -120,8 +120,8 @@ class ServerLink:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: int
     ) -> None:
-        self._intake = Intake()
-        self._intake.take_over(reader, writer)
+        self._parser = Parser()
+        self._parser.take_over(reader, writer)
         self._writer = writer
         self.protocol = protocol
         self.tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
@@ -134,15 +134,15 @@ class ServerLink:
     @property
     def received_bytes(self) -> int:
         """Read so far."""
-        return self._intake.received_bytes
+        return self._parser.received_bytes
 
     @property
     def partial_bytes(self) -> int:
         """Read of a reply that is not complete yet."""
-        return self._intake.partial_bytes
+        return self._parser.partial_bytes
 
     async def read(self) -> Iterable[Any]:
-        return await self._intake.read()
+        return await self._parser.read()
 
     def write(self, data: bytes) -> None:
         if self._writer.is_closing():

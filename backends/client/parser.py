@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import hiredis
 
-__all__ = ["Intake", "LinkLost"]
+__all__ = ["LinkLost", "Parser"]
 
 BUFFER_BYTES = 64 * 1024
-MOUTHFUL_BYTES = 8 * 1024
+PARSE_CHUNK_BYTES = 8 * 1024
 """What the parser is given at a time: it moves all that it still has after each KiB it has read."""
 UNREAD_BYTES = 256 * 1024
 """Of what nobody has read yet; beyond it, nothing more is taken from the network."""
@@ -26,7 +26,7 @@ class LinkLost(Exception):
     """The link is of no more use; `str()` says why."""
 
 
-class Intake(asyncio.BufferedProtocol):
+class Parser(asyncio.BufferedProtocol):
     """The protocol of a connection to a server; `read` is for one task.
 
     Attributes:
@@ -91,8 +91,8 @@ class Intake(asyncio.BufferedProtocol):
         try:
             for data in arrived:
                 self.partial_bytes += len(data)
-                for start in range(0, len(data), MOUTHFUL_BYTES):
-                    feed(data, start, min(MOUTHFUL_BYTES, len(data) - start))
+                for start in range(0, len(data), PARSE_CHUNK_BYTES):
+                    feed(data, start, min(PARSE_CHUNK_BYTES, len(data) - start))
                     while (reply := gets()) is not _INCOMPLETE:
                         self.partial_bytes = 0
                         yield reply

@@ -1,10 +1,10 @@
 """Publishing through valkey-glide, for `?driver=glide`.
 
-Messages wait in lanes, and a lane has one request under way at a time: what comes in meanwhile is
+Messages wait in queues, and a queue has one request under way at a time: what comes in meanwhile is
 its next request. So many callers share a round trip, and the order is kept: valkey-glide 2.6 keeps
 none among requests side by side (measured: up to one message in ten overtaken). On a cluster a
-lane is a range of slots, so that a node that does not answer holds up the channels of its own
-slots only; elsewhere there is one lane.
+queue is a range of slots, so that a node that does not answer holds up the channels of its own
+slots only; elsewhere there is one queue.
 
 Connections, threads and the driver's errors are the business of `glide_client`.
 """
@@ -28,7 +28,7 @@ from .config import GlideConnection, GlideIAM, glide_connection
 
 __all__ = ["GlideConnection", "GlideIAM", "GlidePublisher", "glide_publisher"]
 
-CLUSTER_LANES = 16
+CLUSTER_QUEUES = 16
 MAX_REQUEST_MESSAGES = 1000
 MAX_REQUEST_BYTES = 1024 * 1024
 """A request of one message may have more."""
@@ -67,7 +67,7 @@ class _Message:
         self.send.settle(self.index, outcome)
 
 
-class _Lane:
+class _RequestQueue:
     __slots__ = ("sent", "waiting")
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class GlidePublisher:
     ) -> None:
         self._url = url
         self._client = lease(url, connection, sharded, open_link)
-        self._lanes = [_Lane() for _ in range(CLUSTER_LANES if connection.cluster else 1)]
+        self._queues = [_RequestQueue() for _ in range(CLUSTER_QUEUES if connection.cluster else 1)]
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -126,7 +126,7 @@ class GlidePublisher:
         seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
         send = _Send(len(messages), loop.create_future(), loop.time() + seconds)
         for index, (name, payload) in enumerate(messages):
-            self._lane(name).waiting.append(_Message(send, index, name, payload))
+            self._queue(name).waiting.append(_Message(send, index, name, payload))
         if not messages:
             send.future.set_result([])
         elif not self._flush_due:
@@ -150,53 +150,53 @@ class GlidePublisher:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for lane in self._lanes:
-            self._end(lane, [OutcomeUnknown("closed")] * len(lane.sent))
-            self._refuse(lane, NotSent("closed"))
+        for queue in self._queues:
+            self._end(queue, [OutcomeUnknown("closed")] * len(queue.sent))
+            self._refuse(queue, NotSent("closed"))
         await self._client.release()
 
-    def _lane(self, name: bytes) -> _Lane:
-        if len(self._lanes) == 1:
-            return self._lanes[0]
-        return self._lanes[slot_of(name) * len(self._lanes) // SLOTS]
+    def _queue(self, name: bytes) -> _RequestQueue:
+        if len(self._queues) == 1:
+            return self._queues[0]
+        return self._queues[slot_of(name) * len(self._queues) // SLOTS]
 
     def _flush(self) -> None:
         self._flush_due = False
-        for lane in self._lanes:
-            if lane.waiting and not lane.sent and not self._closed:
-                self._request(lane)
+        for queue in self._queues:
+            if queue.waiting and not queue.sent and not self._closed:
+                self._request(queue)
 
-    def _request(self, lane: _Lane) -> None:
+    def _request(self, queue: _RequestQueue) -> None:
         loop = asyncio.get_running_loop()
-        messages = lane.take()
+        messages = queue.take()
         remaining = min(message.send.deadline for message in messages) - loop.time()
         # Whoever waited long for others still gets a fair part of the time.
         seconds = max(remaining, self._url.options.publish_timeout_seconds / 4)
 
         def done(outcomes: Sequence[Exception | None]) -> None:
             with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-                loop.call_soon_threadsafe(self._settle, lane, messages, outcomes)
+                loop.call_soon_threadsafe(self._settle, queue, messages, outcomes)
 
         self._client.publish([(m.name, m.payload) for m in messages], seconds, done)
 
     def _settle(
-        self, lane: _Lane, messages: list[_Message], outcomes: Sequence[Exception | None]
+        self, queue: _RequestQueue, messages: list[_Message], outcomes: Sequence[Exception | None]
     ) -> None:
-        if lane.sent is not messages:
+        if queue.sent is not messages:
             return  # Closed meanwhile.
-        self._end(lane, outcomes)
+        self._end(queue, outcomes)
         if outcomes and isinstance(outcomes[0], NotSent):
             # There is no connection: those who waited for one need not each try again.
-            self._refuse(lane, outcomes[0])
+            self._refuse(queue, outcomes[0])
         self._flush()
 
-    def _end(self, lane: _Lane, outcomes: Sequence[Exception | None]) -> None:
-        messages, lane.sent = lane.sent, []
+    def _end(self, queue: _RequestQueue, outcomes: Sequence[Exception | None]) -> None:
+        messages, queue.sent = queue.sent, []
         for message, outcome in zip(messages, outcomes, strict=True):
             message.settle(outcome)
 
-    def _refuse(self, lane: _Lane, outcome: NotSent) -> None:
-        waiting, lane.waiting = lane.waiting, deque()
+    def _refuse(self, queue: _RequestQueue, outcome: NotSent) -> None:
+        waiting, queue.waiting = queue.waiting, deque()
         for message in waiting:
             message.settle(outcome)
 
@@ -205,10 +205,10 @@ class GlidePublisher:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for lane in self._lanes:
-            while lane.waiting and lane.waiting[0].send.deadline <= now:
-                lane.waiting.popleft().settle(NotSent("the server did not answer those before it"))
-        deadlines = [lane.waiting[0].send.deadline for lane in self._lanes if lane.waiting]
+        for queue in self._queues:
+            while queue.waiting and queue.waiting[0].send.deadline <= now:
+                queue.waiting.popleft().settle(NotSent("the server did not answer those before it"))
+        deadlines = [queue.waiting[0].send.deadline for queue in self._queues if queue.waiting]
         if deadlines:
             self._timer = loop.call_at(min(deadlines), self._expire)
 

@@ -19,12 +19,12 @@ from ..runtime.background import publish
 from ..runtime.channel_api import ChannelNames, Channels, channel_names
 from ..runtime.sync_calls import running_loop
 
-__all__ = ["SocketChannels"]
+__all__ = ["ClientSubscriptions"]
 
 ORIGIN_BYTES = 8
 
 
-class SocketChannels(ChannelNames):
+class ClientSubscriptions(ChannelNames):
     """Broadcasts that leave their sender out, and subscriptions that a client asks for."""
 
     max_subscriptions: int = 1000
@@ -139,7 +139,7 @@ class SocketChannels(ChannelNames):
             return
         cls = type(self)
         problem = f"may_subscribe refused channel {name!r}"
-        if cls.may_subscribe is SocketChannels.may_subscribe:
+        if cls.may_subscribe is ClientSubscriptions.may_subscribe:
             problem = (
                 f"{cls.__name__} has no may_subscribe, so every request of a client is refused; "
                 f"this one was for channel {name!r}"

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-from ..delivery.flow_control import Mailbox
-from ..delivery.send_queue import Lane
+from ..delivery.flow_control import Backlog
+from ..delivery.send_queue import SendQueue
 
 __all__ = ["Outbox", "Sender"]
 
@@ -27,14 +27,14 @@ class Sender(Protocol):
     def _client_gone(self, exc: Exception) -> None:
         """`send` raised this: the client has left."""
 
-    def _new_mailbox(self) -> Mailbox:
+    def _new_backlog(self) -> Backlog:
         """What may wait for a client that reads slowly."""
 
     def _discarded(self, count: int) -> None:
         """So many messages were queued and never sent."""
 
 
-class Outbox(Lane):
+class Outbox(SendQueue):
     """Events on their way to one client, on one event loop.
 
     Args:
@@ -56,7 +56,7 @@ class Outbox(Lane):
             self.send = send
         self.muted = False
 
-    # What it is as a lane
+    # What it is as a send queue
 
     async def handle(self, event: Event) -> None:
         if self._send is None:
@@ -77,8 +77,8 @@ class Outbox(Lane):
     def dropped(self, items: list[Event]) -> None:
         self.owner._discarded(sum(map(_is_message, items)))
 
-    def new_mailbox(self) -> Mailbox:
-        return self.owner._new_mailbox()
+    def new_backlog(self) -> Backlog:
+        return self.owner._new_backlog()
 
     # What it is for a socket
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from ..codec import Delivery
 from ..delivery.events import OVERFLOW, Gap
-from ..delivery.flow_control import Mailbox
+from ..delivery.flow_control import Backlog
 from ..delivery.hold import Hold, HoldOwner, event_bytes, event_channels
-from ..delivery.send_queue import Lane
+from ..delivery.send_queue import SendQueue
 from ..errors import ConfigurationError
 from ..url import suggest
 
@@ -64,7 +64,7 @@ class Overflow:
         self._gap_began = gap_began
         self._in_hole = False
 
-    def put(self, queue: Lane, item: Any, size_bytes: int) -> list[Any]:
+    def put(self, queue: SendQueue, item: Any, size_bytes: int) -> list[Any]:
         """Queue an item by the policy; returns what was dropped for it, perhaps the item itself."""
         if queue.put(item, size_bytes):
             self._in_hole = False
@@ -103,11 +103,11 @@ class InboxOwner(HoldOwner, Protocol):
     def _policy(self) -> Overflow:
         """What is done when the inbox is full."""
 
-    def _new_mailbox(self) -> Mailbox:
+    def _new_backlog(self) -> Backlog:
         """What events wait in."""
 
 
-class Inbox(Lane):
+class Inbox(SendQueue):
     """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
 
     Where messages were dropped, a `Gap` comes before the next one that is handled, or once all that
@@ -171,8 +171,8 @@ class Inbox(Lane):
     def dropped(self, items: list[Any]) -> None:
         self.owner._discarded(sum(not isinstance(one, Gap) for one in items))
 
-    def new_mailbox(self) -> Mailbox:
-        return self.owner._new_mailbox()
+    def new_backlog(self) -> Backlog:
+        return self.owner._new_backlog()
 
     def _take_gap(self) -> Gap:
         gap = Gap(channels=tuple(self._hole), reason=OVERFLOW)

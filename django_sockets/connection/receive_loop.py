@@ -16,7 +16,7 @@ from ..log import LogThrottle, whereabouts
 from ..loops import cancelling, forget_closed, uncancel
 from ..url import BrokerOptions
 
-__all__ = ["Frames", "Listener"]
+__all__ = ["Listener", "ReceiveLoop"]
 
 logger = logging.getLogger("django_sockets")
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
@@ -69,7 +69,7 @@ class Listener(Protocol):
         """Begin to end: nothing is read any more. What was read may still be at work."""
 
 
-class Frames:
+class ReceiveLoop:
     """The way from an ASGI `receive` to a handler, on one event loop.
 
     Attributes:
@@ -311,15 +311,15 @@ class _AtWork:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._since: dict[Frames, float] = {}
+        self._since: dict[ReceiveLoop, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, frames: Frames, since: float) -> None:
+    def add(self, frames: ReceiveLoop, since: float) -> None:
         self._since[frames] = since
         if self._timer is None:
             self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
 
-    def discard(self, frames: Frames) -> None:
+    def discard(self, frames: ReceiveLoop) -> None:
         self._since.pop(frames, None)
 
     def _look(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ..codec import Delivery
-from .flow_control import Congestion, Mailbox
+from .flow_control import Backlog, Congestion
 
 __all__ = [
     "LATE",
@@ -66,7 +66,7 @@ class EventQueue:
     A reader that does not keep up gets `Gap(reason="overflow")` in place of what was dropped.
 
     Args:
-        max_items, max_bytes, congestion: see `Mailbox`.
+        max_items, max_bytes, congestion: see `Backlog`.
         count_gap: called with the reason of each gap that the queue itself makes.
     """
 
@@ -78,7 +78,7 @@ class EventQueue:
         count_gap: Callable[[str], None],
     ) -> None:
         self._count_gap = count_gap
-        self._mailbox = Mailbox(max_items, max_bytes, congestion)
+        self._backlog = Backlog(max_items, max_bytes, congestion)
         self._overflowed: dict[str, None] = {}
         self._closed = False
 
@@ -91,9 +91,9 @@ class EventQueue:
         self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
 
     def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
-        if self._overflowed and not self._mailbox.full:
-            self._mailbox.put(self._overflow(), 0)
-        if not self._mailbox.put(event, size_bytes):
+        if self._overflowed and not self._backlog.full:
+            self._backlog.put(self._overflow(), 0)
+        if not self._backlog.put(event, size_bytes):
             self._overflowed.update(dict.fromkeys(channels))
 
     def _overflow(self) -> Gap:
@@ -104,17 +104,17 @@ class EventQueue:
 
     async def next(self) -> Delivery | Gap | None:
         """The next event, None once closed and empty; cancelling loses none."""
-        mailbox = self._mailbox
-        if not mailbox and not self._overflowed and not self._closed:
-            await mailbox.wait()
-        if mailbox:
-            event: Delivery | Gap = mailbox.take()
+        backlog = self._backlog
+        if not backlog and not self._overflowed and not self._closed:
+            await backlog.wait()
+        if backlog:
+            event: Delivery | Gap = backlog.take()
             return event
         return self._overflow() if self._overflowed else None
 
     def drain(self) -> list[Delivery | Gap]:
         """Everything that is queued, without waiting."""
-        left: list[Delivery | Gap] = self._mailbox.clear()
+        left: list[Delivery | Gap] = self._backlog.clear()
         if self._overflowed:
             left.append(self._overflow())
         return left
@@ -122,7 +122,7 @@ class EventQueue:
     def close(self) -> None:
         """End the reading after what is queued."""
         self._closed = True
-        self._mailbox.wake()
+        self._backlog.wake()
 
 
 class Events(EventQueue):

@@ -18,7 +18,7 @@ from ..log import LogThrottle, whereabouts
 from ..url import BrokerOptions
 from .eager import start
 from .flow_control import Congestion
-from .send_queue import Lane
+from .send_queue import SendQueue
 from .sequence import Chain
 
 __all__ = [
@@ -54,8 +54,8 @@ class Subscriber(Protocol):
         """Messages on these channels may be missing before the next delivery."""
 
 
-class _NoLane:
-    """In the place of a lane, for a subscriber that has none and is asked each time."""
+class _NoSendQueue:
+    """In the place of a send queue, for a subscriber that has none and is asked each time."""
 
     __slots__ = ("owner",)
 
@@ -65,7 +65,7 @@ class _NoLane:
         self.owner = owner
 
 
-Audience: TypeAlias = tuple[Lane, ...]
+Audience: TypeAlias = tuple[SendQueue, ...]
 """Where a message may go without asking the subscribers: it need not even look at them."""
 
 
@@ -73,50 +73,50 @@ class Topic(Chain, eq=False):
     """Who is on a channel, and what was seen of each publisher there.
 
     Attributes:
-        audience: the lanes of who is on it, in the order they came, which is the one in which they
-            hear a message; for as long as nobody comes or goes, and None until it is needed.
+        audience: the send queues of its subscribers, in the order in which they subscribed and in
+            which they get a message. None until it is needed, and again when that changes.
     """
 
     audience: Audience | None = None
     # A channel for one socket is the rule where there are many channels: it needs no dict.
-    _only: Lane | None = None
-    _lanes: dict[Subscriber, Lane] | None = None
+    _only: SendQueue | None = None
+    _send_queues: dict[Subscriber, SendQueue] | None = None
 
-    def add(self, subscriber: Subscriber, direct: Lane | None) -> None:
-        lane = direct or cast("Lane", _NoLane(subscriber))
+    def add(self, subscriber: Subscriber, direct: SendQueue | None) -> None:
+        send_queue = direct or cast("SendQueue", _NoSendQueue(subscriber))
         self.audience = None
-        if self._only is None and not self._lanes:
-            self._only = lane
+        if self._only is None and not self._send_queues:
+            self._only = send_queue
             return
-        if self._lanes is None:
-            self._lanes = {}
+        if self._send_queues is None:
+            self._send_queues = {}
         if self._only is not None:
-            self._lanes[self._only.owner] = self._only
+            self._send_queues[self._only.owner] = self._only
             self._only = None
-        self._lanes[subscriber] = lane
+        self._send_queues[subscriber] = send_queue
 
     def remove(self, subscriber: Subscriber) -> None:
         self.audience = None
         if self._only is not None:
             self._only = None
-        elif self._lanes is not None:
-            del self._lanes[subscriber]
+        elif self._send_queues is not None:
+            del self._send_queues[subscriber]
 
     @property
     def empty(self) -> bool:
-        return self._only is None and not self._lanes
+        return self._only is None and not self._send_queues
 
     def has(self, subscriber: Subscriber) -> bool:
         """Whether a subscriber is on it."""
         if self._only is not None:
             return self._only.owner is subscriber
-        return self._lanes is not None and subscriber in self._lanes
+        return self._send_queues is not None and subscriber in self._send_queues
 
     def present(self) -> Audience:
-        """The lanes of who is on it now: the audience."""
+        """The send queues of who is on it now: the audience."""
         if self.audience is None:
             only = self._only
-            self.audience = tuple((self._lanes or {}).values()) if only is None else (only,)
+            self.audience = tuple((self._send_queues or {}).values()) if only is None else (only,)
         return self.audience
 
     def piece(self, run: list[Delivery]) -> Piece:
@@ -125,7 +125,7 @@ class Topic(Chain, eq=False):
         return self, run, audience, iter(audience)
 
 
-Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Iterator[Lane]]
+Piece: TypeAlias = tuple[Topic, list[Delivery], Audience, Iterator[SendQueue]]
 """A part of a batch: a run of messages on one channel; who was on that channel when it was made;
 and who of them has not got it yet.
 
@@ -139,7 +139,7 @@ class Round:
 
     Args:
         pieces: of the batch; they may be made while those before them are handed out.
-        congestion: the full mailboxes of the subscribers.
+        congestion: the full backlogs of the subscribers.
         counters: "delivered" and "discarded" are counted here.
     """
 
@@ -152,16 +152,16 @@ class Round:
         self._piece: Piece | None = None
         # Who gets it now, and what it is still to get of the run; then the same of those who would
         # have held up the others.
-        self._lane: Lane | None = None
+        self._send_queue: SendQueue | None = None
         self._rest: Iterator[Delivery] = iter(())
-        self._behind: deque[tuple[Lane, Iterator[Delivery]]] = deque()
+        self._behind: deque[tuple[SendQueue, Iterator[Delivery]]] = deque()
         # Whose `send` is awaited.
-        self._sending: Lane | None = None
+        self._sending: SendQueue | None = None
         self._delivered = 0
         self._done = False
 
     async def run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand everything out; returns when it is, and nobody's mailbox is full but of the slow."""
+        """Hand everything out; returns when it is, and nobody's backlog is full but of the slow."""
         while not self._done:
             try:
                 waiting = start(self._hand_out(), loop)
@@ -187,8 +187,8 @@ class Round:
 
     def _hold_back(self) -> None:
         """Let the present subscriber have the rest of the run when the others have got it."""
-        if self._lane is not None:
-            self._behind.append((self._lane, self._rest))
+        if self._send_queue is not None:
+            self._behind.append((self._send_queue, self._rest))
 
     async def _hand_out(self) -> None:
         """Go on: to the end, to congestion, for one turn, or until a `send` has to wait.
@@ -200,38 +200,38 @@ class Round:
         for piece in self._left():
             self._piece = piece
             topic, run, audience, coming = piece
-            for lane in coming:
-                self._lane = lane
+            for send_queue in coming:
+                self._send_queue = send_queue
                 self._rest = rest = iter(run)
                 for delivery in rest:
                     if (
-                        not lane.idle
-                        or not lane.direct
+                        not send_queue.idle
+                        or not send_queue.direct
                         or delivery.origin is not None
                         or topic.audience is not audience
                     ):
-                        _offer(topic, lane.owner, delivery)
+                        _offer(topic, send_queue.owner, delivery)
                         if congested:
                             self._hold_back()
                             break
                         continue
-                    lane.idle = False
-                    self._sending = lane
+                    send_queue.idle = False
+                    self._sending = send_queue
                     try:
-                        await lane.send(delivery.made or delivery.event())
+                        await send_queue.send(delivery.made or delivery.event())
                     except Exception as exc:
                         self._counters["discarded"] += 1
-                        lane.fail(exc)
+                        send_queue.fail(exc)
                     except BaseException:
                         self._counters["discarded"] += 1
-                        lane.rest()
+                        send_queue.rest()
                         raise
-                    if self._sending is not lane:
-                        lane.rest()
+                    if self._sending is not send_queue:
+                        send_queue.rest()
                         return
-                    lane.idle = True
-                    if lane.behind:
-                        lane.rest()
+                    send_queue.idle = True
+                    if send_queue.behind:
+                        send_queue.rest()
                 left -= len(run)
                 if left <= 0:
                     return
@@ -245,9 +245,9 @@ class Round:
     def _catch_up(self, topic: Topic) -> None:
         """Offer what was held back, as long as nobody is full."""
         while self._behind and not self._congestion.full:
-            self._lane, self._rest = lane, rest = self._behind.popleft()
+            self._send_queue, self._rest = send_queue, rest = self._behind.popleft()
             for delivery in rest:
-                _offer(topic, lane.owner, delivery)
+                _offer(topic, send_queue.owner, delivery)
                 if self._congestion.full:
                     self._hold_back()
                     break

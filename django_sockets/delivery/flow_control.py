@@ -1,8 +1,8 @@
 """A bounded queue between the hub and one consumer, which knows a slow consumer from a burst.
 
-The hub fills it without waiting. A mailbox that becomes full says so; the hub then gives the event
+The hub fills it without waiting. A backlog that becomes full says so; the hub then gives the event
 loop a turn (`Congestion.relieve`), so that a batch of a thousand messages read at once fills no
-queue of a healthy consumer. A consumer that makes no use of that time is slow: its mailbox
+queue of a healthy consumer. A consumer that makes no use of that time is slow: its backlog
 refuses items when it is full, until it has been emptied once; what that means is its owner's
 business.
 """
@@ -14,16 +14,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["STUCK_SECONDS", "Congestion", "Mailbox"]
+__all__ = ["STUCK_SECONDS", "Backlog", "Congestion"]
 
 STUCK_SECONDS = 0.2
-"""A consumer of a full mailbox that is busy with one item for so long is slow."""
+"""A consumer of a full backlog that is busy with one item for so long is slow."""
 STRAIN_SECONDS = 1.0
-"""So is one for which the hub waited so long in all since its mailbox was last empty."""
-PAROLE_SECONDS = 60.0
+"""So is one for which the hub waited so long in all since its backlog was last empty."""
+RETRY_AFTER_SECONDS = 60.0
 """One that was slow lately is waited for a moment only, or it would slow down its neighbours anew
 each time that it has caught up."""
-PAROLE_STUCK_SECONDS = 0.02
+RETRY_STUCK_SECONDS = 0.02
 
 
 _NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
@@ -31,26 +31,26 @@ _NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
 
 
 class Congestion:
-    """The full mailboxes of one hub, and the waiting for them.
+    """The full backlogs of one hub, and the waiting for them.
 
     Attributes:
-        full: those mailboxes; to be looked at only.
+        full: those backlogs; to be looked at only.
     """
 
     def __init__(self) -> None:
-        self.full: set[Mailbox] = set()
+        self.full: set[Backlog] = set()
         self._changed = asyncio.Event()
 
-    def add(self, mailbox: Mailbox) -> None:
-        self.full.add(mailbox)
+    def add(self, backlog: Backlog) -> None:
+        self.full.add(backlog)
 
-    def discard(self, mailbox: Mailbox) -> None:
-        self.full.discard(mailbox)
+    def discard(self, backlog: Backlog) -> None:
+        self.full.discard(backlog)
         if not self.full:
             self._changed.set()
 
     async def relieve(self) -> None:
-        """Return when every mailbox has room again or belongs to a slow consumer."""
+        """Return when every backlog has room again or belongs to a slow consumer."""
         loop = asyncio.get_running_loop()
         while self.full:
             self._changed.clear()
@@ -61,17 +61,17 @@ class Congestion:
             finally:
                 wait.cancel()
             now = loop.time()
-            for mailbox in list(self.full):
-                mailbox.judge(now)
+            for backlog in list(self.full):
+                backlog.judge(now)
 
 
-class Mailbox:
+class Backlog:
     """A bounded FIFO with one consumer, on one event loop.
 
     Args:
         max_items: items that may wait.
-        max_bytes: bytes that may wait; an empty mailbox takes one item of any size.
-        congestion: where a full mailbox announces itself.
+        max_bytes: bytes that may wait; an empty backlog takes one item of any size.
+        congestion: where a full backlog announces itself.
 
     Attributes:
         slow: the consumer was given time and did not use it; `put` refuses until it caught up.
@@ -86,7 +86,7 @@ class Mailbox:
         "_loop",
         "_max_bytes",
         "_max_items",
-        "_parole_until",
+        "_retry_after",
         "_strain_seconds",
         "_waiter",
         "slow",
@@ -104,7 +104,7 @@ class Mailbox:
         self._busy_since: float | None = self._loop.time()
         self._full_since: float | None = None
         self._strain_seconds = 0.0
-        self._parole_until = 0.0
+        self._retry_after = 0.0
         self.slow = False
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Mailbox:
         )
 
     def put(self, item: Any, size_bytes: int, *, force: bool = False) -> bool:
-        """Append an item; False if the mailbox is full and its consumer slow, unless forced."""
+        """Append an item; False if the backlog is full and its consumer slow, unless forced."""
         if self.slow and self.full and not force:
             return False
         if self._items is _NOTHING:
@@ -175,18 +175,18 @@ class Mailbox:
             self._waiter.set_result(None)
 
     def allowance(self, now: float) -> float:
-        """Seconds that the hub may wait for this mailbox before it looks again."""
+        """Seconds that the hub may wait for this backlog before it looks again."""
         return max(0.0, self._patience(now) - self._busy_seconds(now))
 
     def _patience(self, now: float) -> float:
-        return PAROLE_STUCK_SECONDS if now < self._parole_until else STUCK_SECONDS
+        return RETRY_STUCK_SECONDS if now < self._retry_after else STUCK_SECONDS
 
     def judge(self, now: float) -> None:
-        """Give the consumer of a full mailbox up as slow, if it is."""
+        """Give the consumer of a full backlog up as slow, if it is."""
         waited = 0.0 if self._full_since is None else now - self._full_since
         strain = self._strain_seconds + waited
-        if now < self._parole_until:
-            strain += STRAIN_SECONDS - PAROLE_STUCK_SECONDS
+        if now < self._retry_after:
+            strain += STRAIN_SECONDS - RETRY_STUCK_SECONDS
         if self._busy_seconds(now) >= self._patience(now) or (
             self._busy_since is not None and strain >= STRAIN_SECONDS
         ):
@@ -194,7 +194,7 @@ class Mailbox:
             self._give_up(now)
 
     def _relieved(self, now: float) -> None:
-        """The hub waits for this mailbox no longer; note how long it did."""
+        """The hub waits for this backlog no longer; note how long it did."""
         if self._full_since is not None and self._busy_since is not None:
             self._strain_seconds += now - self._full_since
             if self._strain_seconds >= STRAIN_SECONDS:
@@ -204,7 +204,7 @@ class Mailbox:
 
     def _give_up(self, now: float) -> None:
         self.slow = True
-        self._parole_until = now + PAROLE_SECONDS
+        self._retry_after = now + RETRY_AFTER_SECONDS
 
     def _busy_seconds(self, now: float) -> float:
         return 0.0 if self._busy_since is None else now - self._busy_since

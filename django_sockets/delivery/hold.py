@@ -17,7 +17,7 @@ from ..codec import Delivery
 from .events import OVERFLOW, Gap
 from .fanout import TURN_DELIVERIES
 from .flow_control import Congestion
-from .send_queue import Lane
+from .send_queue import SendQueue
 
 __all__ = [
     "HOLD_MESSAGES",
@@ -143,13 +143,16 @@ class Hold:
             most -= 1
 
     async def hand_over(
-        self, pass_on: Callable[[Delivery | Gap], None], lane: Lane, congestion: Congestion
+        self,
+        pass_on: Callable[[Delivery | Gap], None],
+        send_queue: SendQueue,
+        congestion: Congestion,
     ) -> None:
         """Hand on what waits, and what comes meanwhile; returns when nothing waits any more.
 
         Args:
-            pass_on: puts one event into the lane, by the overflow policy.
-            lane: while it is full, its consumer gets as much time as the hub gives to anybody.
+            pass_on: puts one event into the send queue, by the overflow policy.
+            send_queue: while it is full, its consumer gets as much time as any other.
         """
         while self:
             for event in self.take(TURN_DELIVERIES):
@@ -158,9 +161,9 @@ class Hold:
                 except Exception:
                     # As in the hub: one message that cannot be encoded stops no other.
                     logger.exception("a subscriber failed to take %r", type(event).__name__)
-                if lane.full:
+                if send_queue.full:
                     break
-            if lane.full:
+            if send_queue.full:
                 await congestion.relieve()
             elif self:
                 await asyncio.sleep(0)

@@ -11,27 +11,27 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .eager import start
-from .flow_control import Mailbox
+from .flow_control import Backlog
 
-__all__ = ["Lane"]
+__all__ = ["SendQueue"]
 
 
-class Lane(abc.ABC):
+class SendQueue(abc.ABC):
     """Items handled one at a time, in order, on one event loop. A subclass says how.
 
     Attributes:
-        send: what the hub may await in place of `handle`, where the lane is `idle` and `direct`.
-        owner: the subscriber whose lane it is, where the hub may `send`.
-        idle: nothing is in hand. Who awaits `send` takes this back, and calls `rest` after it.
-        behind: something waits behind what is in hand.
+        send: the hub may await this in place of `handle` while the queue is `idle` and `direct`.
+        owner: the subscriber that the queue belongs to, where the hub may `send`.
+        idle: no item is being handled. A caller that awaits `send` clears this, and calls `rest`
+            afterwards.
+        behind: an item waits behind the one that is being handled.
         held: nothing is handled until `release`.
-        direct: what comes next need not ask the owner: the lane is neither held, sealed nor at
-            its end.
+        direct: the hub need not ask the owner: the queue is not held, not sealed and not ended.
     """
 
     __slots__ = (
+        "_backlog",
         "_ended",
-        "_mailbox",
         "_worker",
         "behind",
         "direct",
@@ -45,7 +45,7 @@ class Lane(abc.ABC):
     owner: Any
 
     def __init__(self) -> None:
-        self._mailbox: Mailbox | None = None
+        self._backlog: Backlog | None = None
         self._worker: asyncio.Task[None] | None = None
         self.held = False
         self._ended = False
@@ -57,7 +57,7 @@ class Lane(abc.ABC):
 
     @abc.abstractmethod
     async def handle(self, item: Any) -> None:
-        """Handle an item; what it raises ends the lane and goes to `failed`."""
+        """Handle an item; what it raises ends the send queue and goes to `failed`."""
 
     @abc.abstractmethod
     def failed(self, exc: Exception) -> None:
@@ -68,40 +68,40 @@ class Lane(abc.ABC):
         """Called with the items that were queued and are not handled any more."""
 
     @abc.abstractmethod
-    def new_mailbox(self) -> Mailbox:
+    def new_backlog(self) -> Backlog:
         """What items wait in; asked for once, when the first one has to."""
 
     # What waits
 
-    def mailbox(self) -> Mailbox:
+    def backlog(self) -> Backlog:
         """The items that wait."""
-        if self._mailbox is None:
-            self._mailbox = self.new_mailbox()
+        if self._backlog is None:
+            self._backlog = self.new_backlog()
             if self.idle and not self.held:
-                self._mailbox.rest()
-        return self._mailbox
+                self._backlog.rest()
+        return self._backlog
 
     @property
     def full(self) -> bool:
-        return self._mailbox is not None and self._mailbox.full
+        return self._backlog is not None and self._backlog.full
 
     @property
     def stuck(self) -> bool:
         """The item in hand has waited for so long that the consumer counts as slow."""
-        return not self.idle and self._mailbox is not None and self._mailbox.stuck
+        return not self.idle and self._backlog is not None and self._backlog.stuck
 
     @property
     def empty(self) -> bool:
         """Nothing is queued."""
-        return not self._mailbox
+        return not self._backlog
 
     def evict(self) -> Any:
         """Drop and return the oldest item for which nobody waits; None if there is none."""
-        entry = self.mailbox().evict(_unawaited)
+        entry = self.backlog().evict(_unawaited)
         return None if entry is None else entry[0]
 
     def put(self, item: Any, size_bytes: int) -> bool:
-        """Handle an item without waiting; False if the lane is full and its consumer slow."""
+        """Handle an item without waiting; False if the send queue is full and its consumer slow."""
         if self._ended:
             self.dropped([item])
             return True  # Nobody is there any more to miss it.
@@ -111,7 +111,7 @@ class Lane(abc.ABC):
         return self._queue((item, None), size_bytes)
 
     async def run(self, item: Any) -> None:
-        """Handle an item behind the others; returns once that is done, or the lane has ended."""
+        """Handle an item behind the others; returns when that is done, or the queue has ended."""
         if self._ended:
             return
         if self.idle and not self.held:
@@ -120,19 +120,19 @@ class Lane(abc.ABC):
                 await asyncio.wait([worker])
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # At most one for each caller that waits, so this is bounded without the mailbox's limits.
+        # At most one for each caller that waits, so this is bounded without the backlog's limits.
         self._queue((item, done), 0, force=True)
         await done
 
     def _queue(self, entry: Any, size_bytes: int, *, force: bool = False) -> bool:
-        if not self.mailbox().put(entry, size_bytes, force=force):
+        if not self.backlog().put(entry, size_bytes, force=force):
             return False
         self.behind = not self.idle
         return True
 
     def forget(self) -> None:
         """Drop what is queued; callers of `run` return."""
-        entries = self._mailbox.clear() if self._mailbox is not None else []
+        entries = self._backlog.clear() if self._backlog is not None else []
         for _, done in entries:
             if done is not None and not done.done():
                 done.set_result(None)
@@ -150,7 +150,7 @@ class Lane(abc.ABC):
         """Begin to handle what was held."""
         self.held = False
         self.direct = not self._ended
-        if self._mailbox is not None:
+        if self._backlog is not None:
             self.rest()
 
     def seal(self) -> None:
@@ -180,10 +180,10 @@ class Lane(abc.ABC):
         finally:
             self.rest()
 
-    async def _all(self, mailbox: Mailbox) -> None:
+    async def _all(self, backlog: Backlog) -> None:
         try:
-            while mailbox:
-                item, done = mailbox.take()
+            while backlog:
+                item, done = backlog.take()
                 try:
                     await self.handle(item)
                 except Exception as exc:
@@ -197,17 +197,17 @@ class Lane(abc.ABC):
     def wait_for(self, worker: asyncio.Task[None]) -> None:
         """The item in hand has to wait; this task goes on with it."""
         self._worker = worker
-        self.mailbox().begin()
+        self.backlog().begin()
 
     def rest(self) -> None:
         """Nothing is in hand any more: go on with what waits."""
         self.idle = True
         self.behind = False
         self._worker = None
-        if self._mailbox is not None:
-            self._mailbox.rest()
-            if self._mailbox and not self._ended:
-                self._begin(self._all(self._mailbox))
+        if self._backlog is not None:
+            self._backlog.rest()
+            if self._backlog and not self._ended:
+                self._begin(self._all(self._backlog))
 
     # How it ends
 

@@ -1,6 +1,6 @@
 """The connections of one hub that a server serves, and sending them away in good order.
 
-It knows no sockets, only `Guest`.
+It knows no sockets, only `Connection`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import logging
 from typing import Protocol
 
-__all__ = ["Guest", "Guests"]
+__all__ = ["Connection", "Connections"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -20,7 +20,7 @@ SLOWEST_STEP_SECONDS = 0.05
 """Few connections need no whole window: at least 20 a second are closed."""
 
 
-class Guest(Protocol):
+class Connection(Protocol):
     """A connection that can be told to end."""
 
     def on_drain(self, patience_seconds: float) -> None:
@@ -30,7 +30,7 @@ class Guest(Protocol):
         """
 
 
-class Guests:
+class Connections:
     """Who is there, on one event loop.
 
     Attributes:
@@ -38,19 +38,19 @@ class Guests:
     """
 
     def __init__(self) -> None:
-        self._guests: dict[Guest, None] = {}
+        self._connections: dict[Connection, None] = {}
         self._left = asyncio.Event()
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._connections)
 
-    def add(self, guest: Guest) -> None:
-        self._guests[guest] = None
+    def add(self, connection: Connection) -> None:
+        self._connections[connection] = None
 
-    def discard(self, guest: Guest) -> None:
-        self._guests.pop(guest, None)
-        if not self._guests:
+    def discard(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        if not self._connections:
             self._left.set()
 
     async def drain(self, seconds: float) -> int:
@@ -63,21 +63,21 @@ class Guests:
         loop = asyncio.get_running_loop()
         began = loop.time()
         ends = began + seconds
-        guests = list(self._guests)
-        step = min(SLOWEST_STEP_SECONDS, seconds * CLOSING_SHARE / max(1, len(guests)))
-        for number, guest in enumerate(guests):
+        connections = list(self._connections)
+        step = min(SLOWEST_STEP_SECONDS, seconds * CLOSING_SHARE / max(1, len(connections)))
+        for number, connection in enumerate(connections):
             early = began + number * step - loop.time()
             if early > 0:
                 await asyncio.sleep(early)
-            if guest in self._guests:
+            if connection in self._connections:
                 left = ends - loop.time()
                 try:
-                    guest.on_drain(max(0.0, left - seconds * (1 - CLOSING_SHARE) / 2))
+                    connection.on_drain(max(0.0, left - seconds * (1 - CLOSING_SHARE) / 2))
                 except Exception:
                     logger.exception("draining: a connection could not be told to end")
         # Also those that were in their handshake when it began.
-        while self._guests and loop.time() < ends:
+        while self._connections and loop.time() < ends:
             self._left.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._left.wait(), ends - loop.time())
-        return len(self._guests)
+        return len(self._connections)

@@ -1,8 +1,8 @@
 """The tagged sockets of one hub, and the orders that other processes send them.
 
-A tag is a name and a text, such as user = "7". A crowd is on its hub's control channel while it has
-members: what closes "all sockets of user 7" on every process comes that way. It knows no sockets,
-only `Member`; `django_sockets.closing` gives the orders.
+A tag is a name and a text, such as user = "7". A `Control` is subscribed to its hub's control
+channel while it has members. An order to close "all sockets of user 7" on every process arrives
+there. The module knows no sockets, only `Member`; `django_sockets.closing` gives the orders.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..url import BrokerOptions
 from .hub import Hub
 
 __all__ = [
-    "Crowd",
+    "Control",
     "Member",
     "check_close_code",
     "close_order",
-    "crowd_of",
-    "crowds",
+    "control_of",
+    "controls",
     "on_missed_orders",
     "tag_texts",
 ]
@@ -48,7 +48,7 @@ must not wait, and is told nothing. For a sweep that finds out by itself who mus
 
 
 class Member(Protocol):
-    """What is in a crowd."""
+    """What is in a control."""
 
     def on_close_order(self, code: int) -> None:
         """Close; called on the hub's loop, and must not wait."""
@@ -85,7 +85,7 @@ def close_order(tags: Mapping[str, str], code: int) -> bytes:
     return json.dumps({"close": {"tags": dict(tags), "code": code}}).encode()
 
 
-class Crowd:
+class Control:
     """The members of one hub by tag. Changed on the hub's loop only; read on any thread.
 
     Attributes:
@@ -175,7 +175,7 @@ class Crowd:
         if not self._tags_of:
             self._left.set()
         if self._keeper is None and bool(self._tags_of) != self._listening:
-            self._keeper = self.loop.create_task(self._keep(), name="django_sockets crowd")
+            self._keeper = self.loop.create_task(self._keep(), name="django_sockets control")
 
     async def _keep(self) -> None:
         """Be on the control channel if there are members, else not. One task at a time does it."""
@@ -279,27 +279,27 @@ class _Registry:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.crowds: weakref.WeakKeyDictionary[Hub, Crowd] = weakref.WeakKeyDictionary()
+        self.controls: weakref.WeakKeyDictionary[Hub, Control] = weakref.WeakKeyDictionary()
 
 
 _registry = _Registry()
 _abandoned: list[_Registry] = []
 
 
-def crowd_of(hub: Hub) -> Crowd:
-    """The crowd of a hub; made on first use."""
+def control_of(hub: Hub) -> Control:
+    """The control of a hub; made on first use."""
     with _registry.lock:
-        crowd = _registry.crowds.get(hub)
-        if crowd is None:
-            crowd = _registry.crowds[hub] = Crowd(hub)
-        return crowd
+        control = _registry.controls.get(hub)
+        if control is None:
+            control = _registry.controls[hub] = Control(hub)
+        return control
 
 
-def crowds() -> list[Crowd]:
-    """Every crowd of this process, on whatever loop."""
+def controls() -> list[Control]:
+    """Every control of this process, on whatever loop."""
     with _registry.lock:
-        found = list(_registry.crowds.values())
-    return [crowd for crowd in found if not crowd.loop.is_closed()]
+        found = list(_registry.controls.values())
+    return [control for control in found if not control.loop.is_closed()]
 
 
 def _after_fork_in_child() -> None:

@@ -23,14 +23,14 @@ from ..delivery.events import LATE, MISSED, VERSION, EventQueue, Events
 from ..delivery.fanout import RUN_BYTES, RUN_MESSAGES, Piece, Round, Subscriber, Topic
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
-from ..delivery.send_queue import Lane
+from ..delivery.send_queue import SendQueue
 from ..delivery.sequence import Chain, Memory
 from ..errors import BrokerClosed, PayloadTooLarge
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..redaction import frameless
 from ..registry import open_broker
-from .connections import Guests
+from .connections import Connections
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -81,15 +81,15 @@ class Hub:
     Attributes:
         config: what it was opened with.
         closed: `aclose` was called.
-        congestion: the full mailboxes of its subscribers.
-        guests: the sockets that a server serves with it.
+        congestion: the full backlogs of its subscribers.
+        connections: the sockets that a server serves with it.
         holds: the broadcasts that wait for a `connect`.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.congestion = Congestion()
-        self.guests = Guests()
+        self.connections = Connections()
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
@@ -205,7 +205,7 @@ class Hub:
         subscriber: Subscriber,
         channels: str | Iterable[str],
         *,
-        direct: Lane | None = None,
+        direct: SendQueue | None = None,
     ) -> None:
         """Subscribe a local subscriber; returns once the server has acknowledged every channel.
 
@@ -376,8 +376,8 @@ class Hub:
     def _gap(self, channels: Sequence[str], reason: str) -> None:
         hit: dict[Subscriber, list[str]] = {}
         for channel in channels:
-            for lane in self._topics[channel].present():
-                hit.setdefault(lane.owner, []).append(channel)
+            for send_queue in self._topics[channel].present():
+                hit.setdefault(send_queue.owner, []).append(channel)
         for subscriber, names in hit.items():
             self.count_gap(reason)
             try:
@@ -413,7 +413,7 @@ class Hub:
         return {
             **dict.fromkeys(COUNTERS, 0),
             **self._counters,
-            "sockets": len(self.guests),
+            "sockets": len(self.connections),
             "channels": len(self._topics),
             "subscribers": len(self._channels_of),
         }
@@ -432,7 +432,7 @@ class Hub:
         """
         if seconds is None:
             seconds = self.config.settings.drain_window_seconds
-        left = await self.guests.drain(seconds)
+        left = await self.connections.drain(seconds)
         if left:
             logger.warning("%d sockets did not end within %g s of draining", left, seconds)
         else:

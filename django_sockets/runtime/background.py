@@ -211,7 +211,7 @@ def shared_hub(config: Config, loop: asyncio.AbstractEventLoop | None = None) ->
     if hub is None or hub.closed:
         announce(config)
         hub = hubs[config] = Hub(config)
-        hub.guests.draining = loop in _runtime.draining
+        hub.connections.draining = loop in _runtime.draining
     return hub
 
 
@@ -243,7 +243,7 @@ def set_draining() -> None:
     forget_closed(_runtime.draining)
     _runtime.draining[asyncio.get_running_loop()] = None
     for hub in hubs_of_running_loop():
-        hub.guests.draining = True
+        hub.connections.draining = True
 
 
 async def close_shared_hubs() -> None:

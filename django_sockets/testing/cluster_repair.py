@@ -59,13 +59,13 @@ def move_slots(
 
     # Valkey (8 and newer) holds each one back until a replica has it on disk; what comes over other
     # connections shares that wait.
-    lanes = _LANES if "valkey_version" in source.execute("INFO", "server") else 1
+    send_queues = _LANES if "valkey_version" in source.execute("INFO", "server") else 1
 
     def say(node: CacheServer, *words: str) -> None:
         commands: list[Sequence[str | bytes | float]] = [
             ("CLUSTER", "SETSLOT", slot, *words) for slot in chosen
         ]
-        parts = [commands[i::lanes] for i in range(min(lanes, len(commands)))]
+        parts = [commands[i::send_queues] for i in range(min(send_queues, len(commands)))]
         each(node.execute_many, parts)
 
     say(target, "IMPORTING", here)

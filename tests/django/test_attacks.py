@@ -309,12 +309,12 @@ async def test_channels_that_cannot_be(name: str, bystander: SocketClient) -> No
 async def test_channels_that_look_like_patterns_are_only_names(
     channel: str, bystander: SocketClient
 ) -> None:
-    class Guest(Room):
+    class Connection(Room):
         async def connect(self) -> None:
             await self.async_subscribe(channel)
             await self.async_send("in")
 
-    async with SocketClient(Guest.as_asgi) as attacker:
+    async with SocketClient(Connection.as_asgi) as attacker:
         assert await attacker.receive_json() == "in"
         await bystander.send_json(["broadcast", "for the room"])
         assert await bystander.receive_json() == "for the room"

@@ -25,7 +25,7 @@ from django_sockets.closing import (
     on_missed_orders,
 )
 from django_sockets.conf import load_config
-from django_sockets.hub.control import crowd_of, crowds
+from django_sockets.hub.control import control_of, controls
 from django_sockets.hub.hub import CONTROL
 from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
@@ -147,22 +147,22 @@ async def test_the_control_channel_is_held_only_while_there_are_tagged_sockets()
     shared = shared_hub(load_config(URL))
 
     async def settled() -> None:
-        keeper = crowd_of(shared)._keeper
+        keeper = control_of(shared)._keeper
         if keeper is not None:
             await asyncio.wait([keeper])
 
     async with SocketClient(Member.as_asgi) as untagged:
         await untagged.receive_json()
-        assert not shared.channels_of(crowd_of(shared))
+        assert not shared.channels_of(control_of(shared))
     for _ in range(2):
         async with client(user="7"), client(user="7", session="s"):
-            assert shared.channels_of(crowd_of(shared)) == {CONTROL}
-            assert crowd_of(shared) in crowds()
-            assert crowd_of(shared).values("user") == {"7"}
-            assert crowd_of(shared).values("session") == {"s"}
+            assert shared.channels_of(control_of(shared)) == {CONTROL}
+            assert control_of(shared) in controls()
+            assert control_of(shared).values("user") == {"7"}
+            assert control_of(shared).values("session") == {"s"}
         await settled()
-        assert not shared.channels_of(crowd_of(shared))
-        assert crowd_of(shared).values("user") == set()
+        assert not shared.channels_of(control_of(shared))
+        assert control_of(shared).values("user") == set()
 
 
 async def test_no_user_can_name_the_control_channel(hub: Any) -> None:
@@ -261,7 +261,7 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
         fresh_valkey_server.start()
         await asyncio.wait_for(missed.wait(), 10)
         await (
-            crowd_of(shared_hub(load_config(url)))
+            control_of(shared_hub(load_config(url)))
             ._hub()
             .publish_control(  # type: ignore[union-attr]
                 b'{"close": {"tags": {"user": "7"}, "code": 4403}}'
@@ -355,8 +355,8 @@ async def test_tags_may_be_read_from_other_threads_while_sockets_come_and_go() -
         except BaseException as exc:
             seen.append(exc)
 
-    crowd = crowd_of(shared_hub(load_config(URL)))
-    reads = (lambda: crowd.values("user"), lambda: crowd.matching({"kind": "x"}), crowds)
+    control = control_of(shared_hub(load_config(URL)))
+    reads = (lambda: control.values("user"), lambda: control.matching({"kind": "x"}), controls)
     threads = [threading.Thread(target=watch, args=(read,)) for read in reads]
     for thread in threads:
         thread.start()
@@ -389,18 +389,18 @@ def test_a_forked_child_leaves_the_sockets_of_its_parent_alone() -> None:
     script = """
         import asyncio, os, warnings
         from django_sockets.closing import close_local_sockets
-        from django_sockets.hub.control import crowds
+        from django_sockets.hub.control import controls
         from django_sockets.sockets import BaseSocketServer
 
         warnings.simplefilter("ignore", DeprecationWarning)  # Of forking beside threads.
         socket = BaseSocketServer({"django_sockets.tags": {"user": "7"}}, asyncio.Queue().get)
         socket.start_listeners()
         socket.subscribe("room")
-        while not any(crowd.values("user") for crowd in crowds()):
+        while not any(control.values("user") for control in controls()):
             pass
         pid = os.fork()
         if pid == 0:
-            os._exit(close_local_sockets(user=7) + len(crowds()))
+            os._exit(close_local_sockets(user=7) + len(controls()))
         print(os.waitpid(pid, 0)[1], close_local_sockets(user=7))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]

@@ -201,7 +201,7 @@ class LifeMachine(RuleBasedStateMachine):
     def somebody_broadcasts(self, channel: str) -> None:
         self.number += 1
         # Only what is sure counts: neither a subscribe nor an unsubscribe is under way.
-        quiet = self.to_app.empty() and not self.inside and not self.socket._frames.busy
+        quiet = self.to_app.empty() and not self.inside and not self.socket._receive_loop.busy
         if quiet and channel in self.subscribed and self.open and self.gate.is_set():
             self.expected[channel].append(self.number)
         if self.holding and channel in self.subscribed and self.open:

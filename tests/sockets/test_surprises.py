@@ -19,8 +19,8 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.connection import receive_loop
 from django_sockets.connection.outbox import Outbox
-from django_sockets.hub.connections import Guests
-from django_sockets.hub.control import crowd_of, on_missed_orders
+from django_sockets.hub.connections import Connections
+from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
 from django_sockets.middleware import watch
 from django_sockets.runtime import shutdown
@@ -146,32 +146,32 @@ async def test_orders_arrive_after_the_control_channel_has_failed(
     )
     async with open_hub(URL) as own:
         monkeypatch.setattr(own, "add_control", failing_once(own.add_control, exc))
-        crowd, member = crowd_of(own), Member()
-        await crowd.add(member, {"user": 7})
+        control, member = control_of(own), Member()
+        await control.add(member, {"user": 7})
         await until(lambda: missed)  # Orders may have been missed: a sweep finds out.
         await own.publish_control(b'{"close": {"tags": {"user": "7"}, "code": 4401}}')
         await until(lambda: member.codes)
         assert member.codes == [4401]
         # Off it, and back.
         monkeypatch.setattr(own, "remove", failing_once(own.remove, exc))
-        crowd.discard(member)
-        await until(lambda: crowd._keeper is None)
-        await crowd.add(member, {"user": 7})
+        control.discard(member)
+        await until(lambda: control._keeper is None)
+        await control.add(member, {"user": 7})
         await own.publish_control(b'{"close": {"tags": {"user": "7"}, "code": 4402}}')
         await until(lambda: 4402 in member.codes)
-        crowd.discard(member)
+        control.discard(member)
 
 
 async def test_a_member_that_fails_keeps_no_other_from_being_closed() -> None:
     async with open_hub(URL) as own:
-        crowd = crowd_of(own)
+        control = control_of(own)
         members = [Member(), Member(RuntimeError("surprise")), Member()]
         for member in members:
-            await crowd.add(member, {"user": 7})
-        assert crowd.close({"user": "7"}, 4401) == 3
+            await control.add(member, {"user": 7})
+        assert control.close({"user": "7"}, 4401) == 3
         assert [member.codes for member in members] == [[4401], [], [4401]]
         for member in members:
-            crowd.discard(member)
+            control.discard(member)
 
 
 DEEP = b'{"close": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -188,15 +188,15 @@ async def test_an_order_that_makes_no_sense_is_refused_and_the_next_one_is_carri
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_hub(URL) as own:
-        crowd, member = crowd_of(own), Member()
-        await crowd.add(member, {"user": 7})
+        control, member = control_of(own), Member()
+        await control.add(member, {"user": 7})
         for order in ORDERS:
             await own.publish_control(order)
         await own.publish_control(b'{"close": {"tags": {"user": "7"}, "code": 4401}}')
         await until(lambda: member.codes)
         assert member.codes == [4401]
         assert own.stats()["poison"] == len(ORDERS)
-        crowd.discard(member)
+        control.discard(member)
     assert "refused an order of another process to close sockets: close code 1005" in caplog.text
     assert not any(record.exc_info for record in caplog.records)
 
@@ -276,23 +276,23 @@ async def test_the_memory_brokers_reader_goes_on() -> None:
 
 
 class Visitor:
-    def __init__(self, guests: Guests, exc: Exception | None) -> None:
-        self._guests, self._exc = guests, exc
+    def __init__(self, connections: Connections, exc: Exception | None) -> None:
+        self._connections, self._exc = connections, exc
         self.told = False
 
     def on_drain(self, patience_seconds: float) -> None:
         self.told = True
-        self._guests.discard(self)
+        self._connections.discard(self)
         if self._exc is not None:
             raise self._exc
 
 
 async def test_a_guest_that_fails_keeps_no_other_from_being_sent_away() -> None:
-    guests = Guests()
-    visitors = [Visitor(guests, exc) for exc in (None, RuntimeError("surprise"), None)]
+    connections = Connections()
+    visitors = [Visitor(connections, exc) for exc in (None, RuntimeError("surprise"), None)]
     for visitor in visitors:
-        guests.add(visitor)
-    assert await guests.drain(0.2) == 0
+        connections.add(visitor)
+    assert await connections.drain(0.2) == 0
     assert all(visitor.told for visitor in visitors)
 
 
@@ -367,14 +367,14 @@ async def test_reading_on_beside_a_handler_fails_for_one_socket_only(
 ) -> None:
     monkeypatch.setattr(receive_loop, "BESIDE_SECONDS", 0.02)
     left = [RuntimeError("surprise")]
-    read_beside = receive_loop.Frames.read_beside
+    read_beside = receive_loop.ReceiveLoop.read_beside
 
-    def fails_once(self: receive_loop.Frames) -> None:
+    def fails_once(self: receive_loop.ReceiveLoop) -> None:
         if left:
             raise left.pop()
         read_beside(self)
 
-    monkeypatch.setattr(receive_loop.Frames, "read_beside", fails_once)
+    monkeypatch.setattr(receive_loop.ReceiveLoop, "read_beside", fails_once)
     sockets: list[BaseSocketServer] = []
 
     class Busy(BaseSocketServer):

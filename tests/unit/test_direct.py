@@ -9,15 +9,15 @@ from django_sockets import open_hub
 from django_sockets.delivery.envelope import Publisher
 from django_sockets.delivery.events import MISSED
 from django_sockets.delivery.fanout import TURN_DELIVERIES
-from django_sockets.delivery.flow_control import Mailbox
-from django_sockets.delivery.send_queue import Lane
+from django_sockets.delivery.flow_control import Backlog
+from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.hub.hub import Hub
 
 TEXTS = [b"%d" % number for number in range(10)]
 
 
-class Direct(Lane):
-    """A subscriber that is the lane to its client, whose `send` waits, or fails, when told to."""
+class Direct(SendQueue):
+    """A subscriber and the send queue to its client; `send` waits, or fails, when told to."""
 
     def __init__(self, hub: Hub) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class Direct(Lane):
     def dropped(self, items: list[Any]) -> None:
         pass
 
-    def new_mailbox(self) -> Mailbox:
-        return Mailbox(9, 999, self.hub.congestion)
+    def new_backlog(self) -> Backlog:
+        return Backlog(9, 999, self.hub.congestion)
 
     def on_delivery(self, delivery: Any) -> None:
         self.put(delivery.event(), len(delivery.payload))

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from django_sockets.backends.client import parser
-from django_sockets.backends.client.parser import Intake, LinkLost
+from django_sockets.backends.client.parser import LinkLost, Parser
 
 if sys.platform == "win32":
     LOOPS = [asyncio.new_event_loop]
@@ -23,15 +23,15 @@ PATIENCE_SECONDS = 10
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[Intake, asyncio.StreamWriter, asyncio.StreamReader]]:
-    """An intake that has not taken over yet, its stream's reader, and the server's writer."""
+async def connected() -> AsyncIterator[tuple[Parser, asyncio.StreamWriter, asyncio.StreamReader]]:
+    """An parser that has not taken over yet, its stream's reader, and the server's writer."""
     served: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
     server = await asyncio.start_server(lambda _, writer: served.set_result(writer), "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     there = await served
     try:
-        here = Intake()
+        here = Parser()
         here.stream = writer  # type: ignore[attr-defined]
         yield here, there, reader
     finally:
@@ -40,7 +40,7 @@ async def connected() -> AsyncIterator[tuple[Intake, asyncio.StreamWriter, async
         server.close()
 
 
-async def read(here: Intake, count: int) -> list[object]:
+async def read(here: Parser, count: int) -> list[object]:
     replies: list[object] = []
     while len(replies) < count:
         replies += await asyncio.wait_for(here.read(), PATIENCE_SECONDS)

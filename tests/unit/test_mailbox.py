@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_sockets.delivery import flow_control
-from django_sockets.delivery.flow_control import Congestion, Mailbox
+from django_sockets.delivery.flow_control import Backlog, Congestion
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 class Consumer:
     """Takes what comes; `pause_seconds` for each."""
 
-    def __init__(self, box: Mailbox, pause_seconds: float = 0) -> None:
+    def __init__(self, box: Backlog, pause_seconds: float = 0) -> None:
         self.taken: list[Any] = []
         self._box = box
         self._pause_seconds = pause_seconds
@@ -46,7 +46,7 @@ class Consumer:
 
 
 async def test_items_come_out_in_order_and_whole() -> None:
-    box = Mailbox(3, 100, Congestion())
+    box = Backlog(3, 100, Congestion())
     assert [box.put(i, 1) for i in range(3)] == [True] * 3
     assert (len(box), box.full) == (3, True)
     assert [box.take() for _ in range(3)] == [0, 1, 2]
@@ -54,7 +54,7 @@ async def test_items_come_out_in_order_and_whole() -> None:
 
 
 async def test_a_mailbox_is_full_by_number_or_by_bytes() -> None:
-    box = Mailbox(3, 100, Congestion())
+    box = Backlog(3, 100, Congestion())
     box.put("large", 1000)  # An empty one takes one item of any size.
     assert box.full
     box.take()
@@ -67,7 +67,7 @@ async def test_a_mailbox_is_full_by_number_or_by_bytes() -> None:
 
 async def test_a_burst_for_a_healthy_consumer_waits_and_loses_nothing() -> None:
     congestion = Congestion()
-    box = Mailbox(10, 1000, congestion)
+    box = Backlog(10, 1000, congestion)
     consumer = Consumer(box)
     for i in range(1000):
         assert box.put(i, 1)
@@ -79,7 +79,7 @@ async def test_a_burst_for_a_healthy_consumer_waits_and_loses_nothing() -> None:
 
 async def test_a_consumer_that_never_asks_is_slow_and_refused_until_it_caught_up() -> None:
     congestion = Congestion()
-    box = Mailbox(3, 100, congestion)
+    box = Backlog(3, 100, congestion)
     for i in range(3):
         box.put(i, 1)
     started = time.monotonic()
@@ -99,7 +99,7 @@ async def test_a_consumer_that_never_asks_is_slow_and_refused_until_it_caught_up
 
 async def test_one_slow_consumer_delays_a_burst_once() -> None:
     congestion = Congestion()
-    stuck, healthy = Mailbox(5, 1000, congestion), Mailbox(5, 1000, congestion)
+    stuck, healthy = Backlog(5, 1000, congestion), Backlog(5, 1000, congestion)
     consumer = Consumer(healthy)
     started = time.monotonic()
     for i in range(500):
@@ -114,7 +114,7 @@ async def test_one_slow_consumer_delays_a_burst_once() -> None:
 
 async def test_a_consumer_that_is_a_little_too_slow_for_long_is_slow() -> None:
     congestion = Congestion()
-    box = Mailbox(5, 1000, congestion)
+    box = Backlog(5, 1000, congestion)
     consumer = Consumer(box, pause_seconds=0.02)
     started = time.monotonic()
     while not box.slow:
@@ -128,7 +128,7 @@ async def test_a_consumer_that_is_a_little_too_slow_for_long_is_slow() -> None:
 
 async def test_an_idle_consumer_is_not_taken_for_a_slow_one() -> None:
     congestion = Congestion()
-    box = Mailbox(2, 100, congestion)
+    box = Backlog(2, 100, congestion)
     consumer = Consumer(box)
     await asyncio.sleep(0.1)  # Longer than a busy one may take.
     box.put("a", 1)
@@ -140,7 +140,7 @@ async def test_an_idle_consumer_is_not_taken_for_a_slow_one() -> None:
 
 async def test_what_is_left_behind_holds_nobody_up() -> None:
     congestion = Congestion()
-    box = Mailbox(2, 100, congestion)
+    box = Backlog(2, 100, congestion)
     box.put("a", 1)
     box.put("b", 1)
     assert congestion.full
@@ -152,7 +152,7 @@ async def test_what_is_left_behind_holds_nobody_up() -> None:
 
 
 async def test_wake_ends_a_wait_and_a_cancelled_wait_loses_nothing() -> None:
-    box = Mailbox(2, 100, Congestion())
+    box = Backlog(2, 100, Congestion())
     waiting = asyncio.create_task(box.wait())
     await asyncio.sleep(0)
     box.wake()
