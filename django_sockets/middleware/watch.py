@@ -103,9 +103,10 @@ class _Watch:
 
     def check_soon(self, *, now: bool = False) -> None:
         with self.changed:
-            self.soon = True
-            self.now = self.now or now
-            self.changed.notify()
+            if self.counts:  # Else the next socket would be looked at for no reason.
+                self.soon = True
+                self.now = self.now or now
+                self.changed.notify()
 
     def _work(self) -> None:
         """Look at the open sockets until there are none; whatever happens meanwhile."""

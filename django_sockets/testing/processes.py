@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ class GuardedProcess:
             )
         self.pid = self._process.pid
         self.paused = False
+        # Two threads may want to pause or resume it at once; only one of them hears of a stop.
+        self._pausing = threading.Lock()
         try:
             self._guard = subprocess.Popen(  # noqa: S603
                 ["/bin/sh", "-c", _GUARD, "guard", str(self.pid), str(directory)],
@@ -109,13 +112,15 @@ class GuardedProcess:
 
     def pause(self) -> None:
         """SIGSTOP: its sockets stay open and nothing answers. Returns when it has stopped."""
-        if self.running and not self.paused:
-            self._process.send_signal(signal.SIGSTOP)
-            with contextlib.suppress(ChildProcessError):  # Another thread has killed it.
-                os.waitpid(self.pid, os.WUNTRACED)
-            self.paused = self.running
+        with self._pausing:
+            if self.running and not self.paused:
+                self._process.send_signal(signal.SIGSTOP)
+                with contextlib.suppress(ChildProcessError):  # Another thread has killed it.
+                    os.waitpid(self.pid, os.WUNTRACED)
+                self.paused = self.running
 
     def resume(self) -> None:
         """SIGCONT: go on after `pause`."""
-        self._process.send_signal(signal.SIGCONT)
-        self.paused = False
+        with self._pausing:
+            self._process.send_signal(signal.SIGCONT)
+            self.paused = False

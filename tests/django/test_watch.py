@@ -311,3 +311,9 @@ def test_a_forked_child_watches_afresh() -> None:
             os._exit(0 if ok else 1)
         assert os.waitpid(pid, 0)[1] == 0
         assert len(watchers()) == 1
+
+
+def test_a_look_that_is_asked_for_while_nothing_is_open_is_not_made_up_for() -> None:
+    looked = watch._Watch()
+    looked.check_soon(now=True)
+    assert (looked.soon, looked.now) == (False, False)

@@ -332,6 +332,8 @@ def test_the_login_watch_goes_on(
     monkeypatch.setattr(watch, "_watch", watch._Watch())
     monkeypatch.setattr(watch, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(watch, "usable", lambda logins: logins)
+    # Other tests may have configured Django in this process.
+    monkeypatch.setattr(watch, "database_hygiene", contextlib.nullcontext)
     monkeypatch.setitem(sys.modules, "django.db", _NoDatabase)  # type: ignore[arg-type]
     closed = threading.Event()
     monkeypatch.setattr(watch, "_close", lambda entry, code: closed.set())

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_a_paused_server_answers_only_after_resume(fresh_valkey_server: CacheSer
         client.close()
         fresh_valkey_server.resume()
         assert fresh_valkey_server.execute("PING") == "PONG"
+
+
+def test_two_threads_may_pause_a_server_at_once(fresh_valkey_server: CacheServer) -> None:
+    for _ in range(20):
+        threads = [threading.Thread(target=fresh_valkey_server.pause, daemon=True) for _ in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in threads)
+        fresh_valkey_server.resume()
+    assert fresh_valkey_server.execute("PING")
 
 
 @pytest.mark.parametrize("end", ["stop", "kill", "restart"])

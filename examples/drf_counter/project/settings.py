@@ -27,6 +27,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("COUNTER_DATABASE", BASE_DIR / "counter.sqlite3"),
+        # A transaction that reads first and writes then would fail where another one writes.
+        "OPTIONS": {"transaction_mode": "IMMEDIATE"},
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
