@@ -18,9 +18,9 @@ PACKAGES = frozenset(
 )
 RUN_WITH = (
     "This page was written by `make bench BENCH_ARGS=--save`. The values are medians over "
-    "interleaved runs, with the lowest and the highest value in parentheses. Ratios are taken within "
-    "each run and can be compared between machines; absolute figures are valid for this machine "
-    "only. docs/performance.md describes the method."
+    "interleaved runs, with the lowest and the highest value in parentheses. Ratios are taken "
+    "within each run and can be compared between machines; absolute figures are valid for this "
+    "machine only. docs/performance.md describes the method."
 )
 
 
