@@ -15,17 +15,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak slow fuzz check bench clean
+.PHONY: help demo test docs soak slow fuzz check bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "PYTHON=... picks the interpreter of a new .venv."
 
-# $(value ...) and the silence keep a password in the URL whole, and off the screen.
+# $(value ...) passes a password in the URL unchanged; @ keeps it off the screen.
 demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and PORT=... change the defaults
 	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
 
-# What takes all cores has them for itself; the rest mostly waits, so it is run side by side.
+# Tests that load all cores run alone. The others mostly wait, so they run in parallel.
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
 ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m pytest -m "not load" --numprocesses 3 --dist loadscope
@@ -34,7 +34,16 @@ else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 endif
 
-# The same tests as in `make test`, with the numbers that take longer than anybody waits for.
+# The tests that read a page: its links, its code blocks, its tables.
+DOCS_TESTS := tests/docs tests/test_readme.py tests/test_testing_docs.py tests/test_install_lines.py \
+	tests/test_migration.py tests/examples/test_readmes.py tests/django/test_docs.py \
+	tests/django/test_checks.py tests/django/test_security_document.py tests/unit/test_wire_format.py \
+	tests/contract/test_acl_document.py
+
+docs: $(VENV)/dev.installed ## Check the links of the documentation and run its code blocks
+	$(BIN)/python -m pytest $(DOCS_TESTS)
+
+# The same tests as in `make test`, with numbers that take too long for every run.
 soak: $(VENV)/dev.installed ## Ten minutes of faults, churn and slow clients at once
 	DJANGO_SOCKETS_SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/faults/test_soak.py
 
@@ -52,6 +61,7 @@ check: $(VENV)/dev.installed ## Run the linters, the type checker and the import
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 bench: $(VENV)/bench.installed ## Measure side by side with others; BENCH_ARGS="--only fan-out --runs 1"
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)

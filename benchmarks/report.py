@@ -17,9 +17,10 @@ PACKAGES = frozenset(
     "uvloop websockets redis hiredis msgpack msgspec orjson ws ioredis".split()
 )
 RUN_WITH = (
-    "Written by `make bench BENCH_ARGS=--save`. Medians over interleaved runs, lowest to highest "
-    "in parentheses. Ratios are taken within each run and travel; absolute figures belong to this "
-    "machine. docs/performance.md says how it is measured."
+    "This page was written by `make bench BENCH_ARGS=--save`. The values are medians over "
+    "interleaved runs, with the lowest and the highest value in parentheses. Ratios are taken "
+    "within each run and can be compared between machines; absolute figures are valid for this "
+    "machine only. docs/performance.md describes the method."
 )
 
 

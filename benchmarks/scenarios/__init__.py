@@ -106,7 +106,7 @@ SCENARIOS = {
     ),
     **{
         f"cluster-{primaries}": Scenario(
-            f"Private channels on a cluster of {primaries}; the others know no sharded pub/sub",
+            f"Private channels on a cluster of {primaries}; the others have no sharded pub/sub",
             PRIVATE,
             (OURS,),
             primaries,
