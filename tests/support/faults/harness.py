@@ -33,9 +33,9 @@ from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.ledger import Listener, listening
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
-from faults.traffic import LEAST_PER_SECOND, Traffic
-from faults.watch import Watch, watching
-from loop_thread import LoopThread
+from support.faults.traffic import LEAST_PER_SECOND, Traffic
+from support.faults.watch import Watch, watching
+from support.loop_thread import LoopThread
 
 __all__ = ["CHANNELS", "Load", "Moment", "under_load"]
 

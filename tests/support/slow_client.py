@@ -1,4 +1,4 @@
-"""A client that reads only when it is told to, for tests in this folder."""
+"""A client that reads only when it is told to, for tests of slow connections."""
 
 from __future__ import annotations
 

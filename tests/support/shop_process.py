@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-FOLDER = Path(__file__).resolve().parent / "django"
+FOLDER = Path(__file__).resolve().parents[1] / "django"
 WAIT_SECONDS = 20
 MANAGE = [sys.executable, "-m", "django"]
 

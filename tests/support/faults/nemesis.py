@@ -23,7 +23,7 @@ from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.proxy import Direction, FaultProxy
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import spread
-from faults.acts import announce, kill_clients
+from support.faults.acts import announce, kill_clients
 
 __all__ = ["Nemesis"]
 
