@@ -23,7 +23,7 @@ from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
-from support.faults.acts import kill_clients
+from support.faults.cluster_faults import kill_clients
 from support.faults.harness import under_load
 from support.faults.namespaces import (
     NamespacesUnavailable,

@@ -23,7 +23,7 @@ import websockets
 from django_sockets import PublishError, open_hub
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.faults import quick
-from support.faults.acts import behind_proxy
+from support.faults.cluster_faults import behind_proxy
 from support.faults.harness import under_load
 from support.faults.nemesis import Nemesis
 from support.faults.processes import ServerProcess, serve
