@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from shop_process import Server, serving
+from support.shop_process import Server, serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

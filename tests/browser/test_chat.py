@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from django_sockets.testing.ports import free_port
-from shop_process import Server
+from support.shop_process import Server
 
 CHAT = Path(__file__).resolve().parents[2] / "examples" / "chat"
 PASSWORD = "demo-password"

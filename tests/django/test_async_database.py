@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shop_process import script
+from support.shop_process import script
 
 SERVED = """
 import asyncio, functools, json, socket

@@ -31,7 +31,7 @@ from django_sockets.middleware import (
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient, SocketClosed
 from django_sockets.testing.ports import free_port
-from shop_process import WAIT_SECONDS, Server, serving
+from support.shop_process import WAIT_SECONDS, Server, serving
 
 HUGE = 1024 * 1024 + 1
 

@@ -14,7 +14,7 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from shop_process import MANAGE, environment, run
+from support.shop_process import MANAGE, environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)} | {"W016"}

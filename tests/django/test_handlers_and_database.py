@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shop_process import script
+from support.shop_process import script
 
 SOCKETS = """
 import asyncio, threading

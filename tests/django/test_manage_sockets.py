@@ -9,7 +9,7 @@ import sys
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from shop_process import MANAGE, WAIT_SECONDS, environment, run, script
+from support.shop_process import MANAGE, WAIT_SECONDS, environment, run, script
 
 SOCKETS = [*MANAGE, "sockets"]
 

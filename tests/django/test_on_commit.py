@@ -12,7 +12,7 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from shop_process import MANAGE, environment, run, script
+from support.shop_process import MANAGE, environment, run, script
 
 LISTEN = """
 import logging, os, threading

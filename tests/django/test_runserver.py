@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.ports import free_port
-from shop_process import MANAGE, WAIT_SECONDS, Server, hear, run, say, serving
+from support.shop_process import MANAGE, WAIT_SECONDS, Server, hear, run, say, serving
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from django_sockets.testing.ports import free_port
-from shop_process import WAIT_SECONDS, Server, hear, say, serving
+from support.shop_process import WAIT_SECONDS, Server, hear, say, serving
 
 APPLICATION = "shop.asgi:application"
 SERVERS = ["uvicorn", "hypercorn", "daphne", "granian"]

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.ports import free_port
-from example_process import WAIT_SECONDS, commands, run, started
+from support.example_process import WAIT_SECONDS, commands, run, started
 
 SETUP, RUNSERVER = commands("chat")
 

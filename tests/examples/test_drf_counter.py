@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from django_sockets.testing.ports import free_port
-from example_process import WAIT_SECONDS, commands, run, started
+from support.example_process import WAIT_SECONDS, commands, run, started
 
 SETUP, RUNSERVER = commands("drf_counter")
 

@@ -11,7 +11,7 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from example_process import WAIT_SECONDS, Running, commands, run, started
+from support.example_process import WAIT_SECONDS, Running, commands, run, started
 
 # Plain scripts
 

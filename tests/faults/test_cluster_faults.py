@@ -16,9 +16,9 @@ from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.faults import DEAD_PEER_SECONDS, quick
 from django_sockets.testing.proxy import Direction
 from django_sockets.testing.slots import slot_of
-from faults.acts import behind_proxy, connections_received, kill_clients, setting
-from faults.harness import CHANNELS, under_load
-from faults.nemesis import Nemesis
+from support.faults.cluster_faults import behind_proxy, connections_received, kill_clients, setting
+from support.faults.harness import CHANNELS, under_load
+from support.faults.nemesis import Nemesis
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(90)]
 

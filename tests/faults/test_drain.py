@@ -13,8 +13,8 @@ import pytest
 import websockets
 
 from django_sockets.broadcaster import Broadcaster
-from faults.processes import serve
 from faults.test_sockets_under_load import connections
+from support.faults.processes import serve
 
 SOCKETS = int(os.environ.get("DJANGO_SOCKETS_DRAIN_SOCKETS", "1000"))
 WINDOW_SECONDS = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.processes import ServerProcess, serve
+from support.faults.processes import ServerProcess, serve
 
 INPUTS = int(os.environ.get("DJANGO_SOCKETS_FUZZ_SERVER_INPUTS", "200"))
 """Connections for each server; 2,000 with `make fuzz`."""

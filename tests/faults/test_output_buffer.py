@@ -12,7 +12,7 @@ from django_sockets import Hub, open_hub
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.ledger import Ledger, listening
 from django_sockets.testing.servers import CacheServer
-from loop_thread import LoopThread
+from support.loop_thread import LoopThread
 
 LIMIT = "pubsub 262144 0 0"
 """256 KiB of replies that wait for one subscriber, and it is cut at once."""

@@ -23,16 +23,16 @@ from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
-from faults.acts import kill_clients
-from faults.harness import under_load
-from faults.namespaces import (
+from support.faults.cluster_faults import kill_clients
+from support.faults.harness import under_load
+from support.faults.namespaces import (
     NamespacesUnavailable,
     Partition,
     PlacedSentinel,
     PlacedValkey,
     place,
 )
-from loop_thread import LoopThread
+from support.loop_thread import LoopThread
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
 

@@ -21,8 +21,8 @@ from django_sockets.testing.ports import HOST
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer, ServerUnavailable
-from faults.acts import connections_received
-from faults.harness import Load, under_load
+from support.faults.cluster_faults import connections_received
+from support.faults.harness import Load, under_load
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
 

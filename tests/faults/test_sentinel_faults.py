@@ -12,7 +12,7 @@ from django_sockets.testing.census import answering, until
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
-from faults.harness import under_load
+from support.faults.harness import under_load
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
 

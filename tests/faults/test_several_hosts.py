@@ -14,7 +14,7 @@ from django_sockets.backends.sharded import ShardedBroker
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.servers import CacheServer, ServerUnavailable, ValkeyServer
-from faults.harness import CHANNELS, under_load
+from support.faults.harness import CHANNELS, under_load
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
 

@@ -17,7 +17,7 @@ import pytest
 import websockets
 
 from django_sockets import open_hub
-from faults.processes import ServerProcess, serve
+from support.faults.processes import ServerProcess, serve
 
 SECONDS = float(os.environ.get("DJANGO_SOCKETS_SLOW_SECONDS", "2"))
 """How long the load lasts with stuck clients; 60 for the full test (`make slow`)."""

@@ -23,10 +23,10 @@ import websockets
 from django_sockets import PublishError, open_hub
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.faults import quick
-from faults.acts import behind_proxy
-from faults.harness import under_load
-from faults.nemesis import Nemesis
-from faults.processes import ServerProcess, serve
+from support.faults.cluster_faults import behind_proxy
+from support.faults.harness import under_load
+from support.faults.nemesis import Nemesis
+from support.faults.processes import ServerProcess, serve
 
 SECONDS = float(os.environ.get("DJANGO_SOCKETS_SOAK_SECONDS") or 30)
 SEED = int(os.environ.get("DJANGO_SOCKETS_NEMESIS_SEED") or random.randrange(1 << 32))

@@ -29,7 +29,7 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.census import until
 from django_sockets.testing.client import SocketClient
 from django_sockets.testing.servers import CacheServer
-from loop_thread import LoopThread
+from support.loop_thread import LoopThread
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 

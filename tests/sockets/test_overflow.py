@@ -15,7 +15,7 @@ from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
 from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
-from sockets.stuck import Reluctant
+from support.slow_client import Reluctant
 
 COUNT = 40
 

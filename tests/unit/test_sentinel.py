@@ -15,7 +15,7 @@ from django_sockets.backends.sentinel import SentinelBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import Address, BrokerURL
-from unit.links import StandIn
+from support.links import StandIn
 
 OLD, NEW = Address("10.0.0.1", 6379), Address("10.0.0.2", 6379)
 

@@ -13,7 +13,7 @@ from django_sockets.backends.client.supervision import Supervisor
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
-from unit.test_reader import PROBE, ScriptedLink, ack
+from unit.test_subscriber import PROBE, ScriptedLink, ack
 
 URL = BrokerURL.parse("redis://h?log_interval_seconds=1000")
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("mypy", reason="mypy comes with the extra dev")
 
-CODE = Path(__file__).with_name("user_code.py")
+CODE = Path(__file__).resolve().parents[1] / "support" / "user_code.py"
 
 
 def mypy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

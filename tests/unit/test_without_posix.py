@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from shop_process import script
+from support.shop_process import script
 
 LIKE_WINDOWS = """
 import asyncio, functools, os, signal, socket, subprocess, sys, threading

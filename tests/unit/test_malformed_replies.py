@@ -16,7 +16,7 @@ from django_sockets.broker import Broker
 from django_sockets.errors import BrokerError
 from django_sockets.testing.contract.base import RecordingSink, with_options
 from django_sockets.testing.ports import HOST
-from scripted_server import ScriptedServer, encode, push
+from support.scripted_server import ScriptedServer, encode, push
 
 NONSENSE = {
     "three replies instead of one": b"+A\r\n+B\r\n+C\r\n",

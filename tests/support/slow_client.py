@@ -1,4 +1,4 @@
-"""A client that reads only when it is told to, for tests in this folder."""
+"""A client that stops reading when a test says so, for tests of slow connections."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Reluctant:
-    """A connection in process whose server's `send` waits while the client does not read.
+    """A connection inside the process. Its ASGI `send` waits while the client does not read.
 
     Attributes:
-        got: data that was sent to the client.
-        close_code: None until it was closed.
+        got: the data that the client has read.
+        close_code: the code of the close frame; None before it.
     """
 
     def __init__(self, application: Any) -> None:
@@ -54,7 +54,7 @@ class Reluctant:
         self._changed.set()
 
     async def until(self, condition: Any) -> None:
-        """Wait until something that is sent makes it true."""
+        """Wait until the condition is true. It is tested after each event that is sent."""
 
         async def wait() -> None:
             while not condition():

@@ -1,4 +1,4 @@
-"""Publishers that keep to a schedule, whatever happens to their servers."""
+"""Publishers that follow a schedule while their servers fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failure:
 
     Attributes:
         began: loop time of the call.
-        seconds: how long the call took.
+        seconds: the duration of the call.
         unknown: the message may have been published; otherwise it certainly was not.
     """
 
@@ -40,7 +40,7 @@ class Failure:
 
 
 class Numbered(Ledger):
-    """A ledger that says which number was the last."""
+    """A ledger that shows the number of its last message."""
 
     @property
     def last(self) -> int:
@@ -48,13 +48,13 @@ class Numbered(Ledger):
 
 
 class Traffic:
-    """Messages of several hubs on many channels, in turn.
+    """Publishes messages of several hubs on many channels, in turn.
 
     Attributes:
         ledgers: what each hub has published or tried to.
         failures: publishes that raised, in the order in which they ended.
         accepted: how many publishes returned.
-        skipped: how many were not begun, because too many waited on their channel.
+        skipped: how many publishes were not started, because too many waited on their channel.
     """
 
     def __init__(self, hubs: Sequence[Hub], channels: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class Traffic:
 
     @classmethod
     async def start(cls, url: str, publishers: int, channels: Sequence[str]) -> Traffic:
-        """Open the hubs, on the running loop."""
+        """Open the hubs on the running loop."""
         return cls([open_hub(url) for _ in range(publishers)], channels)
 
     async def aclose(self) -> None:
@@ -82,7 +82,7 @@ class Traffic:
             await hub.aclose()
 
     async def run(self) -> None:
-        """Publish by schedule until `stop`; return when every call has ended."""
+        """Publish by schedule until `stop`. Return when every call has ended."""
         began, done = self._loop.time(), 0
         while not self._leaving:
             due = int((self._loop.time() - began) * PER_SECOND)
@@ -114,7 +114,7 @@ class Traffic:
             self._in_flight[ledger.name, channel] -= 1
 
     async def publish(self, hub: Hub, ledger: Numbered, channel: str) -> bytes | None:
-        """Publish one message and note what became of it; None if that is not success."""
+        """Publish one message and record the result. Return None if the publish failed."""
         payload, number, began = ledger.write(channel), ledger.last, self._loop.time()
         try:
             await hub.publish(channel, payload)
@@ -132,7 +132,7 @@ class Traffic:
     async def last_words(self) -> set[tuple[str, bytes]]:
         """Publish a last message of each hub on each channel.
 
-        A server may still stand still for a moment, to fork for a replica that has come back.
+        A server may still pause for a moment, because it forks for a replica that has returned.
 
         Raises:
             AssertionError: none of LAST_TRIES was accepted.

@@ -18,7 +18,7 @@ from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
-from unit.links import StandIn
+from support.links import StandIn
 
 PROBE = "probe"
 

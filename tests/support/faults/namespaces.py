@@ -1,4 +1,4 @@
-"""Two networks and a router between them that can stop forwarding: a partition, in the kernel.
+"""Network partitions in the kernel: two networks and a router that can stop forwarding.
 
     with Partition() as network:
         server = PlacedValkey()
@@ -8,8 +8,9 @@
             network.split()  # the left no longer reaches the right; the router reaches both
             network.heal()
 
-Linux network namespaces: they need root (CAP_SYS_ADMIN) and the program `ip`. The machine's own
-network is not touched. A namespace ends with the last process and the last object that uses it.
+The networks are Linux network namespaces. They need root (CAP_SYS_ADMIN) and the program `ip`. The
+network of the machine does not change. A namespace ends with the last process or object that uses
+it.
 """
 
 from __future__ import annotations
@@ -48,17 +49,17 @@ T = TypeVar("T")
 
 
 class NamespacesUnavailable(Exception):
-    """This machine or this user cannot make network namespaces; the message says why."""
+    """This machine or user cannot create network namespaces. The message gives the reason."""
 
 
 class Namespace:
-    """A network of its own, for the threads that enter it.
+    """A separate network for the threads that enter it.
 
     A socket, a process and a thread belong to the namespace of the thread that makes them. Sockets
     stay in it when that thread leaves.
 
     Args:
-        address: of its only interface besides the loopback one.
+        address: the address of its only interface except loopback.
     """
 
     def __init__(self, address: str) -> None:
@@ -67,7 +68,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """The calling thread is inside for the length of a `with`, and so are its new threads."""
+        """Put the calling thread and the threads that it starts into the namespace."""
         before = os.open(_OWN, os.O_RDONLY)
         try:
             _call("setns", self._file, _NEW_NETWORK)
@@ -79,21 +80,21 @@ class Namespace:
             os.close(before)
 
     def run(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call it inside, and return or raise what it does."""
+        """Run the call in the namespace, and return its result or raise its error."""
         with self.entered():
             return call(*arguments)
 
     def ip(self, *words: str) -> None:
-        """Run the program `ip` inside."""
+        """Run the program `ip` in the namespace."""
         self.run(_run, "ip", *words)
 
     @property
     def path(self) -> str:
-        """A name of the namespace for `ip`."""
+        """A path by which `ip` can name the namespace."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def close(self) -> None:
-        """Let it go."""
+        """Release the namespace."""
         os.close(self._file)
 
 
@@ -101,7 +102,7 @@ class Partition:
     """Two namespaces, `left` and `right`, that reach each other through a third one, `router`.
 
     Raises:
-        NamespacesUnavailable: not on this machine, or not as this user.
+        NamespacesUnavailable: this machine or user cannot create namespaces.
     """
 
     def __init__(self) -> None:
@@ -139,7 +140,7 @@ class Partition:
             namespace.close()
 
     def split(self) -> None:
-        """Lose every packet between the sides, without a word to either."""
+        """Drop every packet between the sides. Neither side gets an error."""
         self.router.run(_FORWARDING.write_text, "0")
 
     def heal(self) -> None:
@@ -175,7 +176,7 @@ def place(servers: Iterable[CacheServer], *namespaces: Namespace) -> None:
 
 
 def _in_a_thread(call: Callable[[], T]) -> T:
-    """Call it on a thread that ends then, and return or raise what it does."""
+    """Run the call on a new thread, and return its result or raise its error."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call).result()
 
@@ -186,7 +187,7 @@ def _new_namespace() -> int:
 
 
 def _call(function: str, *arguments: int) -> None:
-    # os.setns and os.unshare are there from Python 3.12 on.
+    # Python has os.setns and os.unshare since 3.12.
     if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
         error = ctypes.get_errno()
         raise NamespacesUnavailable(f"{function} for a network namespace: {os.strerror(error)}")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from example_process import EXAMPLES, commands
+from support.example_process import EXAMPLES, commands
 
 ROOT = EXAMPLES.parent
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))

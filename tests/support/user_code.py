@@ -1,4 +1,4 @@
-"""What applications write, for the type checkers; tests/unit/test_user_types.py runs them on it."""
+"""Code as applications write it. tests/unit/test_user_types.py runs mypy on it."""
 
 import functools
 import json

@@ -26,7 +26,7 @@ from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient, SocketClosed
 from django_sockets.testing.servers import CacheServer
-from sockets.stuck import Reluctant
+from support.slow_client import Reluctant
 
 WAIT_SECONDS = 10.0
 FEW = 3

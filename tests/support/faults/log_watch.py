@@ -1,4 +1,4 @@
-"""What must not happen beside a test: errors in the log, failures nobody retrieved, tasks left."""
+"""Detects errors in the log, exceptions that no code retrieved, and tasks that did not end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Watch", "watching"]
 
 
 class Watch(logging.Handler):
-    """Keeps the library's log.
+    """Keeps the log records of the library.
 
     Attributes:
         records: (loop time, record), warnings and above.
@@ -33,14 +33,14 @@ class Watch(logging.Handler):
         self._unhandled.append(context)
 
     def logged(self, words: str, since: float = 0.0) -> list[float]:
-        """When a message with these words was logged."""
+        """Return the loop times at which a message with these words was logged."""
         return [at for at, r in self.records if at >= since and words in r.getMessage()]
 
     def check(self) -> None:
-        """Everything is in order, now that everything is closed.
+        """Check the records and tasks. Call it after everything was closed.
 
         Raises:
-            AssertionError: something is not.
+            AssertionError: an error was logged or not retrieved, or a task still runs.
         """
         errors = [r.getMessage() for _, r in self.records if r.levelno >= logging.ERROR]
         assert not errors, f"logged as errors: {errors[:3]}"
@@ -54,7 +54,7 @@ class Watch(logging.Handler):
 
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
-    """Watch for the length of a `with`."""
+    """Watch inside a `with`."""
     watch, loop = Watch(), asyncio.get_running_loop()
     loggers = [logging.getLogger(name) for name in ("django_sockets", "asyncio")]
     former = loop.get_exception_handler()

@@ -1,4 +1,4 @@
-"""The examples in processes of their own, started by the very commands of their READMEs."""
+"""The examples, each in its own process, started by the commands of their READMEs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 WAIT_SECONDS = 30
 
 
 def commands(example: str) -> list[str]:
-    """The lines of the README's console block."""
+    """Return the lines of the console block in the README."""
     text = (EXAMPLES / example / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for line in block.splitlines() if line.strip()]
 
 
 def arguments(line: str, *more: str) -> list[str]:
-    """A command of a README, with the programs of this environment."""
+    """Return a command of a README with the programs of this environment."""
     program, *rest = shlex.split(line)
     start = [sys.executable] if program == "python" else [sys.executable, "-m", program]
     return [*start, *rest, *more]
@@ -38,7 +38,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(example: str, line: str, **more: str) -> str:
-    """Run a command to its end, which must be a good one; what it printed."""
+    """Run a command, which must succeed, and return its output."""
     ended = subprocess.run(
         arguments(line),
         cwd=EXAMPLES / example,
@@ -54,7 +54,7 @@ def run(example: str, line: str, **more: str) -> str:
 
 
 class Running:
-    """A process and everything that it has printed."""
+    """A process and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -69,7 +69,7 @@ class Running:
         pytest.fail(f"it ended before it printed {pattern}:\n{self.printed}")
 
     def end(self, by: signal.Signals = signal.SIGINT) -> int:
-        """Ctrl-C; returns the exit status."""
+        """Send SIGINT, as Ctrl-C does, and return the exit status."""
         self.process.send_signal(by)
         assert self.process.stdout is not None
         self.printed += self.process.stdout.read()
@@ -78,7 +78,7 @@ class Running:
 
 @contextmanager
 def started(example: str, line: str, *more_arguments: str, **more: str) -> Iterator[Running]:
-    """A command that goes on until the block ends; all of its processes end then."""
+    """Run a command until the block ends. All of its processes end then."""
     with subprocess.Popen(
         arguments(line, *more_arguments),
         cwd=EXAMPLES / example,

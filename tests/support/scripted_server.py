@@ -1,10 +1,10 @@
-"""A server inside the test that speaks enough RESP3, and any nonsense that it is told to.
+"""A server inside the test process that speaks enough RESP3, and can send malformed replies.
 
     async with ScriptedServer() as server:
         broker = open_broker(server.url, sink)
-        server.answers["PING"] = b"-BUSY\\r\\n"  # in place of every answer to PING, until deleted
+        server.answers["PING"] = b"-BUSY\\r\\n"  # replaces every answer to PING, until deleted
 
-It is a primary, a sentinel and the only node of a cluster at once.
+The server acts as a primary, as a sentinel and as the only node of a cluster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Conversation", "ScriptedServer", "encode"]
 
 
 def encode(value: Any) -> bytes:
-    """RESP3 for str (a simple string), bytes, int, None, list and dict."""
+    """Encode str (as a simple string), bytes, int, None, list or dict in RESP3."""
     if value is None:
         return b"_\r\n"
     if isinstance(value, str):
@@ -45,8 +45,8 @@ class Conversation:
     """One connection to the server.
 
     Attributes:
-        names: what it is subscribed to.
-        run_id: that of the server when it was made.
+        names: the subscribed channels.
+        run_id: the run_id of the server at the time of the connect.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, run_id: str) -> None:
@@ -59,18 +59,18 @@ class Conversation:
 
 
 class ScriptedServer:
-    """See the module.
+    """A scripted server; the docstring of the module has an example.
 
     Attributes:
-        answers: command -> the bytes to send in place of its answer; a callable makes them from
-            the conversation and the command, and None means the usual answer.
+        answers: command -> the bytes to send as its answer. A callable gets the conversation and
+            the command, and returns the bytes; None stands for the usual answer.
         answered: command -> how many of its answers came from `answers`.
-        asked: command -> how often it was asked.
-        role: what ROLE says.
-        run_id: what INFO says. With another one, new connections lead to another server, and the
-            others stay where they are.
-        deaf: nothing that is published is delivered.
-        conversations: the open ones.
+        asked: command -> how often it arrived.
+        role: the answer to ROLE.
+        run_id: the run_id in INFO. After a change, new connections reach another server, and open
+            connections keep theirs.
+        deaf: publishes are accepted and not delivered.
+        conversations: the open connections.
     """
 
     def __init__(self, run_id: str = "1" * 40) -> None:
@@ -104,7 +104,7 @@ class ScriptedServer:
 
     @property
     def subscribers(self) -> list[Conversation]:
-        """The conversations that are subscribed to something."""
+        """The conversations with a subscription."""
         return [conversation for conversation in self.conversations if conversation.names]
 
     def cut(self) -> None:
@@ -114,11 +114,11 @@ class ScriptedServer:
 
     @property
     def publishers(self) -> list[Conversation]:
-        """The others."""
+        """The conversations without a subscription."""
         return [conversation for conversation in self.conversations if not conversation.names]
 
     def publish(self, run_id: str, name: bytes, payload: bytes, kind: str = "message") -> int:
-        """Tell all that are subscribed to a name at one server; returns how many."""
+        """Send to all subscribers of a name at one server, and return their number."""
         told = [one for one in self.conversations if name in one.names and one.run_id == run_id]
         if self.deaf:
             return len(told)
@@ -127,7 +127,7 @@ class ScriptedServer:
         return len(told)
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
-        """Wait until something is so; it is looked at after each command."""
+        """Wait until the condition is true. It is tested after each command."""
 
         async def look() -> None:
             while not condition():
@@ -152,7 +152,7 @@ class ScriptedServer:
                     writer.write(self._answer(conversation, command))
                     self._changed.set()
         except OSError:
-            pass  # Cut by either side.
+            pass  # Either side closed the connection.
         finally:
             self.conversations.discard(conversation)
             writer.transport.abort()

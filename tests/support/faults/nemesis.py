@@ -1,12 +1,12 @@
-"""Hurts a cluster at random, in a way that a seed repeats.
+"""Breaks a cluster at random. The same seed repeats the same faults.
 
     nemesis = Nemesis(cluster, node, proxy, seed=7)
     while ...:
         print(await nemesis.strike())  # "freeze 127.0.0.1:7001 for 0.4 s"
         await nemesis.restore()
 
-One more kind of strike is one more method named `_strike_...`: it does the harm, waits for nothing
-that the harm may prevent, and returns what it did.
+To add a kind of strike, add a method named `_strike_...`. It breaks something, waits for nothing
+that the fault may prevent, and returns a description.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.proxy import Direction, FaultProxy
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import spread
-from faults.acts import announce, kill_clients
+from support.faults.cluster_faults import announce, kill_clients
 
 __all__ = ["Nemesis"]
 
@@ -33,10 +33,10 @@ DIRECTIONS: tuple[Direction, ...] = ("reads", "writes", "both")
 
 
 class Nemesis:
-    """One seed, one sequence of strikes.
+    """Chooses the strikes of one seed.
 
     Args:
-        node, proxy: one of the nodes, and what stands in front of it.
+        node, proxy: one of the nodes, and the proxy in front of it.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Nemesis:
         ]
 
     async def strike(self) -> str:
-        """Do some harm, and say what; perhaps wait, so that the next act meets another state."""
+        """Break something and return its description. A random pause varies the next state."""
         strikes = self._random.sample(self._strikes, self._random.choice((1, 1, 2)))
         pause = self._random.choice((0.0, 0.0, 0.3, 1.0, 2.0))
-        # Each with its own dice: side by side they would throw common ones in any order.
+        # Each kind has its own random numbers: in parallel, the order of common ones would vary.
         dice = [random.Random(self._random.random()) for _ in strikes]
         done = await asyncio.gather(*map(self._try, strikes, dice))
         await asyncio.sleep(pause)
         return f"{' and '.join(done)}, then {pause:g} s"
 
     async def _try(self, strike: Strike, chance: random.Random) -> str:
-        # What a cluster with other troubles refuses, would be possible a moment later.
+        # A cluster with other problems may refuse, and accept a moment later.
         with contextlib.suppress(
             redis.RedisError, LookupError, TimeoutError, ValueError, RuntimeError
         ):
@@ -69,7 +69,7 @@ class Nemesis:
         return f"{strike.__name__} in vain"
 
     async def restore(self) -> None:
-        """Undo it, under load as well."""
+        """Undo all faults. It works under load, too."""
         await to_thread(self._cluster.restore)
         await to_thread(announce, self._cluster, self._node, self._proxy.port)
 

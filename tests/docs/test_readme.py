@@ -25,7 +25,7 @@ from django_sockets.testing import override_broker
 from django_sockets.testing.servers import CacheServer, free_port
 from django_sockets.url import BrokerOptions, canonical_scheme
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SERVER_URL = "redis://localhost:6379"
 WAIT_SECONDS = 10

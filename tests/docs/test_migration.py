@@ -24,7 +24,7 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, override_broker
 from django_sockets.url import BrokerOptions
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "migration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 OURS = [block for block in BLOCKS if "django_sockets" in block and "import" in block]
 MODULES = (

@@ -1,4 +1,4 @@
-"""Real servers in processes of their own, for tests that count what many clients see of them."""
+"""Real ASGI servers, each in its own process, for tests with many clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 class ServerProcess:
-    """A server and what it has printed."""
+    """A server process and its output."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
         self.process, self.log, self.port = process, log, port
@@ -43,12 +43,12 @@ class ServerProcess:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident memory now; Linux only."""
+        """The resident memory at present. It works on Linux only."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     async def connect(self, path: str = "/", **options: Any) -> Any:
-        """A client, as soon as the server takes one."""
+        """Connect a client as soon as the server accepts one."""
         give_up = time.monotonic() + 20
         address = f"ws://127.0.0.1:{self.port}{path}"
         options = {"compression": None, "proxy": None, "open_timeout": 30, **options}
@@ -61,7 +61,7 @@ class ServerProcess:
                 await asyncio.sleep(0.05)
 
     async def terminate(self, seconds: float) -> int:
-        """SIGTERM, as a supervisor does; returns the exit status."""
+        """Send SIGTERM, as a supervisor does, and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, seconds)
 
@@ -70,7 +70,7 @@ class ServerProcess:
 async def serve(
     server: str, source: str, folder: Path, *options: str, **environment: str
 ) -> AsyncIterator[ServerProcess]:
-    """Run `source`, which makes an `application`; what is left of it at the end is killed."""
+    """Serve the `application` of `source`. All processes that are left at the end are killed."""
     (folder / "served.py").write_text(source)
     port, log = free_port(), folder / "log"
     words = [word.format(app="served:application", port=port) for word in COMMANDS[server]]

@@ -1,4 +1,4 @@
-"""The project `tests/django/shop` in processes of its own: Django is configured there, not here."""
+"""The project `tests/django/shop` in other processes, because the test process has no settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-FOLDER = Path(__file__).resolve().parent / "django"
+FOLDER = Path(__file__).resolve().parents[1] / "django"
 WAIT_SECONDS = 20
 MANAGE = [sys.executable, "-m", "django"]
 
@@ -58,7 +58,7 @@ def run(
 
 
 def script(code: str, settings: dict[str, Any] | None = None, **more: str) -> str:
-    """Run code with Django set up and tables made; what it printed. It must end well."""
+    """Run code after Django's setup and migrations. It must succeed; the output is returned."""
     ended = run([sys.executable, "-c", PRELUDE + textwrap.dedent(code)], settings, **more)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
@@ -66,7 +66,7 @@ def script(code: str, settings: dict[str, Any] | None = None, **more: str) -> st
 
 
 class Server:
-    """A server process and what it has printed."""
+    """A server process and its output."""
 
     def __init__(
         self, process: subprocess.Popen[str], log: Path, port: int, host: str = "127.0.0.1"
@@ -93,7 +93,7 @@ class Server:
 
     @contextmanager
     def in_room(self, room: int) -> Iterator[ClientConnection]:
-        """A browser that has subscribed."""
+        """Connect as a browser that has subscribed to a room."""
         with self.browser(f"/ws/{room}/") as client:
             assert hear(client) == "ready"
             yield client
@@ -105,7 +105,7 @@ class Server:
                 if self.get("/")[0]:
                     return
             except OSError:
-                time.sleep(0.05)  # A server of others: there is no event to wait for.
+                time.sleep(0.05)  # The server offers no event to wait for.
         pytest.fail(f"the server does not answer:\n{self.printed}")
 
     def wait_for(self, text: str, times: int = 1) -> None:
@@ -129,7 +129,7 @@ def serving(
     host: str = "127.0.0.1",
     **more: str,
 ) -> Iterator[Server]:
-    """A server until the block ends; all of its processes end then."""
+    """Run a server until the block ends. All of its processes end then."""
     with (
         log.open("w") as output,
         subprocess.Popen(

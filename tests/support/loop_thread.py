@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for tests that need a second one."""
+"""An event loop on a separate thread, for tests that need a second loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 40.0
 
 
 class LoopThread:
-    """Use it with `with`. At the end, tasks are cancelled and the loop closed, by `asyncio.run`."""
+    """Use it in a `with`. At the end, `asyncio.run` cancels the tasks and closes the loop."""
 
     def __init__(self) -> None:
         self._started = threading.Event()
@@ -29,11 +29,11 @@ class LoopThread:
         await self._ended.wait()
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run it there; from the loop of a test, `asyncio.wrap_future` waits for the result."""
+        """Run the coroutine there. A test on a loop awaits `asyncio.wrap_future` of the result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it there while this thread stands still, and give its result."""
+        """Run the coroutine there, block this thread meanwhile, and return the result."""
         return self.start(coroutine).result(PATIENCE_SECONDS)
 
     def __enter__(self) -> LoopThread:

@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     tomllib = None  # type: ignore[assignment]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["README.md", "CONTRIBUTING.md", "docs", "examples", "django_sockets", "backends"]
 ENDINGS = {".md", ".py", ".txt", ".html", ".toml"}
 FROM_INDEX = re.compile(r"pip install[^\n`]*?\bdjango[-_]sockets(?:\[[^\]\s]*\])?(?P<rest>[^\n]*)")

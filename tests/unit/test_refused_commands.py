@@ -12,7 +12,7 @@ import pytest
 from django_sockets import PublishError, open_broker
 from django_sockets.broker import Broker
 from django_sockets.testing.contract.base import RecordingSink, with_options
-from scripted_server import Conversation, ScriptedServer, push
+from support.scripted_server import Conversation, ScriptedServer, push
 
 PASSING = ["BUSY a script", "LOADING the dataset", "MASTERDOWN link down", "NOPERM no permissions"]
 PASSING += ["MISCONF cannot write", "ERR unknown command"]

@@ -12,7 +12,7 @@ import pytest
 
 from django_sockets import testing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 DJANGO = [block for block in BLOCKS if "SocketTestCase" in block]

@@ -1,22 +1,24 @@
-"""Load while something breaks: publishers that go on, one reader, and a proof for every message.
+"""Load on a topology during a fault: publishers, one reader and an account of every message.
 
-A fault test reads like this. Any awaitable is a fault; `nemesis` has some more.
+A fault test looks like this. Any awaitable can be the fault; `nemesis` has random ones.
 
     async def test_a_killed_primary(cluster):
-        async with under_load(quick(cluster.url)) as load:  # it has run well for a second
+        async with under_load(quick(cluster.url)) as load:  # a healthy second has passed
             node, *others = await asyncio.to_thread(cluster.primaries)
             spared = load.channels_on(cluster, *others)
             await asyncio.to_thread(node.kill)  # the fault
             await asyncio.to_thread(cluster.wait_promoted, node)
-            promoted = load.moment("promoted")  # bounds are measured from here
+            promoted = load.moment("promoted")  # bounds start here
             await promoted.traffic(within_seconds=1)  # on every channel
             load.expect_untouched(spared)
-        # Now it has run well for another second, and every message is accounted for.
+        # Another healthy second has passed, and every message is accounted for.
 
-Proved at the end of each `under_load`, whatever the fault was: no message came twice or out of
-order; each one that is missing is inside a gap that was handed out after its publish had begun;
-none arrived whose publish had failed for certain; nothing was logged as an error or went unhandled;
-no task is left.
+`under_load` checks at its end, for any fault:
+
+- No message arrived twice or out of order.
+- Each missing message is inside a gap that was delivered after the publish had begun.
+- No message arrived if its publish had certainly failed.
+- No error was logged, no exception was left unhandled, and no task still runs.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.ledger import Listener, listening
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
-from faults.traffic import LEAST_PER_SECOND, Traffic
-from faults.watch import Watch, watching
-from loop_thread import LoopThread
+from support.faults.log_watch import Watch, watching
+from support.faults.traffic import LEAST_PER_SECOND, Traffic
+from support.loop_thread import LoopThread
 
 __all__ = ["CHANNELS", "Load", "Moment", "under_load"]
 
@@ -50,11 +52,11 @@ BEYOND_SECONDS = 3.0
 
 
 class Moment:
-    """A point in time, from which it is measured until traffic has come through.
+    """A point in time. `traffic` measures the time from it until messages arrive again.
 
     Attributes:
         at: its loop time.
-        event: its place in the reader's events.
+        event: its index in the reader's events.
     """
 
     def __init__(self, load: Load, name: str) -> None:
@@ -66,7 +68,7 @@ class Moment:
 
     @property
     def seconds(self) -> float:
-        """Since then."""
+        """Seconds since this moment."""
         return self._load.now - self.at
 
     async def traffic(
@@ -102,15 +104,15 @@ class Moment:
 
 
 class Load:
-    """What `under_load` gives.
+    """The state of one `under_load`.
 
     Attributes:
-        reader: the hub that listens.
+        reader: the hub that subscribes.
         heard: its events.
-        traffic: what is published, and what became of it.
+        traffic: the publishes and their results.
         watch: the log.
-        may_replay: a server may say again what it had queued when it stopped: SPUBLISH goes to the
-            whole shard, the new primary included. The hub has to drop it.
+        may_replay: a server may repeat messages that it had queued when it stopped, because
+            SPUBLISH goes to the whole shard, including the new primary. The hub must drop them.
     """
 
     def __init__(
@@ -127,30 +129,30 @@ class Load:
 
     @property
     def now(self) -> float:
-        """Loop time."""
+        """The loop time."""
         return self._loop.time()
 
     def moment(self, name: str) -> Moment:
-        """Now; see `Moment`."""
+        """Record the present as a `Moment`."""
         return Moment(self, name)
 
     def channels_on(self, cluster: CacheCluster, *nodes: CacheServer) -> list[str]:
-        """The load's channels whose slots these nodes serve now."""
+        """Return the channels of the load whose slots these nodes serve now."""
         spans = [span for node in nodes for span in cluster.slots_of(node)]
         return [c for c in CHANNELS if any(a <= slot_of(c) <= b for a, b in spans)]
 
     def expect_untouched(self, channels: Collection[str], since: Moment | None = None) -> None:
-        """Check at the end that these had no gap and no failed publish (after `since`)."""
+        """At the end, check that these channels had no gap and no failed publish after `since`."""
         assert channels, "there is no channel to prove it with"
         self._spared.append((since, frozenset(channels)))
 
     def gaps(self, since: Moment | None = None) -> list[Gap]:
-        """The gaps so far (after `since`)."""
+        """Return the gaps so far, or those after `since`."""
         start = 0 if since is None else since.event
         return [event for event in self.heard.events[start:] if isinstance(event, Gap)]
 
     def describe(self, since: Moment) -> str:
-        """What has happened since, in words."""
+        """Describe what has happened since the start."""
         ended = [f for f in self.traffic.failures if f.began + f.seconds >= since.at]
         problems = Counter(failure.problem for failure in ended)
         reasons = Counter(gap.reason for gap in self.gaps(since))
@@ -159,8 +161,8 @@ class Load:
     async def healthy(self) -> None:
         """Run until nothing has failed for a whole second.
 
-        A machine that is busy elsewhere, or sentinels that change their mind once more, cost
-        another second. What went wrong meanwhile is accounted for like everything else.
+        A busy machine or another vote of the sentinels costs another second. Failures of that time
+        are accounted for like all others.
 
         Raises:
             AssertionError: there was no such second; a publish failed in each, or fewer than
@@ -173,11 +175,11 @@ class Load:
             assert len(troubles) < HEALTHY_TRIES, troubles
 
     async def _trouble(self) -> str:
-        """What was wrong with the next second; empty if it was healthy."""
+        """Describe what failed in the next second. The text is empty if nothing did."""
         traffic, began, accepted = self.traffic, self.now, self.traffic.accepted
         await asyncio.sleep(HEALTHY_SECONDS)
         rate = (traffic.accepted - accepted) / (self.now - began)
-        # A call from before may end badly in this phase.
+        # A call from before this phase may fail in it.
         failed = [failure for failure in traffic.failures if failure.began >= began]
         if failed:
             return f"{len(failed)} publishes failed for no reason: {failed[:3]}"
@@ -186,7 +188,7 @@ class Load:
         return ""
 
     async def last_words(self) -> None:
-        """End the stream with a message of each publisher on each channel."""
+        """Publish a final message of each publisher on each channel."""
         start = len(self.heard.events)
         missing = await self._on_thread(self.traffic.last_words())
 
@@ -198,7 +200,7 @@ class Load:
         await self.heard.until(was_last, start=start)
 
     def check(self) -> None:
-        """Account for every message; see the module.
+        """Account for every message, as the docstring of the module says.
 
         Raises:
             AssertionError: a promise was broken.
@@ -230,7 +232,7 @@ class Load:
 
 
 class _OnThread:
-    """Awaits coroutines on the event loop of a thread; without a thread, on the running one."""
+    """Awaits coroutines on the event loop of a thread, or on the running loop without one."""
 
     def __init__(self, thread: LoopThread | None) -> None:
         self._thread = thread
@@ -249,14 +251,14 @@ async def under_load(
     publishers_url: str | None = None,
     publishers_thread: LoopThread | None = None,
 ) -> AsyncIterator[Load]:
-    """Publish on CHANNELS for the length of an `async with`, and check everything at its end.
+    """Publish on CHANNELS inside an `async with`, and check all messages at its end.
 
     Args:
-        quiet: more channels to subscribe to, on which nothing is published.
-        publishers_url: by which the publishers reach the servers, if not by `url`.
-        publishers_thread: where the publishers run, if not on the loop of the reader.
+        quiet: more channels to subscribe to. Nothing is published on them.
+        publishers_url: the URL that the publishers use. The default is `url`.
+        publishers_thread: the thread of the publishers. The default is the loop of the reader.
     """
-    # A full queue of events would be a gap, too, but none of the server's making.
+    # A full queue of events would cause a gap, too, but not because of the server.
     reader_url = with_options(url, events_queue_size=1 << 20)
     with watching() as watch:
         async with contextlib.AsyncExitStack() as stack:
@@ -268,7 +270,7 @@ async def under_load(
             load = Load(reader, heard, traffic, watch, on_thread)
             running = asyncio.create_task(on_thread(traffic.run()), name="traffic")
             try:
-                # Connections are made by the first messages.
+                # The first messages open the connections.
                 await load.moment("the start").traffic(within_seconds=2)
                 await load.healthy()
                 yield load

@@ -1,4 +1,4 @@
-"""Faults of a cluster that take more than a call of `CacheCluster`."""
+"""Faults of a cluster that need more than one call of `CacheCluster`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ GOSSIP_SECONDS = 5.0
 
 
 def kill_clients(nodes: Iterable[CacheServer], kind: str = "PUBSUB") -> None:
-    """End every connection that subscribes, as an administrator or an output buffer does.
+    """Close every subscribed connection, as an administrator or an output buffer limit does.
 
     Args:
-        kind: NORMAL for those that publish instead.
+        kind: NORMAL closes the connections that publish instead.
     """
     for node in answering(nodes):
         node.execute("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
 def connections_received(nodes: Iterable[CacheServer]) -> int:
-    """How many connections the nodes have accepted, less than one for asking each of them."""
+    """Return how many connections the nodes accepted. This call adds at most one to each."""
     lines = [line for node in nodes for line in node.execute("INFO", "stats").splitlines()]
     name = "total_connections_received:"
     return sum(int(line.removeprefix(name)) for line in lines if line.startswith(name))
@@ -36,7 +36,7 @@ def connections_received(nodes: Iterable[CacheServer]) -> int:
 
 @contextlib.contextmanager
 def setting(nodes: Iterable[CacheServer], values: Mapping[str, str]) -> Iterator[None]:
-    """CONFIG SET on the nodes for the length of a `with`; all must answer at its end."""
+    """CONFIG SET on the nodes inside a `with`. All nodes must answer at its end."""
     before = [
         (node, name, node.execute("CONFIG", "GET", name)[1]) for node in nodes for name in values
     ]
@@ -47,7 +47,7 @@ def setting(nodes: Iterable[CacheServer], values: Mapping[str, str]) -> Iterator
     finally:
         for node, name, value in before:
             if not node.running:
-                continue  # It starts with its own configuration.
+                continue  # A node starts with its own configuration.
             if node.paused:
                 node.resume()
             node.execute("CONFIG", "SET", name, value)
@@ -55,7 +55,7 @@ def setting(nodes: Iterable[CacheServer], values: Mapping[str, str]) -> Iterator
 
 @contextlib.asynccontextmanager
 async def behind_proxy(cluster: CacheCluster, node: CacheServer) -> AsyncIterator[FaultProxy]:
-    """A proxy whose port the whole cluster names as the node's, until the node is started anew."""
+    """A proxy whose port the cluster announces for the node, until the node restarts."""
     async with FaultProxy(HOST, node.port) as proxy:
         await to_thread(announce, cluster, node, proxy.port)
         try:
@@ -65,10 +65,10 @@ async def behind_proxy(cluster: CacheCluster, node: CacheServer) -> AsyncIterato
 
 
 def announce(cluster: CacheCluster, node: CacheServer, port: int) -> None:
-    """Have the whole cluster name this port as the node's; 0: its own.
+    """Make the whole cluster announce this port for the node. 0 stands for its own port.
 
     Raises:
-        TimeoutError: the news does not get around.
+        TimeoutError: a node still announces another port.
     """
     words = f"{HOST}:{port or node.port}@"
     node.execute("CONFIG", "SET", "cluster-announce-port", port)
