@@ -1,5 +1,40 @@
-"""Event loops, threads, fork and exit: where calls run, and the hub that they share."""
+"""Event loops, threads, fork and exit: where calls run, and the hubs that they share.
 
-from .background import local_hubs
+Other packages import what is listed here.
+"""
 
-__all__ = ["local_hubs"]
+from .background import (
+    EXIT_SECONDS,
+    BackgroundLoop,
+    at_exit,
+    background_loop,
+    close_shared_hubs,
+    existing_hub,
+    finish_before_exit,
+    hubs_of_running_loop,
+    local_hubs,
+    not_at_exit,
+    publish,
+    set_draining,
+    shared_hub,
+    through_hub,
+    worker_pool,
+)
+
+__all__ = [
+    "EXIT_SECONDS",
+    "BackgroundLoop",
+    "at_exit",
+    "background_loop",
+    "close_shared_hubs",
+    "existing_hub",
+    "finish_before_exit",
+    "hubs_of_running_loop",
+    "local_hubs",
+    "not_at_exit",
+    "publish",
+    "set_draining",
+    "shared_hub",
+    "through_hub",
+    "worker_pool",
+]

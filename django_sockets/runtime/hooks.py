@@ -9,7 +9,7 @@ from typing import Any
 
 from ..conf import Settings, database_hygiene
 from .async_hygiene import tidied
-from .background import worker_pool
+from .worker_threads import worker_pool
 
 __all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "keep_functions", "takes_code"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..conf import Settings, default_config
 from ..errors import ConfigurationError
 from ..loops import forget_closed
-from .background import hubs_of_running_loop, set_draining
+from .shared_hubs import hubs_of_running_loop, set_draining
 
 __all__ = ["chain_sigterm", "drain", "unchain_sigterm"]
 

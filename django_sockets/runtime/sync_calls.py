@@ -19,7 +19,7 @@ from ..errors import CallError
 from ..log import LogThrottle, whereabouts
 from ..os_threads import waiting
 from ..url import BrokerOptions
-from .background import finish_before_exit
+from .interpreter_exit import finish_before_exit
 
 __all__ = ["Calls", "Operation", "running_loop"]
 
