@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from ..log import LogThrottle, shown, whereabouts
 from ..runtime.hooks import call_hook
 from ..url import BrokerOptions
 from .signals import connect_signals
+from .tags import TAGS
 from .watch import Watched, watching
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "AuthMiddleware",
     "Identity",
     "Refused",
-    "digest",
+    "in_thread",
     "refuse",
 ]
 
@@ -38,8 +38,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[Any]]
-
-TAGS = "django_sockets.tags"
 
 
 class AppMissing(ImproperlyConfigured):
@@ -193,11 +191,6 @@ def _is_outage(exc: Exception) -> bool:
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
     """Run an `async def` here and a `def` on a worker thread, with care for its connections."""
     return await call_hook(load_config().settings, call, *args, handshake=True)
-
-
-def digest(secret: str) -> str:
-    """A tag in the place of a secret: 128 bits of SHA-256 do not lead back to a random key."""
-    return hashlib.sha256(f"django_sockets:{secret}".encode()).hexdigest()[:32]
 
 
 async def refuse(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Scope, digest, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Scope, in_thread
 from .stores import load_session, surviving
+from .tags import digest
 from .users import Login, load_user
 from .watch import Watched
 

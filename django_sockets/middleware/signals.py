@@ -18,6 +18,7 @@ from ..errors import ThreadError
 from ..log import LogThrottle
 from ..runtime.background import background_loop, finish_before_exit
 from ..url import BrokerOptions
+from .tags import digest
 from .watch import check_soon
 
 __all__ = ["Order", "connect_signals", "connect_token_signals"]
@@ -55,8 +56,6 @@ def connect_token_signals() -> None:
 
 
 def _logged_out(sender: Any, request: Any = None, **_: Any) -> None:
-    from .base import digest
-
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
         _after_commit(None, session=digest(key))
@@ -85,8 +84,6 @@ def _user_deleted(sender: Any, instance: Any, using: str | None = None, **_: Any
 
 
 def _token_deleted(sender: Any, instance: Any, using: str | None = None, **_: Any) -> None:
-    from .base import digest
-
     _after_commit(using, token=digest(instance.key))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, digest, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, in_thread
 from .offer import CHALLENGE, read_offer
+from .tags import digest
 from .users import Login, is_current
 from .watch import Watched
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
 from ..conf import database_hygiene
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..os_threads import start_thread
 from ..url import BrokerOptions
@@ -63,8 +63,8 @@ class Watched:
     outage_seconds: float
 
 
-class _Watch:
-    """Everything that a forked child must start afresh."""
+class Watch:
+    """The watched sockets of one process, and the thread that checks them."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -200,14 +200,14 @@ def _close(entry: Watched, code: int) -> None:
         logger.info("closing %d sockets with %d: their %s holds no longer", count, code, name)
 
 
-_watch = _Watch()
-_abandoned: list[_Watch] = []
+per_process = PerProcess(Watch)
+"""Of each process its own watch; tests replace `per_process.current`."""
 
 
 @contextlib.contextmanager
 def watching(watched: Watched) -> Iterator[None]:
     """Watch for the length of a connection."""
-    watch = _watch
+    watch = per_process.current
     watch.add(watched)
     try:
         yield
@@ -217,18 +217,9 @@ def watching(watched: Watched) -> Iterator[None]:
 
 def check_soon() -> None:
     """Look at once, because orders to close may have been missed; on any thread."""
-    _watch.check_soon()
+    per_process.current.check_soon()
 
 
 def check_now() -> None:
     """Look without any pause, for tests; on any thread."""
-    _watch.check_soon(now=True)
-
-
-def _after_fork_in_child() -> None:
-    global _watch
-    _abandoned.append(_watch)  # Its lock may be held by a thread that is not here.
-    _watch = _Watch()
-
-
-after_fork_in_child(_after_fork_in_child)
+    per_process.current.check_soon(now=True)

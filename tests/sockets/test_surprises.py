@@ -329,7 +329,7 @@ def watched(key: str, survivors: Any, tag: str = "key") -> watch.Watched:
 def test_the_login_watch_goes_on(
     place: str, exc: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_watch", watch._Watch())
+    monkeypatch.setattr(watch.per_process, "current", watch.Watch())
     monkeypatch.setattr(watch, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(watch, "usable", lambda logins: logins)
     monkeypatch.setitem(sys.modules, "django.db", _NoDatabase)  # type: ignore[arg-type]
@@ -337,7 +337,7 @@ def test_the_login_watch_goes_on(
     monkeypatch.setattr(watch, "_close", lambda entry, code: closed.set())
     survivors = failing_once(lambda keys: [], exc) if place == "survivors" else lambda keys: []
     if place != "survivors":
-        own = watch._watch
+        own = watch.per_process.current
         monkeypatch.setattr(own, place, failing_once(getattr(own, place), exc))
     with watch.watching(watched("1", survivors)):
         assert closed.wait(20), "nobody looks after open sockets any more"

@@ -44,7 +44,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process in which no thread was needed yet."""
     monkeypatch.setattr(background.per_process, "current", background.Background())
     monkeypatch.setattr(worker_threads.per_process, "current", worker_threads.SharedPool())
-    monkeypatch.setattr(watch, "_watch", watch._Watch())
+    monkeypatch.setattr(watch.per_process, "current", watch.Watch())
     monkeypatch.setattr(background, "call_before_exit", lambda _: None)
     yield
     background.end_background()
@@ -128,10 +128,10 @@ async def login_watch() -> None:
         async with SocketClient(middleware()) as client:
             await client.send_json("hello")
             assert await client.receive_json() == "hello"
-            assert watch._watch.thread is not None
-            assert watch._watch.thread.is_alive()
+            assert watch.per_process.current.thread is not None
+            assert watch.per_process.current.thread.is_alive()
     except HandshakeRefused as exc:
-        if exc.status == 503 and not watch._watch.counts:
+        if exc.status == 503 and not watch.per_process.current.counts:
             raise RuntimeError("can't start new thread") from exc
         raise
 
