@@ -1,4 +1,4 @@
-"""What every middleware here does: identify, refuse or tag, and watch while the socket is open."""
+"""The base of the middleware: identify the user, refuse or tag the socket, watch it while open."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Refused(Exception):
 
     Attributes:
         status: the HTTP status.
-        headers: of the answer.
+        headers: the headers of the response.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Who a handshake comes from.
+    """The user of a handshake.
 
     Attributes:
-        scope: keys for the scope, "user" among them.
-        tags: what the socket is found by, to be closed.
-        watched: what has to stay true while it is open.
+        scope: keys to add to the ASGI scope, including "user".
+        tags: names and values by which `close_sockets` finds the socket.
+        watched: what must stay valid while the socket is open.
     """
 
     scope: Mapping[str, Any]
@@ -87,14 +87,13 @@ class Identity:
 
 
 class AuthMiddleware:
-    """An ASGI application around another one.
+    """Base of the authentication middleware: an ASGI application that wraps another one.
 
     Args:
-        app: the application.
-        require_user: refuse who is not logged in, instead of passing an `AnonymousUser`.
-        session_check_seconds: an open socket is closed at most so long after its session, its
-            token or its user has ceased to be valid.
-        outage_seconds: sockets that could not be checked for so long are closed with 4503.
+        app: the wrapped application.
+        require_user: refuse clients that are not logged in, instead of setting an `AnonymousUser`.
+        session_check_seconds: the longest that an open socket outlives its session, token or user.
+        outage_seconds: sockets that could not be checked for this long are closed with 4503.
 
     Raises:
         AppMissing: one of `required_apps` is not installed.
@@ -123,7 +122,10 @@ class AuthMiddleware:
         connect_signals()
 
     def _require_apps(self) -> None:
-        """Raise AppMissing; before Django is set up it is not known, and asked again later."""
+        """Raise AppMissing if an app is missing.
+
+        Before Django is set up this does nothing, and the next handshake checks again.
+        """
         from django.apps import apps
 
         if self._has_apps or not apps.apps_ready:
@@ -134,7 +136,7 @@ class AuthMiddleware:
         self._has_apps = True
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Who it is; None leaves the scope as it is. Raises Refused."""
+        """Return the user of a handshake; None leaves the scope unchanged. Raises Refused."""
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
@@ -163,12 +165,12 @@ class AuthMiddleware:
                 try:
                     stack.enter_context(watching(watched))
                 except ThreadError as exc:
-                    # Unwatched, it would stay open after a logout.
+                    # Without the watch the socket would stay open after a logout.
                     return await refuse(scope, receive, send, self._failed(exc))
             return await self.app(scope, receive, send)
 
     def _failed(self, exc: Exception) -> int:
-        """Log that it is not known who this is, and the status that says so."""
+        """Log that the user could not be determined, and return the HTTP status."""
         name = type(self).__name__
         if isinstance(exc, ThreadError) or _is_outage(exc):
             _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc)
@@ -189,7 +191,7 @@ def _is_outage(exc: Exception) -> bool:
 
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """Run an `async def` here and a `def` on a worker thread, with care for its connections."""
+    """Run an `async def` on the loop and a `def` on a worker thread, with database hygiene."""
     return await call_hook(load_config().settings, call, *args, handshake=True)
 
 
@@ -200,7 +202,7 @@ async def refuse(
     status: int,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Refuse the handshake in the place of the application."""
+    """Refuse the handshake; the application is not called."""
     event = await receive()
     if event["type"] == "websocket.connect":
         await deny(scope, send, status, headers)

@@ -357,7 +357,9 @@ def test_one_survey_that_fails_keeps_no_other_socket_from_being_closed(
     def fail(keys: Sequence[str]) -> Sequence[str]:
         raise exc
 
-    dead, unchecked = watch._gone([watched("1", fail), watched("2", lambda keys: [])])
+    dead, unchecked = watch.invalid_and_unchecked(
+        [watched("1", fail), watched("2", lambda keys: [])]
+    )
     assert {entry.key for entry in dead} == {"2"}
     assert {entry.key for entry in unchecked} == {"1"}
 
