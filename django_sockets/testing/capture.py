@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..codec import encode
+from ..deadlines import with_deadline
 from ..hub.hub import CONTROL, taps
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
@@ -125,7 +126,7 @@ class CapturedBroadcasts(list[Broadcast]):
         enough = asyncio.Event()
         with self._woken_by(count, lambda: loop.call_soon_threadsafe(enough.set)):
             try:
-                await asyncio.wait_for(enough.wait(), timeout_seconds)
+                await with_deadline(timeout_seconds, enough.wait())
             except asyncio.TimeoutError:
                 raise AssertionError(self._too_few(count, timeout_seconds)) from None
 

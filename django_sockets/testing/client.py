@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from ..connection.handshake import ERRORS
 from ..connection.limits import check_list
+from ..deadlines import with_deadline
 from .database import give_orders, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
@@ -86,7 +87,7 @@ class SocketClient:
             check_list("subprotocols", subprotocols)
         self._app = app
         self.errors: list[Exception] = []
-        self._raise_errors = raise_errors
+        self.raise_errors = raise_errors
         self._raised = 0
         route, _, query = path.partition("?")
         names = {"host": "testserver", "origin": "http://testserver"}
@@ -121,7 +122,7 @@ class SocketClient:
 
     async def __aexit__(self, kind: object, exc: BaseException | None, _: object) -> None:
         if exc is not None:
-            self._raise_errors = False  # The test fails already, and by its own error.
+            self.raise_errors = False  # The test fails already, and by its own error.
         await self.close()
 
     async def connect(self) -> None:
@@ -167,7 +168,7 @@ class SocketClient:
     def _unraised(self) -> Exception | None:
         """The first error that the test has not got yet; from now on it has got all of them."""
         unraised, self._raised = self.errors[self._raised :], len(self.errors)
-        return unraised[0] if unraised and self._raise_errors else None
+        return unraised[0] if unraised and self.raise_errors else None
 
     async def send_text(self, text: str) -> None:
         """Send a text frame."""
@@ -232,7 +233,7 @@ class SocketClient:
         if not self._from_app.empty():
             return False
         try:
-            event = await asyncio.wait_for(self._from_app.get(), seconds)
+            event = await with_deadline(seconds, self._from_app.get())
         except asyncio.TimeoutError:
             return True
         self._from_app.put_nowait(event)

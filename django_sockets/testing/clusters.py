@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -26,11 +26,9 @@ from .census import answering, count_channels, count_connections, each, until
 from .cluster_repair import Repair, Shard, Views, move_slots, owners
 from .directives import certificates
 from .ports import free_port
+from .processes import Startable
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
 from .slots import SLOTS, Range, View
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["SHARDED_COMMANDS", "CacheCluster"]
 
@@ -42,7 +40,7 @@ _START_ATTEMPTS = 5
 _NAMED_NODES = 3
 
 
-class CacheCluster:
+class CacheCluster(Startable):
     """Primaries with an equal share of the slots each, and their replicas.
 
     Args:
@@ -171,17 +169,6 @@ class CacheCluster:
         """
         self._revive()
         self.wait_ok()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 

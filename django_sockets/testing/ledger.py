@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
+from ..deadlines import with_deadline
 from ..delivery.events import Event, Events, Gap, Message
 from ..hub.hub import Hub
 
@@ -191,7 +192,7 @@ class Listener:
         if within_seconds is None:
             within_seconds = PATIENCE_SECONDS
         try:
-            return await asyncio.wait_for(look(), within_seconds)
+            return await with_deadline(within_seconds, look())
         except asyncio.TimeoutError:
             seen = [_short(event) for event in self.events[start:][-5:]]
             raise AssertionError(

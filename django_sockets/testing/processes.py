@@ -6,6 +6,7 @@ is not known here.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
@@ -15,14 +16,41 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["GuardedProcess", "OwnDirectory"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["GuardedProcess", "OwnDirectory", "Startable"]
 
 _LOG_TAIL_LINES = 20
 
 # Waits for the end of its standard input, which only this process holds open: it ends however this
 # process does, SIGKILL included. (Linux's PDEATHSIG would fire when the starting *thread* ends.)
 _GUARD = 'read -r _; kill -KILL "$1"; rm -rf -- "$2"'
+
+
+class Startable(abc.ABC):
+    """Base of what a `with` block starts and stops."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Start it, and return when it works."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Stop it for good, also after a failed `start`. A repeated call has no effect."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class OwnDirectory:

@@ -17,17 +17,15 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import redis
 
 from .census import answering, count_channels, count_connections, each, until
 from .directives import arguments
+from .processes import Startable
 from .servers import CacheServer, ValkeyServer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["SentinelServer", "SentinelTrio"]
 
@@ -84,7 +82,7 @@ def _escaped(text: str | None) -> str:
     return (text or "").replace("\\", "\\\\").replace('"', '\\"')
 
 
-class SentinelTrio:
+class SentinelTrio(Startable):
     """One primary, two replicas, and three sentinels of which two must agree; no TLS.
 
     Args:
@@ -174,17 +172,6 @@ class SentinelTrio:
     def kill_all(self) -> None:
         """SIGKILL to every node and sentinel."""
         each(CacheServer.kill, [*self.sentinels, *self.nodes])
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 

@@ -15,19 +15,15 @@ import collections
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from . import front
 from .census import count_channels, count_connections, until
 from .directives import CA_FILE, certificates
 from .ports import HOST, free_port
-from .processes import GuardedProcess, OwnDirectory
+from .processes import GuardedProcess, OwnDirectory, Startable
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
 from .slots import SLOTS
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["ServerlessEmulation"]
 
@@ -35,7 +31,7 @@ WAIT_SECONDS = 20.0
 UNREACHABLE = "10.255.255.1"
 
 
-class ServerlessEmulation:
+class ServerlessEmulation(Startable):
     """A TLS endpoint before one cluster node.
 
     Args:
@@ -145,17 +141,6 @@ class ServerlessEmulation:
         elif self._front.paused or self.node.paused:
             self.resume()
         until(self._ok, WAIT_SECONDS, "the cluster is not ok")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 

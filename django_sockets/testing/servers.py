@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -25,10 +25,7 @@ from redis.retry import Retry
 from .directives import CA_FILE, SOCKET_FILE, arguments
 from .directives import certificates as make_certificates
 from .ports import HOST, free_port
-from .processes import GuardedProcess, OwnDirectory
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .processes import GuardedProcess, OwnDirectory, Startable
 
 __all__ = ["CacheServer", "RedisServer", "ServerUnavailable", "ValkeyServer", "free_port"]
 
@@ -47,7 +44,7 @@ class ServerUnavailable(Exception):
     """This machine cannot run the server; the message says what to install."""
 
 
-class CacheServer:
+class CacheServer(Startable):
     """A server that speaks the Redis protocol; use it with `with`, or `start` and `stop` it.
 
     Its URL stays the same from its first start until `stop`.
@@ -183,17 +180,6 @@ class CacheServer:
     def resume(self) -> None:
         """Let a paused server go on: it answers first what has come in meanwhile."""
         self._running().resume()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 

@@ -130,7 +130,7 @@ class SyncSocketClient:
 
     def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
         if exc is not None:
-            self._client._raise_errors = False  # The test fails already, and by its own error.
+            self._client.raise_errors = False  # The test fails already, and by its own error.
         self.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:

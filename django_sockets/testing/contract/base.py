@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from ...broker import Broker
+from ...deadlines import with_deadline
 from .. import ledger
 
 __all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
@@ -60,7 +61,7 @@ class RecordingSink:
                 await self._changed.wait()
 
         try:
-            await asyncio.wait_for(look(), ledger.PATIENCE_SECONDS)
+            await with_deadline(ledger.PATIENCE_SECONDS, look())
         except asyncio.TimeoutError:
             raise AssertionError(f"{wanted} not among {self.seen[-5:]}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import uuid
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...delivery.envelope import HEADER_BYTES
 from ...delivery.events import Gap, Message
 from ...errors import ChannelError, PayloadTooLarge
@@ -74,7 +74,7 @@ class ContentContract(ContractTests):
             queue = hub.new_queue()
             await hub.add_control(queue)
             await other.publish_control(b"{}")
-            event = await asyncio.wait_for(queue.next(), ledger.PATIENCE_SECONDS)
+            event = await with_deadline(ledger.PATIENCE_SECONDS, queue.next())
             assert event is not None
             assert not isinstance(event, Gap)
             assert (event.channel, event.payload) == (CONTROL, b"{}")

@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...errors import AuthError, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
@@ -57,9 +58,9 @@ class CrashContract(FaultTests):
             await asyncio.sleep(0.2)
             assert not entering.done()
             await server.start()
-            events = await asyncio.wait_for(entering, RESTART_SECONDS)
+            events = await with_deadline(RESTART_SECONDS, entering)
             await hub.publish(room, b"hello")
-            event = await asyncio.wait_for(anext(events), 5)
+            event = await with_deadline(5, anext(events))
             assert is_message(event)
             await subscription.__aexit__(None, None, None)
 
@@ -169,9 +170,9 @@ class CrashContract(FaultTests):
             entering = asyncio.create_task(subscription.__aenter__())
             await asyncio.sleep(0.1)
             await server.start()
-            events = await asyncio.wait_for(entering, RESTART_SECONDS)
+            events = await with_deadline(RESTART_SECONDS, entering)
             await hub.publish(f"{room}:new", b"hello")
-            assert is_message(await asyncio.wait_for(anext(events), 5))
+            assert is_message(await with_deadline(5, anext(events)))
             await flow(hub, ledger, heard, room)
             assert [gap.channels for gap in heard.gaps] == [(room,)]
             assert await server.channels() == 2

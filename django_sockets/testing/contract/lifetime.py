@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from ...conf import load_config
+from ...deadlines import with_deadline
 from ...delivery.events import EventQueue
 from ...errors import BrokerClosed
 from ...hub.hub import open_hub
@@ -57,7 +58,7 @@ class LifetimeContract(ContractTests):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        output, errors = await asyncio.wait_for(process.communicate(), 30)
+        output, errors = await with_deadline(30, process.communicate())
         assert output.decode().split() == ["before", "child", "after"], errors.decode()
         assert process.returncode == 0
 
@@ -72,7 +73,7 @@ class LifetimeContract(ContractTests):
             await asyncio.gather(hub.aclose(), hub.aclose())
             await hub.aclose()
             # An open iteration ends instead of waiting for ever.
-            assert await asyncio.wait_for(waiting, 5) == 0
+            assert await with_deadline(5, waiting) == 0
         assert asyncio.all_tasks() == tasks
         assert _threads() <= threads
         with pytest.raises(BrokerClosed, match="open a new one"):

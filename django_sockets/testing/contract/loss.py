@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
+from ...deadlines import with_deadline
 from ...delivery.events import MISSED, Gap, Message
 from ...hub.hub import open_hub
 from ..faulty import Faults
@@ -157,7 +156,7 @@ class LossContract(ContractTests):
                     some = rooms[i % 3 : i % 3 + 2]
                     await publisher.publish(some, ledger.write(*some))
             published = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
-            await asyncio.wait_for(faults.until_seen(published), 10)
+            await with_deadline(10, faults.until_seen(published))
             faults.stop()
             for publisher, ledger in publishers:
                 await publisher.publish(rooms, ledger.write(*rooms))
@@ -181,7 +180,7 @@ class LossContract(ContractTests):
                 await quick.until_payload(b"publisher 100 ")
                 events = [await anext(slow) for _ in range(11)]
                 await hub.publish(room, ledger.write(room))
-                events.append(await asyncio.wait_for(anext(slow), 5))
+                events.append(await with_deadline(5, anext(slow)))
             assert [type(event) for event in events] == [*[Message] * 10, Gap, Message]
             assert events[10] == Gap(channels=(room,), reason="overflow")
             assert len(check_stream(events, ledger)) == 90

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, Listener, listening
@@ -95,12 +96,12 @@ class TroubleContract(FaultTests):
             publishing = asyncio.create_task(hub.publish(room, b"y"))
             subscribing = asyncio.create_task(hub.subscribe(f"{room}:2").__aenter__())
             await asyncio.sleep(0.05)
-            await asyncio.wait_for(hub.aclose(), 1)
+            await with_deadline(1, hub.aclose())
             with pytest.raises(PublishError) as caught:
-                await asyncio.wait_for(publishing, 1)
+                await with_deadline(1, publishing)
             assert caught.value.unknown == (room,)
             with pytest.raises(BrokerClosed):
-                await asyncio.wait_for(subscribing, 1)
+                await with_deadline(1, subscribing)
         assert asyncio.all_tasks() == tasks
 
     # Cut off and demoted
