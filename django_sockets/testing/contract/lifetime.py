@@ -1,4 +1,4 @@
-"""Threads, processes, the end, and what is shown of a broker."""
+"""Threads, processes, closing, and the text forms of a broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "s3cr3t/pass@word"  # noqa: S105 - for URLs of servers that ask for non
 
 
 class LifetimeContract(ContractTests):
-    """Where a broker may be used, and what it leaves behind."""
+    """The threads and processes of a broker, and its cleanup."""
 
     async def test_threads_with_loops_of_their_own_hear_each_other_in_order(
         self, broker_url: str, room: str
@@ -72,7 +72,7 @@ class LifetimeContract(ContractTests):
             waiting = asyncio.create_task(_read_all(events))
             await asyncio.gather(hub.aclose(), hub.aclose())
             await hub.aclose()
-            # An open iteration ends instead of waiting for ever.
+            # A running iteration ends and does not wait forever.
             assert await with_deadline(5, waiting) == 0
         assert asyncio.all_tasks() == tasks
         assert _threads() <= threads
@@ -108,7 +108,7 @@ class LifetimeContract(ContractTests):
 
 
 def _threads() -> set[threading.Thread]:
-    """All threads but those of the event loop's own executor, which looks up host names."""
+    """All threads except those of the event loop's own executor, which looks up host names."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 

@@ -1,4 +1,4 @@
-"""What was lost, repeated or reordered between the server and the hub."""
+"""Messages that are lost, repeated or reordered between the server and the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import ContractTests, with_options
 
 
 class LossContract(ContractTests):
-    """No loss without a gap, nothing twice, nothing late."""
+    """No message is lost without a gap, delivered twice or delivered late."""
 
     async def test_a_lost_message_is_signalled_before_the_next_one(
         self, broker_url: str, room: str
@@ -81,7 +81,7 @@ class LossContract(ContractTests):
             await heard.until(lambda _: len(heard.messages) == 4)
             assert [type(event) for event in heard.events[:3]] == [Message, Message, Gap]
             assert sorted(heard.gaps[0].channels) == sorted(rooms)
-            # What follows at once may have been lost in part after the gap, for all that is known.
+            # The hub cannot know whether messages were lost between the gap and the next message.
             assert {gap.reason for gap in heard.gaps[1:]} <= {"missed"}
             assert len(heard.check(ledger)) == 2
 
@@ -109,7 +109,7 @@ class LossContract(ContractTests):
             else:
                 faults.gap()
             await heard.until_gap()
-            # An application fetches its state here, and does not see what is lost from now on.
+            # An application loads its state here: the state lacks messages that are lost later.
             faults.drop(2)
             await publish_each(2)
             await heard.until(lambda _: len(heard.messages) == 4)
@@ -131,7 +131,7 @@ class LossContract(ContractTests):
                 await hub.publish(room, ledger.write(room))
             await heard.until_payload(b"publisher 7 ")
             assert [n for _, _, n in heard.check(ledger)] == [3, 5]
-            # Number 2 again, number 3 late, and what was delivered before the link was lost.
+            # These are number 2 again, number 3 late, and three messages from before the lost link.
             assert hub.stats()["dropped_late"] == 1 + 1 + 3
 
     @pytest.mark.parametrize("seed", range(4))

@@ -18,7 +18,7 @@ from .base import ContractTests, RecordingSink, fence, with_options
 
 
 class SubscribingContract(ContractTests):
-    """When a subscription begins, and when it ends."""
+    """The beginning and the end of a subscription."""
 
     async def test_nothing_published_after_subscribe_returned_is_missed(
         self, broker_url: str, room: str
@@ -28,7 +28,7 @@ class SubscribingContract(ContractTests):
         thread.start()
 
         def publish(channel: str) -> None:
-            """Publish on the other loop while this one stands still."""
+            """Publish on the other loop while this loop is blocked."""
             call = publisher.publish(channel, channel.encode())
             asyncio.run_coroutine_threadsafe(call, elsewhere).result(ledger.PATIENCE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The controls of several servers that belong together, or stand side by side."""
+"""The controls of clusters, sentinel sets, a serverless cache and independent hosts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _TopologyControl:
 
 
 class ClusterControl(_TopologyControl):
-    """The control of a `CacheCluster`: what is done is done to all nodes."""
+    """The control of a `CacheCluster`; it acts on all nodes."""
 
     def __init__(self, cluster: CacheCluster) -> None:
         super().__init__(cluster, cluster.nodes)
@@ -80,7 +80,7 @@ class ClusterControl(_TopologyControl):
         self.nodes = len(cluster.nodes)
 
     async def demote(self) -> None:
-        """Let a replica of every primary take over."""
+        """Promote a replica of every primary."""
         for primary in await asyncio.to_thread(self.cluster.primaries):
             replica, *_ = await asyncio.to_thread(self.cluster.replicas_of, primary)
             await asyncio.to_thread(self.cluster.failover, replica)
@@ -90,17 +90,17 @@ class ClusterControl(_TopologyControl):
 
 
 class SentinelControl(_TopologyControl):
-    """The control of a `SentinelTrio`: nodes fail together, sentinels go on."""
+    """The control of a `SentinelTrio`: all nodes fail together, the sentinels keep running."""
 
     nodes = 4
-    """The primary, and three sentinels."""
+    """A client connects to the primary and to three sentinels."""
 
     def __init__(self, trio: SentinelTrio) -> None:
         super().__init__(trio, trio.nodes)
         self.trio = trio
 
     async def demote(self) -> None:
-        """Make the primary a replica of nothing; the sentinels notice after a while."""
+        """Make the primary a replica of a dead address. The sentinels notice this later."""
         primary = await asyncio.to_thread(self.trio.primary)
         await asyncio.to_thread(primary.execute, "REPLICAOF", "127.0.0.1", "1")
 
@@ -109,7 +109,7 @@ class SentinelControl(_TopologyControl):
 
 
 class ServerlessControl(_TopologyControl):
-    """The control of a `ServerlessEmulation`. Nobody outside such a service can demote a node."""
+    """The control of a `ServerlessEmulation`. Its node cannot be demoted."""
 
     nodes = 1
 
@@ -127,14 +127,14 @@ class ServerlessControl(_TopologyControl):
         self.service.resume()
 
     async def demote(self) -> None:
-        raise RuntimeError("waive this test: one node has nobody to follow")
+        raise RuntimeError("waive this test: the only node cannot be demoted")
 
     async def promote(self) -> None:
-        raise RuntimeError("waive this test: one node has nobody to follow")
+        raise RuntimeError("waive this test: the only node cannot be demoted")
 
 
 class HostsControl:
-    """The control of independent hosts: what is done is done to all of them."""
+    """The control of independent hosts; it acts on all of them."""
 
     def __init__(self, servers: Sequence[CacheServer]) -> None:
         self._controls = [CacheControl(server) for server in servers]

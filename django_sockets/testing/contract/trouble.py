@@ -1,4 +1,4 @@
-"""A server that freezes, cuts connections or is demoted; and what it has to bear."""
+"""A server that freezes, cuts connections or is demoted; the load of many subscribers on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TroubleContract"]
 
 
 class TroubleContract(FaultTests):
-    """The promises of a backend whose server is there and fails."""
+    """The promises of a backend whose server runs and fails."""
 
     # Frozen
 
@@ -29,7 +29,7 @@ class TroubleContract(FaultTests):
     ) -> None:
         url, ledger = quick(server.url, dead_peer_seconds=30), Ledger()
         async with open_hub(url) as hub, listening(hub, room) as heard:
-            # To both, so that both have a connection.
+            # Both channels are used, so that both have a connection.
             await hub.publish([room, f"{room}:2"], ledger.write(room))
             await server.pause()
             started = time.monotonic()
@@ -58,7 +58,7 @@ class TroubleContract(FaultTests):
             kept = [publisher.publish(room, ledger.write(room)) for _ in range(20)]
             outcomes = await asyncio.gather(*kept, return_exceptions=True)
             assert all(isinstance(outcome, PublishError) for outcome in outcomes)
-            # The publisher moves on: these are on another connection, beside those.
+            # The publisher has opened another connection for these messages.
             new = asyncio.gather(
                 *(publisher.publish(room, ledger.write(room)) for _ in range(20)),
                 return_exceptions=True,
@@ -120,7 +120,7 @@ class TroubleContract(FaultTests):
             for i in range(1, 4):
                 await heard.until(is_message, start=len(heard.events))
                 await server.cut_subscribers()
-                # One gap names both, or each has one, if their servers are different.
+                # One gap names both rooms, or each has its own gap if their servers differ.
                 place = await heard.until(lambda _, i=i: _named(heard) == sorted(rooms * i))  # type: ignore[misc]
                 await heard.until(is_message, start=place, within_seconds=1)
             await heard.until(lambda _: len(heard.events) > place + 100)
@@ -153,12 +153,12 @@ class TroubleContract(FaultTests):
             await server.promote()
             await flow(hub, ledger, heard, room)
             place = len(heard.events)
-            # And it settles: a primary is not taken for a replica.
+            # The hub reports no more gaps: it does not take the primary for a replica.
             async with traffic(hub, ledger, room):
                 await heard.until(lambda _: len(heard.events) > place + 200)
             assert all(map(is_message, heard.events[place:]))
 
-    # What it costs
+    # Load
 
     async def test_many_callers_and_subscribers_share_a_few_connections(
         self, server: ServerControl, room: str
@@ -188,5 +188,5 @@ class TroubleContract(FaultTests):
 
 
 def _named(heard: Listener) -> list[str]:
-    """The channels of all gaps so far, each as often as it was named."""
+    """The channels of all gaps so far, once for each gap."""
     return sorted(channel for gap in heard.gaps for channel in gap.channels)
