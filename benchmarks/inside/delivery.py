@@ -14,7 +14,7 @@ from typing import Any
 
 from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
 TEXT = b'{"text": "' + b"x" * 188 + b'"}'

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.runtime import close_shared_hubs, shared_hub
 
 DATA = {"text": "x" * 188}
 TASKS = 1000

@@ -12,7 +12,7 @@ from ..codec import encode
 from ..conf import Config, default_config
 from ..errors import DjangoSocketsError, PayloadTooLarge
 from ..log import LogThrottle
-from ..runtime.background import background_loop, publish
+from ..runtime import background_loop, publish
 from ..runtime.channel_api import Channels, channel_names
 from ..runtime.sync_calls import Calls
 from ..url import BrokerOptions

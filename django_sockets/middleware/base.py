@@ -11,6 +11,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import load_config
+from ..connection.asgi import Receive, Send
 from ..connection.handshake import deny, report_error
 from ..errors import ThreadError
 from ..log import LogThrottle, shown, whereabouts
@@ -25,7 +26,10 @@ __all__ = [
     "AsgiApplication",
     "AuthMiddleware",
     "Identity",
+    "Receive",
     "Refused",
+    "Scope",
+    "Send",
     "in_thread",
     "refuse",
 ]
@@ -35,8 +39,6 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[Any]]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..closing import async_close_sockets, close_local_sockets, on_missed_orders
 from ..errors import ThreadError
 from ..log import LogThrottle
-from ..runtime.background import background_loop, finish_before_exit
+from ..runtime import background_loop, finish_before_exit
 from ..url import BrokerOptions
 from .tags import digest
 from .watch import check_soon

@@ -3,23 +3,18 @@
 Other packages import what is listed here.
 """
 
-from .background import (
-    EXIT_SECONDS,
-    BackgroundLoop,
-    at_exit,
-    background_loop,
+from .background import background_loop, publish, through_hub
+from .interpreter_exit import EXIT_SECONDS, at_exit, finish_before_exit, not_at_exit
+from .shared_hubs import (
     close_shared_hubs,
     existing_hub,
-    finish_before_exit,
     hubs_of_running_loop,
     local_hubs,
-    not_at_exit,
-    publish,
     set_draining,
     shared_hub,
-    through_hub,
-    worker_pool,
 )
+from .thread_safe_loop import BackgroundLoop
+from .worker_threads import run_in_thread, worker_pool
 
 __all__ = [
     "EXIT_SECONDS",
@@ -33,6 +28,7 @@ __all__ = [
     "local_hubs",
     "not_at_exit",
     "publish",
+    "run_in_thread",
     "set_draining",
     "shared_hub",
     "through_hub",

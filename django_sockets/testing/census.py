@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import redis
 
-from .servers import CLIENT_NAME, CacheServer
+from .cache_server import CacheServer
+from .commands import CLIENT_NAME
 
 __all__ = ["answering", "count_channels", "count_connections", "each", "until"]
 

@@ -14,16 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import redis
 
 from .census import each
+from .cluster_views import Views, owners
 from .servers import CacheServer
-from .slots import Line, Range, View, ranges, spread
+from .slots import Line, Range, ranges, spread
 
-__all__ = ["Repair", "Shard", "Views", "move_slots", "owners"]
+__all__ = ["Repair", "Shard", "move_slots"]
 
 _MEET_AGAIN_SECONDS = 1.0
 _CONNECTIONS = 32
-
-Views = Mapping[str, View]
-"""Id of a node that answers -> its view of the cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +31,6 @@ class Shard:
     primary: str
     replicas: tuple[str, ...]
     slots: tuple[Range, ...]
-
-
-def owners(views: Views) -> dict[int, str]:
-    """Slot -> the node that claims it. Of several nodes the newest configuration wins."""
-    owner: dict[int, str] = {}
-    for view in sorted(views.values(), key=lambda view: view.me.epoch):
-        if not view.me.primary:
-            owner.update(dict.fromkeys(spread(view.me.slots), view.me.id))
-    return owner
 
 
 def move_slots(

@@ -14,22 +14,19 @@ event loop.
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-import redis
-
 from . import slots as _slots
-from .census import answering, count_channels, count_connections, each, until
-from .cluster_repair import Repair, Shard, Views, move_slots, owners
-from .directives import certificates
+from .census import count_channels, count_connections, each, until
+from .cluster_repair import Repair, Shard, move_slots
+from .cluster_views import Views, are_primaries, leads, owners, read_views, works
+from .directives import certificates, cluster_directives
 from .ports import free_port
 from .processes import Startable
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
-from .slots import SLOTS, Range, View
+from .slots import SLOTS, Range
 
 __all__ = ["SHARDED_COMMANDS", "CacheCluster"]
 
@@ -80,24 +77,13 @@ class CacheCluster(Startable):
     ) -> None:
         self._primaries = primaries
         self._tls = tls
-        directives = {
-            "cluster-enabled": "yes",
-            "cluster-node-timeout": str(node_timeout_ms),
-            "cluster-replica-validity-factor": "0",
-            "cluster-allow-replica-migration": "no",
-            "cluster-require-full-coverage": "yes" if full_coverage else "no",
-            "repl-diskless-sync-delay": "0",
-            "repl-ping-replica-period": "1",
-            "repl-timeout": "5",
-            "shutdown-timeout": "0",
-        }
-        if tls:
-            directives |= {"tls-cluster": "yes", "tls-replication": "yes"}
-            directives |= {"tls-ca-cert-file": "ca.pem"}
-        if password:
-            directives |= {"masterauth": shlex.quote(password)}
-        if username:
-            directives |= {"masteruser": shlex.quote(username)}
+        directives = cluster_directives(
+            tls=tls,
+            username=username,
+            password=password,
+            node_timeout_ms=node_timeout_ms,
+            full_coverage=full_coverage,
+        )
         try:
             shared = certificates() if tls else None
         except ImportError:
@@ -232,11 +218,12 @@ class CacheCluster(Startable):
             redis.ResponseError: a node refused, for example because the source lacks the slot.
         """
         others = [node for node in self.primaries() if node not in (source, target)]
-        if _leads(source) and _leads(target):
+        if leads(source) and leads(target):
             # Some nodes may still take a primary that was just promoted for a replica.
-            pair, told = (self._id(source), self._id(target)), (source, target, *others)
+            pair = {self._id(source), self._id(target)}
+            observers = pair | set(map(self._id, others))
             until(
-                lambda: self._are_primaries(pair, told),
+                lambda: are_primaries(self._views(), pair, observers),
                 WAIT_SECONDS,
                 "not every primary knows that the two are primaries",
             )
@@ -253,7 +240,7 @@ class CacheCluster(Startable):
             TimeoutError: the node did not become the primary.
         """
         replica.execute("CLUSTER", "FAILOVER", *(["FORCE"] if force else []))
-        until(lambda: _leads(replica), WAIT_SECONDS, "the replica was not promoted")
+        until(lambda: leads(replica), WAIT_SECONDS, "the replica was not promoted")
 
     def wait_promoted(
         self, killed: CacheServer, timeout_seconds: float = WAIT_SECONDS
@@ -268,7 +255,7 @@ class CacheCluster(Startable):
         others = [self._by_id[n] for n in (shard.primary, *shard.replicas) if n != name]
 
         def promoted() -> CacheServer | None:
-            return next((node for node in others if _leads(node)), None)
+            return next((node for node in others if leads(node)), None)
 
         return until(promoted, timeout_seconds, "no replica was promoted")
 
@@ -279,15 +266,7 @@ class CacheCluster(Startable):
             TimeoutError: this did not happen within `timeout_seconds`.
         """
 
-        def ok() -> bool:
-            views = self._views()
-            leading = {name: view for name, view in views.items() if not view.me.primary}
-            return bool(leading) and all(
-                view.ok and all(name in view.lines and view.lines[name].well for name in views)
-                for view in leading.values()
-            )
-
-        until(ok, timeout_seconds, "the cluster is not ok")
+        until(lambda: works(self._views()), timeout_seconds, "the cluster is not ok")
 
     def restore(self, timeout_seconds: float = WAIT_SECONDS) -> None:
         """Undo every fault: all nodes run with their first roles and slots, and know each other's.
@@ -314,12 +293,6 @@ class CacheCluster(Startable):
     def _id(self, node: CacheServer) -> str:
         return next(name for name, known in self._by_id.items() if known is node)
 
-    def _are_primaries(self, names: Iterable[str], to: Iterable[CacheServer]) -> bool:
-        """Whether all these nodes know these ids as primaries."""
-        views = self._views()
-        seen = [views[name].lines for name in map(self._id, to) if name in views]
-        return all(name in lines and not lines[name].primary for name in names for lines in seen)
-
     def _revive(self) -> None:
         for node in self.nodes:
             if node.paused:
@@ -327,17 +300,4 @@ class CacheCluster(Startable):
         each(CacheServer.start, [node for node in self.nodes if not node.running])
 
     def _views(self) -> Views:
-        views = {}
-        for name, node in self._by_id.items():
-            if answering([node]):
-                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-                    views[name] = View.parse(*node.execute_many(View.COMMANDS))
-        return views
-
-
-def _leads(node: CacheServer) -> bool:
-    if not answering([node]):
-        return False
-    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-        return bool(node.execute("ROLE")[0] == "master")
-    return False
+        return read_views(self._by_id)

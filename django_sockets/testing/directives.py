@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from .ports import HOST
 
-__all__ = ["CA_FILE", "SOCKET_FILE", "arguments", "certificates"]
+__all__ = ["CA_FILE", "SOCKET_FILE", "arguments", "certificates", "cluster_directives"]
 
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.pem", "server.pem", "server.key"
 SOCKET_FILE = "server.sock"
@@ -54,6 +54,36 @@ def arguments(
     elif password:
         words += ["--requirepass", password]
     return words
+
+
+def cluster_directives(
+    *,
+    tls: bool,
+    username: str | None,
+    password: str | None,
+    node_timeout_ms: int,
+    full_coverage: bool,
+) -> dict[str, str]:
+    """The directives of every node of a cluster; see `CacheCluster`."""
+    directives = {
+        "cluster-enabled": "yes",
+        "cluster-node-timeout": str(node_timeout_ms),
+        "cluster-replica-validity-factor": "0",
+        "cluster-allow-replica-migration": "no",
+        "cluster-require-full-coverage": "yes" if full_coverage else "no",
+        "repl-diskless-sync-delay": "0",
+        "repl-ping-replica-period": "1",
+        "repl-timeout": "5",
+        "shutdown-timeout": "0",
+    }
+    if tls:
+        directives |= {"tls-cluster": "yes", "tls-replication": "yes"}
+        directives |= {"tls-ca-cert-file": CA_FILE}
+    if password:
+        directives |= {"masterauth": shlex.quote(password)}
+    if username:
+        directives |= {"masteruser": shlex.quote(username)}
+    return directives
 
 
 def certificates() -> dict[str, bytes]:

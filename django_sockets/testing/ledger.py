@@ -80,53 +80,79 @@ def check_stream(
         AssertionError: a message was delivered twice, out of order or changed; or it was lost, and
             no gap covers it.
     """
-    numbers: dict[tuple[str, str], list[int]] = {}
-    began: dict[tuple[str, str], list[float]] = {}
-    keys_of: dict[str, list[tuple[str, str]]] = {}
-    for ledger in ledgers:
-        for channel in ledger.numbers:
-            key = (ledger.name, channel)
-            numbers[key], began[key] = ledger.numbers[channel], ledger.began[channel]
-            keys_of.setdefault(channel, []).append(key)
-    position = dict.fromkeys(numbers, 0)
-    # The time of the last gap since the last message.
-    covered = dict.fromkeys(numbers, _NO_GAP)
-    missing: list[tuple[str, str, int]] = []
-
-    def skip(key: tuple[str, str], until: int, before: str) -> None:
-        start, gap = position[key], covered[key]
-        hole = numbers[key][start:until]
-        lost = [n for n, at in zip(hole, began[key][start:until], strict=True) if at > gap]
-        if lost:
-            without = "a gap" if gap == _NO_GAP else "a gap since their publish began"
-            raise AssertionError(f"{key}: {lost} lost without {without}, before {before}")
-        missing.extend((*key, number) for number in hole)
-        position[key] = until
-
     if times is None:
         events = list(events)
         times = itertools.repeat(math.inf, len(events))
+    comparison = _Comparison(ledgers)
     for event, at in zip(events, times, strict=True):
         if isinstance(event, Gap):
-            for channel in event.channels:
-                covered.update(dict.fromkeys(keys_of.get(channel, ()), at))
-            continue
-        name, text, _ = event.payload.split(b" ", 2)
-        key, number = (name.decode(), event.channel), int(text)
-        place = position[key]
-        if numbers[key][place : place + 1] != [number]:
+            comparison.gap(event, at)
+        else:
+            comparison.message(event)
+    if to_the_end:
+        comparison.end()
+    return comparison.missing
+
+
+_Key = tuple[str, str]
+"""Publisher and channel."""
+
+
+class _Comparison:
+    """The state of `check_stream`.
+
+    Attributes:
+        missing: the missing messages so far that are covered by gaps.
+    """
+
+    def __init__(self, ledgers: Iterable[Ledger]) -> None:
+        self.missing: list[tuple[str, str, int]] = []
+        self._numbers: dict[_Key, list[int]] = {}
+        self._began: dict[_Key, list[float]] = {}
+        self._keys_of: dict[str, list[_Key]] = {}
+        for ledger in ledgers:
+            for channel in ledger.numbers:
+                key = (ledger.name, channel)
+                self._numbers[key] = ledger.numbers[channel]
+                self._began[key] = ledger.began[channel]
+                self._keys_of.setdefault(channel, []).append(key)
+        self._position = dict.fromkeys(self._numbers, 0)
+        # The time of the last gap since the last message.
+        self._covered = dict.fromkeys(self._numbers, _NO_GAP)
+
+    def gap(self, gap: Gap, at: float) -> None:
+        for channel in gap.channels:
+            self._covered.update(dict.fromkeys(self._keys_of.get(channel, ()), at))
+
+    def message(self, message: Message) -> None:
+        name, text, _ = message.payload.split(b" ", 2)
+        key, number = (name.decode(), message.channel), int(text)
+        numbers, place = self._numbers[key], self._position[key]
+        if numbers[place : place + 1] != [number]:
             # The numbers are in ascending order, so that a binary search finds the place.
-            place = bisect.bisect_left(numbers[key], number)
-            if numbers[key][place : place + 1] != [number]:
+            place = bisect.bisect_left(numbers, number)
+            if numbers[place : place + 1] != [number]:
                 raise AssertionError(f"{key}: {number} was never published there")
-            if place < position[key]:
+            if place < self._position[key]:
                 raise AssertionError(f"{key}: {number} came twice or after a newer one")
-            skip(key, place, f"{number}")
-        position[key] = place + 1
-        covered[key] = _NO_GAP
-    for key, written in numbers.items() if to_the_end else ():
-        skip(key, len(written), "the end")
-    return missing
+            self._skip(key, place, f"{number}")
+        self._position[key] = place + 1
+        self._covered[key] = _NO_GAP
+
+    def end(self) -> None:
+        """Check that no message is missing at the end."""
+        for key, written in self._numbers.items():
+            self._skip(key, len(written), "the end")
+
+    def _skip(self, key: _Key, until: int, before: str) -> None:
+        start, gap = self._position[key], self._covered[key]
+        hole = self._numbers[key][start:until]
+        lost = [n for n, at in zip(hole, self._began[key][start:until], strict=True) if at > gap]
+        if lost:
+            without = "a gap" if gap == _NO_GAP else "a gap since their publish began"
+            raise AssertionError(f"{key}: {lost} lost without {without}, before {before}")
+        self.missing.extend((*key, number) for number in hole)
+        self._position[key] = until
 
 
 class Listener:

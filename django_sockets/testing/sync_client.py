@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..runtime.background import close_shared_hubs
+from ..runtime import close_shared_hubs
 from .client import TIMEOUT_SECONDS, SocketClient
 from .database import share_database_here
 
