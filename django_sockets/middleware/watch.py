@@ -202,7 +202,7 @@ def _close(entry: Watched, code: int) -> None:
 
 
 per_process = PerProcess(Watch)
-"""Of each process its own watch; tests replace `per_process.current`."""
+"""The watch of this process; tests replace `per_process.current`."""
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ class Background:
 
 
 per_process = PerProcess(Background)
-"""Of each process its own background loop; tests replace `per_process.current`."""
+"""The background loop of this process; tests replace `per_process.current`."""
 
 
 def background_loop() -> BackgroundLoop:

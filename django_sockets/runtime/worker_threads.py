@@ -166,7 +166,7 @@ class SharedPool:
 
 
 per_process = PerProcess(SharedPool)
-"""Of each process its own pool; tests replace `per_process.current`."""
+"""The pool of this process; tests replace `per_process.current`."""
 
 
 def worker_pool(settings: Settings) -> WorkerPool:
