@@ -1,1 +1,1 @@
-"""Side by side with others, in one run: `make bench`."""
+"""Benchmarks against other libraries, all measured in one run: `make bench`."""

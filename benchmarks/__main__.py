@@ -1,4 +1,4 @@
-"""`make bench`; BENCH_ARGS="--only fan-out --runs 1" runs a part."""
+"""`make bench` runs all benchmarks; BENCH_ARGS="--only fan-out --runs 1" runs a part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SO_FAR = CACHE / "results.json"
 
 
 def install(peers: list[Peer], console: Console) -> Results:
-    """Make the peers' environments; who cannot be made is left out."""
+    """Create the environments of the peers. A peer whose environment fails is left out."""
     CACHE.mkdir(exist_ok=True)
     results = Results(machine.describe(), {}, {})
     for peer in peers:
@@ -43,7 +43,7 @@ def install(peers: list[Peer], console: Console) -> Results:
 
 
 def turns(names: list[str], peers: list[Peer], runs: int) -> Iterator[tuple[int, str, Peer]]:
-    """Run by run, scenario by scenario, the peers in turn; each run another one begins."""
+    """The order of measurements: runs, then scenarios, then peers; each run rotates the peers."""
     for run in range(runs):
         for name in names:
             taking_part = [peer for peer in SCENARIOS[name].peers if peer in peers]
@@ -53,7 +53,7 @@ def turns(names: list[str], peers: list[Peer], runs: int) -> Iterator[tuple[int,
 
 
 def measure(run: int, name: str, peer: Peer) -> Measurement:
-    """One peer in one scenario; whatever goes wrong is its result."""
+    """Measure one peer in one scenario; an error is recorded as the result."""
     scenario = SCENARIOS[name]
     started = time.monotonic()
     values: dict[str, float] = {}
@@ -71,7 +71,7 @@ def measure(run: int, name: str, peer: Peer) -> Measurement:
 def measure_all(
     results: Results, names: list[str], peers: list[Peer], runs: int, console: Console
 ) -> None:
-    """Measure, and write what there is after each measurement; Ctrl-C ends it early."""
+    """Measure, and write the results after each measurement; Ctrl-C ends it early."""
     todo = list(turns(names, peers, runs))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -86,7 +86,7 @@ def measure_all(
                 results.write(SO_FAR)
                 progress.advance(bar)
         except KeyboardInterrupt:
-            progress.print("interrupted: this is what there is so far")
+            progress.print("interrupted: the results so far follow")
 
 
 def save(results: Results) -> None:
@@ -101,15 +101,15 @@ def save(results: Results) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     keys = {peer.key: peer for peer in PEERS}
-    parser.add_argument("--only", action="append", choices=SCENARIOS, help="may stand twice")
-    parser.add_argument("--peer", action="append", choices=keys, help="may stand twice")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, help="may be repeated")
+    parser.add_argument("--peer", action="append", choices=keys, help="may be repeated")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--save", action="store_true", help=f"write {DOCS.relative_to(ROOT)}")
     parser.add_argument(
         "--earlier",
         type=Path,
-        help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}; what --only names is "
-        "measured anew",
+        help=f"report on these results, such as {SO_FAR.relative_to(ROOT)}; the scenarios of "
+        "--only are measured again",
     )
     options = parser.parse_args()
     console = Console()
@@ -123,7 +123,7 @@ def main() -> None:
         if earlier is not None:
             others = SCENARIOS.keys() - names
             results.measurements = [m for m in earlier.measurements if m.scenario in others]
-        # Its processes inherit this: each socket is a descriptor.
+        # The child processes inherit the limit: each socket needs a file descriptor.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         peers = [peer for peer in peers if peer.key not in results.left_out]

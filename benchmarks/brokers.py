@@ -1,4 +1,4 @@
-"""The Valkey of one measurement: a single server, or a cluster."""
+"""The Valkey server or cluster of one measurement."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.servers import CacheServer, ValkeyServer
 from django_sockets.testing.slots import slot_of
 
-# A slow subscriber shall show as slow, not be cut off.
+# Valkey must not disconnect a slow subscriber: it has to appear as slow in the results.
 CONFIG = {"client-output-buffer-limit": "pubsub 0 0 0"}
 NODE_TIMEOUT_MS = 10_000
 
 
 class Broker:
-    """What peers connect to.
+    """The broker that the peers connect to.
 
     Attributes:
-        sharded: messages go to the node of their channel's slot.
+        sharded: whether messages go to the node of their channel's slot.
     """
 
     def __init__(self, url: str, nodes: Sequence[CacheServer], *, sharded: bool) -> None:
@@ -36,18 +36,18 @@ class Broker:
         return next(node.port for node, last in self._owners if slot <= last)
 
     def connections(self) -> int:
-        """How many connections there are."""
+        """The number of client connections."""
         return count_connections(self.nodes)
 
     def rooms(self, prefix: str) -> int:
-        """How many rooms with such names have somebody in them."""
+        """The number of rooms with this prefix that have a subscriber."""
         pattern = f"*{prefix}*"
         subscribed = self.nodes[0].execute("PUBSUB", "CHANNELS", pattern)
-        # The core layer of channels_redis subscribes to nothing: it keeps its groups in keys.
+        # The core layer of channels_redis does not subscribe: it stores its groups in keys.
         return len(subscribed) + len(self.nodes[0].execute("KEYS", pattern))
 
     def kill_subscribers(self) -> int:
-        """Cut every subscribed connection; returns how many there were."""
+        """Close every subscribed connection; return their number."""
         killed: int = self.nodes[0].execute("CLIENT", "KILL", "TYPE", "pubsub")
         return killed
 
@@ -59,7 +59,7 @@ def _last_slot(node: CacheServer) -> int:
 
 @contextlib.contextmanager
 def running(primaries: int = 0) -> Iterator[Broker]:
-    """A broker for the length of a `with`; 0 primaries: one server that is no cluster."""
+    """A broker that runs while the block runs. With 0 primaries it is one server, not a cluster."""
     if not primaries:
         with ValkeyServer(config=CONFIG) as server:
             yield Broker(server.url, [server], sharded=False)

@@ -1,4 +1,7 @@
-"""Each peer in an environment of its own, made on first use and kept in `benchmarks/.cache`."""
+"""The peers, each with a Python environment of its own.
+
+The environments are created on first use and kept in `benchmarks/.cache`.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,16 @@ print(json.dumps({"python": platform.python_version(), **found}))
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """Somebody to compare with: an ASGI application under uvicorn.
+    """A library to compare with: an ASGI application under uvicorn.
 
     Attributes:
-        key: for the command line; also the name of its function in `wire`.
-        app: its module in `benchmarks/peers`; "" for one that is only measured inside a process.
-        environment: the name of its environment; "" for our own.
-        packages: what that holds beside the server.
-        share: which part of the others' messages it gets, being so much slower.
-        most_joining: sockets of a storm; more of them would take a minute.
-        greets: it sends a frame once it is subscribed.
+        key: its name on the command line, and of its function in `wire`.
+        app: its module in `benchmarks/peers`; "" if it is only measured inside a process.
+        environment: the name of its environment; "" for the current one.
+        packages: the packages of the environment besides the server.
+        share: its share of the messages that the other peers get; below 1 for a slow peer.
+        most_joining: the most sockets of a connect storm; more would take a minute.
+        greets: whether it sends a frame after it has subscribed.
     """
 
     name: str
@@ -60,41 +63,41 @@ class Peer:
         return CACHE / self.environment
 
     def missing(self) -> str:
-        """What this machine lacks to run it, "" for nothing."""
+        """The programs that this machine lacks to run the peer; "" if it lacks none."""
         return ""
 
     def install(self) -> None:
-        """Make its environment, if it is not there."""
+        """Create its environment if it does not exist."""
         done = self._home / "installed"
         if not self.environment or done.exists():
             return
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(self._home)], check=True)
         pip = [str(self.python), "-m", "pip", "install", "--quiet", *self.packages, *SERVER]
-        # Elsewhere than here, or pip takes our own metadata for an installed package.
+        # In the checkout pip would take this package's metadata for an installed package.
         subprocess.run(pip, check=True, cwd=self._home)
         done.touch()
 
     def versions(self) -> dict[str, str]:
-        """Package -> version of what its environment holds."""
+        """Package -> version in its environment."""
         command = [str(self.python), "-c", LIST_PACKAGES]
         found: dict[str, str] = json.loads(subprocess.check_output(command, cwd=CACHE))
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
     def command(self, port: int) -> list[str]:
-        """What serves it on a port."""
+        """The command that serves it on a port."""
         where = ["--app-dir", str(APPS), "--port", str(port)]
         return [str(self.python), "-m", "uvicorn", f"{self.app}:app", *where, *UVICORN]
 
     def environ(self) -> dict[str, str]:
-        """The variables of its server's process."""
+        """The environment variables of its server's process."""
         return {**os.environ, **self.variables}
 
 
 class NodePeer(Peer):
-    """The same for a program that node runs."""
+    """A peer that is a program for node."""
 
     def missing(self) -> str:
-        return "" if shutil.which("node") and shutil.which("npm") else "node and npm are not here"
+        return "" if shutil.which("node") and shutil.which("npm") else "no node and npm on PATH"
 
     def install(self) -> None:
         done = self._home / "installed"
@@ -137,7 +140,7 @@ PUBLISHED = Peer(
     "published",
     ("django-sockets==3.1.0",),
     share=0.4,
-    most_joining=500,  # Each of its sockets looks around 20 times a second.
+    most_joining=500,  # Each of its sockets polls 20 times a second.
 )
 PUBSUB = _channels(
     "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.1

@@ -1,4 +1,4 @@
-"""What the figures belong to."""
+"""Describes the machine that the figures belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks."""
+"""The plots of docs/benchmarks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLOTS = {
 OURS_COLOUR, OTHER_COLOUR, LIGHT_COLOUR = "#1f6f4a", "#8a93a0", "#c3c9d1"
 SETTINGS: Any = {
     "font.size": 9,
-    "svg.hashsalt": "benchmarks",  # The same figures give the same file.
+    "svg.hashsalt": "benchmarks",  # With a fixed salt the same figures give the same file.
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,7 +33,7 @@ SETTINGS: Any = {
 
 
 def draw(results: Results, directory: Path, suffix: str = "svg") -> None:
-    """Write every plot whose figures are there."""
+    """Write every plot; a plot shows only the peers that were measured."""
     with mpl.rc_context(SETTINGS):
         for name, plot in _DRAWN_BY.items():
             figure = Figure(figsize=(7, 3), layout="constrained")
@@ -53,7 +53,7 @@ def _fan_out(results: Results, figure: Figure) -> None:
 def _memory(results: Results, figure: Figure) -> None:
     def beyond_bare(peer: Peer) -> ByRun:
         if peer.environment == "node":
-            return {}  # It does not run in the bare server.
+            return {}  # It does not run under uvicorn, which the bare server measures.
         name = "kib_per_socket"
         return difference(("idle", peer, name), ("idle", BARE, name))(results)
 
@@ -90,7 +90,7 @@ def _growth(results: Results, figure: Figure) -> None:
 
 
 def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
-    """Medians, a line from the lowest to the highest, and the number."""
+    """Draw the medians with their numbers, and lines from the lowest to the highest value."""
     rows = [(peer, list(by_run.values())) for peer, by_run in found.items() if by_run]
     for place, (peer, values) in enumerate(reversed(rows)):
         median = statistics.median(values)

@@ -1,4 +1,4 @@
-"""The processes of one measurement, and what the kernel says that they used."""
+"""The processes of one measurement, and their use of CPU and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_SECONDS = 20.0
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of a process, to a microsecond."""
-    # The number of another process's clock, as clock_getcpuclockid(3) of Linux makes it.
+    # The id of the process's clock is computed as in clock_getcpuclockid(3) of Linux.
     return time.clock_gettime(~pid << 3 | 2)
 
 
@@ -29,7 +29,7 @@ class Server:
     """A peer's application in a process of its own; use it with `with`.
 
     Args:
-        silent: it greets nobody.
+        silent: the application sends no greeting.
     """
 
     def __init__(self, peer: Peer, broker: Broker, *, silent: bool = False) -> None:
@@ -66,11 +66,11 @@ class Server:
         self._log.close()
 
     def cpu_seconds(self) -> float:
-        """See the function."""
+        """See the function `cpu_seconds`."""
         return cpu_seconds(self._process.pid)
 
     def memory_bytes(self) -> int:
-        """What it holds in memory."""
+        """The resident memory of the process."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -80,7 +80,7 @@ class Clients:
 
     Attributes:
         started_at, joined_at: `time.perf_counter()` of the first connect, and of the last greeting
-            or, where nobody `greets`, the last handshake.
+            or, without `greets`, of the last handshake.
     """
 
     def __init__(self, port: int, paths: Sequence[str], *, greets: bool = True) -> None:
@@ -105,13 +105,13 @@ class Clients:
         self._process.communicate()
 
     def cpu_seconds(self) -> float:
-        """See the function."""
+        """See the function `cpu_seconds`."""
         return cpu_seconds(self._process.pid)
 
-    def ask(self, wish: str) -> None:
-        """Send a wish; see the module `client`."""
+    def ask(self, request: str) -> None:
+        """Send a request; see the module `client`."""
         assert self._process.stdin is not None
-        self._process.stdin.write(wish + "\n")
+        self._process.stdin.write(request + "\n")
         self._process.stdin.flush()
 
     def answer(self, word: str) -> list[float]:

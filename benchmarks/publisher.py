@@ -1,4 +1,4 @@
-"""Publishes for every peer, from the process of `make bench`, which is no server's."""
+"""Publishes for every peer, from the process of `make bench`, not from a server's process."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ Texts = Iterable[tuple[str, str]]
 
 
 class Publisher(Protocol):
-    """One peer's way of publishing."""
+    """The way in which a peer publishes."""
 
     def prepare(self, texts: Texts) -> Sequence[bytes]:
-        """Make what goes over the connections, for `send`, in order."""
+        """Create the data for `send`, in order."""
 
     def send(self, prepared: Sequence[bytes]) -> list[int]:
-        """Send it and wait until the broker has taken it.
+        """Send the data, and wait until the broker has received it.
 
         Returns:
-            How many connections heard each, where the broker says so; else [].
+            For each message the number of connections that received it; [] if the broker does not
+            report it.
         """
 
 
 @contextlib.contextmanager
 def publisher_for(peer: Peer, broker: Broker) -> Iterator[Publisher]:
-    """What publishes as this peer does."""
+    """The publisher for a peer."""
     if peer is CORE:
         with _GroupSend(peer, broker) as group_send:
             yield group_send

@@ -25,13 +25,13 @@ RUN_WITH = (
 
 
 def number(value: float) -> str:
-    """Three digits or so."""
+    """Format a number with about three digits."""
     digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 
 
 def spread(values: Iterable[float]) -> str:
-    """Median, lowest and highest."""
+    """Format median, lowest and highest value."""
     values = list(values)
     median = number(statistics.median(values))
     if min(values) == max(values):
@@ -49,7 +49,7 @@ def tables(results: Results) -> str:
 
 
 def page(results: Results) -> str:
-    """docs/benchmarks/README.md."""
+    """The text of docs/benchmarks/README.md."""
     facts = [f"| {name} | {value} |" for name, value in results.machine.items()]
     facts += [f"| {name} | {_list(found)} |" for name, found in results.versions.items()]
     machine = "\n".join(["| machine | |", "|---|---|", *facts])
@@ -58,7 +58,7 @@ def page(results: Results) -> str:
 
 
 def _list(versions: dict[str, str]) -> str:
-    """Those that matter; the JSON has all."""
+    """The versions of the packages in `PACKAGES`; the JSON file has all."""
     known = {package: version for package, version in versions.items() if package in PACKAGES}
     return ", ".join(f"{package} {version}" for package, version in known.items())
 

@@ -1,4 +1,4 @@
-"""What was measured so far, and the file that holds it."""
+"""The results so far, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ByRun = dict[int, float]
 
 
 class Failed(Exception):
-    """A peer did not do what it should; the text says what."""
+    """A measurement of a peer has failed; the text is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Measurement:
 
     Attributes:
         peer: its key.
-        seconds: how long it took, with starting and stopping.
-        values: figures by name; the name ends with the unit.
-        failed: why there are none, or "".
+        seconds: the duration of the measurement, including starting and stopping.
+        values: name -> figure; the name ends with the unit.
+        failed: the reason of a failure, or "".
     """
 
     run: int
@@ -39,12 +39,12 @@ class Measurement:
 
 @dataclasses.dataclass
 class Results:
-    """All of it.
+    """All results.
 
     Attributes:
-        machine: what it ran on.
+        machine: the description of the machine.
         versions: environment -> package -> version.
-        left_out: key of a peer -> why it took no part.
+        left_out: key of a peer -> the reason why it was not measured.
     """
 
     machine: dict[str, str]
@@ -53,19 +53,19 @@ class Results:
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
 
     def of(self, scenario: str, peer: Peer) -> list[Measurement]:
-        """Its measurements, run by run."""
+        """The measurements of a peer in a scenario, run by run."""
         return [m for m in self.measurements if (m.scenario, m.peer) == (scenario, peer.key)]
 
     def figure(self, scenario: str, peer: Peer, name: str) -> ByRun:
-        """One figure of it, in the runs that have it."""
+        """One figure of a peer in a scenario, for each run that has it."""
         return {m.run: m.values[name] for m in self.of(scenario, peer) if name in m.values}
 
     def scenarios(self) -> set[str]:
-        """Those that were measured."""
+        """The scenarios that were measured."""
         return {m.scenario for m in self.measurements}
 
     def write(self, path: Path, **more: Any) -> None:
-        """Write JSON, at once or not at all."""
+        """Write JSON; the file is replaced as a whole."""
         text = json.dumps({**dataclasses.asdict(self), "summary": self.summary(), **more}, indent=1)
         fresh = path.with_suffix(".new")
         fresh.write_text(text + "\n")
@@ -73,7 +73,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read what `write` has written."""
+        """Read a file that `write` has written."""
         found = json.loads(path.read_text())
         return cls(
             found["machine"],

@@ -1,4 +1,4 @@
-"""The figures that this library promises, each with its bound."""
+"""The promises on performance: each is a figure with a bound."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ STORMS = tuple(f"storm-{before}" for before in BEFORE_STORMS)
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A promise; the median of the runs has to keep it.
+    """A promise, which holds if the median of the runs is within the bound.
 
     Attributes:
-        of: the figure, run by run.
-        otherwise: is enough where this one is not kept.
+        what: the name of the figure.
+        of: returns the figure, run by run.
+        otherwise: another bound; the promise also holds if that one is kept.
     """
 
     what: str
@@ -41,7 +42,7 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A figure against its bound; median, least and most of the runs."""
+    """A figure and whether its bound is kept; median, minimum and maximum of the runs."""
 
     median: float
     least: float
@@ -52,12 +53,12 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a promise.
+    """The result of a promise.
 
     Attributes:
-        bound: in words; one of two is enough.
-        measured: for each of them; None where nothing was measured.
-        held: whether one is kept; None where nothing was measured.
+        bound: the bound, or both alternatives, in words.
+        measured: the figure for each alternative; None if it was not measured.
+        held: whether one alternative is kept; None if nothing was measured.
     """
 
     figure: str
@@ -67,7 +68,7 @@ class Verdict:
 
 
 def ratio(one: Figure, other: Figure) -> Callable[[Results], ByRun]:
-    """One over the other, within each run."""
+    """The quotient of two figures, for each run."""
 
     def of(results: Results) -> ByRun:
         ones, others = results.figure(*one), results.figure(*other)
@@ -77,7 +78,7 @@ def ratio(one: Figure, other: Figure) -> Callable[[Results], ByRun]:
 
 
 def difference(one: Figure, other: Figure) -> Callable[[Results], ByRun]:
-    """One without the other, within each run."""
+    """The difference of two figures, for each run."""
 
     def of(results: Results) -> ByRun:
         ones, others = results.figure(*one), results.figure(*other)
@@ -92,7 +93,7 @@ def plain(figure: Figure) -> Callable[[Results], ByRun]:
 
 
 def growth_points(small: str, large: str) -> Callable[[Results], ByRun]:
-    """By how many points of percent our cost per delivery grows more than the limit's."""
+    """The growth of our cost per delivery minus that of the limit, in percentage points."""
     cost = "server_cpu_us_per_delivery"
 
     def of(results: Results) -> ByRun:
@@ -104,7 +105,7 @@ def growth_points(small: str, large: str) -> Callable[[Results], ByRun]:
 
 
 def storms_against(peer: Peer) -> Callable[[Results], ByRun]:
-    """Our handshakes per second to a peer's, in all storms of a run together."""
+    """This library's handshakes per second over a peer's, for all storms of a run together."""
 
     def seconds_each(results: Results, peer: Peer) -> ByRun:
         rates = [results.figure(storm, peer, _HANDSHAKES) for storm in STORMS]
@@ -119,7 +120,7 @@ def storms_against(peer: Peer) -> Callable[[Results], ByRun]:
 
 
 def most_connections(results: Results) -> ByRun:
-    """The most broker connections that any number of sockets and channels needs."""
+    """The most broker connections in any scenario with one server."""
     most: ByRun = {}
     for name in ONE_SERVER:
         for run, count in results.figure(name, OURS, "broker_connections").items():
@@ -209,7 +210,7 @@ BOUNDS = (
         unit="points",
     ),
     Bound(
-        # One to subscribe and one to publish, however much there is.
+        # A process has one connection to subscribe and one to publish.
         "broker connections of a process, at most",
         most_connections,
         at_most=2,
@@ -225,7 +226,7 @@ BOUNDS = (
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Every promise."""
+    """The verdict on every promise."""
     verdicts = []
     for bound in BOUNDS:
         alternatives = [bound] if bound.otherwise is None else [bound, bound.otherwise]

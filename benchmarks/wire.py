@@ -1,4 +1,4 @@
-"""What each peer's own publisher puts on the wire, so that one program can publish for all."""
+"""The messages of each peer's own publisher, so that one program can publish for all peers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from django_sockets.backends.client.commands import server_name
 from django_sockets.delivery.envelope import Publisher
 
 Message = Callable[[str, str], tuple[bytes, bytes]]
-"""Makes the channel and the payload of a JSON text to a room."""
+"""Returns channel and payload for a room and a JSON text."""
 
 
 def command(verb: bytes, channel: bytes, payload: bytes) -> bytes:
-    """A command as it goes over the connection."""
+    """Encode a command for the connection."""
     words: tuple[bytes, ...] = (verb, channel, payload)
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
     return packed
 
 
 def limit() -> Message:
-    """Nothing but the text; so do ws and ioredis."""
+    """The text alone, as with ws and ioredis."""
     return lambda room, text: (room.encode(), text.encode())
 
 

@@ -1,6 +1,6 @@
 """Names that applications import from here; each lives elsewhere."""
 
 from .integration.routing import ProtocolTypeRouter, URLRouter
-from .runtime.call_in_thread import run_in_thread
+from .runtime.worker_threads import run_in_thread
 
 __all__ = ["ProtocolTypeRouter", "URLRouter", "run_in_thread"]

@@ -1,1 +1,2 @@
-"""Programs that measure one process without a server. Each takes a peer's key, prints JSON."""
+"""Programs that measure one process without a server. The argument is a peer's key; they print
+JSON."""

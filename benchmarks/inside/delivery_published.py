@@ -1,6 +1,7 @@
-"""CPU per delivery of django-sockets 3.1.0: no server, `send` counts.
+"""CPU time per delivery of django-sockets 3.1.0, without a server.
 
-From the queue that its reader fills, so that reading and msgpack are not counted, to `send`.
+It measures from the queue that the reader fills to a `send` that only counts: reading and msgpack
+are not included.
 """
 
 import asyncio

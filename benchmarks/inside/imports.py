@@ -1,6 +1,6 @@
-"""Milliseconds to import, the median of several fresh interpreters.
+"""Milliseconds to import, the median of several new interpreters.
 
-All modules are compiled before, as an installer compiles them.
+All modules are compiled before the measurement, as after an installation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIMES = 7
 
 
 def import_ms(key: str) -> float:
-    """Of "redis_py", or of "ours" where redis-py is imported already."""
+    """The import time of "redis_py", or of "ours" after redis-py was imported."""
     program = PROGRAM.format(first=FIRST[key], then=THEN[key])
     with tempfile.TemporaryDirectory() as compiled:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}

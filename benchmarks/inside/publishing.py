@@ -1,4 +1,4 @@
-"""Broadcasts a second of one process: "ours", by 1,000 tasks at once; "redis_py", one by one."""
+"""Broadcasts per second of one process: "ours" with 1,000 tasks at once, "redis_py" one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 import redis.asyncio
 
 from django_sockets.broadcaster import Broadcaster
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.conf import load_config
+from django_sockets.runtime import close_shared_hubs, shared_hub
 
 DATA = {"text": "x" * 188}
 TASKS = 1000
@@ -20,9 +21,9 @@ ROUNDS = 20
 
 
 async def ours(url: str, rounds: int = ROUNDS) -> dict[str, float]:
-    """All tasks of a round at once; round after round."""
+    """All tasks of a round run at once; the rounds follow each other."""
     broadcaster = Broadcaster(config=url)
-    shared_hub(broadcaster._config)  # This loop's own, as in a server.
+    shared_hub(load_config(url))  # The loop has a hub of its own, as in a server.
 
     async def once() -> int:
         calls = (broadcaster.async_broadcast("room", DATA) for _ in range(TASKS))
@@ -36,7 +37,7 @@ async def ours(url: str, rounds: int = ROUNDS) -> dict[str, float]:
 
 
 async def redis_py(url: str, rounds: int = ROUNDS) -> dict[str, float]:
-    """The same number, awaited one by one."""
+    """The same number of publishes, awaited one by one."""
     text = json.dumps(DATA)
     async with redis.asyncio.Redis.from_url(url) as client:
 
@@ -57,7 +58,7 @@ async def _rate(url: str, rounds: int, once: Callable[[], Awaitable[int]]) -> di
     return {
         "broadcasts_per_second": TASKS * rounds / seconds,
         "errors": errors,
-        # The question itself is asked over one.
+        # `_connections_ever` itself opens one connection.
         "broker_connections_opened": _connections_ever(url) - before - 1,
     }
 

@@ -1,6 +1,7 @@
-"""CPU to read messages off the broker: "ours", to the hub's subscriber; "redis_py", its PubSub.
+"""CPU time to read messages from the broker: "ours" to the hub's subscriber, "redis_py" to its
+PubSub.
 
-CPU of the loop's thread; another thread publishes.
+It is the CPU time of the loop's thread; another thread publishes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WARM_UP = 1000
 
 
 class Counting:
-    """A subscriber that knows when it has heard so many."""
+    """A subscriber that sets an event after a number of messages."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -44,7 +45,7 @@ class Counting:
 
 
 def publish(url: str, commands: bytes, count: int) -> None:
-    """Send them, and read the replies."""
+    """Send the commands, and read the replies."""
     port = int(url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(commands)
@@ -59,15 +60,15 @@ def commands(message: wire.Message, count: int) -> bytes:
 async def ours_us(url: str, messages: int = MESSAGES) -> float:
     """CPU microseconds for each message."""
     async with open_hub(url) as hub:
-        heard = Counting()
-        await hub.add(heard, ["room"])
+        counting = Counting()
+        await hub.add(counting, ["room"])
         message = wire.ours()
         for count in (WARM_UP, messages):
             packed = commands(message, count)
-            heard.expect(count)
+            counting.expect(count)
             started = time.thread_time()
             publishing = asyncio.create_task(asyncio.to_thread(publish, url, packed, count))
-            await heard.done.wait()
+            await counting.done.wait()
             spent = time.thread_time() - started
             await publishing
     return spent / messages * 1e6

@@ -1,4 +1,4 @@
-"""A server that accepts and does nothing else."""
+"""An application that accepts connections and does nothing else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """channels: a consumer in one group."""
 
-import channels_layer  # noqa: F401 (makes the settings)
+import channels_layer  # noqa: F401 (configures Django)
 from channels.generic.websocket import AsyncWebsocketConsumer
 from common import GREETS
 

@@ -1,12 +1,12 @@
-"""Publishes through the core layer, whose `group_send` is more than one command.
+"""Publishes through the core layer, whose `group_send` needs more than one command.
 
-Reads lines `<room>\t<text>` from stdin; at an empty line prints "done".
+It reads lines `<room>\t<text>` from stdin. After an empty line it prints "done".
 """
 
 import asyncio
 import sys
 
-import channels_layer  # noqa: F401 (makes the settings)
+import channels_layer  # noqa: F401 (configures Django)
 from channels.layers import get_channel_layer
 
 

@@ -1,15 +1,15 @@
-"""What the applications of the peers have in common."""
+"""Code that the applications of the peers share."""
 
 from __future__ import annotations
 
 import os
 
 GREETS = "BENCH_SILENT" not in os.environ
-"""Whether a socket hears a greeting once it is subscribed."""
+"""Whether a socket sends a greeting after it has subscribed."""
 
 
 def rooms_of(path: str) -> list[str]:
-    """`/room-7` is one room; `/room-/100/30` are thirty, from room-100 on."""
+    """`/room-7` is one room; `/room-/100/30` are thirty rooms, beginning with room-100."""
     name, *numbers = path.strip("/").split("/")
     if not numbers:
         return [name]

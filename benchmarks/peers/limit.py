@@ -1,4 +1,4 @@
-"""The limit: nothing but the parser and the server's `send`."""
+"""The limit: an application that only uses the parser and the server's `send`."""
 
 from __future__ import annotations
 

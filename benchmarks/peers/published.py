@@ -18,5 +18,5 @@ class Socket(BaseSocketServer):
 
 
 async def app(scope, receive, send):
-    # uvicorn 0.54 takes the bound method for ASGI 2.
+    # uvicorn 0.54 would take the bound method for an ASGI 2 application.
     await Socket.as_asgi(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What is measured, of whom, and with what broker."""
+"""The scenarios: each has a measurement, its peers and its broker."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SOCKETS = (1000, 2000, 5000, 10_000)
 CHANNELS = (1000, 10_000, 100_000)
 SOCKETS_OF_CHANNELS = 100
 BEFORE_STORMS = (100, 300, 500, 700, 900)
-"""Sockets that are there before a storm. About every thousand of them CPython's garbage collector
-goes over all that there is, for a tenth of a storm: one that always begins at the same place in
-that period would show one peer just before it and another one just after."""
+"""Number of sockets that exist before a storm. About once in a thousand sockets, CPython's garbage
+collector visits all objects, which takes a tenth of a storm. With a single number one peer could
+always be measured just before a collection, and another one just after it."""
 BURST = 40
-"""Messages to each number of sockets: the longer a burst, the less a delivery costs. As many come
-before them: to a new connection the kernel writes for a quarter less."""
+"""Messages to each number of sockets: the same for all, because a delivery costs less in a longer
+burst. As many are sent as a warm-up: the kernel writes to a new connection for a quarter less."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """One thing to measure.
+    """One scenario.
 
     Attributes:
-        title: what its table says of it.
-        measure: does it once; raises Failed. Its figures have their units in their names.
-        peers: who takes part.
-        primaries: of the cluster that it needs; 0 for a single server.
+        title: the title of its table.
+        measure: measures once; raises Failed. The names of the figures contain their units.
+        peers: the peers that are measured.
+        primaries: number of primaries of the cluster; 0 for a single server.
     """
 
     title: str
@@ -101,7 +101,7 @@ SCENARIOS = {
     "lost-link": Scenario(
         "Lost link: the broker cuts every subscription of 1,000 sockets, a channel each",
         LostLink(sockets=1000, give_up_seconds=10),
-        # The limit does not reconnect; the core layer polls lists and subscribes to nothing.
+        # The limit does not reconnect; the core layer polls lists and does not subscribe.
         (OURS, PUBLISHED, PUBSUB, NODE),
     ),
     **{

@@ -1,4 +1,4 @@
-"""Messages as fast as they go: deliveries a second, and what each costs."""
+"""Messages at the highest rate: deliveries per second, and CPU time per delivery."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Broadcasts:
     """Messages to rooms with an equal number of sockets each.
 
     Attributes:
-        sockets, rooms: the smaller divides the other; with more rooms than sockets, each socket
-            is in several rooms.
-        messages: of which a slow peer gets its share.
-        text: JSON, 200 bytes.
-        count: the wish to the client; see the module `client`.
-        warm_up: messages before them; at least one for each room.
+        sockets, rooms: the smaller number divides the larger one. With more rooms than sockets,
+            each socket is in several rooms.
+        messages: number of messages; a slow peer gets its share of them.
+        text: the message, JSON of 200 bytes.
+        count: the request to the client; see the module `client`.
+        warm_up: number of messages before the measurement, at least one for each room.
     """
 
     sockets: int
@@ -39,7 +39,7 @@ class Broadcasts:
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         each = max(1, self.sockets // self.rooms)
-        # Every room hears something, so that nothing is done for the first time later.
+        # Every room gets a message, so that the measurement has no first messages.
         warm_up = max(self.rooms, self.warm_up)
         messages = max(FEWEST, int(self.messages * peer.share))
         rooms = itertools.cycle(self._rooms())
@@ -49,12 +49,12 @@ class Broadcasts:
             with Clients(server.port, self._paths()) as clients:
                 clients.ask(f"count {warm_up * each}")
                 publisher.send(prepared[:warm_up])
-                clients.answer("heard")
+                clients.answer("received")
                 cpu, client_cpu = server.cpu_seconds(), clients.cpu_seconds()
                 started = time.perf_counter()
                 clients.ask(f"{self.count} {messages * each}")
                 publisher.send(prepared[warm_up:])
-                seconds = clients.answer("heard")[0] - started
+                seconds = clients.answer("received")[0] - started
                 cpu = server.cpu_seconds() - cpu
                 client_cpu = clients.cpu_seconds() - client_cpu
                 connections = broker.connections()
@@ -62,14 +62,17 @@ class Broadcasts:
         return {
             "deliveries_per_second": deliveries / seconds,
             "server_cpu_us_per_delivery": cpu / deliveries * 1e6,
-            # To see that the client is not what all of them wait for.
+            # This shows that the client is not the bottleneck.
             "client_cpu_us_per_delivery": client_cpu / deliveries * 1e6,
-            # Not counting the publisher's own, one to each server.
+            # The publisher has one connection to each server, which is not counted.
             "broker_connections": connections - len(broker.nodes),
         }
 
     def _rooms(self) -> list[str]:
-        """All rooms, those next to each other for different sockets: their frames go out alone."""
+        """All rooms, ordered so that consecutive rooms have different sockets.
+
+        No two consecutive messages can then share a write.
+        """
         several = max(1, self.rooms // self.sockets)
         order = (first + n for n in range(several) for first in range(0, self.rooms, several))
         return [f"room-{number}" for number in order]

@@ -1,4 +1,4 @@
-"""What can be measured without a server: the programs in `benchmarks/inside`."""
+"""Measurements without a server: the programs in `benchmarks/inside`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIVE_UP_SECONDS = 120
 class Program:
     """A module of `benchmarks.inside`, which prints its figures as JSON.
 
-    A peer with an environment of its own has a file of its own: `<name>_<key>.py`.
+    For a peer with an environment of its own it is the file `<name>_<key>.py`.
     """
 
     name: str

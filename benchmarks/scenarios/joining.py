@@ -1,4 +1,4 @@
-"""A storm of connections, and what they hold when they are idle afterwards."""
+"""A connect storm, and the memory of idle sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..processes import Clients, Server
 from ..results import Failed
 
 WARM_UP = 100
-"""Sockets for which what is imported and opened for the first ones is not the others' cost."""
+"""Number of sockets before the measurement, so that imports and first connections do not count."""
 GIVE_UP_SECONDS = 30.0
 POLL_SECONDS = 0.005
 
@@ -20,11 +20,12 @@ POLL_SECONDS = 0.005
 class Storm:
     """Sockets connect as fast as they can, and each subscribes to a channel of its own.
 
-    It is over when every handshake is done and the broker knows every channel. Nobody is greeted:
-    a frame more would be compared with a bare server that sends none.
+    The storm ends when every handshake is done and the broker knows every channel. The sockets send
+    no greeting, because the bare server sends none.
 
     Attributes:
-        before: sockets that are there when it begins.
+        sockets: number of sockets of the storm.
+        before: number of sockets that exist when it begins.
     """
 
     sockets: int
@@ -56,7 +57,7 @@ class Storm:
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """Sockets that have joined one channel for all, and wait."""
+    """Sockets that are subscribed to one channel and idle."""
 
     sockets: int
 
@@ -78,10 +79,10 @@ class Idle:
 
 
 def _wait(peer: Peer, broker: Broker, prefix: str, rooms: int) -> float:
-    """Wait until the broker knows so many rooms; returns `time.perf_counter()` of then."""
+    """Wait until the broker knows `rooms` rooms; return the `time.perf_counter()` of that time."""
     deadline = time.perf_counter() + GIVE_UP_SECONDS
     while True:
-        asked_at = time.perf_counter()  # Its answer takes some milliseconds.
+        asked_at = time.perf_counter()  # The time of the question: the answer takes some ms.
         known = rooms if peer is BARE else broker.rooms(prefix)
         if known >= rooms:
             return asked_at

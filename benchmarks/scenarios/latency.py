@@ -1,4 +1,4 @@
-"""Messages at a steady pace: how long each takes from the publisher to a client."""
+"""Messages at a constant rate: the latency from the publisher to a client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILLER = "x" * (200 - len('{"at":"","text":""}') - STAMP_DIGITS)
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """One room at so many messages a second; percentiles over all deliveries."""
+    """Messages to one room at a rate of `per_second`; percentiles over all deliveries."""
 
     sockets: int
     per_second: int
@@ -32,7 +32,7 @@ class Latency:
         ):
             clients.ask(f"count {self.sockets * self.warm_up}")
             self._publish(publisher, self.warm_up)
-            clients.answer("heard")
+            clients.answer("received")
             cpu = server.cpu_seconds()
             clients.ask(f"time {self.sockets * self.messages}")
             self._publish(publisher, self.messages)

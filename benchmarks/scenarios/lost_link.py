@@ -1,4 +1,4 @@
-"""The broker cuts every subscription: how long until messages flow again."""
+"""The time until messages flow again after the broker has closed every subscription."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class LostLink:
-    """Seconds from the cut until every socket, each in a room of its own, has heard a message."""
+    """Seconds until every socket has received a message; each socket has a room of its own."""
 
     sockets: int
     give_up_seconds: float
@@ -31,15 +31,15 @@ class LostLink:
         ):
             clients.ask(f"count {self.sockets}")
             publisher.send(publisher.prepare((room, TEXT) for room in rooms))
-            clients.answer("heard")
+            clients.answer("received")
             cut = time.perf_counter()
             lost = broker.kill_subscribers()
             clients.ask(f"each {self.give_up_seconds}")
-            # The broker says how many connections hear a message: again to those with none.
+            # The reply to a publish has the number of receivers: rooms without one get another.
             silent = rooms
             while silent and time.perf_counter() < cut + self.give_up_seconds:
-                heard = publisher.send(publisher.prepare((room, TEXT) for room in silent))
-                silent = [room for room, count in zip(silent, heard, strict=True) if not count]
+                receivers = publisher.send(publisher.prepare((room, TEXT) for room in silent))
+                silent = [room for room, count in zip(silent, receivers, strict=True) if not count]
                 time.sleep(POLL_SECONDS)
             count, at = clients.answer("silent")
         if count:

@@ -1,7 +1,7 @@
-"""Django: routing, the app and its system checks, transactions.
+"""Integration with Django: routing, the app and its system checks, transactions.
 
-One of the rooms that may import Django. Nothing below imports it: the library works without an
-entry in INSTALLED_APPS, and in plain Python.
+This package imports Django, and the rest of the library does not import it: the library works
+without an entry in INSTALLED_APPS, and in plain Python.
 """
 
 from .on_commit import broadcast_on_commit

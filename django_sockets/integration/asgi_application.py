@@ -1,4 +1,4 @@
-"""The project's own ASGI application, by the setting ASGI_APPLICATION."""
+"""The project's ASGI application, named by the setting ASGI_APPLICATION."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["asgi_application", "asgi_application_path"]
 
 
 def asgi_application_path() -> str | None:
-    """Such as "mysite.asgi.application"; None where the setting is missing."""
+    """The setting, such as "mysite.asgi.application"; None if it is missing."""
     path: str | None = getattr(settings, "ASGI_APPLICATION", None)
     return path
 
@@ -21,7 +21,8 @@ def asgi_application() -> Any:
     """Import the application.
 
     Raises:
-        ImproperlyConfigured: there is none, or its module raised, which is the cause.
+        ImproperlyConfigured: the setting is missing, or the import failed; the error of the
+            import is the `__cause__`.
     """
     path = asgi_application_path()
     if path is None:

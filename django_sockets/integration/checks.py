@@ -1,6 +1,6 @@
-"""System checks: what `manage.py check` says about the settings. docs/checks.md has a section each.
+"""System checks of `manage.py check`. docs/checks.md has a section for each.
 
-The network is left alone, but by the check that has to be asked for by its tag.
+Only `check_network` uses the network; it runs when its tag is named.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ TAG = "django_sockets"
 NETWORK_TAG = "django_sockets_network"
 DOCS = "docs/checks.md"
 SOURCE = "the checkout or source distribution of django_sockets"
-"""Where the docs are: a wheel does not contain them."""
+"""The place of the docs: a wheel does not contain them."""
 
 
 def register_checks() -> None:
-    """Make the checks known to Django."""
+    """Register the checks with Django."""
     for function in (check_configuration, check_application, check_origins, check_apps):
         register(function, TAG)
     register(check_proxy, TAG, deploy=True)
@@ -48,7 +48,7 @@ def register_checks() -> None:
 
 
 def check_configuration(**_: Any) -> list[CheckMessage]:
-    """E001: the broker's configuration is wrong. W002: it stays in one process."""
+    """E001: the broker's configuration is wrong. W002: the broker serves one process only."""
     try:
         config, source = configuration(())
         open_broker(config.url)
@@ -60,18 +60,18 @@ def check_configuration(**_: Any) -> list[CheckMessage]:
         return []
     problem = f"The broker is {config.url} ({SOURCES[source]}), but {why}."
     hint = (
-        "Other processes hear nothing of what is broadcast in this one: "
+        "Other processes do not receive the broadcasts of this one: "
         f'set {DJANGO_SETTING} = "redis://..." for all of them.'
     )
     return [_message(Warning, "W002", problem, hint)]
 
 
 def _other_processes() -> str | None:
-    """What speaks for more than one process."""
+    """A reason to expect more than one process, or None."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if workers.isdecimal() and int(workers) > 1:
         return f"WEB_CONCURRENCY={workers} asks for several worker processes"
-    # Django's test runner turns DEBUG off, too; the outbox is there in tests only.
+    # Django's test runner also turns DEBUG off; the outbox exists only in tests.
     in_test = hasattr(sys.modules.get("django.core.mail"), "outbox")
     if not settings.DEBUG and not in_test:
         return "DEBUG is off, so this looks like production"
@@ -79,10 +79,11 @@ def _other_processes() -> str | None:
 
 
 def check_application(**_: Any) -> list[CheckMessage]:
-    """What is wrong with ASGI_APPLICATION.
+    """Check ASGI_APPLICATION.
 
-    E003: it cannot be imported. W004: it is not set. W005: it has no websockets. E011: it, or an
-    entry of its ProtocolTypeRouter, is no ASGI application. E012: an app that it needs is missing.
+    E003: it cannot be imported. W004: it is not set. W005: it does not route websockets. E011: it,
+    or an entry of its ProtocolTypeRouter, is not an ASGI application. E012: an app that it needs is
+    missing.
     """
     path = asgi_application_path()
     if path is None:
@@ -105,7 +106,7 @@ def check_application(**_: Any) -> list[CheckMessage]:
     if isinstance(application, ProtocolTypeRouter):
         routed = "websocket" in application.application_mapping
     else:
-        # Whatever else it is may do the routing itself.
+        # Another application may do the routing itself.
         routed = not isinstance(application, ASGIHandler)
     if routed:
         return []
@@ -123,7 +124,7 @@ def _parts(path: str, application: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _no_asgi(application: Any) -> tuple[str, str]:
-    """Why something is no ASGI application, and a hint; two empty texts if it may be one."""
+    """Why an object is not an ASGI application, and a hint; two empty strings if it may be one."""
     if isinstance(application, type):
         if issubclass(application, BaseSocketServer):
             name = application.__name__
@@ -139,7 +140,7 @@ def _no_asgi(application: Any) -> tuple[str, str]:
 
 
 def _is_wsgi(application: Any) -> bool:
-    """Whether it is called with `environ` and `start_response`, and not with ASGI's three."""
+    """Whether an application takes `environ` and `start_response`, not ASGI's three arguments."""
     if isinstance(application, WSGIHandler):
         return True
     try:
@@ -157,7 +158,7 @@ def _is_wsgi(application: Any) -> bool:
 def check_origins(**_: Any) -> list[CheckMessage]:
     """W006: pages of any site may open a class's websockets. W016: an entry matches no origin."""
     if asgi_application_path() is not None:
-        # It imports the socket classes; checks run in no certain order. E003 says what is wrong.
+        # This imports the socket classes: the order of checks is not fixed. E003 reports errors.
         with contextlib.suppress(ImproperlyConfigured):
             asgi_application()
     found = []
@@ -167,7 +168,7 @@ def check_origins(**_: Any) -> list[CheckMessage]:
         name = f"{cls.__module__}.{cls.__qualname__}"
         origins = cls.allowed_origins
         if hasattr(origins, "__get__"):
-            continue  # A property: each socket has its own.
+            continue  # It is a property: each socket has a value of its own.
         lists[f"{name}.allowed_origins"] = origins
         for entry, whose in (
             ("*", "any page on the web"),
@@ -182,7 +183,7 @@ def check_origins(**_: Any) -> list[CheckMessage]:
     hint = "An origin is a scheme and a host, and nothing after them: https://app.example.com."
     for name, entries in lists.items():
         if isinstance(entries, str):
-            entries = [entries]  # CSRF_TRUSTED_ORIGINS; Django's own check says it, too.
+            entries = [entries]  # CSRF_TRUSTED_ORIGINS; Django's own check reports the type.
         problems = filter(None, map(entry_problem, entries))
         found += [_message(Warning, "W016", f"{name}: {problem}.", hint) for problem in problems]
     return found
@@ -195,7 +196,7 @@ def _socket_classes(base: type[BaseSocketServer]) -> Iterator[type[BaseSocketSer
 
 
 def check_apps(**_: Any) -> list[CheckMessage]:
-    """W007: runserver is another app's, because that app comes first."""
+    """W007: `runserver` is the command of another app, because that app is listed first."""
     names = [config.name for config in apps.get_app_configs()]
     before = names[: names.index("django_sockets")] if "django_sockets" in names else []
     hint = "Move 'django_sockets' before it in INSTALLED_APPS"
@@ -206,7 +207,7 @@ def check_apps(**_: Any) -> list[CheckMessage]:
         if name == "daphne":
             problem, more = "runserver is that of daphne", ", or silence this to keep daphne's."
         elif "daphne" in names:
-            continue  # daphne has an error of its own for that.
+            continue  # daphne has a check of its own for this order.
         else:
             problem, more = "runserver is that of django.contrib.staticfiles: no websockets", "."
         found.append(_message(Warning, "W007", f"{problem}, which is listed first.", hint + more))
@@ -214,7 +215,7 @@ def check_apps(**_: Any) -> list[CheckMessage]:
 
 
 def check_proxy(**_: Any) -> list[CheckMessage]:
-    """I008: behind a proxy that ends TLS, the site would not know its own origin."""
+    """I008: behind a proxy that ends TLS, the site would not recognize its own origin."""
     if not (settings.SECURE_SSL_REDIRECT or settings.SESSION_COOKIE_SECURE):
         return []
     if settings.SECURE_PROXY_SSL_HEADER or settings.CSRF_TRUSTED_ORIGINS:
@@ -231,13 +232,13 @@ def check_proxy(**_: Any) -> list[CheckMessage]:
 
 
 def check_network(**_: Any) -> list[CheckMessage]:
-    """E009: the broker is not usable. W010: it is, and something about it will bite."""
+    """E009: the broker is not usable. W010: the broker is usable, with a warning."""
     if not _asked_for_by_name():
         return []
     try:
         findings = asyncio.run(check(*configuration(())))
     except ConfigurationError:
-        return []  # That is E001.
+        return []  # `check_configuration` reports it as E001.
     if findings.problem is not None:
         hint = "`manage.py sockets check` says more."
         return [_message(Error, "E009", f"The broker is not usable: {findings.problem}", hint)]
@@ -246,7 +247,10 @@ def check_network(**_: Any) -> list[CheckMessage]:
 
 
 def _asked_for_by_name() -> bool:
-    """`check --deploy` alone runs where no broker is, such as a build. Django tells no tags."""
+    """Whether the command line names the tag; Django does not pass the tags to a check.
+
+    `check --deploy` alone also runs where no broker exists, such as in a build.
+    """
     return any(argument.rpartition("=")[2] == NETWORK_TAG for argument in sys.argv)
 
 

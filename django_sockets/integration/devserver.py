@@ -1,4 +1,4 @@
-"""uvicorn in the place of Django's development server. Only `runserver` imports this module."""
+"""uvicorn as the server of `manage.py runserver`. Only that command imports this module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvicorn
 __all__ = ["UvicornServer"]
 
 GRACE_SECONDS = 2
-"""How long the end of the server waits for open connections."""
+"""The longest that the end of the server waits for open connections."""
 _NO_HANDSHAKE = "ASGI callable returned without completing handshake"
 
 
@@ -23,7 +23,7 @@ class UvicornServer:
     """Has the methods of `WSGIServer` that `django.core.servers.basehttp.run` calls.
 
     Raises:
-        OSError: on construction, the address cannot be used.
+        OSError: on construction, if the address cannot be used.
     """
 
     def __init__(self, address: tuple[str, int], _: object = None, *, ipv6: bool = False) -> None:
@@ -51,7 +51,7 @@ class UvicornServer:
         )
         server = uvicorn.Server(config)
         if threading.current_thread() is not threading.main_thread():
-            # The reloader has the main thread, and ends the process with this one in mid-flight.
+            # The reloader runs on the main thread and ends the process while this thread runs.
             atexit.register(self._stop, server)
         try:
             server.run(sockets=[self._socket])
@@ -59,13 +59,16 @@ class UvicornServer:
             self._ended.set()
 
     def _stop(self, server: uvicorn.Server) -> None:
-        """Let sockets be closed and `disconnect` run before the process goes."""
+        """Close the sockets and run `disconnect` before the process ends."""
         server.should_exit = True
         self._ended.wait(2 * GRACE_SECONDS)
 
 
 class _ToDjango(logging.Handler):
-    """Requests in the words and colours of Django's server; its own news is left out."""
+    """Logs requests of uvicorn in the format of Django's server; drops its other messages.
+
+    Warnings and errors of uvicorn are passed on.
+    """
 
     server = logging.getLogger("django.server")
 
@@ -77,32 +80,32 @@ class _ToDjango(logging.Handler):
         arguments = record.args if isinstance(record.args, tuple) else ()
         if record.name == "uvicorn.access" and len(arguments) == 5:
             _, method, path, version, status = arguments
-            self._say('"%s %s HTTP/%s" %s', (method, path, version, status), status)
+            self._log('"%s %s HTTP/%s" %s', (method, path, version, status), status)
         elif str(record.msg).startswith('%s - "WebSocket %s"') and len(arguments) in (2, 3):
             status = arguments[2] if len(arguments) == 3 else None
             if status is None:
                 status = 403 if str(record.msg).endswith("403") else 101
             if status != 101:
                 self._refused.add(_connection())
-            self._say('"WEBSOCKET %s" %s', (arguments[1], status), status)
+            self._log('"WEBSOCKET %s" %s', (arguments[1], status), status)
         elif str(record.msg).startswith(_NO_HANDSHAKE) and _connection() in self._refused:
-            pass  # uvicorn 0.54 says so after every refusal with a status of its own.
+            pass  # uvicorn 0.54 logs this after every refusal with the application's own status.
         elif record.levelno >= logging.WARNING:
             self.server.handle(record)
 
-    def _say(self, message: str, arguments: tuple[Any, ...], status: Any) -> None:
+    def _log(self, message: str, arguments: tuple[Any, ...], status: Any) -> None:
         bad = isinstance(status, int) and status >= 400
         level = logging.WARNING if bad else logging.INFO
         self.server.log(level, message, *arguments, extra={"status_code": status})
 
 
 def _connection() -> object:
-    """What stands for the connection that uvicorn logs about: it says all of it in one task."""
+    """The current task, which stands for the connection: uvicorn logs all its lines in one task."""
     return asyncio.current_task()
 
 
 class _Ours(logging.Handler):
-    """What the library says, in the console of the server."""
+    """Prints the log of this library on the console of the server."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _ToDjango.server.handle(record)
@@ -114,6 +117,6 @@ def _log_like_django() -> None:
     logger.propagate = False
     ours = logging.getLogger("django_sockets")
     if ours.level == logging.NOTSET:  # The project's LOGGING does not mention it.
-        ours.setLevel(logging.INFO)  # Why a websocket was refused, and which broker is in use.
+        ours.setLevel(logging.INFO)  # INFO has the refused websockets and the broker in use.
         if not ours.hasHandlers():
             ours.addHandler(_Ours())

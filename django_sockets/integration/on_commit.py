@@ -1,4 +1,4 @@
-"""Broadcasting when the database has committed: nobody hears of what was rolled back."""
+"""Broadcasting after the database has committed, so that a rollback also drops the broadcast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..codec import encode
 from ..conf import Config, default_config
 from ..errors import DjangoSocketsError, PayloadTooLarge
 from ..log import LogThrottle
-from ..runtime.background import background_loop, publish
+from ..runtime import background_loop, publish
 from ..runtime.channel_api import Channels, channel_names
 from ..runtime.sync_calls import Calls
 from ..url import BrokerOptions
@@ -24,17 +24,17 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 
 def broadcast_on_commit(channel: Channels, data: Any, using: str | None = None) -> None:
-    """Broadcast after the current transaction has committed; outside of one, at once.
+    """Broadcast after the current transaction has committed; outside a transaction, at once.
 
-    The data is encoded now: what is wrong with it is raised here, and what changes later is not
-    sent. After the commit the thread waits until the broker has it, and goes on when it does not
-    take it: the rows are committed by then, so that is logged and not raised. A rollback, also of
-    a savepoint, drops the broadcast. Broadcasts go out in the order of the calls.
+    The data is encoded by this call: it raises the errors of the data, and later changes to the
+    data are not sent. After the commit the thread waits until the broker has the broadcast. A
+    failure is then logged and not raised, because the rows are committed already. A rollback, also
+    of a savepoint, drops the broadcast. Broadcasts are sent in the order of the calls.
 
     Args:
         channel: one channel, or a list, tuple or set of them.
         data: anything with a JSON form, or bytes for a binary frame.
-        using: the alias of the database, None for the default one.
+        using: the alias of the database; None for the default one.
 
     Raises:
         ChannelError, EncodeError, PayloadTooLarge: nothing will be sent.

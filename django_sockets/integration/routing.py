@@ -1,6 +1,6 @@
-"""Which application answers: by protocol, then by path.
+"""Routing: ProtocolTypeRouter chooses an application by protocol, URLRouter by path.
 
-Paths are Django's own `path`, `re_path` and `include`. Works with Django installed but not
+Routes are Django's `path`, `re_path` and `include`. Django has to be installed, and need not be
 configured.
 """
 
@@ -35,10 +35,10 @@ _INNER = ("app", "inner", "application")
 
 
 class Route(NamedTuple):
-    """Where a path leads.
+    """The application for a path, and the arguments from the path.
 
     Attributes:
-        rest: what is left of the path, for a router inside `app`.
+        rest: the rest of the path, for a router inside `app`.
     """
 
     app: Application
@@ -48,10 +48,11 @@ class Route(NamedTuple):
 
 
 class ProtocolTypeRouter:
-    """An ASGI application that hands each connection to the application of its type.
+    """An ASGI application that passes each connection to the application for its protocol.
 
-    "lifespan" needs no entry: start-up completes at once, and shutdown closes the broker. A type
-    that has no entry is refused: HTTP and websocket with 404, any other is left unanswered.
+    "lifespan" needs no entry: start-up completes at once, and shutdown closes the broker. HTTP and
+    websocket are refused with 404 if they have no entry. Other protocols without an entry get no
+    answer.
 
     Args:
         application_mapping: `{"http": get_asgi_application(), "websocket": URLRouter([...])}`.
@@ -72,20 +73,20 @@ class ProtocolTypeRouter:
 
 
 class URLRouter:
-    """An ASGI application that hands each connection to the application of its path.
+    """An ASGI application that passes each connection to the application for its path.
 
-    The first route that matches wins, as it is or, when none does, with the trailing slash added
-    or taken away. The application finds `{"args": ..., "kwargs": ...}` in `scope["url_route"]`. A
-    route may lead to another router, also to one inside middleware that keeps it as its attribute
-    `app`, `inner` or `application`: it routes the rest of the path, and its arguments are added. A
-    path without a route is refused with 404.
+    The first route that matches the path is used. If none matches, the path is tried again with the
+    trailing slash added or removed. The application finds `{"args": ..., "kwargs": ...}` in
+    `scope["url_route"]`. A route may lead to another router, also to one inside middleware that
+    has it as its attribute `app`, `inner` or `application`. That router gets the rest of the path,
+    and its arguments are appended. A path without a route is refused with 404.
 
     Args:
-        routes: `path(...)`, `re_path(...)` and `include(...)` of Django's, which lead to ASGI
+        routes: Django's `path(...)`, `re_path(...)` and `include(...)` that lead to ASGI
             applications, such as `path("ws/", MySocket.as_asgi)`.
 
     Raises:
-        ConfigurationError: a route is none of these, or leads to a socket class itself.
+        ConfigurationError: a route is none of these, or leads to the socket class itself.
     """
 
     def __init__(self, routes: Sequence[Any]) -> None:
@@ -110,23 +111,23 @@ class URLRouter:
         await route.app(inner_scope, receive, send)
 
     def find(self, path: str) -> Route | None:
-        """Where a path leads, None for nowhere.
+        """The route of a path, or None.
 
         Args:
-            path: without the leading slash, as Django's patterns are written.
+            path: without the leading slash, as in Django's patterns.
         """
         other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
         return _find(self.routes, path) or _find(self.routes, other)
 
 
 def inner_router(app: object) -> URLRouter | None:
-    """The router that an application is, or has inside its middleware."""
+    """The router that an application is, or that its middleware wraps; else None."""
     return next((layer for layer in layers(app) if isinstance(layer, URLRouter)), None)
 
 
 def layers(app: Any) -> Iterator[Any]:
-    """An application, what it keeps inside as middleware does, what that keeps, and so on."""
-    for _ in range(32):  # Also of an application that has itself inside.
+    """An application, the application that it wraps as middleware does, and so on inwards."""
+    for _ in range(32):  # An application may contain itself.
         if app is None:
             return
         yield app
@@ -162,7 +163,7 @@ def _at(route: URLPattern, path: str) -> Route | None:
     router = inner_router(app)
     pattern = route.pattern
     if router is not None and isinstance(pattern, RoutePattern):
-        # As `include` makes it: what it matches is a beginning.
+        # As with `include`, the pattern matches the beginning of the path.
         pattern = RoutePattern(str(pattern), pattern.name, is_endpoint=False)
     match = pattern.match(path)
     if not match:
@@ -175,7 +176,7 @@ def _at(route: URLPattern, path: str) -> Route | None:
 
 def _check(route: object) -> None:
     if isinstance(route, URLResolver):
-        return  # What it includes may be a module that is imported on first use.
+        return  # The included module may only be imported on first use.
     if not isinstance(route, URLPattern):
         raise ConfigurationError(
             f"a route is path(...), re_path(...) or include(...), not {type(route).__name__}"
@@ -189,7 +190,7 @@ def _check(route: object) -> None:
 
 
 def _own_path(scope: Scope) -> str:
-    """The path below where we are mounted, without the leading slash."""
+    """The path below the mount point of the application, without the leading slash."""
     path: str = scope.get("path", "")
     root = script_prefix(scope)
     if root and (path == root or path.startswith(f"{root}/")):

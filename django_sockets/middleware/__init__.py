@@ -1,7 +1,7 @@
-"""Who is behind a websocket: middleware that sets `scope["user"]` before the handshake is accepted.
+"""Authentication: middleware that sets `scope["user"]` before the handshake is accepted.
 
-Each wraps an ASGI application and leaves everything but websockets alone. This package is for
-applications on Django: of the library only `integration` may import it, and the core never.
+Each middleware wraps an ASGI application; other connections than websockets pass through unchanged.
+This package needs Django. Within the library only `integration` may import it.
 """
 
 from .drf import DRFTokenAuthMiddleware

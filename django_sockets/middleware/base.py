@@ -1,10 +1,9 @@
-"""What every middleware here does: identify, refuse or tag, and watch while the socket is open."""
+"""The base of the middleware: identify the user, refuse or tag the socket, watch it while open."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import load_config
+from ..connection.asgi import Receive, Send
 from ..connection.handshake import deny, report_error
 from ..errors import ThreadError
 from ..log import LogThrottle, shown, whereabouts
 from ..runtime.hooks import call_hook
 from ..url import BrokerOptions
 from .signals import connect_signals
+from .tags import TAGS
 from .watch import Watched, watching
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "AsgiApplication",
     "AuthMiddleware",
     "Identity",
+    "Receive",
     "Refused",
-    "digest",
+    "Scope",
+    "Send",
+    "in_thread",
     "refuse",
 ]
 
@@ -35,11 +39,7 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[Any]]
-
-TAGS = "django_sockets.tags"
 
 
 class AppMissing(ImproperlyConfigured):
@@ -62,7 +62,7 @@ class Refused(Exception):
 
     Attributes:
         status: the HTTP status.
-        headers: of the answer.
+        headers: the headers of the response.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Who a handshake comes from.
+    """The user of a handshake.
 
     Attributes:
-        scope: keys for the scope, "user" among them.
-        tags: what the socket is found by, to be closed.
-        watched: what has to stay true while it is open.
+        scope: keys to add to the ASGI scope, including "user".
+        tags: names and values by which `close_sockets` finds the socket.
+        watched: what must stay valid while the socket is open.
     """
 
     scope: Mapping[str, Any]
@@ -89,14 +89,13 @@ class Identity:
 
 
 class AuthMiddleware:
-    """An ASGI application around another one.
+    """Base of the authentication middleware: an ASGI application that wraps another one.
 
     Args:
-        app: the application.
-        require_user: refuse who is not logged in, instead of passing an `AnonymousUser`.
-        session_check_seconds: an open socket is closed at most so long after its session, its
-            token or its user has ceased to be valid.
-        outage_seconds: sockets that could not be checked for so long are closed with 4503.
+        app: the wrapped application.
+        require_user: refuse clients that are not logged in, instead of setting an `AnonymousUser`.
+        session_check_seconds: the longest that an open socket outlives its session, token or user.
+        outage_seconds: sockets that could not be checked for this long are closed with 4503.
 
     Raises:
         AppMissing: one of `required_apps` is not installed.
@@ -125,7 +124,10 @@ class AuthMiddleware:
         connect_signals()
 
     def _require_apps(self) -> None:
-        """Raise AppMissing; before Django is set up it is not known, and asked again later."""
+        """Raise AppMissing if an app is missing.
+
+        Before Django is set up this does nothing, and the next handshake checks again.
+        """
         from django.apps import apps
 
         if self._has_apps or not apps.apps_ready:
@@ -136,7 +138,7 @@ class AuthMiddleware:
         self._has_apps = True
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Who it is; None leaves the scope as it is. Raises Refused."""
+        """Return the user of a handshake; None leaves the scope unchanged. Raises Refused."""
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
@@ -165,12 +167,12 @@ class AuthMiddleware:
                 try:
                     stack.enter_context(watching(watched))
                 except ThreadError as exc:
-                    # Unwatched, it would stay open after a logout.
+                    # Without the watch the socket would stay open after a logout.
                     return await refuse(scope, receive, send, self._failed(exc))
             return await self.app(scope, receive, send)
 
     def _failed(self, exc: Exception) -> int:
-        """Log that it is not known who this is, and the status that says so."""
+        """Log that the user could not be determined, and return the HTTP status."""
         name = type(self).__name__
         if isinstance(exc, ThreadError) or _is_outage(exc):
             _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc)
@@ -191,13 +193,8 @@ def _is_outage(exc: Exception) -> bool:
 
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """Run an `async def` here and a `def` on a worker thread, with care for its connections."""
+    """Run an `async def` on the loop and a `def` on a worker thread, with database hygiene."""
     return await call_hook(load_config().settings, call, *args, handshake=True)
-
-
-def digest(secret: str) -> str:
-    """A tag in the place of a secret: 128 bits of SHA-256 do not lead back to a random key."""
-    return hashlib.sha256(f"django_sockets:{secret}".encode()).hexdigest()[:32]
 
 
 async def refuse(
@@ -207,7 +204,7 @@ async def refuse(
     status: int,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Refuse the handshake in the place of the application."""
+    """Refuse the handshake; the application is not called."""
     event = await receive()
     if event["type"] == "websocket.connect":
         await deny(scope, send, status, headers)

@@ -15,20 +15,20 @@ from .token import BaseTokenAuthMiddleware
 __all__ = ["DRFTokenAuthMiddleware"]
 
 CHUNK = 500
-"""Tokens of one query."""
+"""The most tokens of one query."""
 
 
 class DRFTokenAuthMiddleware(BaseTokenAuthMiddleware):
-    """Sets `scope["user"]` by a token of `rest_framework.authtoken`; one query.
+    """Sets `scope["user"]` from a token of `rest_framework.authtoken`, with one query.
 
     Deleting the token closes its open sockets with 4401.
 
     Args:
         app: the ASGI application.
-        select_related: fields of the token to load with it, such as ["user__profile"]; the user
-            always is.
+        select_related: fields of the token to load with it, such as ["user__profile"]. The user
+            is always loaded.
 
-    The others are those of `BaseTokenAuthMiddleware`.
+    The other arguments are those of `BaseTokenAuthMiddleware`.
 
     Raises:
         ImportError: Django REST framework is not installed.

@@ -1,8 +1,8 @@
-"""Where a handshake may carry a token, and what its subprotocols are without it.
+"""The token of a handshake, and the subprotocols that remain without it.
 
-A browser's `WebSocket` can set no header, only subprotocols: `["django-sockets.token", key]`, any
-of its own beside them. They come back in the answer, so that the key itself must not be the one
-that is accepted.
+A browser's `WebSocket` cannot set headers, only subprotocols: it offers
+`["django-sockets.token", key]` and optionally others. The response repeats the accepted
+subprotocol, so that the key itself must not be the accepted one.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ logger = logging.getLogger("django_sockets")
 TOKEN_PROTOCOL = "django-sockets.token"  # noqa: S105 - the name of the protocol, no secret
 PUBLISHED_PREFIX = "Token."
 MAX_CHARS = 8192
-"""Of a token; servers allow about as much for all headers."""
+"""The longest token. Servers allow about as much for all headers together."""
 _PROTOCOL = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110, section 5.6.2: a token, which a subprotocol must be (RFC 6455, section 4.1)."""
 _CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 CHALLENGE = [(b"www-authenticate", b"Token")]
-"""A 401 carries one (RFC 9110, section 15.5.2)."""
+"""The header that a 401 response must have (RFC 9110, section 15.5.2)."""
 
 _hinted = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """What a handshake offers.
+    """The offer of a handshake.
 
     Attributes:
-        token: its token, or None.
-        subprotocols: what else it offers.
+        token: the token, or None.
+        subprotocols: the subprotocols besides the token.
         answer: the subprotocol to accept if the application names none.
     """
 
@@ -54,7 +54,7 @@ def read_offer(
     """Find the token of a handshake.
 
     Raises:
-        Refused: it is malformed, or there are several.
+        Refused: the token is malformed, or there are several.
     """
     in_protocols, subprotocols, answer = _from_subprotocols(list(scope.get("subprotocols") or ()))
     found = [*in_protocols, *_from_headers(scope, keywords)]

@@ -18,18 +18,18 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 
 class OriginMiddleware:
-    """Refuses, with 403, a handshake from a page of another site.
+    """Refuses a handshake from a page of another site with 403.
 
-    `as_asgi` of a socket class does that by itself. This is for other ASGI applications, and to
-    refuse before the session is loaded.
+    `as_asgi` of a socket class does the same check. Use this class around other ASGI applications,
+    or to refuse a handshake before its session is loaded.
 
     Args:
         app: the ASGI application.
-        allowed_origins: of other sites that may connect, beside `CSRF_TRUSTED_ORIGINS`.
+        allowed_origins: other sites that may connect, besides those in `CSRF_TRUSTED_ORIGINS`.
         allowed_hosts: see `BaseSocketServer.allowed_hosts`.
 
     Raises:
-        ConfigurationError: one of them is no list.
+        ConfigurationError: one of them is not a list.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
-"""SessionAuthMiddleware: the user that Django's session cookie stands for."""
+"""SessionAuthMiddleware: the user of Django's session cookie."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Scope, digest, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Scope, in_thread
 from .stores import load_session, surviving
+from .tags import digest
 from .users import Login, load_user
 from .watch import Watched
 
@@ -14,23 +15,24 @@ __all__ = ["SessionAuthMiddleware"]
 
 
 class SessionAuthMiddleware(AuthMiddleware):
-    """Sets `scope["user"]` and `scope["session"]` by Django's session cookie.
+    """Sets `scope["user"]` and `scope["session"]` from Django's session cookie.
 
-    The rules are those of Django's own `get_user`: the session must be there and not have expired,
-    its backend must be in `AUTHENTICATION_BACKENDS`, the user active and the password the one of
-    the login. Who fails one of them is an `AnonymousUser`. Both are loaded before the handshake is
-    accepted, on a worker thread, so that handlers use them without a query: two queries with the
-    db engine, none without the cookie. A failing database or cache refuses with 503.
+    The rules are those of Django's `get_user`: the session exists and has not expired, its backend
+    is in `AUTHENTICATION_BACKENDS`, the user is active, and the password is the one of the login.
+    If a check fails, the user is an `AnonymousUser`. User and session are loaded on a worker thread
+    before the handshake is accepted, so that handlers use them without a query. This takes two
+    queries with the db engine, and none without the cookie. If the database or the cache fails, the
+    handshake is refused with 503.
 
-    When one of them ceases to hold, the open sockets are closed with 4401; so are those of a
-    session without a user when it ends, for example because the user has logged in.
+    When a check no longer holds, the open sockets are closed with 4401. The sockets of a session
+    without a user are closed when the session ends, for example because the user has logged in.
 
     Args:
         app: the ASGI application.
         select_related: fields of the user to load with it, such as ["profile"].
-        require_user: refuse with 403 who is not logged in.
-        session_check_seconds: how long an open socket may outlive its session.
-        outage_seconds: how long it may while the session cannot be looked up.
+        require_user: refuse clients that are not logged in with 403.
+        session_check_seconds: the longest that an open socket outlives its session.
+        outage_seconds: the longest that a socket stays open while its session cannot be loaded.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ def _keeps_sessions_in_the_database() -> bool:
 
 
 def _cookies(scope: Scope) -> dict[str, str]:
-    """The request's cookies as Django parses them; several headers are one (RFC 9113, 8.2.3)."""
+    """The cookies, parsed by Django. Several headers are joined (RFC 9113, section 8.2.3)."""
     from django.http import parse_cookie
 
     lines = [bytes(value) for name, value in scope.get("headers", ()) if name.lower() == b"cookie"]

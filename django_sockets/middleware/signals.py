@@ -1,9 +1,9 @@
-"""What Django tells at once: logout, a changed or deleted user, a deleted token.
+"""Django's signals that close sockets: logout, a changed or deleted user, a deleted token.
 
-Each closes the open sockets on every process, after the transaction; what fails or is not told
-(`queryset.update`, expiry, raw SQL) is left to `watch`. There is no signal of the session model
-here on purpose: with one connected, Django's `clearsessions` would load every expired session to
-send it, in place of one DELETE.
+Each signal closes the open sockets in every process, after the transaction. `watch` finds changes
+that send no signal (`queryset.update`, expiry, raw SQL) and repeats what failed here. No signal of
+the session model is connected: with one, Django's `clearsessions` would load each expired session
+instead of deleting all of them in one query.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 from ..closing import async_close_sockets, close_local_sockets, on_missed_orders
 from ..errors import ThreadError
 from ..log import LogThrottle
-from ..runtime.background import background_loop, finish_before_exit
+from ..runtime import background_loop, finish_before_exit
 from ..url import BrokerOptions
+from .tags import digest
 from .watch import check_soon
 
 __all__ = ["Order", "connect_signals", "connect_token_signals"]
@@ -27,11 +28,11 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 
 def connect_signals() -> None:
-    """Listen to Django's signals; may be called often.
+    """Listen to Django's signals. A repeated call has no effect.
 
-    Every middleware does it. Call it yourself, from an `AppConfig.ready`, in processes that serve
-    no websockets: there a logout then closes sockets at once, and within `session_check_seconds`
-    otherwise.
+    Every middleware calls this. Call it yourself, from an `AppConfig.ready`, in processes that
+    serve no websockets: a logout there then closes sockets at once. Without it they are closed
+    within `session_check_seconds`.
     """
     from django.conf import settings
     from django.contrib.auth.signals import user_logged_out
@@ -46,7 +47,7 @@ def connect_signals() -> None:
 
 
 def connect_token_signals() -> None:
-    """Listen to the deletion of the tokens of Django REST framework; may be called often."""
+    """Listen to the deletion of Django REST framework's tokens. A repeated call has no effect."""
     from django.db.models.signals import post_delete
 
     post_delete.connect(
@@ -55,8 +56,6 @@ def connect_token_signals() -> None:
 
 
 def _logged_out(sender: Any, request: Any = None, **_: Any) -> None:
-    from .base import digest
-
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
         _after_commit(None, session=digest(key))
@@ -76,7 +75,7 @@ def _user_saved(
     if not getattr(instance, "is_active", True):
         _after_commit(using, user=instance.pk)
     elif getattr(instance, "_password", None) is not None:
-        # Set by set_password and cleared after the save. Tokens survive a new password.
+        # `set_password` sets it and the save clears it. Tokens stay valid with a new password.
         _after_commit(using, user=instance.pk, auth="session")
 
 
@@ -85,8 +84,6 @@ def _user_deleted(sender: Any, instance: Any, using: str | None = None, **_: Any
 
 
 def _token_deleted(sender: Any, instance: Any, using: str | None = None, **_: Any) -> None:
-    from .base import digest
-
     _after_commit(using, token=digest(instance.key))
 
 
@@ -98,9 +95,10 @@ def _after_commit(using: str | None, **tags: Any) -> None:
 
 
 class Order:
-    """An order to close the sockets with some tags, to be called after the commit; acts once.
+    """A callback for `on_commit` that closes the sockets with some tags; only the first call acts.
 
-    The test kit finds it among the callbacks of a test's transaction, which is never committed.
+    The test kit looks for this class among the callbacks of a test's transaction, which is never
+    committed.
     """
 
     def __init__(self, tags: dict[str, Any]) -> None:
@@ -114,7 +112,7 @@ class Order:
 
 
 def _schedule(tags: dict[str, Any]) -> None:
-    """Order it from the background: a broker that is down must not hold up who logs out."""
+    """Send the order from the background loop: a logout must not wait for a broker that is down."""
     try:
         loop = background_loop()
     except ThreadError as exc:

@@ -22,17 +22,18 @@ def secure(
     session_check_seconds: float = 5.0,
     outage_seconds: float = 600.0,
 ) -> AsgiApplication:
-    """Wrap an application of websockets: Origin, session, and a token where there is one.
+    """Wrap a websocket application in the checks of Origin and session, and optionally of tokens.
 
     Args:
         app: the ASGI application, such as `MySocket.as_asgi` or a router.
         token: a token middleware, `DRFTokenAuthMiddleware` or a subclass of
-            `BaseTokenAuthMiddleware`; a token counts for more than a session. None for sessions
-            alone.
-        require_user: refuse who has neither. A page then sees its handshake fail, as with a server
-            that is down; one that has to say "log in" accepts, and closes with 4401 in `connect`.
-        allowed_origins: check the Origin here, before anything is loaded, and admit these beside
-            the application's own. None leaves it to `as_asgi`, which always does.
+            `BaseTokenAuthMiddleware`. A token takes precedence over a session. Default: None,
+            sessions only.
+        require_user: refuse clients that have neither a session nor a token. A web page then sees
+            a failed handshake and cannot tell it from a server that is down. To ask for a login,
+            accept the handshake and close with 4401 in `connect` instead.
+        allowed_origins: check the Origin before anything is loaded, and accept these origins
+            besides the application's own. None leaves the check to `as_asgi`, which always does it.
         select_related: fields of the session's user to load with it.
         session_check_seconds, outage_seconds: see `SessionAuthMiddleware`.
     """

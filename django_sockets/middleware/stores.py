@@ -1,7 +1,7 @@
-"""Django's session engines: load one session, and ask which of many are still there.
+"""Django's session engines: load one session, and find out which of many are still valid.
 
-Everything here works on the database or a cache and belongs on a thread. An engine that swallows
-the error of its cache and reports an empty session is asked again, so that the error is seen.
+Every function here queries the database or a cache: call it on a thread. The cache engine hides an
+error of its cache and returns an empty session; here the cache is read again to raise the error.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 __all__ = ["load_session", "surviving"]
 
 CHUNK = 500
-"""Sessions of one query."""
+"""The most sessions of one query."""
 MAX_KEY_CHARS = 4096
-"""Of a cookie (RFC 6265, section 6.1); what is longer did not come from Django."""
+"""The longest cookie that browsers must store (RFC 6265, section 6.1). Django sets shorter ones."""
 _CACHEABLE = re.compile(r"[!-~]{8,200}")
-"""Keys that every cache takes, memcached included; Django's own have 32 characters."""
+"""Keys that every cache accepts, including memcached. Django's own keys have 32 characters."""
 
 
 def _store_class() -> Any:
@@ -29,17 +29,17 @@ def _store_class() -> Any:
 
 
 def load_session(key: str | None) -> tuple[Any, bool]:
-    """The session of a cookie, and whether there is one.
+    """The session of a cookie, and whether it exists.
 
     Raises:
-        What the engine, the database or the cache raises.
+        Exception: any error of the engine, the database or the cache.
     """
     if key is not None and len(key) > MAX_KEY_CHARS:
         key = None
     store = _store_class()(key)
     if key is None:
         return store, False
-    empty = store.is_empty()  # Looks at the key only, unless the data were loaded.
+    empty = store.is_empty()  # This only reads the key: the data are not loaded yet.
     data = dict(store.items())
     if not data and store.session_key != key and not empty:
         _raise_what_was_swallowed(store, key)
@@ -47,7 +47,7 @@ def load_session(key: str | None) -> tuple[Any, bool]:
 
 
 def _raise_what_was_swallowed(store: Any, key: str) -> None:
-    """The cache engine takes a cache that is down for a session that is gone."""
+    """Raise the error of a cache that is down, which the cache engine reports as no session."""
     from django.conf import settings
     from django.contrib.sessions.backends.cache import SessionStore
     from django.core.cache import caches
@@ -57,13 +57,13 @@ def _raise_what_was_swallowed(store: Any, key: str) -> None:
 
 
 def surviving(keys: Sequence[str]) -> Collection[str]:
-    """The keys whose sessions are there and have not expired.
+    """The keys whose sessions exist and have not expired.
 
-    One query, in chunks, for the db engine; one call of the cache for the cache engine, and both
-    for cached_db; any other engine loads each session.
+    The db engine takes one query for each `CHUNK` of keys, the cache engine one call of the cache,
+    and cached_db both. With any other engine each session is loaded.
 
     Raises:
-        What the engine, the database or the cache raises.
+        Exception: any error of the engine, the database or the cache.
     """
     from django.contrib.sessions.backends import cache, cached_db, db
 
@@ -74,7 +74,7 @@ def surviving(keys: Sequence[str]) -> Collection[str]:
         return _in_cache(engine, keys)
     if engine.load is cached_db.SessionStore.load:
         found: set[str] = set()
-        with contextlib.suppress(Exception):  # As the engine does: the database decides.
+        with contextlib.suppress(Exception):  # The engine does the same: the database decides.
             found = _in_cache(engine, keys)
         return found | _in_database(engine, [key for key in keys if key not in found])
     return {key for key in keys if load_session(key)[1]}

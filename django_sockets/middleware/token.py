@@ -1,4 +1,4 @@
-"""BaseTokenAuthMiddleware: the user that a token stands for."""
+"""BaseTokenAuthMiddleware: the user of a token."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, digest, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, in_thread
 from .offer import CHALLENGE, read_offer
+from .tags import digest
 from .users import Login, is_current
 from .watch import Watched
 
@@ -17,30 +18,30 @@ SUBPROTOCOL = "django_sockets.subprotocol"
 
 
 class BaseTokenAuthMiddleware(AuthMiddleware):
-    """Sets `scope["user"]` by a token. Write `get_user(token)`, or pass it.
+    """Sets `scope["user"]` from a token. Write the method `get_user(token)`, or pass a function.
 
     The token comes in the header `Authorization: Token <key>` (or `Bearer`), or as a subprotocol:
-    a browser offers `["django-sockets.token", key]`, and its own protocols beside them. The
-    application's protocol is answered, never the key. `Token.<key>`, the form of version 3, is
-    understood too; offered alone it has to be answered as it is.
+    a browser offers `["django-sockets.token", key]`, and optionally protocols of the application.
+    The response names the application's protocol and never the key. The form of version 3,
+    `Token.<key>`, is accepted too; if it is the only offer, the response has to repeat it.
 
-    A wrong token refuses with 401, and so does an inactive user. Without a token `scope["user"]`
-    stays what an outer middleware made it, or is an `AnonymousUser`. An error of `get_user` refuses
-    with 500 or 503. The open sockets of a token are closed with 4401 when its user is deactivated
-    or deleted, or `valid_tokens` leaves it out.
+    A handshake with a wrong token or an inactive user is refused with 401. Without a token,
+    `scope["user"]` keeps the value of an outer middleware, or is an `AnonymousUser`. If `get_user`
+    raises, the handshake is refused with 500 or 503. The open sockets of a token are closed with
+    4401 when its user is deactivated or deleted, or when `valid_tokens` does not return it.
 
     Args:
         app: the ASGI application.
-        get_user: `def` or `async def`, token -> user or None; in place of the method.
-        query_parameter: also take the token of a query string, as in `?token=`. It ends up in logs
-            and histories: off unless a name is given.
-        require_user: refuse with 401 who has no token.
-        session_check_seconds: how long an open socket may outlive its token.
-        outage_seconds: how long it may while the token cannot be looked up.
+        get_user: `def` or `async def`, token -> user or None; it replaces the method.
+        query_parameter: also accept a token in the query string, as in `?token=`. Such a token
+            appears in logs and browser histories. Default: None, not accepted.
+        require_user: refuse clients without a token with 401.
+        session_check_seconds: the longest that an open socket outlives its token.
+        outage_seconds: the longest that a socket stays open while its token cannot be checked.
     """
 
     keywords: Sequence[str] = ("Token", "Bearer")
-    """Schemes of the header Authorization, in any case."""
+    """Accepted schemes of the header Authorization, in any case."""
     anonymous_status = 401
     anonymous_headers = CHALLENGE
 
@@ -73,7 +74,7 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
         raise NotImplementedError(f"{type(self).__name__} needs a get_user(token)")
 
     def valid_tokens(self, tokens: Sequence[str]) -> Collection[str]:
-        """Which tokens of open sockets are still valid; called on a thread, now and then."""
+        """The tokens of open sockets that are still valid. Called on a thread, at intervals."""
         return tokens
 
     async def identify(self, scope: Scope) -> Identity | None:

@@ -1,6 +1,6 @@
-"""Whether a user may still be served: Django's own rules, for one user and for many at once.
+"""Django's rules for whether a login is still valid, for one user and for many at once.
 
-Everything here works on the database and belongs on a thread.
+Every function here queries the database: call it on a thread.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 __all__ = ["Login", "is_current", "load_user", "usable"]
 
 CHUNK = 1000
-"""Users of one query; a database that takes fewer parameters gets fewer."""
+"""The most users of one query. Django sends fewer to a database that takes fewer parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Login:
-    """What a session or a token says about its user.
+    """The user that a session or a token names.
 
     Attributes:
         pk: the user's primary key.
         backend: dotted path of the authentication backend; empty for a token.
-        auth_hash: the session's hash of the password; None where there is none to compare.
+        auth_hash: the session's hash of the password; None if it has none.
     """
 
     pk: Any
@@ -31,7 +31,7 @@ class Login:
 
 
 def load_user(login: Login, select_related: Sequence[str]) -> Any:
-    """The user of a session, or None; one query unless the backend has a way of its own."""
+    """The user of a session, or None; one query, unless the backend overrides `get_user`."""
     from django.db.models import prefetch_related_objects
 
     backend = _backend(login)
@@ -48,10 +48,10 @@ def load_user(login: Login, select_related: Sequence[str]) -> Any:
 
 
 def usable(logins: Iterable[Login]) -> Collection[Login]:
-    """Those whose user is still there, active and has the password of then.
+    """The logins whose user still exists, is active and has the same password as at the login.
 
-    One query for all the users of Django's own backends and of tokens, in chunks; other backends
-    are asked for each user.
+    Users of Django's own backends and of tokens take one query for each `CHUNK` of them. Other
+    backends are called once for each user.
     """
     backends = {}
     for login in logins:
@@ -72,12 +72,12 @@ def usable(logins: Iterable[Login]) -> Collection[Login]:
 
 
 def is_current(login: Login, user: Any, backend: Any = None) -> bool:
-    """Whether this user, as loaded now, may be served on this login."""
+    """Whether a login is valid for this user, as it was loaded now."""
     from django.utils.crypto import constant_time_compare
 
     if user is None:
         return False
-    # AllowAllUsersModelBackend, for one, lets inactive users in by this method.
+    # With this method AllowAllUsersModelBackend, for example, lets inactive users in.
     allows = getattr(backend, "user_can_authenticate", None)
     if not (allows(user) if allows is not None else getattr(user, "is_active", True)):
         return False
@@ -87,8 +87,8 @@ def is_current(login: Login, user: Any, backend: Any = None) -> bool:
         return False
     if constant_time_compare(login.auth_hash, user.get_session_auth_hash()):
         return True
-    # Under SECRET_KEY_FALLBACKS. Django moves such a session to a new key at the user's next
-    # request; a websocket cannot set the cookie for it, so here it only counts as valid.
+    # The session may be signed with a key of SECRET_KEY_FALLBACKS. Django moves such a session to
+    # the new key at the next request. A websocket cannot set its cookie, so the session stays.
     fallbacks = getattr(user, "get_session_auth_fallback_hash", tuple)
     return any(constant_time_compare(login.auth_hash, old) for old in fallbacks())
 

@@ -1,11 +1,11 @@
-"""The watch over open sockets: do their sessions, tokens and users still hold?
+"""The watch over open sockets: it closes those whose session, token or user is no longer valid.
 
-Signals tell most of it at once (`signals`). What has none, such as expiry, `queryset.update`, a
-flushed cache or another program's change, is found here: one batch of queries per process and
-interval, on one thread that is there while a socket is watched and no longer.
+Most changes send a signal, see `signals`. The watch finds the others, such as expiry,
+`queryset.update`, a flushed cache or a change by another program. It makes one batch of queries per
+process and interval, on one thread. The thread ends when no socket is watched.
 
-While the database does not answer nothing is closed: new handshakes are refused meanwhile, and
-closing everybody would only have them all come back at once. Bounded by `outage_seconds`.
+While the database does not answer, no socket is closed, up to `outage_seconds`: new handshakes are
+refused at that time, and all closed clients would reconnect at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
 from ..conf import database_hygiene
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..os_threads import start_thread
 from ..url import BrokerOptions
@@ -33,26 +33,27 @@ logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 UNCHECKED = 4503
-"""Close code: could not be checked for too long, come back later. After HTTP's 503."""
+"""Close code of a socket that could not be checked for `outage_seconds`; named after HTTP's 503."""
 SHARE = 0.8
-"""Of `check_seconds`: the pause, so that looking and closing fit in."""
+"""The pause between two checks, as a share of `check_seconds`; the rest is for the check itself."""
 MIN_PAUSE_SECONDS = 0.2
-"""Between two looks that were asked for."""
+"""The shortest pause between two checks that `check_soon` requested."""
 RETRY_SECONDS = 1.0
-"""Before the next look, after an unexpected error."""
+"""The pause before the next check after an unexpected error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """What has to stay true for some open sockets; equal ones are looked up once.
+    """The session or token of some open sockets. Equal entries are checked once.
 
     Attributes:
-        tag: name and value of the tag to close them by.
+        tag: name and value of the tag by which the sockets are closed.
         key: the session key or token.
-        survivors: which of many keys are still valid; called on a thread, raises in an outage.
-        login: the user, or None if there is none to look at.
-        check_seconds: the sockets are closed at most so long after it ceased to be true.
-        outage_seconds: unchecked for so long, they are closed with `UNCHECKED`.
+        survivors: returns which of many keys are still valid. It is called on a thread and raises
+            if it cannot tell.
+        login: the user, or None if there is no user to check.
+        check_seconds: the longest that the sockets outlive the session, token or user.
+        outage_seconds: if they cannot be checked for this long, they are closed with `UNCHECKED`.
     """
 
     tag: tuple[str, str]
@@ -63,8 +64,8 @@ class Watched:
     outage_seconds: float
 
 
-class _Watch:
-    """Everything that a forked child must start afresh."""
+class Watch:
+    """The watched sockets of one process, and the thread that checks them."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -73,7 +74,7 @@ class _Watch:
         self.thread: threading.Thread | None = None
         self.soon = False
         self.now = False
-        self.last_look = time.monotonic()
+        self.last_check = time.monotonic()
 
     def add(self, watched: Watched) -> None:
         """Watch one more open socket.
@@ -83,14 +84,14 @@ class _Watch:
         """
         with self.changed:
             if self.thread is None:
-                self.last_look = time.monotonic()
+                self.last_check = time.monotonic()
                 self.thread = start_thread(
                     self._work, name="django_sockets watch", purpose="the watch over open sockets"
                 )
             self.counts[watched] += 1
             self.checked.setdefault(watched, time.monotonic())
             if self.counts[watched] == 1:
-                self.changed.notify()  # Its interval may be shorter.
+                self.changed.notify()  # The new entry may have a shorter interval.
 
     def remove(self, watched: Watched) -> None:
         with self.changed:
@@ -109,34 +110,34 @@ class _Watch:
                 self.changed.notify()
 
     def _work(self) -> None:
-        """Look at the open sockets until there are none; whatever happens meanwhile."""
+        """Check the open sockets until there are none. An error does not end the thread."""
         while True:
             try:
                 watched = self._next()
                 if watched is None:
                     break
                 with database_hygiene():
-                    self.look(watched)
+                    self.check(watched)
             except BaseException as exc:
-                # Such as SystemExit, from the code of an application.
-                _say(exc)
+                # Code of the application may raise SystemExit, for example.
+                _log_failure(exc)
                 self._pause()
         try:
             sys.modules["django.db"].connections.close_all()
         except Exception as exc:
-            _say(exc)
+            _log_failure(exc)
 
     def _next(self) -> list[Watched] | None:
-        """What to look at, when it is time to; None when nothing is left."""
+        """Wait until the next check is due; return the entries, or None if there are none left."""
         with self.changed:
             while self.counts:
                 pause = SHARE * min(watched.check_seconds for watched in self.counts)
                 if self.soon:
                     pause = min(pause, MIN_PAUSE_SECONDS)
-                remaining = self.last_look + pause - time.monotonic()
+                remaining = self.last_check + pause - time.monotonic()
                 if remaining <= 0 or self.now:
                     self.soon = self.now = False
-                    self.last_look = time.monotonic()
+                    self.last_check = time.monotonic()
                     return list(self.counts)
                 self.changed.wait(remaining)
             self.thread = None
@@ -146,10 +147,10 @@ class _Watch:
         with self.changed:
             self.changed.wait(RETRY_SECONDS)
 
-    def look(self, watched: Iterable[Watched]) -> None:
-        """Close whose session, token or user is gone, and who could not be checked too long."""
+    def check(self, watched: Iterable[Watched]) -> None:
+        """Close the sockets of invalid entries, and of entries unchecked for `outage_seconds`."""
         now = time.monotonic()
-        dead, unchecked = _gone(watched)
+        dead, unchecked = invalid_and_unchecked(watched)
         for entry in dead:
             _close(entry, UNAUTHORIZED)
         for entry in watched:
@@ -160,8 +161,8 @@ class _Watch:
                 _close(entry, UNCHECKED)
 
 
-def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
-    """Those that hold no longer, and those of which it is not known."""
+def invalid_and_unchecked(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
+    """The entries that are no longer valid, and those that could not be checked."""
     dead: set[Watched] = set()
     unchecked: set[Watched] = set()
     by_kind: dict[Callable[[Sequence[str]], Collection[str]], list[Watched]] = {}
@@ -170,9 +171,9 @@ def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
     for survivors, entries in by_kind.items():
         try:
             alive = set(survivors([*{entry.key for entry in entries}]))
-        except BaseException as exc:  # The code of an application, on a thread of ours.
+        except BaseException as exc:  # Code of the application runs on the library's thread.
             unchecked.update(entries)
-            _say(exc)
+            _log_failure(exc)
         else:
             dead.update(entry for entry in entries if entry.key not in alive)
     with_user = [entry for entry in watched if entry.login is not None and entry not in dead]
@@ -180,13 +181,13 @@ def _gone(watched: Iterable[Watched]) -> tuple[set[Watched], set[Watched]]:
         good = usable({entry.login for entry in with_user if entry.login is not None})
     except BaseException as exc:
         unchecked.update(with_user)
-        _say(exc)
+        _log_failure(exc)
     else:
         dead.update(entry for entry in with_user if entry.login not in good)
     return dead, unchecked - dead
 
 
-def _say(exc: BaseException) -> None:
+def _log_failure(exc: BaseException) -> None:
     _throttle.log(logging.ERROR, "watch", "open sockets could not be checked: %r", exc)
 
 
@@ -195,20 +196,20 @@ def _close(entry: Watched, code: int) -> None:
     try:
         count = close_local_sockets(code=code, **{name: value})
     except Exception as exc:
-        _say(exc)
+        _log_failure(exc)
         return
     if count:
-        logger.info("closing %d sockets with %d: their %s holds no longer", count, code, name)
+        logger.info("closing %d sockets with %d: their %s is no longer valid", count, code, name)
 
 
-_watch = _Watch()
-_abandoned: list[_Watch] = []
+per_process = PerProcess(Watch)
+"""The watch of this process; tests replace `per_process.current`."""
 
 
 @contextlib.contextmanager
 def watching(watched: Watched) -> Iterator[None]:
-    """Watch for the length of a connection."""
-    watch = _watch
+    """Watch the session or token of a connection while the block runs."""
+    watch = per_process.current
     watch.add(watched)
     try:
         yield
@@ -217,19 +218,10 @@ def watching(watched: Watched) -> Iterator[None]:
 
 
 def check_soon() -> None:
-    """Look at once, because orders to close may have been missed; on any thread."""
-    _watch.check_soon()
+    """Check soon, because orders to close may have been lost. Call it on any thread."""
+    per_process.current.check_soon()
 
 
 def check_now() -> None:
-    """Look without any pause, for tests; on any thread."""
-    _watch.check_soon(now=True)
-
-
-def _after_fork_in_child() -> None:
-    global _watch
-    _abandoned.append(_watch)  # Its lock may be held by a thread that is not here.
-    _watch = _Watch()
-
-
-after_fork_in_child(_after_fork_in_child)
+    """Check without a pause, for tests. Call it on any thread."""
+    per_process.current.check_soon(now=True)

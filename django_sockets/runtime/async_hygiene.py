@@ -1,10 +1,10 @@
-"""Database hygiene around coroutine hooks: what Django does around an async view.
+"""Database hygiene around coroutine hooks, as Django does it around an async view.
 
-`await Order.objects.aget()` and `sync_to_async` run on a thread of asgiref's, one for the process.
-Connections there that are old or broken are closed before and after a hook, on that thread. The
-hook does not wait for it: the thread does what it is given in order. Nothing is done, and the
-thread is not woken, while no connection needs it; Django's signal tells which connections there
-are. `conf.database_hygiene` does the same for plain hooks.
+`await Order.objects.aget()` and `sync_to_async` run on a thread of asgiref, one for the process.
+Old or broken database connections of that thread are closed on it, before and after a hook. The
+hook does not wait for this: the thread runs its jobs in order. The thread is only woken when a
+connection has to be closed; Django's signal `connection_created` tells which connections exist.
+`conf.database_hygiene` does the same for `def` hooks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from ..conf import hygiene_is_replaced, on_database_connection
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerOptions
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def tidied(hook: Awaitable[T]) -> Awaitable[T]:
-    """Await a coroutine hook with hygiene around it; the hook itself where Django is not loaded."""
+    """Wrap a coroutine hook in database hygiene; without Django, return the hook itself."""
     return _tidied(hook) if "django.db" in sys.modules else hook
 
 
@@ -38,7 +38,7 @@ async def _tidied(hook: Awaitable[T]) -> T:
     if _context is None and not _listen():
         return await hook
     context = _context(None)
-    thread = _shared if context is None else _thread_of(context)
+    thread = _thread_of(context)
     if thread.connections:
         thread.tidy(context)
     thread.running.add(hook)
@@ -54,7 +54,7 @@ class _Thread:
     """A thread that asgiref's `sync_to_async` uses.
 
     Attributes:
-        connections: Django's connections there, as far as they are known.
+        connections: the known database connections of the thread.
         running: the coroutine hooks that may use them now.
     """
 
@@ -64,10 +64,10 @@ class _Thread:
         self._asked = False
 
     def tidy(self, context: Any) -> None:
-        """Have what needs it closed; on an event loop."""
+        """Have old and broken connections closed. Call it on an event loop."""
         if self._asked or hygiene_is_replaced():
             return
-        # Closing an old connection ends the cursors of other hooks. A broken one has none.
+        # Closing an old connection breaks the cursors of other hooks. A broken one has none.
         alone = not self.running
         try:
             if any(_is_due(connection(), alone) for connection in self.connections):
@@ -76,7 +76,7 @@ class _Thread:
             _complain()
 
     def ask(self, executor: Any, alone: bool) -> None:
-        """Have the thread look at its connections, behind what it was given before."""
+        """Have the thread check its connections, after the jobs that it already has."""
         if executor is None:
             return
         self._asked = True
@@ -88,7 +88,7 @@ class _Thread:
     def _look(self, alone: bool) -> None:
         try:
             here = sys.modules["django.db"].connections.all(initialized_only=True)
-            # Connections of other threads, of `thread_sensitive=False`, are forgotten here.
+            # This drops connections of other threads (`thread_sensitive=False`).
             self.connections = [weakref.ref(connection) for connection in here]
             for connection in here:
                 if alone or connection.errors_occurred:
@@ -103,8 +103,8 @@ def _is_due(connection: Any, alone: bool) -> bool:
     """Whether Django's `close_if_unusable_or_obsolete` has something to do.
 
     Args:
-        connection: looked at on another thread than its own: an approximation.
-        alone: no other hook may be using it.
+        connection: belongs to another thread, so that the answer is an approximation.
+        alone: True if no other hook can be using it.
     """
     if connection is None or connection.connection is None or connection.in_atomic_block:
         return False
@@ -123,13 +123,22 @@ def _complain() -> None:
     _throttle.log(logging.WARNING, "hygiene", text, exc)
 
 
-# asgiref runs the plain calls of a coroutine on a thread of its ThreadSensitiveContext, and on one
-# thread for the process where there is no such context.
+class _Threads:
+    """The threads that asgiref uses for the `def` functions of coroutines.
 
-_shared = _Thread()
-_threads: weakref.WeakKeyDictionary[Any, _Thread] = weakref.WeakKeyDictionary()
+    Attributes:
+        shared: the thread for coroutines without a ThreadSensitiveContext.
+        by_context: the thread of each ThreadSensitiveContext.
+    """
+
+    def __init__(self) -> None:
+        self.shared = _Thread()
+        self.by_context: weakref.WeakKeyDictionary[Any, _Thread] = weakref.WeakKeyDictionary()
+
+
+_threads = PerProcess(_Threads)
 _context: Any = None
-"""Gives the present context, or its argument; None before `_listen`."""
+"""Returns the current ThreadSensitiveContext, or its argument; None before `_listen`."""
 
 
 def _to_async() -> Any:
@@ -137,11 +146,12 @@ def _to_async() -> Any:
 
 
 def _thread_of(context: Any) -> _Thread:
+    threads = _threads.current
     if context is None:
-        return _shared
-    thread = _threads.get(context)
+        return threads.shared
+    thread = threads.by_context.get(context)
     if thread is None:
-        thread = _threads.setdefault(context, _Thread())
+        thread = threads.by_context.setdefault(context, _Thread())
     return thread
 
 
@@ -152,29 +162,22 @@ def _executor_of(context: Any) -> Any:
 
 
 def _listen() -> bool:
-    """Hear of connections from now on; False where Django is not in use."""
+    """Learn of new database connections from now on; False if Django is not in use."""
     global _context
     if "asgiref.sync" not in sys.modules or not on_database_connection(_connected):
         return False
     _context = _to_async().thread_sensitive_context.get
     executor = _executor_of(None)
     if getattr(executor, "_threads", True):
-        _shared.ask(executor, alone=True)  # It is there already, perhaps with connections.
+        # The thread exists already and may have connections.
+        _threads.current.shared.ask(executor, alone=True)
     return True
 
 
 def _connected(sender: Any, connection: Any, **_: Any) -> None:
-    """Django's signal `connection_created`, on the thread of the connection."""
+    """Receive Django's signal `connection_created`, on the thread of the connection."""
     if getattr(_to_async().threadlocal, "main_event_loop", None) is None:
-        return  # No thread of asgiref's.
+        return  # Not a thread of asgiref.
     thread = _thread_of(_context(None))
     if all(known() is not connection for known in thread.connections):
         thread.connections = [*thread.connections, weakref.ref(connection)]
-
-
-def _after_fork_in_child() -> None:
-    global _shared, _threads
-    _shared, _threads = _Thread(), weakref.WeakKeyDictionary()
-
-
-after_fork_in_child(_after_fork_in_child)

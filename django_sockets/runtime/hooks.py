@@ -9,25 +9,25 @@ from typing import Any
 
 from ..conf import Settings, database_hygiene
 from .async_hygiene import tidied
-from .background import worker_pool
+from .worker_threads import worker_pool
 
 __all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "keep_functions", "takes_code"]
 
 is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
-"""Whether a hook belongs on the event loop; of a method, ask for its function."""
+"""Whether a hook runs on the event loop. For a bound method, pass its `__func__`."""
 
 
 def call_hook(
     settings: Settings, hook: Callable[..., Any], *args: Any, handshake: bool = False
 ) -> Awaitable[Any]:
-    """Call a hook where it belongs; await what this returns for its result.
+    """Call an `async def` on the event loop and a `def` on a worker thread.
 
     Args:
-        settings: for the worker threads, if they are still to be made.
+        settings: the first call of the process takes the number of worker threads from it.
         handshake: see `WorkerPool.run`.
 
-    Raises:
-        What the hook raises.
+    Returns:
+        An awaitable of the hook's result. It raises the hook's errors.
     """
     if is_coroutine_function(getattr(hook, "__func__", hook)):
         return tidied(hook(*args))
@@ -37,9 +37,9 @@ def call_hook(
 async def call_in_thread(
     settings: Settings, hook: Callable[..., Any], args: Sequence[Any], *, handshake: bool = False
 ) -> Any:
-    """Call a `def` on a worker thread; raises what it raises."""
+    """Call a `def` on a worker thread and return its result; its errors are raised."""
     result = await worker_pool(settings).run(_in_thread, hook, args, handshake=handshake)
-    # A decorated `async def` may look like a `def`.
+    # A decorator may hide that a hook is an `async def`.
     return await tidied(result) if inspect.isawaitable(result) else result
 
 
@@ -50,15 +50,15 @@ def _in_thread(hook: Callable[..., Any], args: Sequence[Any]) -> Any:
 
 @lru_cache(maxsize=1024)
 def takes_code(disconnect: Callable[..., Any]) -> bool:
-    """Whether a `disconnect` method takes anything besides `self`."""
+    """Whether a `disconnect` method takes an argument besides `self`."""
     return len(inspect.signature(disconnect).parameters) > 1
 
 
 def keep_functions(cls: type, names: Iterable[str]) -> None:
-    """Make plain functions among a class's attributes stay functions, and not become methods.
+    """Wrap plain functions among a class's attributes in `staticmethod`.
 
-    `ws_decoder = json.loads` would otherwise be called with the instance as its first argument. A
-    function whose first parameter is `self`, or that needs two arguments, is meant as a method.
+    Without this, `ws_decoder = json.loads` would be called with the instance as its first argument.
+    A function whose first parameter is `self`, or that needs two arguments, stays a method.
     """
     for name in names:
         value = inspect.getattr_static(cls, name, None)
@@ -73,7 +73,7 @@ _WRAPPED = (staticmethod, classmethod)
 def _is_method(function: Any) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # Some functions written in C do not tell.
+    except (TypeError, ValueError):  # Some functions written in C have no signature.
         return False
     positional = [one for one in parameters if one.kind in _POSITIONAL]
     required = [one for one in positional if one.default is one.empty]

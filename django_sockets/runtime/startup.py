@@ -1,7 +1,7 @@
-"""What the log says when a server starts: the broker in use, and a warning if it cannot be right.
+"""Log lines at the start of a server: the broker in use, and a warning about `memory://`.
 
-`memory://` stays inside one process. Under a server with several worker processes a broadcast
-reaches only the sockets of one worker, and nothing fails: it has to be said.
+`memory://` does not leave its process. Under a server with several worker processes a broadcast
+reaches only the sockets of one worker, without an error; the warning tells the reason.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SOURCES = {
     "override": "set by a test",
     "default": "the built-in default",
 }
-"""Where a configuration can come from, and how to say it."""
+"""The sources of a configuration, and the words for them."""
 
 MOST_ANNOUNCED = 100
-"""Brokers whose use is logged in one process; tests may use thousands."""
+"""The most brokers that are logged in one process; tests may use thousands."""
 _announced: set[str] = set()
 
 
 def announce_default() -> None:
-    """Log the default broker, because a server starts."""
+    """Log the default broker at the start of a server."""
     try:
         config, origin = default_config_and_origin()
         open_broker(config.url)  # It does not connect.
@@ -45,12 +45,12 @@ def announce_default() -> None:
 
 
 def announce(config: Config, source: str | None = None) -> None:
-    """Log that a broker is in use, once for each; warn of `memory://` beside other workers.
+    """Log that a broker is in use, once for each broker; warn of `memory://` with several workers.
 
     Args:
-        source: where the configuration comes from, in words.
+        source: the source of the configuration, in the words of `SOURCES`.
     """
-    url = str(config.url)  # Without a password.
+    url = str(config.url)  # This text has no password.
     if url in _announced or len(_announced) >= MOST_ANNOUNCED:
         return
     _announced.add(url)
@@ -67,11 +67,12 @@ def announce(config: Config, source: str | None = None) -> None:
 
 
 def server_workers() -> int:
-    """How many worker processes the server of this process has at least; 1 if that is not known.
+    """The least number of worker processes of this server; 1 if it is not known.
 
-    The options of a server may come from its command line, a file, the environment or a call. So
-    this looks for the function that runs a worker among those that have called us: its variables
-    hold the server's configuration. A server without workers has not called such a function.
+    The options of a server may come from its command line, a file, the environment or a call.
+    Therefore this function searches the call stack for the server's function that runs a worker;
+    the variables of that function hold the configuration. A server without workers does not call
+    such a function.
     """
     frame = sys._getframe()
     while frame is not None:
@@ -80,7 +81,7 @@ def server_workers() -> int:
             try:
                 return max(1, int(count(frame.f_locals)))
             except (AttributeError, KeyError, TypeError, ValueError):
-                return 1  # Another version of that server.
+                return 1  # This version of the server has other variables.
         if frame.f_back is None:
             break
         frame = frame.f_back
@@ -89,18 +90,18 @@ def server_workers() -> int:
 
 def _of_uvicorn(variables: Mapping[str, Any]) -> int:
     config = variables["config"]
-    # With `reload` there is one worker, whatever is configured.
+    # With `reload` uvicorn runs one worker and ignores the configured number.
     return 1 if config.should_reload else config.workers
 
 
 _WORKER_FUNCTIONS: dict[tuple[Any, str], Callable[[Mapping[str, Any]], int]] = {
     ("uvicorn._subprocess", "subprocess_started"): _of_uvicorn,
-    # It tells a worker its number only: the first one does not know of the others.
+    # granian gives a worker only its own number: the first worker counts as the only one.
     ("granian.server.mp", "_spawn_asgi_worker"): lambda variables: variables["worker_id"],
     ("granian.server.mp", "_spawn_asgi_lifespan_worker"): lambda variables: variables["worker_id"],
     ("gunicorn.arbiter", "spawn_worker"): lambda variables: variables["self"].cfg.workers,
     ("hypercorn.asyncio.run", "asyncio_worker"): lambda variables: variables["config"].workers,
     ("hypercorn.asyncio.run", "uvloop_worker"): lambda variables: variables["config"].workers,
 }
-"""Module and function -> what reads the number of workers from its variables. Tried with uvicorn
-0.54, gunicorn 27.0, hypercorn 0.18 and granian 2.8."""
+"""(module, function) -> a function that reads the number of workers from its variables. Tested with
+uvicorn 0.54, gunicorn 27.0, hypercorn 0.18 and granian 2.8."""

@@ -1,7 +1,7 @@
-"""The plain and the async calls of one socket or broadcaster, in one order, on its home loop.
+"""The plain and the async calls of a socket or broadcaster, in one order, on its home loop.
 
 A plain call (`socket.broadcast(...)`) on a thread without a running loop waits for the result. On a
-thread that runs a loop it cannot wait: it is scheduled, in order with the other calls of the same
+thread that runs a loop it cannot wait. It is scheduled in order with the other calls of the same
 object, and a failure is logged.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
-from asyncio import _get_running_loop as running_loop  # None on a thread that runs none.
+from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from ..errors import CallError
 from ..log import LogThrottle, whereabouts
 from ..os_threads import waiting
 from ..url import BrokerOptions
-from .background import finish_before_exit
+from .interpreter_exit import finish_before_exit
 
 __all__ = ["Calls", "Operation", "running_loop"]
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 Operation = Callable[[], Coroutine[Any, Any, T]]
 
 MAX_SCHEDULED = 1024
-"""Scheduled calls of one object that may wait."""
+"""The most scheduled calls of one object that may be pending."""
 
-# The objects inside one of whose calls the present task runs: a hook may call back.
+# Identifiers of the objects whose calls the current task runs inside. A hook may call the object.
 _inside: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
     "django_sockets_inside", default=frozenset()
 )
@@ -55,11 +55,11 @@ class Calls:
         self._scheduled: set[object] | None = None
 
     def plain(self, operation: Operation[T]) -> T | None:
-        """Run `operation`: wait for it off the loop (returns its result), schedule it on one.
+        """Run `operation` and return its result; on a thread that runs a loop, only schedule it.
 
         Raises:
             CallError: the loop has stopped, is too slow, or too many calls are scheduled.
-            What the operation raises, when it was waited for.
+            Exception: any error of the operation, if the call waits for it.
         """
         here = running_loop()
         if here is None:
@@ -77,7 +77,7 @@ class Calls:
                 turn.close()
                 self._done(mine)
                 raise
-            # A task that is cancelled before its first step takes no turn.
+            # A task that is cancelled before its first step never runs `_turn`.
             task.add_done_callback(lambda _: self._done(mine))
             self._watch(task)
         else:
@@ -88,14 +88,14 @@ class Calls:
 
     @property
     def scheduled(self) -> bool:
-        """A call is scheduled and not done yet."""
+        """Whether a call is scheduled and not done yet."""
         return bool(self._scheduled) or self._tail is not None
 
     def awaited(self, operation: Operation[T]) -> Awaitable[T]:
-        """Run `operation` on the home loop, after what is scheduled there already."""
+        """Run `operation` on the home loop, after the calls that are scheduled there."""
         if running_loop() is not self.home:
             return asyncio.wrap_future(self._submit(operation))
-        # Of a thousand calls at once, each would otherwise pay for a coroutine that only passes on.
+        # Without this, each of a thousand calls at once would pay for one more coroutine.
         return operation() if self._tail is None else self._in_order(operation)
 
     def _wait(self, operation: Operation[T]) -> T:
@@ -107,7 +107,7 @@ class Calls:
             raise CallError("the event loop stopped before the call was done") from None
         except concurrent.futures.TimeoutError:
             if future.done():
-                raise  # The operation's own.
+                raise  # The operation itself raised TimeoutError.
             future.cancel()
             raise CallError(
                 f"the event loop did not finish the call within {self._timeout_seconds:g} s "
@@ -125,7 +125,7 @@ class Calls:
             raise CallError("the event loop of this object is not running any more") from None
 
     def _ticket(self) -> tuple[asyncio.Future[None] | None, asyncio.Future[None]]:
-        """A place behind all that is scheduled: what to wait for, and what others wait for."""
+        """A place at the end of the queue: the future to wait for, and the future of this call."""
         before, mine = self._tail, self.home.create_future()
         self._tail = mine
         return before, mine
@@ -151,7 +151,7 @@ class Calls:
             self._done(mine)
 
     def _done(self, mine: asyncio.Future[None]) -> None:
-        """Let what comes behind this place go on."""
+        """Let the next call in the queue run."""
         if not mine.done():
             mine.set_result(None)
         if self._tail is mine:

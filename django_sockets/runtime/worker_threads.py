@@ -1,7 +1,7 @@
-"""A small pool of daemon threads for handlers that are `def`.
+"""Daemon threads for code of the application: a pool for `def` handlers, and `run_in_thread`.
 
-`concurrent.futures` joins its threads when the interpreter exits, so that one handler that never
-returns would keep the process alive; these threads die with it.
+`concurrent.futures` joins its threads when the interpreter exits: one handler that never returns
+would keep the process alive. Daemon threads end with the process.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from ..conf import Settings, database_hygiene
 from ..errors import ThreadError
+from ..forks import PerProcess
 from ..os_threads import start_thread
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "run_in_thread", "worker_pool"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -28,11 +30,11 @@ Job = Callable[[], None]
 
 
 class WorkerPool:
-    """Runs plain calls for coroutines, in the order they came when all threads are busy.
+    """Runs `def` functions for coroutines; while all threads are busy, calls wait in order.
 
     Args:
-        max_threads: threads are started as they are needed, up to this many, and kept. Handshakes
-            get at most half of them, but always one.
+        max_threads: the most threads. They are started when they are needed and kept. Handshakes
+            use at most half of them, and always one.
     """
 
     def __init__(self, max_threads: int) -> None:
@@ -40,7 +42,7 @@ class WorkerPool:
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0  # Threads without a job, less the jobs that wait for one.
+        self._idle = 0  # Threads without a job, minus the jobs that wait for one.
         self._spare = 0
         self._max_handshakes = max(1, max_threads // 2)
         self._handshakes = 0
@@ -49,16 +51,17 @@ class WorkerPool:
     async def run(self, call: Callable[..., T], *args: Any, handshake: bool = False) -> T:
         """Run `call(*args)` on a thread, in a copy of this context, and return its result.
 
-        A cancelled call that has begun runs to its end; its result is discarded.
+        A call that has begun runs to its end, even if this coroutine is cancelled; its result is
+        then discarded.
 
         Args:
-            handshake: it belongs to a handshake, which waits while as many as may are running: slow
-                ones leave threads to the sockets that are open.
+            handshake: the call belongs to a handshake. It waits while the most handshakes are
+                running, so that slow handshakes leave threads to the open sockets.
 
         Raises:
             ThreadError: the pool has no thread, and none can be started.
-            What the call raises; what is no `Exception`, such as SystemExit, as a RuntimeError,
-            because it would stop the event loop.
+            Exception: any error of the call. An error that is no `Exception`, such as
+                SystemExit, is raised as a RuntimeError, because it would stop the event loop.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -82,10 +85,10 @@ class WorkerPool:
         return await future
 
     def keep_spare(self) -> None:
-        """Always have an idle thread at hand, beyond the maximum if it must be.
+        """From now on keep one idle thread ready, if necessary one more than `max_threads`.
 
-        While the interpreter exits, CPython 3.12 starts no thread any more (measured on 3.12.1,
-        also from `threading._register_atexit`), and `disconnect` handlers still have to run.
+        CPython 3.12 cannot start a thread while the interpreter exits (measured on 3.12.1, also
+        from `threading._register_atexit`), and `disconnect` handlers still have to run.
         """
         with self._lock:
             self._spare = 1
@@ -93,7 +96,7 @@ class WorkerPool:
 
     def _keep_spare(self) -> None:
         if self._idle < self._spare and self._threads < self._max_threads + self._spare:
-            # Without a thread now, the next call tries again.
+            # If no thread can be started now, the next call tries again.
             with contextlib.suppress(ThreadError):
                 self._start_thread()
 
@@ -110,7 +113,7 @@ class WorkerPool:
                     self._start_thread()
                 except ThreadError:
                     if not self._threads:
-                        raise  # Else one of the others takes it.
+                        raise  # Otherwise another thread runs the job.
             self._put(job)
             self._keep_spare()
 
@@ -138,7 +141,7 @@ class WorkerPool:
             with self._lock:
                 if self._waiting_handshakes:
                     following = self._waiting_handshakes.popleft()
-                    # Behind the handlers that wait by now. This thread is free in a moment.
+                    # It queues behind the waiting handlers. This thread is about to be free.
                     self._put(lambda: self._run_handshakes(following))
                 else:
                     self._handshakes -= 1
@@ -149,13 +152,64 @@ class WorkerPool:
             try:
                 job()
             except BaseException:
-                logger.exception("a handler's thread goes on after an unexpected error")
+                logger.exception("a worker thread continues after an unexpected error")
             with self._lock:
                 self._idle += 1
 
 
+class SharedPool:
+    """The pool of one process; None before its first use."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pool: WorkerPool | None = None
+
+
+per_process = PerProcess(SharedPool)
+"""The pool of this process; tests replace `per_process.current`."""
+
+
+def worker_pool(settings: Settings) -> WorkerPool:
+    """The pool for `def` handlers. The settings of the first call decide its size."""
+    current = per_process.current
+    with current.lock:
+        if current.pool is None:
+            current.pool = WorkerPool(max(1, int(settings.handler_threads)))
+        return current.pool
+
+
+def run_in_thread(command: Callable[..., Any], *args: Any, **kwargs: Any) -> threading.Thread:
+    """Run `command(*args, **kwargs)` on a new thread and return at once.
+
+    The thread belongs to no connection. Database connections that the command opened are cleaned
+    up as after a request. The thread is a daemon: it does not keep the process alive, and the end
+    of the process interrupts it.
+
+    Args:
+        command: a plain function. Its errors are logged.
+
+    Returns:
+        The running thread; you may join it.
+
+    Raises:
+        ThreadError: the thread cannot be started, and the command does not run.
+    """
+    name = getattr(command, "__name__", repr(command))
+
+    def run() -> None:
+        try:
+            with database_hygiene():
+                command(*args, **kwargs)
+        except Exception:
+            logger.exception("run_in_thread: %s failed", name)
+
+    return start_thread(
+        run, name=f"django_sockets {name}", purpose="run_in_thread", greenlet_will_do=True
+    )
+
+
 def _as_exception(raised: BaseException) -> Exception:
-    """What can be set on a future, and does not stop an event loop or cancel a task there."""
+    """An error that a future accepts and that neither stops a loop nor cancels a task."""
     if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
         return raised
     error = RuntimeError(repr(raised))
@@ -173,4 +227,4 @@ def _report(
     try:
         loop.call_soon_threadsafe(on_loop)
     except RuntimeError:
-        return  # The loop is gone, and with it everybody who waited.
+        return  # The loop is closed, so that no coroutine waits for the result.

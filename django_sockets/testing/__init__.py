@@ -1,4 +1,4 @@
-"""Helpers for the tests of applications. Nothing else of the library imports this package."""
+"""Helpers for the tests of applications. The rest of the library does not import this package."""
 
 from .capture import Broadcast, CapturedBroadcasts, capture_broadcasts
 from .client import HandshakeRefused, SocketClient, SocketClosed

@@ -1,4 +1,4 @@
-"""capture_broadcasts: what anybody in this process broadcasts, as a list."""
+"""capture_broadcasts: the broadcasts of this process, as a list."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..codec import encode
+from ..deadlines import with_deadline
 from ..hub.hub import CONTROL, taps
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 
 TIMEOUT_SECONDS = 5.0
 ANY = object()
-"""Default of `data`: whatever it is."""
+"""Default of `data`: any data matches."""
 
 
 class Broadcast(NamedTuple):
     """One broadcast to one channel.
 
     Attributes:
-        channel: where; a broadcast to several channels is captured once for each.
-        data: as a receiver gets it: a tuple has become a list, a datetime its text.
+        channel: its name. A broadcast to several channels is captured once for each.
+        data: the data as a receiver gets it: a tuple is a list, a datetime is its text.
     """
 
     channel: str
@@ -34,10 +35,10 @@ class Broadcast(NamedTuple):
 
 
 class CapturedBroadcasts(list[Broadcast]):
-    """The broadcasts in the order in which they were made; made by `capture_broadcasts`.
+    """A list of `(channel, data)`, in the order of the broadcasts; see `capture_broadcasts`.
 
-    A list of `(channel, data)`. Used with `with` or `async with`, it fills while the block runs
-    and stays as it is afterwards. Broadcasts may come from any thread.
+    Use it with `with` or `async with`: the list grows while the block runs, and is kept afterwards.
+    Broadcasts may come from any thread.
     """
 
     def __init__(self, channel: str | int | None, deliver: bool) -> None:
@@ -61,8 +62,8 @@ class CapturedBroadcasts(list[Broadcast]):
         self.__exit__()
 
     def _tap(self, channels: Sequence[str], payload: bytes, is_text: bool) -> Sequence[str]:
-        """Note a publish; the channels that it shall still go to."""
-        # An order to close sockets is no broadcast, and goes out even if those are held back.
+        """Record a publish, and return the channels that it is still sent to."""
+        # An order to close sockets is not a broadcast: it is sent even with `deliver=False`.
         mine = [name for name in channels if self._channel in (None, name) and name != CONTROL]
         if not mine:
             return channels
@@ -75,18 +76,18 @@ class CapturedBroadcasts(list[Broadcast]):
         return channels if self._deliver else [name for name in channels if name not in mine]
 
     def on(self, channel: str | int) -> list[Any]:
-        """The data of what was broadcast to one channel."""
+        """The data of the broadcasts to one channel."""
         return [data for name, data in list(self) if name == str(channel)]
 
     def assert_broadcast(self, channel: str | int, data: Any = ANY) -> None:
-        """Fail, with the difference to what comes closest, unless this was broadcast.
+        """Fail unless this was broadcast; the error shows the difference to the closest broadcast.
 
         Args:
-            channel: where.
-            data: what, in any form that `broadcast` takes; left out, whatever it was.
+            channel: one channel.
+            data: the data, in any form that `broadcast` takes. Default: any data.
 
         Raises:
-            AssertionError: it was not.
+            AssertionError: there was no such broadcast.
         """
         seen = self.on(channel)
         expected = data if data is ANY else _data(*encode(data))
@@ -107,10 +108,10 @@ class CapturedBroadcasts(list[Broadcast]):
         return "\n".join([f"not broadcast on {channel!r}:", *lines])
 
     def wait_for(self, count: int = 1, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait, in a plain test, until so many broadcasts in all were captured.
+        """Wait, in a `def` test, until `count` broadcasts in total have been captured.
 
         Raises:
-            AssertionError: fewer came in time.
+            AssertionError: there were fewer within `timeout_seconds`.
         """
         enough = threading.Event()
         with self._woken_by(count, enough.set):
@@ -120,12 +121,12 @@ class CapturedBroadcasts(list[Broadcast]):
     async def async_wait_for(
         self, count: int = 1, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        """`wait_for` in a coroutine."""
+        """`wait_for` for a coroutine."""
         loop = asyncio.get_running_loop()
         enough = asyncio.Event()
         with self._woken_by(count, lambda: loop.call_soon_threadsafe(enough.set)):
             try:
-                await asyncio.wait_for(enough.wait(), timeout_seconds)
+                await with_deadline(timeout_seconds, enough.wait())
             except asyncio.TimeoutError:
                 raise AssertionError(self._too_few(count, timeout_seconds)) from None
 
@@ -155,17 +156,18 @@ def _data(payload: bytes, is_text: bool) -> Any:
 def capture_broadcasts(
     channel: str | int | None = None, *, deliver: bool = True
 ) -> CapturedBroadcasts:
-    """Record what sockets, broadcasters and hubs of this process broadcast meanwhile.
+    """Record the broadcasts of all sockets, broadcasters and hubs of this process in a block.
 
         with capture_broadcasts() as captured:
             place_order()
         assert captured == [("orders", {"id": 7})]
 
-    Captures may nest: each records. What was refused (a bad channel, a payload too large) was not
-    broadcast.
+    Captures may be nested; each records. A refused broadcast (a bad channel, a payload that is too
+    large) is not recorded.
 
     Args:
-        channel: only this one; None for all.
-        deliver: False keeps what is captured from the broker, which then need not even exist.
+        channel: record only this channel. Default: None, all channels.
+        deliver: whether a recorded broadcast is sent to the broker. With False the broker need not
+            exist. Default: True.
     """
     return CapturedBroadcasts(channel, deliver)

@@ -17,16 +17,16 @@ __all__ = ["LiveSocketServerTestCase", "SocketTestCase"]
 
 
 class SocketTestCase(TestCase):
-    """Each test has an in-memory broker of its own, and is rolled back.
+    """A `TestCase` in which each test has an in-memory broker of its own.
 
     Attributes:
-        broadcasts: what is broadcast during the test.
+        broadcasts: the broadcasts during the test.
     """
 
     broadcasts: CapturedBroadcasts
 
     def run(self, result: Any = None) -> Any:
-        """Run the test with its broker; not `setUp`, which subclasses override."""
+        """Run the test with its broker. Subclasses override `setUp`, so it is not set there."""
         with override_broker(), capture_broadcasts() as self.broadcasts:
             return super().run(result)
 
@@ -38,10 +38,10 @@ class SocketTestCase(TestCase):
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> SyncSocketClient:
-        """A connected `SyncSocketClient`, closed when the test has ended.
+        """A connected `SyncSocketClient`, which is closed at the end of the test.
 
-        It has the cookies of `self.client`, as another tab of one browser, unless `headers` has
-        some: after `self.client.force_login(user)` it is that user's.
+        It sends the cookies of `self.client`, like another tab of the same browser, unless
+        `headers` has cookies: after `self.client.force_login(user)` it is logged in as that user.
         """
         headers = dict(headers or {})
         jar = self.client.cookies.values()

@@ -1,6 +1,6 @@
-"""How many clients and subscriptions several servers have together, and waiting for such facts.
+"""Counts the clients and subscriptions of several servers, and waits for such facts.
 
-For `clusters`, `sentinels` and `serverless`.
+Used by `clusters`, `sentinels` and `serverless`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import redis
 
-from .servers import CLIENT_NAME, CacheServer
+from .cache_server import CacheServer
+from .commands import CLIENT_NAME
 
 __all__ = ["answering", "count_channels", "count_connections", "each", "until"]
 
@@ -25,14 +26,15 @@ _T = TypeVar("_T")
 
 
 def answering(servers: Iterable[CacheServer]) -> list[CacheServer]:
-    """Those that run and are not paused."""
+    """The servers that run and are not paused."""
     return [server for server in servers if server.running and not server.paused]
 
 
 def count_connections(servers: Iterable[CacheServer]) -> int:
-    """Client connections of all of them; the servers' own and the test kit's are left out.
+    """The number of client connections of all servers, without those of servers and test kit.
 
-    Who has said nothing yet does not count: it may be a sentinel that is about to say its name.
+    A connection that has not sent a command yet is not counted: it may be a sentinel that is about
+    to set its name.
     """
     lines = [
         dict(word.partition("=")[::2] for word in line.split(" "))
@@ -49,21 +51,23 @@ def count_connections(servers: Iterable[CacheServer]) -> int:
 
 
 def count_channels(servers: Iterable[CacheServer]) -> int:
-    """Channels of users with a subscription, sharded or not, on any of them; each counts once."""
+    """The number of users' channels that have a subscription, sharded or not, on any server."""
     names: set[str] = set()
     for server in answering(servers):
         for kind in ("CHANNELS", "SHARDCHANNELS"):
-            # Servers before 7.0 know no sharded channels.
+            # Servers before version 7.0 do not have sharded channels.
             with contextlib.suppress(redis.ResponseError):
                 names.update(server.execute("PUBSUB", kind, _USERS_CHANNELS))
     return len(names)
 
 
 def until(reach: Callable[[], _T | None], timeout_seconds: float, otherwise: str) -> _T:
-    """Ask servers, which send no events about themselves, until the answer is a true one.
+    """Call `reach()` until its result is true, and return the result.
+
+    It polls, because servers send no events about themselves.
 
     Raises:
-        TimeoutError: with `otherwise`, what is not so.
+        TimeoutError: the result stays false; the message begins with `otherwise`.
     """
     give_up = time.monotonic() + timeout_seconds
     while not (answer := reach()):
@@ -74,6 +78,6 @@ def until(reach: Callable[[], _T | None], timeout_seconds: float, otherwise: str
 
 
 def each(act: Callable[[_T], object], items: Iterable[_T]) -> None:
-    """Act on all of them at the same time; raises the first error."""
+    """Act on all items at the same time; raises the first error."""
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(act, items))

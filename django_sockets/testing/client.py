@@ -1,7 +1,7 @@
-"""SocketClient: drives an ASGI websocket application in process, as a browser would from outside.
+"""SocketClient: a websocket client for tests, which runs an ASGI application in process.
 
-For tests of applications. It speaks ASGI to the application directly: no server, no TCP. What is
-particular to a server (ping, fragments, buffers) needs a real one.
+It calls the application through ASGI, without a server and without TCP. Use a real server to test
+what belongs to a server, such as pings, fragments and buffers.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from urllib.parse import unquote
 
 from ..connection.handshake import ERRORS
 from ..connection.limits import check_list
+from ..deadlines import with_deadline
 from .database import give_orders, share_database
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
 
 TIMEOUT_SECONDS = 5.0
-"""Bound of every wait for something that a test expects."""
+"""Default bound of each wait for an expected event."""
 
 
 class HandshakeRefused(AssertionError):
     """The application refused the websocket handshake.
 
     Attributes:
-        status: the HTTP status that a browser would have seen.
+        status: the HTTP status of the response.
     """
 
     def __init__(self, status: int) -> None:
@@ -55,21 +56,22 @@ class SocketClient:
         app: an ASGI application such as `MySocket.as_asgi`.
         path: path and query, "/ws/chat/?room=1".
         headers: further request headers; `origin` defaults to the application's own.
-        subprotocols: what the client offers.
+        subprotocols: the subprotocols that the client offers.
         scope: further keys of the ASGI scope, such as {"user": user}.
-
-        raise_errors: raise what a handler of the socket has raised in the test, see `receive` and
-            `close`. False leaves it at the close code 1011, as a browser would see it.
+        raise_errors: raise the errors of the socket's handlers in the test, see `receive` and
+            `close`. With False the test sees only the close code 1011, as a browser does.
+            Default: True.
 
     Attributes:
-        subprotocol: what the application accepted, or None.
-        close_code: the code it closed with, or None while it is open.
-        errors: what handlers, `authorize` and authentication have raised, oldest first. An error
-            that the class's own `error` method has dealt with is not among them.
+        subprotocol: the subprotocol that the application accepted, or None.
+        close_code: the close code of the application, or None while the socket is open.
+        errors: the errors of handlers, `authorize` and authentication, oldest first. Errors that
+            the class's own `error` method has handled are not in the list.
+        raise_errors: see the argument; may be changed.
 
     Raises:
-        HandshakeRefused: on entering, if the application refuses. If it does so because of an
-            error of its own, that is the `__cause__`.
+        HandshakeRefused: on entering, if the application refuses. If an error of the application
+            is the reason, it is the `__cause__`.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class SocketClient:
             check_list("subprotocols", subprotocols)
         self._app = app
         self.errors: list[Exception] = []
-        self._raise_errors = raise_errors
+        self.raise_errors = raise_errors
         self._raised = 0
         route, _, query = path.partition("?")
         names = {"host": "testserver", "origin": "http://testserver"}
@@ -121,7 +123,7 @@ class SocketClient:
 
     async def __aexit__(self, kind: object, exc: BaseException | None, _: object) -> None:
         if exc is not None:
-            self._raise_errors = False  # The test fails already, and by its own error.
+            self.raise_errors = False  # The test fails with its own error.
         await self.close()
 
     async def connect(self) -> None:
@@ -148,7 +150,7 @@ class SocketClient:
         await self._app(self.scope, self._to_app.get, self._from_app.put)
 
     async def _next(self, timeout_seconds: float) -> MutableMapping[str, Any]:
-        """The application's next event; its exception if it raised one instead."""
+        """The application's next event. If the application raised an exception, it is raised."""
         give_orders()
         waiting = asyncio.ensure_future(self._from_app.get())
         running = [self._task] if self._task is not None else []
@@ -165,9 +167,9 @@ class SocketClient:
         return await waiting
 
     def _unraised(self) -> Exception | None:
-        """The first error that the test has not got yet; from now on it has got all of them."""
+        """The first error that was not raised in the test yet; all errors then count as raised."""
         unraised, self._raised = self.errors[self._raised :], len(self.errors)
-        return unraised[0] if unraised and self._raise_errors else None
+        return unraised[0] if unraised and self.raise_errors else None
 
     async def send_text(self, text: str) -> None:
         """Send a text frame."""
@@ -185,9 +187,9 @@ class SocketClient:
         """The next frame, text or binary.
 
         Raises:
-            SocketClosed: the application closed instead.
-            Exception: it closed because a handler has raised this.
-            AssertionError: nothing came in time.
+            SocketClosed: the application closed the socket.
+            Exception: the error of a handler because of which the socket was closed.
+            AssertionError: no frame came within `timeout_seconds`.
         """
         try:
             return await self._receive(timeout_seconds)
@@ -212,11 +214,11 @@ class SocketClient:
     async def receive_close(self, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait for the application to close the socket, skipping frames before it.
 
-        The logins of open sockets are looked at right away, as otherwise happens every
+        The logins of open sockets are checked at once; without a test this happens every
         `session_check_seconds`.
 
         Returns:
-            The close code; 1011 if a handler has raised, which the test has expected with this.
+            The close code; 1011 if a handler has raised. The error then counts as expected.
         """
         _check_logins()
         try:
@@ -227,23 +229,23 @@ class SocketClient:
             return closed.code
 
     async def receive_nothing(self, seconds: float = 0.05) -> bool:
-        """Whether nothing arrives for so long; what does arrive stays to be received."""
+        """Whether no frame arrives for `seconds`. A frame that arrives can still be received."""
         give_orders()
         if not self._from_app.empty():
             return False
         try:
-            event = await asyncio.wait_for(self._from_app.get(), seconds)
+            event = await with_deadline(seconds, self._from_app.get())
         except asyncio.TimeoutError:
             return True
         self._from_app.put_nowait(event)
         return False
 
     async def close(self, code: int = 1000) -> None:
-        """Leave; returns when the application has finished with this connection.
+        """Close the connection, and return when the application has finished with it.
 
         Raises:
-            Exception: a handler has raised this, `disconnect` included, and the test has not got
-                it before.
+            Exception: an error of a handler, including `disconnect`, that was not raised in the
+                test before.
         """
         task = self._task
         if task is None:

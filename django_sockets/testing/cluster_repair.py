@@ -1,7 +1,7 @@
-"""Gives a cluster the shape that it should have, whatever has happened to it.
+"""Restores the roles and slots of a cluster after faults.
 
-For `clusters`, which also builds with it: a new cluster is one that has lost everything. Keys are
-not moved: a slot that holds some cannot change its node.
+Used by `clusters`, also to build a new cluster, which is repaired like one that has lost all its
+configuration. Keys are not moved: a slot that holds keys cannot change its node.
 """
 
 from __future__ import annotations
@@ -14,34 +14,23 @@ from collections.abc import Iterable, Mapping, Sequence
 import redis
 
 from .census import each
+from .cluster_views import Views, owners
 from .servers import CacheServer
-from .slots import Line, Range, View, ranges, spread
+from .slots import Line, Range, ranges, spread
 
-__all__ = ["Repair", "Shard", "Views", "move_slots", "owners"]
+__all__ = ["Repair", "Shard", "move_slots"]
 
 _MEET_AGAIN_SECONDS = 1.0
-_LANES = 32
-
-Views = Mapping[str, View]
-"""Id of a node that answers -> what it knows."""
+_CONNECTIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The ids of a primary and its replicas, and the slots they serve, as it should be."""
+    """The intended state of a shard: the ids of primary and replicas, and their slots."""
 
     primary: str
     replicas: tuple[str, ...]
     slots: tuple[Range, ...]
-
-
-def owners(views: Views) -> dict[int, str]:
-    """Slot -> the node that claims it; of several, the one with the newest configuration."""
-    owner: dict[int, str] = {}
-    for view in sorted(views.values(), key=lambda view: view.me.epoch):
-        if not view.me.primary:
-            owner.update(dict.fromkeys(spread(view.me.slots), view.me.id))
-    return owner
 
 
 def move_slots(
@@ -57,29 +46,29 @@ def move_slots(
     chosen = list(slots)
     here, there = source.execute("CLUSTER", "MYID"), target.execute("CLUSTER", "MYID")
 
-    # Valkey (8 and newer) holds each one back until a replica has it on disk; what comes over other
-    # connections shares that wait.
-    send_queues = _LANES if "valkey_version" in source.execute("INFO", "server") else 1
+    # Valkey (8 and newer) delays each command until a replica has stored it. Commands on several
+    # connections wait at the same time.
+    connections = _CONNECTIONS if "valkey_version" in source.execute("INFO", "server") else 1
 
-    def say(node: CacheServer, *words: str) -> None:
+    def set_slots(node: CacheServer, *words: str) -> None:
         commands: list[Sequence[str | bytes | float]] = [
             ("CLUSTER", "SETSLOT", slot, *words) for slot in chosen
         ]
-        parts = [commands[i::send_queues] for i in range(min(send_queues, len(commands)))]
+        parts = [commands[i::connections] for i in range(min(connections, len(commands)))]
         each(node.execute_many, parts)
 
-    say(target, "IMPORTING", here)
-    say(source, "MIGRATING", there)
+    set_slots(target, "IMPORTING", here)
+    set_slots(source, "MIGRATING", there)
     for node in (target, source, *others):
-        say(node, "NODE", there)
+        set_slots(node, "NODE", there)
 
 
 class Repair:
-    """Brings nodes into a shape, step by step.
+    """Brings nodes into the intended state, step by step.
 
     Args:
         nodes: id -> node; all of them run, and none is paused.
-        shards: the shape.
+        shards: the intended state.
     """
 
     def __init__(self, nodes: Mapping[str, CacheServer], shards: Sequence[Shard]) -> None:
@@ -90,7 +79,7 @@ class Repair:
         self._met_at: dict[str, float] = {}
 
     def done(self, views: Views) -> bool:
-        """Whether every node answers, is well, and knows everything as it should be."""
+        """Whether every node answers, is healthy, and knows the intended state of all nodes."""
         return views.keys() == self._nodes.keys() and all(
             view.ok
             and view.linked
@@ -102,8 +91,11 @@ class Repair:
         )
 
     def step(self, views: Views) -> None:
-        """Do what can be done now. What a node refuses, because the news has not reached it yet, is
-        for the next step."""
+        """Do all repairs that are possible now.
+
+        A node may refuse a command because it does not know of a change yet. The next step repeats
+        the command.
+        """
         if views.keys() != self._nodes.keys():
             return
         self._introduce(views)
@@ -116,11 +108,11 @@ class Repair:
                     self._follow(self._nodes[name], views[name].me, shard.primary)
 
     def _introduce(self, views: Views) -> None:
-        """Let strangers meet the first node, which tells each about the others."""
+        """Introduce unknown nodes to the first node, which tells them about the others."""
         (host_name, host), *_ = self._nodes.items()
         for name, node in self._nodes.items():
             known = views[name].lines.keys() & views[host_name].lines.keys()
-            # Each MEET begins a handshake, which takes a moment.
+            # A handshake after MEET takes some time, so MEET is not repeated at once.
             fresh = time.monotonic() - self._met_at.get(name, -1e9) < _MEET_AGAIN_SECONDS
             if not known.issuperset({name, host_name}) and not fresh:
                 self._met_at[name] = time.monotonic()
@@ -136,7 +128,7 @@ class Repair:
             node.execute("CLUSTER", "FAILOVER", "TAKEOVER")
             return
         if me.primary:
-            # It follows another shard's primary, whose slots it must not take over.
+            # It replicates another shard's primary, and must not take over the slots of that one.
             node.execute("CLUSTER", "RESET", "SOFT")
             return
         missing: dict[str, list[int]] = {}
@@ -152,13 +144,15 @@ class Repair:
                 node.execute("CLUSTER", "ADDSLOTSRANGE", *bounds)
             elif spread(me.slots).isdisjoint(slots):
                 self._bring_back(slots, holder, shard.primary)
-            # Else it has not heard yet that it was replaced; then it will follow, and take over.
+            # Otherwise the node does not know yet that it was replaced. It will become a replica,
+            # and can then take over.
 
     def _bring_back(self, slots: Sequence[int], holder: str, primary: str) -> None:
         source = self._nodes[holder]
         bounds = [bound for pair in ranges(slots) for bound in pair]
         try:
-            # Valkey 9: 0.1 s for any number. It goes on by itself, and is refused again meanwhile.
+            # Valkey 9 takes 0.1 s for any number of slots. While it migrates, it refuses another
+            # such command.
             source.execute("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *bounds, "NODE", primary)
         except redis.ResponseError as exc:
             if "unknown subcommand" not in str(exc).lower():
@@ -170,8 +164,8 @@ class Repair:
     def _follow(self, node: CacheServer, me: Line, primary: str) -> None:
         """The next step for a node that should follow this primary."""
         if me.primary == primary and me.moving:
-            # Valkey (8 and newer) tells replicas about slots on their way; one that was away when
-            # that ended is told again.
+            # Valkey (8 and newer) tells replicas about migrating slots. A replica that was down at
+            # the end of the migration is told again.
             stable = [("CLUSTER", "SETSLOT", slot, "STABLE") for slot in me.moving]
             self._nodes[primary].execute_many(stable)
         if me.primary == primary or (not me.primary and me.slots):

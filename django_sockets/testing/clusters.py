@@ -1,4 +1,4 @@
-"""A real cluster for the length of a test session, hurt and restored between tests.
+"""A real cluster for tests: faults are injected, and `restore` undoes them.
 
     with CacheCluster(ValkeyServer) as cluster:
         primary = cluster.primary_of(cluster.slot_of("room"))
@@ -7,62 +7,58 @@
         ...
         cluster.restore()
 
-For tests, of this library and of applications. Its nodes are `CacheServer`s, whose `kill`, `start`,
-`pause` and `resume` are the faults. All calls block: use `asyncio.to_thread` beside an event loop.
+Use it in tests of this library and of applications. Its nodes are `CacheServer`s; the faults are
+their methods `kill`, `start`, `pause` and `resume`. All calls block: use `asyncio.to_thread` on an
+event loop.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-import redis
-
 from . import slots as _slots
-from .census import answering, count_channels, count_connections, each, until
-from .cluster_repair import Repair, Shard, Views, move_slots, owners
-from .directives import certificates
+from .census import count_channels, count_connections, each, until
+from .cluster_repair import Repair, Shard, move_slots
+from .cluster_views import Views, are_primaries, leads, owners, read_views, works
+from .directives import certificates, cluster_directives
 from .ports import free_port
+from .processes import Startable
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
-from .slots import SLOTS, Range, View
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .slots import SLOTS, Range
 
 __all__ = ["SHARDED_COMMANDS", "CacheCluster"]
 
 SHARDED_COMMANDS = ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH")
-"""What a cluster before Redis 7 does not know: `without=(*SHARDED_COMMANDS, "HELLO")`."""
+"""The commands that a cluster before Redis 7 lacks: `without=(*SHARDED_COMMANDS, "HELLO")`."""
 
 WAIT_SECONDS = 20.0
 _START_ATTEMPTS = 5
 _NAMED_NODES = 3
 
 
-class CacheCluster:
+class CacheCluster(Startable):
     """Primaries with an equal share of the slots each, and their replicas.
 
     Args:
-        server_class: what the nodes are.
-        primaries: at least 3, or no replica is ever elected.
-        replicas: of each primary.
-        tls: TLS only, between the nodes, too; one authority for all.
-        username, password: as of `CacheServer`, the same on all nodes.
-        node_timeout_ms: a node silent for so long is suspected; a replica is promoted about 0.3 s
-            after that.
-        full_coverage: whether all of it refuses to work while a slot is without a primary.
+        server_class: the class of the nodes.
+        primaries: number of primaries, at least 3: with fewer no replica is ever elected.
+        replicas: number of replicas of each primary.
+        tls: accept TLS only, also between the nodes, with certificates of one authority.
+        username, password: as in `CacheServer`, the same on all nodes.
+        node_timeout_ms: a node that is silent for this long is suspected. A replica is promoted
+            about 0.3 s later.
+        full_coverage: whether the whole cluster refuses commands while a slot has no primary.
         config: further directives for all nodes.
-        without: commands that the nodes shall not know; see `SHARDED_COMMANDS`.
+        without: commands that the nodes do not have; see `SHARDED_COMMANDS`.
 
     Attributes:
-        nodes: the primaries first, then the first replica of each, and so on. The same objects for
-            ever, whatever their roles become.
+        nodes: the primaries first, then the first replica of each, and so on. The objects and their
+            order never change, but their roles do.
 
     Raises:
-        ServerUnavailable: as `CacheServer`.
+        ServerUnavailable: see `CacheServer`.
     """
 
     def __init__(
@@ -81,24 +77,13 @@ class CacheCluster:
     ) -> None:
         self._primaries = primaries
         self._tls = tls
-        directives = {
-            "cluster-enabled": "yes",
-            "cluster-node-timeout": str(node_timeout_ms),
-            "cluster-replica-validity-factor": "0",
-            "cluster-allow-replica-migration": "no",
-            "cluster-require-full-coverage": "yes" if full_coverage else "no",
-            "repl-diskless-sync-delay": "0",
-            "repl-ping-replica-period": "1",
-            "repl-timeout": "5",
-            "shutdown-timeout": "0",
-        }
-        if tls:
-            directives |= {"tls-cluster": "yes", "tls-replication": "yes"}
-            directives |= {"tls-ca-cert-file": "ca.pem"}
-        if password:
-            directives |= {"masterauth": shlex.quote(password)}
-        if username:
-            directives |= {"masteruser": shlex.quote(username)}
+        directives = cluster_directives(
+            tls=tls,
+            username=username,
+            password=password,
+            node_timeout_ms=node_timeout_ms,
+            full_coverage=full_coverage,
+        )
         try:
             shared = certificates() if tls else None
         except ImportError:
@@ -126,8 +111,8 @@ class CacheCluster:
         """Start all nodes and make them a cluster: about 2.5 s.
 
         Raises:
-            ServerUnavailable, RuntimeError: as `CacheServer.start`.
-            TimeoutError: no cluster came of it.
+            ServerUnavailable, RuntimeError: see `CacheServer.start`.
+            TimeoutError: the nodes did not form a cluster.
         """
         each(self._start_new, range(len(self.nodes)))
         self._by_id = {node.execute("CLUSTER", "MYID"): node for node in self.nodes}
@@ -148,7 +133,7 @@ class CacheCluster:
                 self.nodes[index].start()
             except RuntimeError as exc:
                 self.nodes[index].stop()
-                # The port of the cluster bus was free a moment ago, and may be taken by now.
+                # The port of the cluster bus was free when it was chosen, and may be in use now.
                 if "Address already in use" not in str(exc) or attempt == _START_ATTEMPTS - 1:
                     raise
                 self.nodes[index] = self._make()
@@ -156,32 +141,21 @@ class CacheCluster:
                 return
 
     def stop(self) -> None:
-        """End all nodes for good; idempotent."""
+        """Stop all nodes for good. A repeated call has no effect."""
         self.kill_all()
         each(CacheServer.stop, self.nodes)
 
     def kill_all(self) -> None:
-        """SIGKILL to every node."""
+        """Send SIGKILL to every node."""
         each(CacheServer.kill, self.nodes)
 
     def start_all(self) -> None:
-        """Start and resume every node that is down or paused, and wait until the cluster works.
+        """Start or resume each node that is down or paused, and wait until the cluster works.
 
-        Roles and slots stay as the nodes remember them.
+        The nodes keep their last roles and slots.
         """
         self._revive()
         self.wait_ok()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 
@@ -212,23 +186,23 @@ class CacheCluster:
         return self._by_id[owners(self._views())[slot]]
 
     def replicas_of(self, primary: CacheServer) -> list[CacheServer]:
-        """The nodes that answer and say that they follow it."""
+        """The nodes that answer and report that they replicate this primary."""
         name = self._id(primary)
         views = self._views()
         return [self._by_id[other] for other, view in views.items() if view.me.primary == name]
 
     def slots_of(self, node: CacheServer) -> list[Range]:
-        """The slots that it serves now, (first, last) each; [] for a replica."""
+        """The slots that a node serves now, as (first, last) ranges; [] for a replica."""
         name = self._id(node)
         owner = owners(self._views())
         return list(_slots.ranges(slot for slot, holder in owner.items() if holder == name))
 
     def connections(self) -> int:
-        """How many client connections the nodes have, without the nodes' and this object's own."""
+        """The number of client connections, without those of the nodes and of this object."""
         return count_connections(self.nodes)
 
     def channels(self) -> int:
-        """How many of the users' channels have a subscription, sharded or not."""
+        """The number of users' channels that have a subscription, sharded or not."""
         return count_channels(self.nodes)
 
     # Acts
@@ -241,71 +215,67 @@ class CacheCluster:
         """Move slots without keys between primaries, as an administrator does.
 
         Raises:
-            redis.ResponseError: refused, for example because the slot is not the source's.
+            redis.ResponseError: a node refused, for example because the source lacks the slot.
         """
         others = [node for node in self.primaries() if node not in (source, target)]
-        if _leads(source) and _leads(target):
-            # One that was promoted a moment ago is a replica still to those that have not heard.
-            pair, told = (self._id(source), self._id(target)), (source, target, *others)
+        if leads(source) and leads(target):
+            # Some nodes may still take a primary that was just promoted for a replica.
+            pair = {self._id(source), self._id(target)}
+            observers = pair | set(map(self._id, others))
             until(
-                lambda: self._are_primaries(pair, told),
+                lambda: are_primaries(self._views(), pair, observers),
                 WAIT_SECONDS,
                 "not every primary knows that the two are primaries",
             )
         move_slots(slots, source, target, others)
 
     def failover(self, replica: CacheServer, *, force: bool = False) -> None:
-        """Make the replica the primary; return when it says so. `force`: its primary is down.
+        """Make the replica the primary, and return when it reports this.
+
+        Args:
+            force: needed while its primary is down. Default: False.
 
         Raises:
-            redis.ResponseError: it is not a replica, or its primary is down.
-            TimeoutError: it did not become the primary.
+            redis.ResponseError: the node is not a replica, or its primary is down.
+            TimeoutError: the node did not become the primary.
         """
         replica.execute("CLUSTER", "FAILOVER", *(["FORCE"] if force else []))
-        until(lambda: _leads(replica), WAIT_SECONDS, "the replica was not promoted")
+        until(lambda: leads(replica), WAIT_SECONDS, "the replica was not promoted")
 
     def wait_promoted(
         self, killed: CacheServer, timeout_seconds: float = WAIT_SECONDS
     ) -> CacheServer:
-        """Wait until a replica of a primary that is gone says that it is the primary now.
+        """Wait until a replica of a killed primary reports that it is the primary.
 
         Raises:
-            TimeoutError: none does.
+            TimeoutError: no replica does within `timeout_seconds`.
         """
         name = self._id(killed)
         shard = next(s for s in self._shards if name in (s.primary, *s.replicas))
         others = [self._by_id[n] for n in (shard.primary, *shard.replicas) if n != name]
 
         def promoted() -> CacheServer | None:
-            return next((node for node in others if _leads(node)), None)
+            return next((node for node in others if leads(node)), None)
 
         return until(promoted, timeout_seconds, "no replica was promoted")
 
     def wait_ok(self, timeout_seconds: float = WAIT_SECONDS) -> None:
-        """Wait until every primary that answers reports `cluster_state:ok` and trusts all of those.
+        """Wait until every primary that answers reports `cluster_state:ok`, and suspects no other.
 
         Raises:
-            TimeoutError: not so in time.
+            TimeoutError: this did not happen within `timeout_seconds`.
         """
 
-        def ok() -> bool:
-            views = self._views()
-            leading = {name: view for name, view in views.items() if not view.me.primary}
-            return bool(leading) and all(
-                view.ok and all(name in view.lines and view.lines[name].well for name in views)
-                for view in leading.values()
-            )
-
-        until(ok, timeout_seconds, "the cluster is not ok")
+        until(lambda: works(self._views()), timeout_seconds, "the cluster is not ok")
 
     def restore(self, timeout_seconds: float = WAIT_SECONDS) -> None:
-        """Undo every fault: all nodes run, with their first roles and slots, and know it.
+        """Undo every fault: all nodes run with their first roles and slots, and know each other's.
 
-        What was set with CONFIG SET or ACL stays, on nodes that were not killed. Replicas that were
+        Nodes that were not killed keep the effects of CONFIG SET and ACL. Replicas that were
         promoted lose their data, and slots with keys do not move.
 
         Raises:
-            TimeoutError: it does not get there.
+            TimeoutError: this did not succeed within `timeout_seconds`.
         """
         self._revive()
 
@@ -318,16 +288,10 @@ class CacheCluster:
 
         until(whole, timeout_seconds, "the cluster cannot be restored")
 
-    # Insides
+    # Internal
 
     def _id(self, node: CacheServer) -> str:
         return next(name for name, known in self._by_id.items() if known is node)
-
-    def _are_primaries(self, names: Iterable[str], to: Iterable[CacheServer]) -> bool:
-        """Whether these ids are primaries to all these nodes."""
-        views = self._views()
-        seen = [views[name].lines for name in map(self._id, to) if name in views]
-        return all(name in lines and not lines[name].primary for name in names for lines in seen)
 
     def _revive(self) -> None:
         for node in self.nodes:
@@ -336,17 +300,4 @@ class CacheCluster:
         each(CacheServer.start, [node for node in self.nodes if not node.running])
 
     def _views(self) -> Views:
-        views = {}
-        for name, node in self._by_id.items():
-            if answering([node]):
-                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-                    views[name] = View.parse(*node.execute_many(View.COMMANDS))
-        return views
-
-
-def _leads(node: CacheServer) -> bool:
-    if not answering([node]):
-        return False
-    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
-        return bool(node.execute("ROLE")[0] == "master")
-    return False
+        return read_views(self._by_id)

@@ -1,9 +1,9 @@
-"""The test's own database connections for handlers that are `def`.
+"""Lends the test's database connections to the threads that run `def` handlers.
 
-Django gives each thread connections of its own; a test that is rolled back keeps its rows in a
-transaction of its thread's. While a client or a server of this package drives an application, the
-threads that run the application's plain code use the test's connections instead. Does nothing
-where Django is not in use, or the test has no transaction.
+Django gives each thread connections of its own, and the rows of a test that is rolled back are only
+visible in the transaction of the test's thread. While a client or a server of this package runs an
+application, the threads that run the application's `def` code use the test's connections. This
+module does nothing if Django is not in use, or if the test has no transaction.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["SharedDatabase", "give_orders", "share_database", "share_database_he
 T = TypeVar("T")
 
 TURN_SECONDS = 5.0
-"""How long a query waits for a handler in another thread that has the connection."""
+"""The longest that a query waits for a handler in another thread that uses the connection."""
 
 
 class SharedDatabase:
     """The connections of one test, lent to other threads.
 
-    A handler that makes a query has them to itself until it returns, so that its transactions do
-    not mix with another's; a query of the test in between waits.
+    After its first query a handler has the connections to itself until it returns, so that its
+    transactions do not mix with others. Queries of the test wait during that time.
 
     Args:
         connections: alias -> the test's connection.
@@ -42,11 +42,11 @@ class SharedDatabase:
         self._undo = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Lend them."""
+        """Lend the connections."""
         for connection in self._connections.values():
             connection.inc_thread_sharing()
             self._undo.callback(connection.dec_thread_sharing)
-            # The end of a request or handler must not close it: Django 5.2 does, in a transaction.
+            # Django 5.2 would close it at the end of a request, even in a transaction.
             connection.close_if_unusable_or_obsolete = lambda: None
             self._undo.callback(delattr, connection, "close_if_unusable_or_obsolete")
             connection.execute_wrappers.append(self._wait_for_turn)
@@ -54,7 +54,7 @@ class SharedDatabase:
         self._undo.enter_context(override_hygiene(self.handler))
 
     def stop(self) -> None:
-        """Take them back."""
+        """Stop lending the connections."""
         self._undo.close()
 
     def give_orders(self) -> None:
@@ -71,7 +71,7 @@ class SharedDatabase:
 
     @contextlib.contextmanager
     def handler(self) -> Iterator[None]:
-        """Around a plain handler on a worker thread."""
+        """Use the connections for a `def` handler on a worker thread."""
         self.install()
         self._thread.has_turn = False
         try:
@@ -83,7 +83,7 @@ class SharedDatabase:
             self.uninstall()
 
     def install(self) -> None:
-        """Use them on this thread, until as many calls of `uninstall`."""
+        """Use the connections on this thread, until `uninstall` was called as often as this."""
         thread = self._thread
         thread.users = getattr(thread, "users", 0) + 1
         if thread.users == 1:
@@ -93,7 +93,7 @@ class SharedDatabase:
                 django_connections[alias] = connection
 
     def uninstall(self) -> None:
-        """Back to what this thread had; what it opened besides is closed."""
+        """Restore the thread's own connections, and close others that it has opened."""
         thread = self._thread
         thread.users -= 1
         if thread.users:
@@ -103,7 +103,7 @@ class SharedDatabase:
         for alias, connection in _initialised().items():
             if alias not in self._connections:
                 if alias not in before:
-                    # It would keep the test database from being dropped.
+                    # An open connection would prevent dropping the test database.
                     connection.close()
             elif alias in before:
                 django_connections[alias] = before[alias]
@@ -116,8 +116,8 @@ class SharedDatabase:
             return execute(sql, params, many, context)
         if not self._turn.acquire(timeout=TURN_SECONDS):
             raise RuntimeError(
-                f"a handler has had the test's database connection for {TURN_SECONDS:g} s: in a "
-                "test, handlers that are def must not wait for one another after a query"
+                f"a handler has used the test's database connection for {TURN_SECONDS:g} s: in a "
+                "test, def handlers must not wait for each other after a query"
             )
         if has_turn is False:
             self._thread.has_turn = True  # Until the handler returns.
@@ -137,13 +137,13 @@ def _initialised() -> dict[str, Any]:
 
 
 def _in_use() -> bool:
-    """Whether Django has a database that a test could have rows in."""
+    """Whether Django is configured, so that a test may use its database."""
     conf = sys.modules.get("django.conf")
     return "django.db" in sys.modules and conf is not None and conf.settings.configured
 
 
 def _of_a_test() -> dict[str, Any]:
-    """The connections of this thread that no other one could see the rows of, or share safely."""
+    """The connections of this thread whose rows other threads cannot see."""
     return {
         alias: connection
         for alias, connection in _initialised().items()
@@ -153,7 +153,7 @@ def _of_a_test() -> dict[str, Any]:
 
 
 def _as_if_no_loop_ran(call: Callable[[], T]) -> T:
-    """Call on this thread, where Django keeps the connections of plain code."""
+    """Call a function as if this thread ran no loop: Django then uses the thread's connections."""
     loop = asyncio.get_running_loop()
     asyncio._set_running_loop(None)
     try:
@@ -163,7 +163,7 @@ def _as_if_no_loop_ran(call: Callable[[], T]) -> T:
 
 
 def _best(*found: dict[str, Any]) -> dict[str, Any]:
-    """A transaction wins over none."""
+    """One connection for each alias; a connection in a transaction is preferred."""
     best: dict[str, Any] = {}
     for connections in found:
         for alias, connection in connections.items():
@@ -175,7 +175,7 @@ def _best(*found: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Lender:
-    """One `SharedDatabase` for all that is open in a test."""
+    """One `SharedDatabase` for all clients and servers of a test."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -183,7 +183,7 @@ class _Lender:
         self._users = 0
 
     def join(self) -> SharedDatabase | None:
-        """What is lent already."""
+        """The `SharedDatabase` that is in use, or None."""
         with self._lock:
             if self._shared is not None:
                 self._users += 1
@@ -222,17 +222,18 @@ _lender = _Lender()
 
 
 def give_orders() -> None:
-    """Close the sockets of logins that have ended inside the transaction of the present test.
+    """Close the sockets of logins that have ended inside the transaction of the current test.
 
-    The order to close them waits for the commit. The transaction of a `TestCase` has none, so the
-    clients give the orders when the test waits for a message and no other transaction is open.
+    The orders to close them wait for the commit, and the transaction of a `TestCase` is never
+    committed. Therefore the clients call this when a test waits for a message and no other
+    transaction is open.
     """
     _lender.give_orders()
 
 
 @contextlib.contextmanager
 def share_database_here() -> Iterator[None]:
-    """Lend the connections of this thread, for a plain test."""
+    """Lend the connections of this thread, for a `def` test."""
     shared = _lender.join() or _lender.lend(_of_a_test() if _in_use() else {})
     try:
         yield
@@ -242,11 +243,12 @@ def share_database_here() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def share_database() -> AsyncIterator[None]:
-    """Lend the connections of the test that this coroutine runs in, unless they are lent already.
+    """Lend the connections of the test that runs this coroutine, unless they are lent already.
 
-    Under Django's runner and `async_to_sync` they are on the thread that `sync_to_async` reaches;
-    under pytest-asyncio and anyio on the loop's own thread, outside of the loop. The thread that
-    `sync_to_async` reaches, where `await Model.objects.aget()` runs, gets them in any case.
+    With Django's runner and `async_to_sync`, the connections belong to the thread that
+    `sync_to_async` uses. With pytest-asyncio and anyio, they belong to the loop's thread, outside
+    the loop. The thread of `sync_to_async`, where `await Model.objects.aget()` runs, always gets
+    them.
     """
     if not _in_use():
         yield

@@ -1,13 +1,13 @@
-"""A broker that loses, repeats, holds back and delays what a hub hears, as a test asks.
+"""A broker that loses, repeats, reorders and delays the messages to a hub, controlled by a test.
 
     faults = Faults()
     async with open_hub(faults.around("memory://")) as hub, hub.subscribe("room") as events:
         faults.drop()
         ...
 
-A `Faults` is the programme. Whatever is opened with the configuration that `around` returns, hubs
-as well as sockets, hears through a `FaultyBroker`, which stands between the real broker and its
-sink. What is published is not touched.
+A `Faults` object holds the faults to come. Hubs and sockets that are opened with the configuration
+of `Faults.around` receive through a `FaultyBroker`, which stands between the real broker and its
+sink. Publishing is not changed.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ class _Step(NamedTuple):
 
 
 class Faults:
-    """What happens to the messages that reach a hub. Every method belongs to the hub's event loop.
+    """The faults of the messages to a hub. Call every method on the hub's event loop.
 
-    Each message takes the first step that was programmed and is not used up; without one it passes,
-    or, with a seed, meets a random fault.
+    Each message uses up one step, in the order in which the methods added them. Without a step the
+    message is delivered, or, with a seed, may have a random fault.
 
     Args:
-        seed: makes faults happen at random, the same way for the same seed and messages.
-        rate: how many messages meet a random fault, 0 to 1.
-        max_delay_seconds: of a random delay.
+        seed: seed of random faults: the same seed and messages give the same faults. Default: None,
+            no random faults.
+        rate: the share of messages that have a random fault, 0 to 1. Default: 0.2.
+        max_delay_seconds: the longest random delay. Default: 0.002.
 
     Attributes:
-        done: kind of fault -> how many messages met it.
+        done: kind of fault -> number of messages that had it.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Faults:
         self._brokers: list[FaultyBroker] = []
 
     def around(self, source: Source | None = None) -> Config:
-        """A configuration that opens the broker of `source` with these faults before it."""
+        """A configuration that opens the broker of `source` with these faults."""
         return replace(load_config(source), broker_factory=self._open)
 
     def _open(self, url: BrokerURL, sink: Sink) -> FaultyBroker:
@@ -75,11 +76,11 @@ class Faults:
         return broker
 
     def pass_on(self, messages: int = 1) -> None:
-        """Let the next messages through."""
+        """Deliver the next messages unchanged."""
         self._steps.append(_Step("pass", messages))
 
     def drop(self, messages: int = 1) -> None:
-        """Lose the next messages, and say nothing."""
+        """Lose the next messages without a gap."""
         self._steps.append(_Step("drop", messages))
 
     def duplicate(self, messages: int = 1) -> None:
@@ -87,19 +88,19 @@ class Faults:
         self._steps.append(_Step("duplicate", messages))
 
     def reorder(self, messages: int = 1) -> None:
-        """Hold the next messages back until another one on the same channel has gone before."""
+        """Deliver each of the next messages after the message that follows it on its channel."""
         self._steps.append(_Step("reorder", messages))
 
     def delay(self, seconds: float, messages: int = 1) -> None:
-        """Wait before each of the next messages; what comes after them waits too."""
+        """Wait before each of the next messages. Later messages wait too."""
         self._steps.append(_Step("delay", messages, seconds))
 
     def replay(self, messages: int = 1) -> None:
-        """Before each of the next messages, deliver the last ones on its channel once more."""
+        """Before each of the next messages, repeat the last `REPLAYED` messages of its channel."""
         self._steps.append(_Step("replay", messages))
 
     def disconnect(self, messages: int = 1) -> None:
-        """Lose the next messages as with a lost link: then every subscribed channel has a gap."""
+        """Lose the next messages as with a lost link: every subscribed channel then has a gap."""
         self._steps.append(_Step("disconnect", messages))
 
     def gap(self) -> None:
@@ -108,12 +109,12 @@ class Faults:
             broker.signal_gap()
 
     def stop(self) -> None:
-        """Let everything through from now on; what is held back still comes late."""
+        """Add no more faults. Messages that are held back are still delivered late."""
         self._steps.clear()
         self._random = None
 
     async def until_seen(self, messages: int) -> None:
-        """Return when so many messages in all have come, whatever became of them."""
+        """Return when `messages` messages in total have come, delivered or not."""
         while self._seen < messages:
             self._more_seen.clear()
             await self._more_seen.wait()
@@ -205,6 +206,6 @@ class FaultyBroker:
         self._sink.lost(channels, reason)
 
     def signal_gap(self) -> None:
-        """Tell the hub that every subscribed channel may have lost something."""
+        """Tell the hub that every subscribed channel may have lost messages."""
         if self._subscribed:
             self._sink.lost(list(self._subscribed), LOST_LINK)

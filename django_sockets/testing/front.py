@@ -1,11 +1,11 @@
-"""The endpoint of a serverless cache, as a program: TLS outside, one cluster node inside.
+"""The endpoint of an emulated serverless cache: a program that accepts TLS for one cluster node.
 
-For `serverless`, which runs this file as a process of its own, because it must be able to freeze
-and to die like a server. It passes on what clients send, except what such a service refuses: in its
-place goes a script that only answers with the service's error, so that replies keep their order.
-What the node sends is not looked at. Each refused command is a line in the file `REFUSED_FILE`.
+`serverless` runs this file as a process of its own, so that it can be paused and killed like a
+server. It passes on the commands of clients. A command that such a service refuses is replaced by a
+script that only returns the service's error, so that the replies keep their order. The data of the
+node are passed on unread. Each refused command is written as a line to the file `REFUSED_FILE`.
 
-It imports nothing of ours.
+This file imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def refusal(command: list[bytes]) -> str | None:
 async def _pass_on(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Path
 ) -> None:
-    """Commands of the client, to the node."""
+    """Pass the commands of the client on to the node."""
     parser = hiredis.Reader()
     while chunk := await reader.read(_CHUNK_BYTES):
         parser.feed(chunk)
@@ -64,14 +64,14 @@ async def _pass_on(
 
 
 async def _bring_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Whatever the node sends, to the client."""
+    """Pass the data of the node on to the client."""
     while chunk := await reader.read(_CHUNK_BYTES):
         writer.write(chunk)
         await writer.drain()
 
 
 async def serve(port: int, node_port: int, max_age_seconds: float, folder: Path) -> None:
-    """Listen on the port until the process ends; 0 is no limit of the age of a connection."""
+    """Listen on the port until the process ends. With `max_age_seconds=0` there is no age limit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
 
@@ -84,7 +84,7 @@ async def serve(port: int, node_port: int, max_age_seconds: float, folder: Path)
                 asyncio.ensure_future(_pass_on(reader, to_node, folder / REFUSED_FILE)),
                 asyncio.ensure_future(_bring_back(from_node, writer)),
             ]
-            # The end of either is the end of both; so is the age.
+            # When one direction ends, or the connection is too old, both directions end.
             await asyncio.wait(
                 ways, timeout=max_age_seconds or None, return_when=asyncio.FIRST_COMPLETED
             )

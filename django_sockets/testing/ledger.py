@@ -1,9 +1,9 @@
-"""What was published, held against what one subscriber's stream of events tells.
+"""Compares the events of a subscriber with the messages that were published.
 
 Every backend and every fault test proves this promise: no message arrives twice or out of order,
-and each message that is missing is inside a gap. The gap stands before the first message after the
-hole. It covers what was published before the subscriber got it, and nothing that was published
-later: an application that fetches its state again at the gap knows no more than that.
+and each missing message is covered by a gap. The gap comes before the first message after the hole.
+It covers messages that were published before the subscriber received the gap, and none that were
+published later: at the gap an application loads its state again, which has only the earlier ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
+from ..deadlines import with_deadline
 from ..delivery.events import Event, Events, Gap, Message
 from ..hub.hub import Hub
 
@@ -23,18 +24,18 @@ __all__ = ["Ledger", "Listener", "check_stream", "listening"]
 
 
 PATIENCE_SECONDS = 10.0
-"""How long to wait for what is certain to come, unless a test says otherwise."""
+"""Default bound of each wait for an expected event."""
 _NO_GAP = -math.inf
 
 
 class Ledger:
-    """Numbers what one publisher publishes.
+    """Numbers the messages of one publisher.
 
     Args:
-        name: of the publisher, 1..n characters without spaces.
+        name: the name of the publisher, 1..n characters without spaces.
 
     Attributes:
-        numbers: channel -> the numbers published there, in order.
+        numbers: channel -> the numbers published to it, in order.
         began: channel -> for each of these numbers, the `time.monotonic` before its publish.
     """
 
@@ -60,79 +61,106 @@ def check_stream(
     times: Iterable[float] | None = None,
     to_the_end: bool = True,
 ) -> list[tuple[str, str, int]]:
-    """Hold a subscriber's events, from its first one to the present, against what was published.
+    """Compare the events of a subscriber, from the first one on, with the published messages.
 
     Args:
-        events: of a subscriber that was there before the first message in the ledgers.
-        ledgers: one for each publisher. What was published on channels that `events` never names
-            counts as lost without a gap.
-        times: for each event, the `time.monotonic` at which the subscriber had it, in the process
-            of the ledgers. A gap then covers only messages whose publish had begun by its time.
-            Without `times`, it covers every hole before the next message.
-        to_the_end: also what was published last must have come; False while it may be on its way.
+        events: the events of a subscriber that subscribed before the first message in the ledgers.
+        ledgers: one for each publisher. Messages to a channel that is not in `events` count as lost
+            without a gap.
+        times: for each event, the `time.monotonic` at which the subscriber received it, in the
+            process of the ledgers. A gap then covers only messages whose publish had begun by its
+            time. Without `times`, a gap covers every hole before the next message.
+        to_the_end: whether the last published messages must have arrived, too. Use False while they
+            may be on their way. Default: True.
 
     Returns:
-        What is missing, inside gaps: (publisher, channel, number).
+        The missing messages, which are covered by gaps: (publisher, channel, number).
 
     Raises:
         AssertionError: a message was delivered twice, out of order or changed; or it was lost, and
             no gap covers it.
     """
-    numbers: dict[tuple[str, str], list[int]] = {}
-    began: dict[tuple[str, str], list[float]] = {}
-    keys_of: dict[str, list[tuple[str, str]]] = {}
-    for ledger in ledgers:
-        for channel in ledger.numbers:
-            key = (ledger.name, channel)
-            numbers[key], began[key] = ledger.numbers[channel], ledger.began[channel]
-            keys_of.setdefault(channel, []).append(key)
-    position = dict.fromkeys(numbers, 0)
-    # The time of the last gap since the last message.
-    covered = dict.fromkeys(numbers, _NO_GAP)
-    missing: list[tuple[str, str, int]] = []
-
-    def skip(key: tuple[str, str], until: int, before: str) -> None:
-        start, gap = position[key], covered[key]
-        hole = numbers[key][start:until]
-        lost = [n for n, at in zip(hole, began[key][start:until], strict=True) if at > gap]
-        if lost:
-            without = "a gap" if gap == _NO_GAP else "a gap since their publish began"
-            raise AssertionError(f"{key}: {lost} lost without {without}, before {before}")
-        missing.extend((*key, number) for number in hole)
-        position[key] = until
-
     if times is None:
         events = list(events)
         times = itertools.repeat(math.inf, len(events))
+    comparison = _Comparison(ledgers)
     for event, at in zip(events, times, strict=True):
         if isinstance(event, Gap):
-            for channel in event.channels:
-                covered.update(dict.fromkeys(keys_of.get(channel, ()), at))
-            continue
-        name, text, _ = event.payload.split(b" ", 2)
-        key, number = (name.decode(), event.channel), int(text)
-        place = position[key]
-        if numbers[key][place : place + 1] != [number]:
-            # They were written in ascending order, so that a place is found without an index.
-            place = bisect.bisect_left(numbers[key], number)
-            if numbers[key][place : place + 1] != [number]:
+            comparison.gap(event, at)
+        else:
+            comparison.message(event)
+    if to_the_end:
+        comparison.end()
+    return comparison.missing
+
+
+_Key = tuple[str, str]
+"""Publisher and channel."""
+
+
+class _Comparison:
+    """The state of `check_stream`.
+
+    Attributes:
+        missing: the missing messages so far that are covered by gaps.
+    """
+
+    def __init__(self, ledgers: Iterable[Ledger]) -> None:
+        self.missing: list[tuple[str, str, int]] = []
+        self._numbers: dict[_Key, list[int]] = {}
+        self._began: dict[_Key, list[float]] = {}
+        self._keys_of: dict[str, list[_Key]] = {}
+        for ledger in ledgers:
+            for channel in ledger.numbers:
+                key = (ledger.name, channel)
+                self._numbers[key] = ledger.numbers[channel]
+                self._began[key] = ledger.began[channel]
+                self._keys_of.setdefault(channel, []).append(key)
+        self._position = dict.fromkeys(self._numbers, 0)
+        # The time of the last gap since the last message.
+        self._covered = dict.fromkeys(self._numbers, _NO_GAP)
+
+    def gap(self, gap: Gap, at: float) -> None:
+        for channel in gap.channels:
+            self._covered.update(dict.fromkeys(self._keys_of.get(channel, ()), at))
+
+    def message(self, message: Message) -> None:
+        name, text, _ = message.payload.split(b" ", 2)
+        key, number = (name.decode(), message.channel), int(text)
+        numbers, place = self._numbers[key], self._position[key]
+        if numbers[place : place + 1] != [number]:
+            # The numbers are in ascending order, so that a binary search finds the place.
+            place = bisect.bisect_left(numbers, number)
+            if numbers[place : place + 1] != [number]:
                 raise AssertionError(f"{key}: {number} was never published there")
-            if place < position[key]:
+            if place < self._position[key]:
                 raise AssertionError(f"{key}: {number} came twice or after a newer one")
-            skip(key, place, f"{number}")
-        position[key] = place + 1
-        covered[key] = _NO_GAP
-    for key, written in numbers.items() if to_the_end else ():
-        skip(key, len(written), "the end")
-    return missing
+            self._skip(key, place, f"{number}")
+        self._position[key] = place + 1
+        self._covered[key] = _NO_GAP
+
+    def end(self) -> None:
+        """Check that no message is missing at the end."""
+        for key, written in self._numbers.items():
+            self._skip(key, len(written), "the end")
+
+    def _skip(self, key: _Key, until: int, before: str) -> None:
+        start, gap = self._position[key], self._covered[key]
+        hole = self._numbers[key][start:until]
+        lost = [n for n, at in zip(hole, self._began[key][start:until], strict=True) if at > gap]
+        if lost:
+            without = "a gap" if gap == _NO_GAP else "a gap since their publish began"
+            raise AssertionError(f"{key}: {lost} lost without {without}, before {before}")
+        self.missing.extend((*key, number) for number in hole)
+        self._position[key] = until
 
 
 class Listener:
-    """Reads the events of one subscription as they come, and can be waited on.
+    """Reads the events of a subscription when they come, and waits for certain events.
 
     Attributes:
-        events: everything so far.
-        times: the `time.monotonic` at which each of the events was handed out.
+        events: all events so far.
+        times: the `time.monotonic` at which each event was received.
     """
 
     def __init__(self, source: Events) -> None:
@@ -144,14 +172,14 @@ class Listener:
     async def read(self) -> None:
         """Read until the subscription ends."""
         async for event in self._source:
-            # Not the time at which the hub put it into the queue: a reader that fetches its state
-            # again does so after it has the gap.
+            # The time at which the hub queued the event would be too early: a reader loads its
+            # state again after it has received the gap.
             self.times.append(time.monotonic())
             self.events.append(event)
             self._changed.set()
 
     def check(self, *ledgers: Ledger, to_the_end: bool = True) -> list[tuple[str, str, int]]:
-        """`check_stream` of everything so far, with its times."""
+        """`check_stream` of all events so far, with their times."""
         return check_stream(self.events, *ledgers, times=self.times, to_the_end=to_the_end)
 
     @property
@@ -175,7 +203,7 @@ class Listener:
             start: place from which to look.
 
         Raises:
-            AssertionError: it did not come in time.
+            AssertionError: the event did not come in time.
         """
 
         async def look() -> int:
@@ -191,7 +219,7 @@ class Listener:
         if within_seconds is None:
             within_seconds = PATIENCE_SECONDS
         try:
-            return await asyncio.wait_for(look(), within_seconds)
+            return await with_deadline(within_seconds, look())
         except asyncio.TimeoutError:
             seen = [_short(event) for event in self.events[start:][-5:]]
             raise AssertionError(
@@ -202,7 +230,7 @@ class Listener:
     async def until_payload(
         self, payload: bytes, *, channel: str | None = None, within_seconds: float | None = None
     ) -> int:
-        """Wait for a message with this payload, on a certain channel or on any."""
+        """Wait for a message with this payload, on one channel or on any."""
         return await self.until(
             lambda event: (
                 isinstance(event, Message)
@@ -221,7 +249,7 @@ class Listener:
 
 @contextlib.asynccontextmanager
 async def listening(hub: Hub, *channels: str) -> AsyncIterator[Listener]:
-    """Subscribe and keep reading for the length of an `async with`."""
+    """Subscribe, and read the events while the block runs."""
     async with hub.subscribe(*channels) as source:
         listener = Listener(source)
         reading = asyncio.create_task(listener.read(), name="listener")

@@ -1,4 +1,4 @@
-"""LiveSocketServer: the application on a real port, for a real browser."""
+"""LiveSocketServer: serves an application on a real port, for tests with a browser."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ __all__ = ["LiveSocketServer"]
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 GRACE_SECONDS = 1
-"""How long the server waits for open connections when it stops."""
+"""The longest that the server waits for open connections when it stops."""
 
 
 class LiveSocketServer:
     """uvicorn with an ASGI application, on a thread of this process; use it with `with`.
 
-    Being in this process it sees `override_broker`, `capture_broadcasts` and the test's database
-    connections. It accepts connections once entered, and is gone, with its sockets, on leaving.
+    It runs in this process and therefore uses `override_broker`, `capture_broadcasts` and the
+    test's database connections. It accepts connections on entering. On leaving it closes its
+    sockets and stops.
 
     Args:
         app: the ASGI application.
-        host: where to listen.
-        static_files: serve Django's static files under STATIC_URL, as `runserver` does; by default
-            where `django.contrib.staticfiles` is installed.
+        host: the address to listen on.
+        static_files: whether to serve Django's static files under STATIC_URL, as `runserver` does.
+            Default: None, if `django.contrib.staticfiles` is installed.
 
     Attributes:
         url, ws_url: "http://127.0.0.1:port" and "ws://127.0.0.1:port".
@@ -57,7 +58,7 @@ class LiveSocketServer:
         self.stop()
 
     def start(self) -> None:
-        """Start it; returns when it accepts connections."""
+        """Start the server, and return when it accepts connections."""
         uvicorn = _uvicorn()
         with contextlib.ExitStack() as stack:
             stack.enter_context(share_database_here())
@@ -84,12 +85,12 @@ class LiveSocketServer:
             stack.callback(_stop, server, thread)
             if not server.up.wait(START_SECONDS) or not server.started:
                 raise RuntimeError(
-                    "the application did not start: its log says why"
+                    "the application did not start: the reason is in its log"
                 ) from server.problem
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
-        """Close what is open and stop. Bounded."""
+        """Close the open connections and stop, within `2 * STOP_SECONDS`."""
         self._stack.close()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
@@ -98,7 +99,7 @@ class LiveSocketServer:
             return
         from asgiref.sync import ThreadSensitiveContext
 
-        # One thread for the plain code of each request, as Django's ASGI handler makes it.
+        # Each request gets one thread for its `def` code, as with Django's ASGI handler.
         async with ThreadSensitiveContext(), share_database():
             await self._app(scope, receive, send)
 
@@ -115,7 +116,7 @@ def _uvicorn() -> Any:
 
 def _server(uvicorn: Any, config: Any) -> Any:
     class Server(uvicorn.Server):  # type: ignore[misc]
-        """Says when it is up, instead of being asked."""
+        """Sets an event when it has started, so that nothing has to poll."""
 
         def __init__(self) -> None:
             super().__init__(config)
@@ -164,7 +165,7 @@ def _with_static_files(app: Any, wanted: bool | None) -> Any:
     static: Callable[..., Any] = ASGIStaticFilesHandler(app)
 
     async def split(scope: Any, receive: Any, send: Any) -> None:
-        # Django's handler takes everything for a request that is not static.
+        # Django's handler treats every scope as an HTTP request.
         await (static if scope["type"] == "http" else app)(scope, receive, send)
 
     return split

@@ -1,4 +1,4 @@
-"""override_broker: another broker for the length of a test."""
+"""override_broker: use another default broker in a test."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _numbers = itertools.count(1)
 
 @contextlib.contextmanager
 def override_broker(url: Source = "memory://") -> Iterator[Config]:
-    """Make `url` the default broker of the whole process; use it with `with`, or as a decorator.
+    """Make `url` the default broker of the process; use it with `with`, or as a decorator.
 
-    Sockets, broadcasters and hubs made meanwhile without a configuration of their own use it.
-    Those that exist already, or name a broker themselves, keep theirs.
+    Sockets, broadcasters and hubs that are created in the block use it, unless they name a broker
+    themselves. Existing ones keep theirs.
 
     Args:
-        url: what `load_config` takes. With the default, each use has an in-process bus of its own,
-            so that no test hears another.
+        url: anything that `load_config` takes. With the default, each use has an in-process bus of
+            its own, so that tests do not receive each other's messages.
 
     Yields:
-        The configuration; its `url` is the broker's.
+        The configuration; its `url` is the URL of the broker.
     """
     if url == "memory://":
         url = f"memory://override-{next(_numbers)}"

@@ -1,6 +1,6 @@
-"""Free loopback ports for servers that may go down and come back on the same port.
+"""Free loopback ports for servers that stop and start again on the same port.
 
-For the other modules of `testing`.
+Used by the other modules of `testing`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ __all__ = ["HOST", "bind_free_port", "free_port"]
 
 HOST = "127.0.0.1"
 
-# Below the ports that Linux (32768 and up) and macOS (49152 and up) hand out by themselves: while a
-# server is down, no outgoing connection may get its port. A client that reconnects to a port of
-# that range can even be connected to itself (TCP simultaneous open).
+# These are below the ephemeral ports of Linux (from 32768) and macOS (from 49152): while a server
+# is down, no outgoing connection may get its port. A client that reconnects to an ephemeral port
+# can even be connected to itself (TCP simultaneous open).
 _PORTS = range(15_000, 32_000)
 _ATTEMPTS = 100
 
@@ -35,14 +35,15 @@ def bind_free_port() -> socket.socket:
             if exc.errno != errno.EADDRINUSE:
                 raise
         else:
-            # After the bind, so that it took a free port only; for those who bind it later.
+            # The option is set after the bind, so that the bind only succeeds on a free port. It
+            # allows the server to bind the port later.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             return listener
     raise OSError(errno.EADDRINUSE, f"no free port in {_ATTEMPTS} attempts")
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; whoever binds it must be ready to find it taken."""
+    """A port that was free just now. Another program may take it before the caller binds it."""
     with bind_free_port() as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -1,11 +1,12 @@
-"""A server process that leaves nothing behind: neither itself nor its files.
+"""Server processes that end with this process, and whose files are removed.
 
-For the other modules of `testing`, on Linux and macOS. What the server is, and when it is ready,
-is not known here.
+Used by the other modules of `testing`, on Linux and macOS. This module does not depend on the kind
+of server.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
@@ -16,14 +17,41 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["GuardedProcess", "OwnDirectory"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["GuardedProcess", "OwnDirectory", "Startable"]
 
 _LOG_TAIL_LINES = 20
 
-# Waits for the end of its standard input, which only this process holds open: it ends however this
-# process does, SIGKILL included. (Linux's PDEATHSIG would fire when the starting *thread* ends.)
+# The guard waits for the end of its standard input. Only this process holds it open, so that it
+# ends with this process, also after SIGKILL. (Linux's PDEATHSIG fires when the *thread* ends.)
 _GUARD = 'read -r _; kill -KILL "$1"; rm -rf -- "$2"'
+
+
+class Startable(abc.ABC):
+    """Base of what a `with` block starts and stops."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Start it, and return when it works."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Stop it for good, also after a failed `start`. A repeated call has no effect."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class OwnDirectory:
@@ -35,7 +63,7 @@ class OwnDirectory:
 
 
 def _remove(path: Path, owner_pid: int) -> None:
-    # A forked child has a copy of the object, and must leave the parent's files alone.
+    # A forked child has a copy of the object, and must not remove the parent's files.
     if os.getpid() == owner_pid:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -76,16 +104,16 @@ class GuardedProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process has not ended; a stopped one (SIGSTOP) is running."""
+        """Whether the process has not ended. A paused process (SIGSTOP) is running."""
         return self._process.poll() is None
 
     def log_tail(self) -> str:
-        """The last lines of what it has printed."""
+        """The last lines of its output."""
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for the end of the process; False if it has not come in time."""
+        """Wait for the end of the process; False if it did not end in time."""
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
@@ -93,7 +121,7 @@ class GuardedProcess:
         return True
 
     def terminate(self, timeout_seconds: float) -> None:
-        """SIGTERM, then SIGKILL if it is not gone in time. Nothing is left, not even a zombie."""
+        """Send SIGTERM, and SIGKILL if the process does not end in time; wait for its end."""
         if self.running:
             self._process.terminate()
             self.resume()
@@ -101,8 +129,8 @@ class GuardedProcess:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end. Does nothing to a process that has ended."""
-        # The guard first: once the process is reaped, its number may be given to another one.
+        """Send SIGKILL and wait for the end. This has no effect on a process that has ended."""
+        # The guard ends first: after the wait the system may reuse the process's number.
         self._guard.kill()
         self._guard.wait()
         if self._guard.stdin is not None:
@@ -111,7 +139,7 @@ class GuardedProcess:
         self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: its sockets stay open and nothing answers. Returns when it has stopped."""
+        """Send SIGSTOP, and return when the process has stopped. Its sockets stay open."""
         with self._pausing:
             if self.running and not self.paused:
                 self._process.send_signal(signal.SIGSTOP)
@@ -120,7 +148,7 @@ class GuardedProcess:
                 self.paused = self.running
 
     def resume(self) -> None:
-        """SIGCONT: go on after `pause`."""
+        """Send SIGCONT, the end of `pause`."""
         with self._pausing:
             self._process.send_signal(signal.SIGCONT)
             self.paused = False

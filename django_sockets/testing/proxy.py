@@ -1,7 +1,7 @@
-"""FaultProxy: a TCP proxy on a loopback port that can lose, delay and refuse.
+"""FaultProxy: a TCP proxy on a loopback port that can lose and delay bytes and refuse connections.
 
-For tests, on Linux and macOS: put it between a client and its server, in the test's own event loop.
-It carries bytes and does not look at them: TLS passes through, too.
+Use it in tests on Linux and macOS, between a client and its server, in the test's own event loop.
+It does not interpret the bytes, so that it also works with TLS.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ Direction = Literal["both", "reads", "writes"]
 
 _CHUNK_BYTES = 64 * 1024
 
-# SO_LINGER for a close that resets (RST) instead of ending (FIN), and for a usual one.
+# SO_LINGER for a close that resets the connection (RST), and for one that ends it (FIN).
 _RESET, _END = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 class _Connection:
-    """A client's connection and its other half; `swallowed` holds the directions that are lost.
+    """A connection of a client and the one to the target.
 
-    Both halves reset when they are closed, until `end_well`.
+    Both are reset when they are closed, unless `end_well` was called.
+
+    Attributes:
+        swallowed: the directions whose bytes are lost.
     """
 
     def __init__(self, client: socket.socket, swallowed: frozenset[str]) -> None:
@@ -49,20 +52,20 @@ class _Connection:
 
 
 class FaultProxy:
-    """Forwards connections to a target until told otherwise; use it with `async with`.
+    """Forwards connections to a target, with faults; use it with `async with`.
 
-    "reads" are the bytes on their way from the target to the client, "writes" those to the target.
-    What the kernel or a peer that does not read has taken over already is beyond every fault. The
-    proxy holds at most some 128 KiB for each connection and direction.
+    "reads" are the bytes from the target to the client, "writes" the bytes to the target. Faults do
+    not affect bytes that are already in a buffer of the kernel. The proxy holds at most about
+    128 KiB for each connection and direction.
 
     Args:
-        host: the target's, a name or an IPv4 address.
-        port: the target's.
+        host: name or IPv4 address of the target.
+        port: port of the target.
 
     Attributes:
-        port: where the proxy listens on 127.0.0.1, the same for its whole life.
-        delay_seconds: how long every chunk waits before it is forwarded. What arrives meanwhile is
-            the next chunk, so that a byte is late by one to two delays.
+        port: the port on which the proxy listens on 127.0.0.1. It never changes.
+        delay_seconds: the wait before each chunk is forwarded. Bytes that arrive during the wait
+            are the next chunk, so that a byte is delayed once or twice. Default: 0.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -82,18 +85,19 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """The connections that are open now."""
+        """The number of open connections."""
         return len(self._connections)
 
     def blackhole(self, direction: Direction = "both", *, existing_only: bool = True) -> None:
-        """From now on lose what the existing connections carry, the end of a connection included.
+        """From now on lose the bytes of the existing connections, including their end.
 
-        The sockets stay open: neither peer sees more than silence. There is no way back for them,
-        because bytes are missing.
+        The sockets stay open: the peers receive nothing and no error. This cannot be undone for a
+        connection, because bytes are missing.
 
         Args:
-            direction: what is lost.
-            existing_only: connections made later work; else they are lost, too, until `accept`.
+            direction: the bytes to lose.
+            existing_only: whether later connections work. With False their bytes are lost, too,
+                until `accept`. Default: True.
         """
         lost = frozenset(("reads", "writes") if direction == "both" else (direction,))
         for connection in self._connections.values():
@@ -102,19 +106,19 @@ class FaultProxy:
             self._swallow_new = lost
 
     def drop(self) -> None:
-        """Reset (RST) the existing connections on both sides, in the loop's next turns."""
+        """Reset (RST) the existing connections on both sides, in the next turns of the loop."""
         for task in self._connections:
             task.cancel()
 
     def refuse(self) -> None:
-        """Stop listening: new connections are refused. Existing ones go on."""
+        """Stop listening: new connections are refused. Existing connections stay open."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
     def accept(self) -> None:
-        """Take new connections and forward them: the end of `refuse`, and of losing new ones."""
+        """Accept and forward new connections again, after `refuse` or `blackhole`."""
         self._swallow_new = frozenset()
         if self._listener is not None:
             return
@@ -126,7 +130,7 @@ class FaultProxy:
         self._listener = listener
 
     async def aclose(self) -> None:
-        """Stop listening and reset all connections; leaves no task. May be called twice."""
+        """Stop listening, reset all connections, end all tasks. A repeated call has no effect."""
         self.refuse()
         self.drop()
         if self._connections:
@@ -136,13 +140,13 @@ class FaultProxy:
         try:
             client, _ = listener.accept()
         except OSError:
-            return  # It was gone before we came.
+            return  # The client has closed the connection already.
         connection = _Connection(client, self._swallow_new)
         task = asyncio.get_running_loop().create_task(
             self._carry(connection), name="FaultProxy connection"
         )
         self._connections[task] = connection
-        # Not in the task: one that is cancelled before its first step runs no `finally`.
+        # A `finally` in the task would not run if the task is cancelled before its first step.
         task.add_done_callback(lambda task: self._connections.pop(task).close())
 
     async def _carry(self, connection: _Connection) -> None:
@@ -165,7 +169,7 @@ class FaultProxy:
             pass  # The target is down, or a peer went away while its last bytes were written.
         finally:
             for writer in writers:
-                # asyncio's abort() trips over a transport that flushed its buffer after close().
+                # asyncio's abort() fails for a transport that flushed its buffer after close().
                 with contextlib.suppress(AttributeError):
                     writer.transport.abort()
             for writer in writers:
@@ -179,7 +183,7 @@ class FaultProxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Carry one direction to its end, and then the end itself: EOF or reset."""
+        """Forward the bytes of one direction, and then its end: EOF or reset."""
         was_reset = False
         try:
             while chunk := await reader.read(_CHUNK_BYTES):
@@ -188,7 +192,7 @@ class FaultProxy:
                 if direction in connection.swallowed or writer.is_closing():
                     continue
                 writer.write(chunk)
-                with contextlib.suppress(OSError):  # It is the other direction's to report.
+                with contextlib.suppress(OSError):  # The other direction reports the error.
                     await writer.drain()
         except OSError:
             was_reset = True

@@ -1,8 +1,8 @@
-"""Fixtures for pytest, found by it through the entry point `django_sockets`.
+"""Fixtures for pytest, which loads them through the entry point `django_sockets`.
 
-Loaded into every pytest run where the package is installed: it imports the rest when a fixture is
-used, needs no other plugin, and has no option and no hook that changes tests without its fixtures.
-Coroutine tests may be run by pytest-asyncio, in either mode, or by anyio.
+Every pytest run with this package installed loads this module. Therefore it imports the rest only
+when a fixture is used, needs no other plugin, has no options, and does not change tests that do not
+use its fixtures. Coroutine tests may run under pytest-asyncio, in either mode, or under anyio.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 @pytest.fixture
 def sockets_broker() -> Iterator[Config]:
-    """`override_broker` for one test: an in-memory broker that no other test hears."""
+    """`override_broker` for one test: an in-memory broker that no other test uses."""
     from .override import override_broker
 
     with override_broker() as config:
@@ -51,7 +51,7 @@ def captured_broadcasts() -> Iterator[CapturedBroadcasts]:
 
 
 class _Clients:
-    """Connects clients for one coroutine test, and closes them on that test's own loop."""
+    """Connects clients for one coroutine test, and closes them on the loop of that test."""
 
     def __init__(self) -> None:
         self._stack: contextlib.AsyncExitStack | None = None
@@ -61,12 +61,12 @@ class _Clients:
 
         if self._stack is None:
             raise RuntimeError(
-                "socket_client is for coroutine tests: use sync_socket_client in a plain one"
+                "socket_client is for coroutine tests: use sync_socket_client in a def test"
             )
         return await self._stack.enter_async_context(SocketClient(app, path, **options))
 
     def around(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """The test, with its clients closed at its end."""
+        """Wrap a test so that its clients are closed at its end."""
 
         @functools.wraps(test)
         async def run(*args: Any, **kwargs: Any) -> Any:
@@ -89,8 +89,8 @@ def socket_client() -> Callable[..., Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Give a coroutine test with `socket_client` the end that closes its clients."""
-    # A fixture cannot: whose loop it runs on, and in which order, depends on the async plugin.
+    """Wrap a coroutine test that uses `socket_client`, so that its clients are closed."""
+    # A fixture cannot do this: its loop and its order depend on the async plugin.
     clients = getattr(item, "funcargs", {}).get("socket_client")
     if isinstance(clients, _Clients) and isinstance(item, pytest.Function):
         test = item.obj

@@ -1,4 +1,4 @@
-"""A real sentinel set for the length of a test session, hurt and restored between tests.
+"""A real sentinel set for tests: faults are injected, and `restore` undoes them.
 
     with SentinelTrio(ValkeyServer) as trio:
         primary = trio.primary()
@@ -7,9 +7,9 @@
         ...
         trio.restore()
 
-For tests, of this library and of applications. Nodes and sentinels are `CacheServer`s, whose
-`kill`, `start`, `pause` and `resume` are the faults. All calls block: use `asyncio.to_thread`
-beside an event loop.
+Use it in tests of this library and of applications. Nodes and sentinels are `CacheServer`s; the
+faults are their methods `kill`, `start`, `pause` and `resume`. All calls block: use
+`asyncio.to_thread` on an event loop.
 """
 
 from __future__ import annotations
@@ -17,90 +17,47 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import redis
 
 from .census import answering, count_channels, count_connections, each, until
-from .directives import arguments
+from .processes import Startable
+from .sentinel_server import SentinelServer
 from .servers import CacheServer, ValkeyServer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["SentinelServer", "SentinelTrio"]
 
 WAIT_SECONDS = 20.0
-_CONFIG_FILE = "sentinel.conf"
 _QUORUM = 2
 _FAILOVER_TIMEOUT_MS = 1500
 
-# Three that notice at the same moment vote for themselves each, and try again only after twice the
-# failover timeout. So they notice one after the other: the last one is there to be asked.
+# Added to `down_after_ms` of each sentinel. Three sentinels that notice a dead primary at the same
+# time vote for themselves, and try again only after twice the failover timeout. So they notice it
+# one after the other, and the last one still has a vote.
 _LATER_MS = (0, 50, 400)
 _ATTEMPT_SECONDS = 4.0
 
-# Sentinels ask and tell each other every 1, 2 and 10 seconds; tests have no time for that. And
-# after a pause they must not stand aside ("tilt") for 30 seconds. A replica is fit to be promoted
-# if it told of itself within five ping periods, and is asked every second once its primary is down.
-_HURRY = {
-    "info-period": 100,
-    "ping-period": 300,
-    "ask-period": 100,
-    "publish-period": 200,
-    "min-link-reconnect-period": 100,
-    "tilt-period": 1000,
-}
 
-
-class SentinelServer(CacheServer):
-    """A sentinel that watches nothing yet. It remembers what it has learned across `kill`."""
-
-    def start(self) -> None:
-        """See `CacheServer.start`."""
-        super().start()
-        self.execute("SENTINEL", "DEBUG", *(word for pair in _HURRY.items() for word in pair))
-
-    def _files(self) -> dict[str, bytes]:
-        # It rewrites this file, users included: on the command line they would be there twice.
-        lines = []
-        if self.username:
-            lines += [f'user {self.username} on ">{_escaped(self.password)}" ~* &* +@all']
-            lines += ["user default off"]
-        elif self.password:
-            lines += [f'requirepass "{_escaped(self.password)}"']
-        return super()._files() | {_CONFIG_FILE: "".join(f"{line}\n" for line in lines).encode()}
-
-    def _arguments(self) -> list[str]:
-        options: dict[str, Any] = {"unix": False, "username": None, "password": None}
-        told = arguments(
-            host=self.host, port=self.port, tls=bool(self._tls), config=self._config, **options
-        )
-        return [_CONFIG_FILE, "--sentinel", *told]
-
-
-def _escaped(text: str | None) -> str:
-    return (text or "").replace("\\", "\\\\").replace('"', '\\"')
-
-
-class SentinelTrio:
+class SentinelTrio(Startable):
     """One primary, two replicas, and three sentinels of which two must agree; no TLS.
 
     Args:
-        server_class: what the nodes are, and the program of the sentinels.
-        service: the name under which the sentinels know the primary.
-        username, password: of the nodes, as of `CacheServer`; without spaces and quotes, which
-            sentinels do not write down right.
-        sentinel_username, sentinel_password: of the sentinels.
-        down_after_ms: a primary that is silent for so long is replaced.
+        server_class: the class of the nodes, and the program of the sentinels.
+        service: the name of the primary for the sentinels.
+        username, password: those of the nodes, as in `CacheServer`. The password has no spaces,
+            quotes or backslashes, which sentinels do not store correctly.
+        sentinel_username, sentinel_password: those of the sentinels.
+        down_after_ms: a primary that is silent for this long is replaced.
 
     Attributes:
-        nodes: the same objects for ever; the first is the first primary.
+        nodes: the nodes; the objects and their order never change. The first node is the first
+            primary.
         sentinels: the sentinels.
 
     Raises:
-        ServerUnavailable: as `CacheServer`.
+        ServerUnavailable: see `CacheServer`.
     """
 
     def __init__(
@@ -137,11 +94,11 @@ class SentinelTrio:
     # Life
 
     def start(self) -> None:
-        """Start all of them; return when the sentinels know the nodes and each other.
+        """Start all servers, and return when the sentinels know the nodes and each other.
 
         Raises:
-            RuntimeError: as `CacheServer.start`.
-            TimeoutError: they did not find together.
+            RuntimeError: see `CacheServer.start`.
+            TimeoutError: the sentinels did not find the nodes or each other.
         """
         each(lambda server: server.start(), [*self.nodes, *self.sentinels])
         primary = self.nodes[0]
@@ -167,24 +124,13 @@ class SentinelTrio:
         self.restore()
 
     def stop(self) -> None:
-        """End all of them for good; idempotent."""
+        """Stop all servers for good. A repeated call has no effect."""
         self.kill_all()
         each(CacheServer.stop, [*self.nodes, *self.sentinels])
 
     def kill_all(self) -> None:
-        """SIGKILL to every node and sentinel."""
+        """Send SIGKILL to every node and sentinel."""
         each(CacheServer.kill, [*self.sentinels, *self.nodes])
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # Facts
 
@@ -199,10 +145,10 @@ class SentinelTrio:
         return f"redis+sentinel://{where}/{quote(self._service)}/0{query}"
 
     def primary(self) -> CacheServer:
-        """The node that all sentinels that answer name, whether it answers or not.
+        """The node that all answering sentinels name as the primary. It may be down.
 
         Raises:
-            LookupError: they name none, or several.
+            LookupError: the sentinels name none, or several.
         """
         ports = {int(self._ask(one, "GET-MASTER-ADDR-BY-NAME")[1]) for one in self._awake()}
         if len(ports) != 1:
@@ -210,15 +156,15 @@ class SentinelTrio:
         return next(node for node in self.nodes if node.port in ports)
 
     def replicas(self) -> list[CacheServer]:
-        """The nodes that answer and say that they are replicas."""
+        """The nodes that answer and report that they are replicas."""
         return [node for node in answering(self.nodes) if node.execute("ROLE")[0] == "slave"]
 
     def connections(self) -> int:
-        """How many clients the nodes and the sentinels have, without those that belong to them."""
+        """The number of clients of nodes and sentinels, without their own connections."""
         return count_connections([*self.nodes, *self.sentinels])
 
     def channels(self) -> int:
-        """How many of the users' channels have a subscription, on any node."""
+        """The number of users' channels that have a subscription on any node."""
         return count_channels(self.nodes)
 
     # Acts
@@ -226,10 +172,10 @@ class SentinelTrio:
     def wait_promoted(
         self, not_this: CacheServer, timeout_seconds: float = WAIT_SECONDS
     ) -> CacheServer:
-        """Wait until the sentinels name another primary, which says itself that it is one.
+        """Wait until the sentinels name another primary, and that node reports that it is one.
 
         Raises:
-            TimeoutError: not so in time.
+            TimeoutError: this did not happen within `timeout_seconds`.
         """
 
         def promoted() -> CacheServer | None:
@@ -242,15 +188,15 @@ class SentinelTrio:
         return until(promoted, timeout_seconds, "no replica was promoted")
 
     def failover(self, timeout_seconds: float = WAIT_SECONDS) -> CacheServer:
-        """Let a sentinel promote a replica while the primary is well; the new primary.
+        """Let a sentinel promote a replica while the primary works; return the new primary.
 
         Raises:
-            TimeoutError: not done in time.
+            TimeoutError: this did not happen within `timeout_seconds`.
         """
         old = self.primary()
 
         def begun() -> bool:
-            # It refuses while it has not yet heard from a replica, or finishes another one.
+            # The sentinel refuses until a replica has reported, or while another failover runs.
             with contextlib.suppress(redis.ResponseError):
                 return bool(self._ask(self._awake()[0], "FAILOVER"))
             return False
@@ -260,23 +206,23 @@ class SentinelTrio:
             until(begun, timeout_seconds, "the sentinels do not begin a failover")
             try:
                 return self.wait_promoted(old, _ATTEMPT_SECONDS)
-            except TimeoutError:  # It was given up: a failover has its own timeout.
+            except TimeoutError:  # The sentinel aborts a failover after its own timeout.
                 if time.monotonic() > give_up:
                     raise
 
     def impostor_at(self, node: CacheServer, **options: Any) -> CacheServer:
-        """A server that has nothing to do with this set, for the address of a killed node.
+        """A server outside this set, at the address of a killed node.
 
-        To be started while the node is down, and stopped before `restore`. The sentinels turn it
-        into a replica after a second, unless its credentials (`options`) differ from the node's.
+        Start it while the node is down, and stop it before `restore`. The sentinels turn it into a
+        replica after a second, unless its credentials (`options`) differ from the node's.
         """
         return self._class(port=node.port, **{**self._user, **options})
 
     def restore(self, timeout_seconds: float = WAIT_SECONDS) -> None:
-        """Undo every fault: all run, the sentinels agree on a primary (any), the rest follows it.
+        """Undo every fault: all servers run, the sentinels agree on a primary, the others follow.
 
         Raises:
-            TimeoutError: it does not get there.
+            TimeoutError: this did not succeed within `timeout_seconds`.
         """
         for server in (*self.nodes, *self.sentinels):
             if server.paused:
@@ -285,7 +231,7 @@ class SentinelTrio:
         each(lambda server: server.start(), down)
         until(self._repaired, timeout_seconds, "the sentinel set cannot be restored")
 
-    # Insides
+    # Internal
 
     def _awake(self) -> list[CacheServer]:
         return answering(self.sentinels)
@@ -294,11 +240,11 @@ class SentinelTrio:
         return sentinel.execute("SENTINEL", question, self._service)
 
     def _repaired(self) -> bool:
-        """Do what can be done now; whether nothing was left to do."""
+        """Do all repairs that are possible now; return whether no repair was needed."""
         try:
             primary = self.primary()
         except LookupError:
-            return False  # They tell each other.
+            return False  # The sentinels will agree by themselves.
         whole = True
         if _role(primary)[0] != "master":
             primary.execute("REPLICAOF", "NO", "ONE")
@@ -324,7 +270,7 @@ class SentinelTrio:
             and [replica["flags"] for replica in replicas] == ["slave"] * 2
             and all(replica["master-link-status"] == "ok" for replica in replicas)
             and len(others) == 2
-            # What another one thought of an old primary ("master_down") stays until it is asked.
+            # The opinion of another sentinel on an old primary ("master_down") is kept for a while.
             and all({"sentinel"} <= words <= {"sentinel", "master_down"} for words in opinions)
         )
 

@@ -1,12 +1,12 @@
-"""What a serverless cache looks like from outside, for the length of a test session.
+"""An emulation of a serverless cache, as its clients see it, for tests.
 
     with ServerlessEmulation() as cache:
         open_hub(cache.url)
 
-TLS always; the cluster protocol, with one node that has all slots and names an address that cannot
-be reached; no patterns, no CONFIG, no scripts without declared keys. After ElastiCache Serverless;
-what others do differently is not here. For tests, of this library and of applications. All calls
-block: use `asyncio.to_thread` beside an event loop.
+It follows ElastiCache Serverless: TLS only; the cluster protocol with one node, which has all slots
+and names an address that cannot be reached; no patterns, no CONFIG, no scripts without declared
+keys. Use it in tests of this library and of applications. All calls block: use `asyncio.to_thread`
+on an event loop.
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ import collections
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from . import front
 from .census import count_channels, count_connections, until
 from .directives import CA_FILE, certificates
 from .ports import HOST, free_port
-from .processes import GuardedProcess, OwnDirectory
+from .processes import GuardedProcess, OwnDirectory, Startable
 from .servers import CacheServer, ServerUnavailable, ValkeyServer
 from .slots import SLOTS
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["ServerlessEmulation"]
 
@@ -35,20 +31,20 @@ WAIT_SECONDS = 20.0
 UNREACHABLE = "10.255.255.1"
 
 
-class ServerlessEmulation:
-    """A TLS endpoint before one cluster node.
+class ServerlessEmulation(Startable):
+    """A TLS endpoint in front of one cluster node.
 
     Args:
-        server_class: what the node is.
-        username, password: as of `CacheServer`.
-        max_connection_age_seconds: the endpoint closes what is older, as managed services do once
-            in hours; None: never.
+        server_class: the class of the node.
+        username, password: as in `CacheServer`.
+        max_connection_age_seconds: the endpoint closes older connections; managed services do this
+            every few hours. Default: None, never.
 
     Attributes:
         node: the server behind the endpoint. Its own address is for tests only.
 
     Raises:
-        ServerUnavailable: as `CacheServer` with TLS.
+        ServerUnavailable: see `CacheServer` with TLS.
     """
 
     def __init__(
@@ -77,11 +73,12 @@ class ServerlessEmulation:
     # Life
 
     def start(self) -> None:
-        """Start, or start again after `kill` at the same address; about 2.3 s.
+        """Start, or start again at the same address after `kill`. This takes about 2.3 s.
 
         Raises:
-            RuntimeError: a part did not start, with the end of its log.
-            TimeoutError: it did not begin to work.
+            RuntimeError: the node or the endpoint did not start; the message has the end of its
+                log.
+            TimeoutError: the cluster is not ok in time.
         """
         self.node.start()
         if "cluster_slots_assigned:0" in self.node.execute("CLUSTER", "INFO"):
@@ -109,14 +106,14 @@ class ServerlessEmulation:
         until(listens, WAIT_SECONDS, "the endpoint does not listen")
 
     def kill(self) -> None:
-        """End it without a warning, endpoint and node; `start` brings it back."""
+        """Kill endpoint and node (SIGKILL). `start` starts them again."""
         if self._front is not None:
             self._front.kill()
             self._front = None
         self.node.kill()
 
     def stop(self) -> None:
-        """End it for good; idempotent."""
+        """Stop endpoint and node for good. A repeated call has no effect."""
         self.kill()
         self.node.stop()
         if self._directory is not None:
@@ -124,21 +121,21 @@ class ServerlessEmulation:
             self._directory = None
 
     def pause(self) -> None:
-        """Stop it where it is: connections stay open, nothing answers until `resume`."""
+        """Pause endpoint and node (SIGSTOP): connections stay open without answers."""
         if self._front is None:
             raise RuntimeError("the endpoint is not running")
         self._front.pause()
         self.node.pause()
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume endpoint and node after `pause`."""
         if self._front is None:
             raise RuntimeError("the endpoint is not running")
         self.node.resume()
         self._front.resume()
 
     def restore(self) -> None:
-        """Let it run, whatever was done to it."""
+        """Undo `kill` and `pause`, and wait until the cluster is ok."""
         if self._front is None or not self._front.running or not self.node.running:
             self.kill()
             self.start()
@@ -146,46 +143,35 @@ class ServerlessEmulation:
             self.resume()
         until(self._ok, WAIT_SECONDS, "the cluster is not ok")
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     # Facts
 
     @property
     def url(self) -> str:
-        """The broker URL of the endpoint, by the name in its certificate."""
+        """The broker URL of the endpoint, with the host name of its certificate."""
         user = self.node.url.partition("://")[2].rpartition("@")[0]
         where = f"{user}@localhost:{self.port}" if user else f"localhost:{self.port}"
         return f"redis+serverless://{where}?tls_ca_file={quote(str(self.tls_ca_file))}"
 
     @property
     def tls_ca_file(self) -> Path:
-        """The certificate of the authority that clients have to trust."""
+        """Path of the certificate of the authority that clients have to trust."""
         return self._folder / CA_FILE
 
     @property
     def refused(self) -> collections.Counter[str]:
-        """How often each command was refused, since the start."""
+        """Command -> how often it was refused since the start."""
         log = self._folder / front.REFUSED_FILE
         return collections.Counter(log.read_text().split() if log.exists() else [])
 
     def connections(self) -> int:
-        """How many client connections have reached the node, without this object's own."""
+        """The number of client connections to the node, without those of this object."""
         return count_connections([self.node])
 
     def channels(self) -> int:
-        """How many of the users' channels have a subscription, sharded or not."""
+        """The number of users' channels that have a subscription, sharded or not."""
         return count_channels([self.node])
 
-    # Insides
+    # Internal
 
     @property
     def _folder(self) -> Path:

@@ -1,6 +1,6 @@
-"""What the nodes of a cluster say about it, read; and which slot a name is in.
+"""Parses the reports of cluster nodes, and computes the slot of a name.
 
-For `clusters` and `cluster_repair`. Sends nothing.
+Used by `clusters` and `cluster_repair`. This module sends nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["SLOTS", "Line", "Range", "View", "ranges", "slot_of", "spread"]
 SLOTS = 16384
 
 Range = tuple[int, int]
-"""First and last slot, both included."""
+"""First and last slot, both inclusive."""
 
 
 def slot_of(name: str | bytes) -> int:
-    """The slot of a key or channel: of its hash tag, if it has one.
+    """The slot of a key or channel, computed from its hash tag if it has one.
 
     https://valkey.io/topics/cluster-spec/, "Key distribution model".
     """
@@ -30,7 +30,7 @@ def slot_of(name: str | bytes) -> int:
 
 
 def ranges(slots: Iterable[int]) -> tuple[Range, ...]:
-    """The slots as ranges, in order."""
+    """The ranges that contain exactly these slots, in order."""
     found: list[Range] = []
     for slot in sorted(set(slots)):
         if found and found[-1][1] == slot - 1:
@@ -47,13 +47,13 @@ def spread(found: Iterable[Range]) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What a node knows about one node: a line of CLUSTER NODES.
+    """A line of CLUSTER NODES: the knowledge of one node about another one or itself.
 
     Attributes:
-        primary: the id of the node that it follows, "" for a primary.
-        well: reachable, and not suspected by the node that says this.
+        primary: the id of the node that it replicates; "" for a primary.
+        well: whether it is reachable and not suspected, for the node that reports the line.
         slots: its slots.
-        moving: slots on their way in or out; a node says it of itself only.
+        moving: slots that migrate in or out; a node reports only its own.
     """
 
     id: str
@@ -80,15 +80,15 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What one node knows.
+    """The knowledge of one node about the cluster.
 
     Attributes:
-        ok: its cluster_state.
-        linked: it is a primary, or follows one and its data is in step.
+        ok: whether its cluster_state is ok.
+        linked: whether it is a primary, or a replica that is in sync.
         me: its line about itself.
-        lines: id -> line, of every node that it knows.
-        served: ids of the nodes that it names to clients: no replica without data, and of others'
-            replicas it hears later that they have some.
+        lines: id -> line of every node that it knows.
+        served: ids of the nodes that it names to clients. A replica without data is not among them.
+            The replicas of other primaries appear later, when they report their data.
     """
 
     ok: bool
@@ -101,7 +101,7 @@ class View:
 
     @classmethod
     def parse(cls, info: str, role: list[str], nodes: str, slots: list[list[Any]]) -> View:
-        """Read the replies to `COMMANDS`."""
+        """Parse the replies to `COMMANDS`."""
         texts = nodes.splitlines()
         lines = [Line.parse(text) for text in texts]
         mine = next(line for line, text in zip(lines, texts, strict=True) if "myself" in text)

@@ -1,4 +1,4 @@
-"""SyncSocketClient: a SocketClient for plain `def` tests."""
+"""SyncSocketClient: a SocketClient for `def` tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..runtime.background import close_shared_hubs
+from ..runtime import close_shared_hubs
 from .client import TIMEOUT_SECONDS, SocketClient
 from .database import share_database_here
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _TestLoop:
-    """One event loop on a thread, for all the clients that are open."""
+    """One event loop on a thread, shared by all open clients."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ _test_loop = _TestLoop()
 
 
 class SyncSocketClient:
-    """One websocket connection to an ASGI application, for a plain test; use it with `with`.
+    """One websocket connection to an ASGI application, for a `def` test; use it with `with`.
 
         with SyncSocketClient(Chat.as_asgi) as client:
             client.send_json("hello")
@@ -130,7 +130,7 @@ class SyncSocketClient:
 
     def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
         if exc is not None:
-            self._client._raise_errors = False  # The test fails already, and by its own error.
+            self._client.raise_errors = False  # The test fails with its own error.
         self.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -177,11 +177,11 @@ class SyncSocketClient:
         return self._do(self._client.receive_close(timeout_seconds))
 
     def receive_nothing(self, seconds: float = 0.05) -> bool:
-        """Whether nothing arrives for so long."""
+        """Whether no frame arrives for `seconds`."""
         return self._do(self._client.receive_nothing(seconds))
 
     def close(self, code: int = 1000) -> None:
-        """Leave; returns when the application has finished with this connection."""
+        """Close the connection, and return when the application has finished with it."""
         if self._loop is None:
             return
         try:

@@ -44,9 +44,9 @@ def serve(url: str, port: int) -> None:
     listening = listen(port)
     greeting = f"""
   Open    http://{HOST}:{listening.getsockname()[1]}/
-  Try     open it in two tabs, give each a name, and let them talk
+  Try     open it in two tabs, enter a name in each, and send messages
   Broker  {broker}
-  Ctrl-C  ends it
+  Ctrl-C  ends the demo
 """
     if problem is not None:
         greeting += f"\nThe broker does not answer: {problem}\nTabs connect once it does.\n"
@@ -60,12 +60,12 @@ def serve(url: str, port: int) -> None:
 
 
 async def look_at_broker(url: str) -> tuple[str, str | None]:
-    """The broker's URL without its password, and what is wrong with the broker, if anything.
+    """The broker's URL without its password, and the problem of the broker or None.
 
     Raises:
-        ConfigurationError: there is no such broker.
+        ConfigurationError: the URL is wrong.
     """
-    logging.disable(logging.WARNING)  # We say it ourselves.
+    logging.disable(logging.WARNING)  # The greeting reports the problem.
     try:
         async with open_hub(url) as hub:
             broker = str(hub.config.url)
@@ -82,12 +82,12 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as exc:
-        print(f"Port {port} cannot be used ({os.strerror(exc.errno)}), so here is a free one:")
+        print(f"Port {port} cannot be used ({os.strerror(exc.errno)}), so a free one is used:")
         return socket.create_server((HOST, 0))
 
 
 class Server(uvicorn.Server):
-    """A server that says where it is, once it is there."""
+    """A server that prints its address when it has started."""
 
     def __init__(self, config: uvicorn.Config, greeting: str) -> None:
         super().__init__(config)

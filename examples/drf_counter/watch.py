@@ -11,12 +11,12 @@ URL = "ws://127.0.0.1:8000/ws/count/"
 
 def main() -> None:
     token, url = [*sys.argv[1:], URL][:2]
-    # Programs may send headers. A page's WebSocket cannot: see counter.js.
+    # A program can send headers. The WebSocket of a page cannot, see counter.js.
     with connect(url, additional_headers={"Authorization": f"Token {token}"}) as socket:
         shown = -1
         for text in socket:
             value = json.loads(text)["value"]
-            if value > shown:  # A change may come once more after the value that contains it.
+            if value > shown:  # A change may arrive again after a value that includes it.
                 shown = value
                 print(value, flush=True)
 

@@ -1,8 +1,8 @@
-"""A station that publishes and a display that listens, without any server.
+"""A weather station that publishes and a display that listens, without a web server.
 
-`python weather.py` is both, in one process. `python weather.py display` and
-`python weather.py station` are one each: for two terminals, and a
-cache that DJANGO_SOCKETS_URL names.
+`python weather.py` runs both in one process. `python weather.py display` and
+`python weather.py station` run one of them each, in two terminals; they need a cache whose URL is
+in DJANGO_SOCKETS_URL.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ CELSIUS = [18.5, 19.0, 19.5]
 
 
 def station() -> None:
-    """Plain calls, as from any script: each returns when the broker has the message."""
+    """Publish with plain calls. Each returns when the broker has the message."""
     broadcaster = Broadcaster()
     for celsius in CELSIUS:
         broadcaster.broadcast(CHANNEL, {"celsius": celsius})
@@ -24,7 +24,7 @@ def station() -> None:
 
 
 async def display(subscribed: asyncio.Event) -> None:
-    """As many values as the station sends."""
+    """Print as many values as the station sends."""
     broadcaster = Broadcaster()
     await broadcaster.async_subscribe(CHANNEL)
     subscribed.set()
@@ -38,7 +38,7 @@ async def display(subscribed: asyncio.Event) -> None:
 async def both() -> None:
     subscribed = asyncio.Event()
     listening = asyncio.create_task(display(subscribed))
-    await subscribed.wait()  # Nothing is kept for who comes later.
+    await subscribed.wait()  # The broker keeps no messages for later subscribers.
     await asyncio.to_thread(station)
     await listening
 

@@ -1,4 +1,4 @@
-"""News as server-sent events: Starlette on the broker alone, without Django settings."""
+"""News as server-sent events: Starlette with a broker, without Django settings."""
 
 import os
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ PAGE = Path(__file__).with_name("page.html")
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    # One hub for the process: however many readers there are, it has one connection for them.
+    # The process has one hub. All readers share its connection to the broker.
     async with open_hub(os.environ.get("DJANGO_SOCKETS_URL", "memory://")) as hub:
         app.state.hub = hub
         yield
@@ -29,7 +29,7 @@ async def page(request: Request) -> FileResponse:
 
 
 async def publish(request: Request) -> PlainTextResponse:
-    """POST a line of text."""
+    """Publish the line of text in the body of a POST request."""
     line = b" ".join((await request.body()).split())
     try:
         await request.app.state.hub.publish(CHANNEL, line)
@@ -39,7 +39,7 @@ async def publish(request: Request) -> PlainTextResponse:
 
 
 async def stream(request: Request) -> StreamingResponse:
-    """What is published from now on, for a page's `EventSource` or for curl."""
+    """Stream the news from now on, for the `EventSource` of a page or for curl."""
     return StreamingResponse(events(request.app.state.hub), media_type="text/event-stream")
 
 
@@ -49,7 +49,7 @@ async def events(hub) -> AsyncIterator[bytes]:
         async for event in news:
             if isinstance(event, Message):
                 yield b"data: " + event.payload + b"\n\n"
-            else:  # A Gap: something may be missing here.
+            else:  # A Gap: messages may be missing here.
                 yield b"event: gap\ndata: " + event.reason.encode() + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""Order a report and watch it being made: `python report.py NAME`, beside a worker."""
+"""Order a report and watch its progress: `python report.py NAME`, while a worker runs."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from django_sockets.broadcaster import Broadcaster
 
 async def main(name: str) -> None:
     progress = Broadcaster()
-    await progress.async_subscribe(f"report:{name}")  # Before the order: nothing can be missed.
+    await progress.async_subscribe(f"report:{name}")  # The order follows, so no step is missed.
     await asyncio.to_thread(build_report.delay, name)
     while True:
         _, data = await progress.async_receive_broadcast()
@@ -23,5 +23,5 @@ async def main(name: str) -> None:
 
 if __name__ == "__main__":
     if "DJANGO_SOCKETS_URL" not in os.environ:
-        sys.exit("Set DJANGO_SOCKETS_URL, here and for the worker: they are two processes.")
+        sys.exit("Set DJANGO_SOCKETS_URL here and for the worker, because they are two processes.")
     asyncio.run(main(*sys.argv[1:2] or ["sales"]))

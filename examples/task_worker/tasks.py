@@ -1,4 +1,4 @@
-"""A Celery task that says how far it is. Celery's own queue is a folder here, not a server."""
+"""A Celery task that broadcasts its progress. Celery's queue is a folder here, not a server."""
 
 import os
 import time
@@ -24,7 +24,7 @@ for folder in app.conf.broker_transport_options.values():
 
 @app.task(ignore_result=True)
 def build_report(name: str) -> None:
-    progress = Broadcaster()  # One for the process is behind all of them: making one is cheap.
+    progress = Broadcaster()  # Creating one is cheap: all of a process share one hub.
     for step in range(1, STEPS + 1):
-        time.sleep(0.2)  # The work.
+        time.sleep(0.2)  # This stands for the work.
         progress.broadcast(f"report:{name}", {"step": step, "of": STEPS})

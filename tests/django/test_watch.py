@@ -305,7 +305,7 @@ def test_a_forked_child_watches_afresh() -> None:
     with watch.watching(entry("parent")):
         pid = os.fork()
         if pid == 0:
-            ok = not watch._watch.counts
+            ok = not watch.per_process.current.counts
             with watch.watching(entry("child")):
                 ok = ok and len(watchers()) == 1
             os._exit(0 if ok else 1)

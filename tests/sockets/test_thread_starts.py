@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from django_sockets import runtime
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.middleware import watch
 from django_sockets.middleware.base import AuthMiddleware, Identity
-from django_sockets.runtime.call_in_thread import run_in_thread
+from django_sockets.runtime import background, worker_threads
+from django_sockets.runtime.worker_threads import run_in_thread
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
 from django_sockets.testing.client import HandshakeRefused, SocketClient
@@ -42,11 +42,12 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process in which no thread was needed yet."""
-    monkeypatch.setattr(runtime, "_runtime", runtime._Runtime())
-    monkeypatch.setattr(watch, "_watch", watch._Watch())
-    monkeypatch.setattr(runtime, "_register_exit", lambda: None)
+    monkeypatch.setattr(background.per_process, "current", background.Background())
+    monkeypatch.setattr(worker_threads.per_process, "current", worker_threads.SharedPool())
+    monkeypatch.setattr(watch.per_process, "current", watch.Watch())
+    monkeypatch.setattr(background, "call_before_exit", lambda _: None)
     yield
-    runtime._shut_down()
+    background.end_background()
 
 
 class Echo(BaseSocketServer):
@@ -127,10 +128,10 @@ async def login_watch() -> None:
         async with SocketClient(middleware()) as client:
             await client.send_json("hello")
             assert await client.receive_json() == "hello"
-            assert watch._watch.thread is not None
-            assert watch._watch.thread.is_alive()
+            assert watch.per_process.current.thread is not None
+            assert watch.per_process.current.thread.is_alive()
     except HandshakeRefused as exc:
-        if exc.status == 503 and not watch._watch.counts:
+        if exc.status == 503 and not watch.per_process.current.counts:
             raise RuntimeError("can't start new thread") from exc
         raise
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets import CallError, Gap, hub, open_hub, runtime
+from django_sockets import CallError, Gap, hub, open_hub
 from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
@@ -23,7 +23,7 @@ from django_sockets.hub.connections import Connections
 from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
 from django_sockets.middleware import watch
-from django_sockets.runtime import shutdown
+from django_sockets.runtime import background, shutdown
 from django_sockets.runtime.background import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
@@ -57,13 +57,13 @@ async def until(true: Callable[[], Any]) -> None:
 
 @pytest.fixture
 def own_background(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(runtime, "_runtime", runtime._Runtime())
-    monkeypatch.setattr(runtime, "_register_exit", lambda: None)
+    monkeypatch.setattr(background.per_process, "current", background.Background())
+    monkeypatch.setattr(background, "call_before_exit", lambda _: None)
     yield
-    runtime._shut_down()
+    background.end_background()
 
 
-def stop_by(loop: runtime.BackgroundLoop, exc: BaseException | None) -> None:
+def stop_by(loop: background.BackgroundLoop, exc: BaseException | None) -> None:
     stopped = threading.Event()
 
     def act() -> None:
@@ -81,7 +81,7 @@ def stop_by(loop: runtime.BackgroundLoop, exc: BaseException | None) -> None:
 def test_the_background_loop_goes_on(
     exc: BaseException | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loop = runtime.background_loop()
+    loop = background.background_loop()
     stop_by(loop, exc)
     with capture_broadcasts("room") as captured:
         # Scheduled meanwhile, it is done when the loop goes on.
@@ -94,12 +94,12 @@ def test_the_background_loop_goes_on(
 
 @pytest.mark.usefixtures("own_background")
 def test_a_background_loop_that_was_closed_is_replaced() -> None:
-    loop = runtime.background_loop()
+    loop = background.background_loop()
     stop_by(loop, SystemExit(1))
     loop.ends = True
     loop.call_soon_threadsafe(loop.stop)
-    assert runtime._runtime.thread is not None
-    runtime._runtime.thread.join(20)
+    assert background.per_process.current.thread is not None
+    background.per_process.current.thread.join(20)
     loop.close()
     loop.ends = False
     with capture_broadcasts("room") as captured:
@@ -316,7 +316,7 @@ async def test_a_hub_that_fails_to_drain_or_close_keeps_no_other_from_it(
     again = [shared_hub(load_config(f"{URL}-{number}")) for number in range(3)]
     for own in again[:2]:
         monkeypatch.setattr(own, "aclose", fail)
-    await runtime.close_shared_hubs()
+    await background.close_shared_hubs()
     assert again[2].closed
 
 
@@ -329,7 +329,7 @@ def watched(key: str, survivors: Any, tag: str = "key") -> watch.Watched:
 def test_the_login_watch_goes_on(
     place: str, exc: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_watch", watch._Watch())
+    monkeypatch.setattr(watch.per_process, "current", watch.Watch())
     monkeypatch.setattr(watch, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(watch, "usable", lambda logins: logins)
     # Other tests may have configured Django in this process.
@@ -339,7 +339,7 @@ def test_the_login_watch_goes_on(
     monkeypatch.setattr(watch, "_close", lambda entry, code: closed.set())
     survivors = failing_once(lambda keys: [], exc) if place == "survivors" else lambda keys: []
     if place != "survivors":
-        own = watch._watch
+        own = watch.per_process.current
         monkeypatch.setattr(own, place, failing_once(getattr(own, place), exc))
     with watch.watching(watched("1", survivors)):
         assert closed.wait(20), "nobody looks after open sockets any more"
@@ -359,7 +359,9 @@ def test_one_survey_that_fails_keeps_no_other_socket_from_being_closed(
     def fail(keys: Sequence[str]) -> Sequence[str]:
         raise exc
 
-    dead, unchecked = watch._gone([watched("1", fail), watched("2", lambda keys: [])])
+    dead, unchecked = watch.invalid_and_unchecked(
+        [watched("1", fail), watched("2", lambda keys: [])]
+    )
     assert {entry.key for entry in dead} == {"2"}
     assert {entry.key for entry in unchecked} == {"1"}
 

@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from django_sockets.testing import servers
+from django_sockets.testing import cache_server
 from django_sockets.testing.servers import (
     CacheServer,
     RedisServer,
@@ -211,7 +211,7 @@ def test_a_server_is_not_confused_with_another_one_on_its_port(
 ) -> None:
     free = free_port()
     ports = iter([valkey_server.port, free])
-    monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+    monkeypatch.setattr(cache_server, "free_port", lambda: next(ports))
     with ValkeyServer() as server:
         assert server.port == free
         assert process_id(server.execute("INFO", "server")) == server.pid

@@ -1,6 +1,6 @@
-"""`manage.py runserver` with websockets: Django's own, on uvicorn where there is ASGI_APPLICATION.
+"""`manage.py runserver` with websockets: Django's command, on uvicorn if ASGI_APPLICATION is set.
 
-Reloading, checks, the address and static files stay Django's; only the server is another.
+Reloading, checks, the address and static files work as in Django; only the server is different.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Command(DjangoCommand):
     help = "Starts a web server for development, with websockets and static files."
 
     serves_asgi = False
-    addr: str  # Set by Django's `handle`, as is the next one.
+    addr: str  # Django's `handle` sets this attribute and the next one.
     _raw_ipv6: bool
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        # Here, and not before: with the reloader this runs in the process that serves.
+        # With the reloader only `inner_run` runs in the process that serves.
         self.serves_asgi = self._can_serve_asgi()
         if self.serves_asgi:
             from ...integration.devserver import UvicornServer
@@ -62,7 +62,7 @@ class Command(DjangoCommand):
         ):
             from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
-            # It looks at HTTP only; websockets and the lifespan pass through.
+            # It handles HTTP only; websockets and the lifespan pass through.
             return ASGIStaticFilesHandler(application)
         return application
 
@@ -72,7 +72,7 @@ class Command(DjangoCommand):
             host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
             host = "0.0.0.0" if host == "0" else host  # noqa: S104
             application = asgi_application_path()
-            # Django 6 calls any server of its own "WSGI" in the banner.
+            # Django 6 calls every server "WSGI" in its banner, so that this line is needed.
             self.stdout.write(
                 f"uvicorn serves {application} as ASGI; websockets go to ws://{host}:{server_port}/"
             )

@@ -1,17 +1,17 @@
-"""What every broker must do, as pytest classes that run on any backend by its URL.
+"""The contract of every broker, as pytest classes that test any backend by its URL.
 
     class TestMyBroker(BrokerContract):
         url = "mybroker://localhost:1234"
-        waivers = {"test_aclose_leaves_nothing_behind": "why that cannot be"}
+        waivers = {"test_aclose_leaves_nothing_behind": "the reason"}
 
-They need pytest and pytest-asyncio. Override the fixture `broker_url` where the URL is known only
-at run time. `ServerContract` and `NetworkContract` need a server that can be hurt: the fixture
-`server`, a `ServerControl`. A test that cannot hold for a backend is waived by its name with a
-reason, and reported as a skip. For assertions that explain themselves, say
+They need pytest and pytest-asyncio. Override the fixture `broker_url` if the URL is only known at
+run time. `ServerContract` and `NetworkContract` need a server that can be killed and paused: define
+the fixture `server`, a `ServerControl`. To waive a test that a backend cannot pass, name it in
+`waivers` with a reason; it is reported as a skip. For detailed assertion errors, call
 `pytest.register_assert_rewrite("django_sockets.testing.contract")` in your conftest.
 
-The tests go through the hub, because that is where users meet a broker, or to the bare broker where
-the promise is its own. They wait for events, never for time to pass.
+Most tests use a hub, because applications use brokers through hubs. The others use the broker
+itself. The tests wait for events and not for a fixed time.
 """
 
 from .base import ContractTests
@@ -45,8 +45,8 @@ __all__ = [
 class BrokerContract(
     DeliveryContract, SubscribingContract, ContentContract, LossContract, LifetimeContract
 ):
-    """The promises of a backend whose server is well."""
+    """The promises of a backend while its server works."""
 
 
 class ServerContract(CrashContract, TroubleContract):
-    """The promises of a backend whose server fails."""
+    """The promises of a backend while its server fails."""

@@ -1,4 +1,4 @@
-"""What every part of the contract stands on: waivers, URLs, channels of one's own, bare brokers."""
+"""The base of the contract tests: waivers, URLs, unique channels, brokers without a hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from urllib.parse import quote
 import pytest
 
 from ...broker import Broker
+from ...deadlines import with_deadline
 from .. import ledger
 
 __all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
 
 
 def with_options(url: str, **options: object) -> str:
-    """The URL, or each of several with spaces between them, with more options."""
+    """Add options to a URL, or to each of several URLs with spaces between them."""
     query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items())
     if not query:
         return url
@@ -25,7 +26,7 @@ def with_options(url: str, **options: object) -> str:
 
 
 def with_password(url: str, username: str, password: str) -> str:
-    """The URL, or each of several with spaces between them, with other credentials."""
+    """Replace the credentials of a URL, or of each of several URLs with spaces between them."""
 
     def one(url: str) -> str:
         scheme, _, rest = url.partition("://")
@@ -37,7 +38,7 @@ def with_password(url: str, username: str, password: str) -> str:
 
 
 class RecordingSink:
-    """What a bare broker reports, in order: "message", channel, payload; "lost", channels."""
+    """Records the calls of a broker: ("message", channel, payload) and ("lost", channels)."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -52,7 +53,7 @@ class RecordingSink:
         self._changed.set()
 
     async def until(self, *wanted: Any) -> None:
-        """Wait for one thing in `seen`."""
+        """Wait until `seen` contains this entry."""
 
         async def look() -> None:
             while wanted not in self.seen:
@@ -60,17 +61,17 @@ class RecordingSink:
                 await self._changed.wait()
 
         try:
-            await asyncio.wait_for(look(), ledger.PATIENCE_SECONDS)
+            await with_deadline(ledger.PATIENCE_SECONDS, look())
         except asyncio.TimeoutError:
             raise AssertionError(f"{wanted} not among {self.seen[-5:]}") from None
 
     def channels(self) -> set[str]:
-        """Channels on which something was heard."""
+        """The channels of all messages so far."""
         return {seen[1] for seen in self.seen if seen[0] == "message"}
 
 
 async def fence(publisher: Broker, subscriber: Broker, sink: RecordingSink, channel: str) -> None:
-    """Return when what `publisher` published before has reached the sink, or will not any more."""
+    """Return when every earlier message of `publisher` has reached the sink or is lost."""
     mark = uuid.uuid4().bytes
     await subscriber.subscribe([channel])
     await publisher.publish([channel], mark)
@@ -80,10 +81,10 @@ async def fence(publisher: Broker, subscriber: Broker, sink: RecordingSink, chan
 
 @pytest.mark.asyncio
 class ContractTests:
-    """Tests on the broker of one URL.
+    """Base of tests on the broker of one URL.
 
     Attributes:
-        url: of the broker; or override the fixture `broker_url`.
+        url: the URL of the broker; or override the fixture `broker_url`.
         waivers: name of a test method -> the reason why this backend cannot pass it.
     """
 

@@ -1,8 +1,7 @@
-"""What may be the name of a channel, and what may be sent."""
+"""Channel names and payloads."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import uuid
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...delivery.envelope import HEADER_BYTES
 from ...delivery.events import Gap, Message
 from ...errors import ChannelError, PayloadTooLarge
@@ -46,7 +46,7 @@ REFUSED_NAMES: tuple[tuple[Any, str], ...] = (
 
 
 class ContentContract(ContractTests):
-    """Names and payloads, of ours and of other programs."""
+    """Names and payloads of this library and of other programs."""
 
     async def test_every_valid_channel_name_works(self, broker_url: str) -> None:
         url = with_options(broker_url, prefix=uuid.uuid4().hex)
@@ -74,7 +74,7 @@ class ContentContract(ContractTests):
             queue = hub.new_queue()
             await hub.add_control(queue)
             await other.publish_control(b"{}")
-            event = await asyncio.wait_for(queue.next(), ledger.PATIENCE_SECONDS)
+            event = await with_deadline(ledger.PATIENCE_SECONDS, queue.next())
             assert event is not None
             assert not isinstance(event, Gap)
             assert (event.channel, event.payload) == (CONTROL, b"{}")

@@ -1,4 +1,4 @@
-"""What the fault tests ask of the person who holds the server."""
+"""The interface through which the fault tests control a server."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ __all__ = ["CacheControl", "ServerControl"]
 
 
 class ServerControl(Protocol):
-    """A running server of the test's own. Waive the tests for what yours cannot do."""
+    """A running server for one test only. Waive the tests of methods that you cannot offer."""
 
     url: str
     nodes: int
-    """How many servers a client may hold connections to."""
+    """The number of servers to which a client may hold connections."""
 
     async def kill(self) -> None:
-        """End it as a crash does."""
+        """End the server like a crash."""
 
     async def start(self) -> None:
-        """Start it again at the same address; return once it answers."""
+        """Start the server again at the same address, and return when it answers."""
 
     async def pause(self) -> None:
-        """Stop it where it is: connections stay open, nothing answers."""
+        """Pause the server: connections stay open without answers."""
 
     async def resume(self) -> None:
-        """Let it go on."""
+        """Resume the server after `pause`."""
 
     async def cut_subscribers(self) -> None:
         """Close every connection that carries subscriptions."""
 
     async def cut_publishers(self) -> None:
-        """Close every connection that carries none."""
+        """Close every connection that carries no subscriptions."""
 
     async def demote(self) -> None:
-        """Make it a replica that accepts a publish and delivers it to its own subscribers only."""
+        """Make the server a replica, which delivers a publish to its own subscribers only."""
 
     async def promote(self) -> None:
-        """Make it the primary again."""
+        """Make the server the primary again."""
 
     async def connections(self) -> int:
-        """How many connections it has, those of this object left out."""
+        """The number of connections to the server, without those of this object."""
 
     async def channels(self) -> int:
-        """How many of the users' channels have a subscription."""
+        """The number of users' channels that have a subscription."""
 
     async def add_user(self, name: str, password: str) -> None:
-        """Add a user who may do everything."""
+        """Add a user with all permissions."""
 
 
 class CacheControl:

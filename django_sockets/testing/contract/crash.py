@@ -1,4 +1,4 @@
-"""A server that is not there, or ends without a warning."""
+"""A server that is down or crashes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...errors import AuthError, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
@@ -18,13 +19,13 @@ from .faults import FaultTests, flow, is_message, quick, traffic
 __all__ = ["CrashContract"]
 
 RESTART_SECONDS = 2.0
-"""Messages flow again so soon after a server is back."""
+"""The longest time after the restart of a server until messages flow again."""
 
 
 class CrashContract(FaultTests):
-    """The promises of a backend whose server comes and goes."""
+    """The promises of a backend whose server stops and starts."""
 
-    # Not there
+    # Down
 
     async def test_a_publish_to_a_dead_server_fails_at_once_and_says_where(
         self, server: ServerControl, room: str, caplog: pytest.LogCaptureFixture
@@ -57,9 +58,9 @@ class CrashContract(FaultTests):
             await asyncio.sleep(0.2)
             assert not entering.done()
             await server.start()
-            events = await asyncio.wait_for(entering, RESTART_SECONDS)
+            events = await with_deadline(RESTART_SECONDS, entering)
             await hub.publish(room, b"hello")
-            event = await asyncio.wait_for(anext(events), 5)
+            event = await with_deadline(5, anext(events))
             assert is_message(event)
             await subscription.__aexit__(None, None, None)
 
@@ -79,7 +80,7 @@ class CrashContract(FaultTests):
             assert hub.stats()["channels"] == 0
             await server.start()
             await asyncio.sleep(1.1)  # More than the longest pause between two attempts.
-            if server.nodes == 1:  # Several have to be watched.
+            if server.nodes == 1:  # A client keeps connections to several servers.
                 assert await server.connections() == before
             assert await server.channels() == 0
             async with listening(hub, f"{room}:3") as heard:
@@ -97,7 +98,7 @@ class CrashContract(FaultTests):
             with pytest.raises(SubscribeError) as subscribing:
                 async with hub.subscribe(room):
                     pass
-        # Neither waited for a timeout: trying again does not help.
+        # Neither call waited for a timeout, because another attempt cannot succeed.
         assert time.monotonic() - started < 4
         for caught in (publishing, subscribing):
             assert isinstance(caught.value.__cause__, AuthError)
@@ -136,8 +137,8 @@ class CrashContract(FaultTests):
                 await heard.until(lambda _: len(heard.events) >= back + 100)
             await flow(publisher, ledger, heard, *rooms)
             heard.check(ledger)
-            # One gap for each lost link, on exactly what it carried; others tell of publishes that
-            # failed, each on its own channel.
+            # Each lost link causes one gap on exactly its channels. Other gaps stand for publishes
+            # that failed, each on its own channel.
             of_links = [gap for gap in heard.gaps if gap.reason not in ("missed", "late")]
             assert {channel for gap in of_links for channel in gap.channels} == set(rooms)
             if server.nodes == 1:
@@ -163,15 +164,15 @@ class CrashContract(FaultTests):
         url, ledger = quick(server.url, subscribe_timeout_seconds=10), Ledger()
         async with open_hub(url) as hub, listening(hub, room) as heard:
             async with hub.subscribe(f"{room}:dropped"):
-                await server.pause()  # So that this one is not told any more.
+                await server.pause()  # The server does not receive the unsubscribe.
             await server.kill()
             subscription = hub.subscribe(f"{room}:new")
             entering = asyncio.create_task(subscription.__aenter__())
             await asyncio.sleep(0.1)
             await server.start()
-            events = await asyncio.wait_for(entering, RESTART_SECONDS)
+            events = await with_deadline(RESTART_SECONDS, entering)
             await hub.publish(f"{room}:new", b"hello")
-            assert is_message(await asyncio.wait_for(anext(events), 5))
+            assert is_message(await with_deadline(5, anext(events)))
             await flow(hub, ledger, heard, room)
             assert [gap.channels for gap in heard.gaps] == [(room,)]
             assert await server.channels() == 2

@@ -1,4 +1,4 @@
-"""Publishing and subscribing while all is well."""
+"""Publishing and subscribing without faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import ContractTests
 
 
 class DeliveryContract(ContractTests):
-    """Who publishes, who hears it, and in which order."""
+    """Publishers, receivers and the order of messages."""
 
     async def test_a_message_reaches_every_channel_it_is_published_to(
         self, broker_url: str, room: str

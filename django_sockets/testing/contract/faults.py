@@ -1,4 +1,4 @@
-"""What the fault tests share: short deadlines, traffic that goes on through failures, waiting."""
+"""The base of the fault tests: short deadlines, traffic during faults, waiting for recovery."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def quick(url: str, **options: object) -> str:
 
 @contextlib.asynccontextmanager
 async def traffic(hub: Hub, ledger: Ledger, *rooms: str) -> AsyncIterator[None]:
-    """Publish to the rooms again and again, whether or not it works."""
+    """Publish to the rooms repeatedly while the block runs, also after errors."""
     leaving = False
 
     async def publish() -> None:
@@ -66,10 +66,10 @@ async def traffic(hub: Hub, ledger: Ledger, *rooms: str) -> AsyncIterator[None]:
 async def flow(
     hub: Hub, ledger: Ledger, heard: Listener, *rooms: str, within_seconds: float = 5.0
 ) -> None:
-    """Publish until a message has been heard in each room.
+    """Publish until a message has been received in each room.
 
     Raises:
-        AssertionError: not so within the time.
+        AssertionError: this did not happen within `within_seconds`.
     """
     give_up = time.monotonic() + within_seconds
     for room in rooms:
@@ -88,7 +88,7 @@ async def flow(
 async def eventually(
     reach: Callable[[], Awaitable[int]], wanted: int, *, within_seconds: float = 5.0
 ) -> None:
-    """Ask a server, which sends no events about itself, until it gives the answer."""
+    """Ask a server until it gives the wanted answer: servers send no events about themselves."""
     give_up = time.monotonic() + within_seconds
     while (answer := await reach()) != wanted:
         if time.monotonic() > give_up:
@@ -102,7 +102,7 @@ def is_message(event: object) -> bool:
 
 
 class FaultTests(ContractTests):
-    """Tests that hurt a server; override the fixture `server`."""
+    """Base of tests that make a server fail; override the fixture `server`."""
 
     @pytest.fixture
     def server(self) -> ServerControl:

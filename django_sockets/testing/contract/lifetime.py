@@ -1,4 +1,4 @@
-"""Threads, processes, the end, and what is shown of a broker."""
+"""Threads, processes, closing, and the text forms of a broker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from ...conf import load_config
+from ...deadlines import with_deadline
 from ...delivery.events import EventQueue
 from ...errors import BrokerClosed
 from ...hub.hub import open_hub
@@ -23,7 +24,7 @@ SECRET = "s3cr3t/pass@word"  # noqa: S105 - for URLs of servers that ask for non
 
 
 class LifetimeContract(ContractTests):
-    """Where a broker may be used, and what it leaves behind."""
+    """The threads and processes of a broker, and its cleanup."""
 
     async def test_threads_with_loops_of_their_own_hear_each_other_in_order(
         self, broker_url: str, room: str
@@ -57,7 +58,7 @@ class LifetimeContract(ContractTests):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        output, errors = await asyncio.wait_for(process.communicate(), 30)
+        output, errors = await with_deadline(30, process.communicate())
         assert output.decode().split() == ["before", "child", "after"], errors.decode()
         assert process.returncode == 0
 
@@ -71,8 +72,8 @@ class LifetimeContract(ContractTests):
             waiting = asyncio.create_task(_read_all(events))
             await asyncio.gather(hub.aclose(), hub.aclose())
             await hub.aclose()
-            # An open iteration ends instead of waiting for ever.
-            assert await asyncio.wait_for(waiting, 5) == 0
+            # A running iteration ends and does not wait forever.
+            assert await with_deadline(5, waiting) == 0
         assert asyncio.all_tasks() == tasks
         assert _threads() <= threads
         with pytest.raises(BrokerClosed, match="open a new one"):
@@ -107,7 +108,7 @@ class LifetimeContract(ContractTests):
 
 
 def _threads() -> set[threading.Thread]:
-    """All threads but those of the event loop's own executor, which looks up host names."""
+    """All threads except those of the event loop's own executor, which looks up host names."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 

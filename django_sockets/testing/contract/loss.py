@@ -1,11 +1,10 @@
-"""What was lost, repeated or reordered between the server and the hub."""
+"""Messages that are lost, repeated or reordered between the server and the hub."""
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
+from ...deadlines import with_deadline
 from ...delivery.events import MISSED, Gap, Message
 from ...hub.hub import open_hub
 from ..faulty import Faults
@@ -14,7 +13,7 @@ from .base import ContractTests, with_options
 
 
 class LossContract(ContractTests):
-    """No loss without a gap, nothing twice, nothing late."""
+    """No message is lost without a gap, delivered twice or delivered late."""
 
     async def test_a_lost_message_is_signalled_before_the_next_one(
         self, broker_url: str, room: str
@@ -82,7 +81,7 @@ class LossContract(ContractTests):
             await heard.until(lambda _: len(heard.messages) == 4)
             assert [type(event) for event in heard.events[:3]] == [Message, Message, Gap]
             assert sorted(heard.gaps[0].channels) == sorted(rooms)
-            # What follows at once may have been lost in part after the gap, for all that is known.
+            # The hub cannot know whether messages were lost between the gap and the next message.
             assert {gap.reason for gap in heard.gaps[1:]} <= {"missed"}
             assert len(heard.check(ledger)) == 2
 
@@ -110,7 +109,7 @@ class LossContract(ContractTests):
             else:
                 faults.gap()
             await heard.until_gap()
-            # An application fetches its state here, and does not see what is lost from now on.
+            # An application loads its state here: the state lacks messages that are lost later.
             faults.drop(2)
             await publish_each(2)
             await heard.until(lambda _: len(heard.messages) == 4)
@@ -132,7 +131,7 @@ class LossContract(ContractTests):
                 await hub.publish(room, ledger.write(room))
             await heard.until_payload(b"publisher 7 ")
             assert [n for _, _, n in heard.check(ledger)] == [3, 5]
-            # Number 2 again, number 3 late, and what was delivered before the link was lost.
+            # These are number 2 again, number 3 late, and three messages from before the lost link.
             assert hub.stats()["dropped_late"] == 1 + 1 + 3
 
     @pytest.mark.parametrize("seed", range(4))
@@ -157,7 +156,7 @@ class LossContract(ContractTests):
                     some = rooms[i % 3 : i % 3 + 2]
                     await publisher.publish(some, ledger.write(*some))
             published = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
-            await asyncio.wait_for(faults.until_seen(published), 10)
+            await with_deadline(10, faults.until_seen(published))
             faults.stop()
             for publisher, ledger in publishers:
                 await publisher.publish(rooms, ledger.write(*rooms))
@@ -181,7 +180,7 @@ class LossContract(ContractTests):
                 await quick.until_payload(b"publisher 100 ")
                 events = [await anext(slow) for _ in range(11)]
                 await hub.publish(room, ledger.write(room))
-                events.append(await asyncio.wait_for(anext(slow), 5))
+                events.append(await with_deadline(5, anext(slow)))
             assert [type(event) for event in events] == [*[Message] * 10, Gap, Message]
             assert events[10] == Gap(channels=(room,), reason="overflow")
             assert len(check_stream(events, ledger)) == 90

@@ -1,4 +1,4 @@
-"""A network that swallows, cuts and delays, between a broker and a server that is well."""
+"""A network that loses bytes, cuts connections and delays, while the server works."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["NetworkContract"]
 
 @contextlib.asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[tuple[FaultProxy, str]]:
-    """A proxy before the server of a URL with one host, and the URL through it."""
+    """A proxy in front of the server of a URL with one host, and the URL through the proxy."""
     parts = urlsplit(url)
     if parts.hostname is None or parts.port is None:
         raise pytest.UsageError(f"{parts.scheme}: a proxy needs a URL with host and port")

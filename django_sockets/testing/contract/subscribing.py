@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...delivery.events import Message
 from ...hub.hub import Hub, open_hub
 from ...registry import open_broker
@@ -17,7 +18,7 @@ from .base import ContractTests, RecordingSink, fence, with_options
 
 
 class SubscribingContract(ContractTests):
-    """When a subscription begins, and when it ends."""
+    """The beginning and the end of a subscription."""
 
     async def test_nothing_published_after_subscribe_returned_is_missed(
         self, broker_url: str, room: str
@@ -27,7 +28,7 @@ class SubscribingContract(ContractTests):
         thread.start()
 
         def publish(channel: str) -> None:
-            """Publish on the other loop while this one stands still."""
+            """Publish on the other loop while this loop is blocked."""
             call = publisher.publish(channel, channel.encode())
             asyncio.run_coroutine_threadsafe(call, elsewhere).result(ledger.PATIENCE_SECONDS)
 
@@ -41,7 +42,7 @@ class SubscribingContract(ContractTests):
                     channel = f"{room}:{i}"
                     async with reader.subscribe(f"{room}:{i % 7}", channel) as events:
                         publish(channel)
-                        event = await asyncio.wait_for(anext(events), ledger.PATIENCE_SECONDS)
+                        event = await with_deadline(ledger.PATIENCE_SECONDS, anext(events))
                         assert event == Message(channel=channel, payload=channel.encode())
         finally:
             asyncio.run_coroutine_threadsafe(publisher.aclose(), elsewhere).result()
@@ -95,7 +96,7 @@ class SubscribingContract(ContractTests):
                 wanted -= set(some)
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.choice((0, 0, 0.0005)))
-        await asyncio.wait_for(asyncio.gather(*calls), 10)
+        await with_deadline(10, asyncio.gather(*calls))
         await publisher.publish(channels, b"who hears this?")
         await fence(publisher, broker, sink, f"{room}:fence")
         assert sink.channels() - {f"{room}:fence"} == wanted

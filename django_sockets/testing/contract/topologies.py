@@ -1,12 +1,12 @@
-"""The controls of several servers that belong together, or stand side by side."""
+"""The controls of clusters, sentinel sets, a serverless cache and independent hosts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
-from ..census import answering
+from ..census import answering, each
 from ..clusters import CacheCluster
 from ..sentinels import SentinelTrio
 from ..serverless import ServerlessEmulation
@@ -14,6 +14,9 @@ from ..servers import CacheServer
 from .control import CacheControl
 
 __all__ = ["ClusterControl", "HostsControl", "SentinelControl", "ServerlessControl"]
+
+
+_T = TypeVar("_T")
 
 
 class _Topology(Protocol):
@@ -24,8 +27,8 @@ class _Topology(Protocol):
     def channels(self) -> int: ...
 
 
-class _Together:
-    """What the controls share: acts on all servers with data."""
+class _TopologyControl:
+    """Base of the controls: acts on all servers that hold data."""
 
     nodes: int
 
@@ -34,8 +37,19 @@ class _Together:
         self._servers = servers
         self.url = topology.url
 
+    async def kill(self) -> None:
+        await asyncio.to_thread(each, CacheServer.kill, self._servers)
+
     async def start(self) -> None:
         await asyncio.to_thread(self._topology.restore)
+
+    async def pause(self) -> None:
+        for server in self._servers:
+            server.pause()
+
+    async def resume(self) -> None:
+        for server in self._servers:
+            server.resume()
 
     async def _execute(self, *command: str) -> None:
         for server in answering(self._servers):
@@ -57,27 +71,16 @@ class _Together:
         await self._execute("ACL", "SETUSER", name, "on", f">{password}", "~*", "&*", "+@all")
 
 
-class ClusterControl(_Together):
-    """The control of a `CacheCluster`: what is done is done to all nodes."""
+class ClusterControl(_TopologyControl):
+    """The control of a `CacheCluster`; it acts on all nodes."""
 
     def __init__(self, cluster: CacheCluster) -> None:
         super().__init__(cluster, cluster.nodes)
         self.cluster = cluster
         self.nodes = len(cluster.nodes)
 
-    async def kill(self) -> None:
-        await asyncio.to_thread(self.cluster.kill_all)
-
-    async def pause(self) -> None:
-        for node in self.cluster.nodes:
-            node.pause()
-
-    async def resume(self) -> None:
-        for node in self.cluster.nodes:
-            node.resume()
-
     async def demote(self) -> None:
-        """Let a replica of every primary take over."""
+        """Promote a replica of every primary."""
         for primary in await asyncio.to_thread(self.cluster.primaries):
             replica, *_ = await asyncio.to_thread(self.cluster.replicas_of, primary)
             await asyncio.to_thread(self.cluster.failover, replica)
@@ -86,30 +89,18 @@ class ClusterControl(_Together):
         await asyncio.to_thread(self.cluster.restore)
 
 
-class SentinelControl(_Together):
-    """The control of a `SentinelTrio`: nodes fail together, sentinels go on."""
+class SentinelControl(_TopologyControl):
+    """The control of a `SentinelTrio`: all nodes fail together, the sentinels keep running."""
 
     nodes = 4
-    """The primary, and three sentinels."""
+    """A client connects to the primary and to three sentinels."""
 
     def __init__(self, trio: SentinelTrio) -> None:
         super().__init__(trio, trio.nodes)
         self.trio = trio
 
-    async def kill(self) -> None:
-        for node in self.trio.nodes:
-            node.kill()
-
-    async def pause(self) -> None:
-        for node in self.trio.nodes:
-            node.pause()
-
-    async def resume(self) -> None:
-        for node in self.trio.nodes:
-            node.resume()
-
     async def demote(self) -> None:
-        """Make the primary a replica of nothing; the sentinels notice after a while."""
+        """Make the primary a replica of a dead address. The sentinels notice this later."""
         primary = await asyncio.to_thread(self.trio.primary)
         await asyncio.to_thread(primary.execute, "REPLICAOF", "127.0.0.1", "1")
 
@@ -117,8 +108,8 @@ class SentinelControl(_Together):
         await asyncio.to_thread(self.trio.restore)
 
 
-class ServerlessControl(_Together):
-    """The control of a `ServerlessEmulation`. Nobody outside such a service can demote a node."""
+class ServerlessControl(_TopologyControl):
+    """The control of a `ServerlessEmulation`. Its node cannot be demoted."""
 
     nodes = 1
 
@@ -136,51 +127,52 @@ class ServerlessControl(_Together):
         self.service.resume()
 
     async def demote(self) -> None:
-        raise RuntimeError("waive this test: one node has nobody to follow")
+        raise RuntimeError("waive this test: the only node cannot be demoted")
 
     async def promote(self) -> None:
-        raise RuntimeError("waive this test: one node has nobody to follow")
+        raise RuntimeError("waive this test: the only node cannot be demoted")
 
 
 class HostsControl:
-    """The control of independent hosts: what is done is done to all of them."""
+    """The control of independent hosts; it acts on all of them."""
 
     def __init__(self, servers: Sequence[CacheServer]) -> None:
         self._controls = [CacheControl(server) for server in servers]
         self.nodes = len(servers)
         self.url = " ".join(control.url for control in self._controls)
 
+    async def _each(self, act: Callable[[CacheControl], Awaitable[_T]]) -> list[_T]:
+        return await asyncio.gather(*map(act, self._controls))
+
     async def kill(self) -> None:
-        await asyncio.gather(*(control.kill() for control in self._controls))
+        await self._each(CacheControl.kill)
 
     async def start(self) -> None:
-        await asyncio.gather(*(control.start() for control in self._controls))
+        await self._each(CacheControl.start)
 
     async def pause(self) -> None:
-        for control in self._controls:
-            await control.pause()
+        await self._each(CacheControl.pause)
 
     async def resume(self) -> None:
-        for control in self._controls:
-            await control.resume()
+        await self._each(CacheControl.resume)
 
     async def cut_subscribers(self) -> None:
-        await asyncio.gather(*(control.cut_subscribers() for control in self._controls))
+        await self._each(CacheControl.cut_subscribers)
 
     async def cut_publishers(self) -> None:
-        await asyncio.gather(*(control.cut_publishers() for control in self._controls))
+        await self._each(CacheControl.cut_publishers)
 
     async def demote(self) -> None:
-        await asyncio.gather(*(control.demote() for control in self._controls))
+        await self._each(CacheControl.demote)
 
     async def promote(self) -> None:
-        await asyncio.gather(*(control.promote() for control in self._controls))
+        await self._each(CacheControl.promote)
 
     async def connections(self) -> int:
-        return sum(await asyncio.gather(*(control.connections() for control in self._controls)))
+        return sum(await self._each(CacheControl.connections))
 
     async def channels(self) -> int:
-        return sum(await asyncio.gather(*(control.channels() for control in self._controls)))
+        return sum(await self._each(CacheControl.channels))
 
     async def add_user(self, name: str, password: str) -> None:
-        await asyncio.gather(*(control.add_user(name, password) for control in self._controls))
+        await self._each(lambda control: control.add_user(name, password))

@@ -1,4 +1,4 @@
-"""A server that freezes, cuts connections or is demoted; and what it has to bear."""
+"""A server that freezes, cuts connections or is demoted; the load of many subscribers on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from ...deadlines import with_deadline
 from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, Listener, listening
@@ -19,7 +20,7 @@ __all__ = ["TroubleContract"]
 
 
 class TroubleContract(FaultTests):
-    """The promises of a backend whose server is there and fails."""
+    """The promises of a backend whose server runs and fails."""
 
     # Frozen
 
@@ -28,7 +29,7 @@ class TroubleContract(FaultTests):
     ) -> None:
         url, ledger = quick(server.url, dead_peer_seconds=30), Ledger()
         async with open_hub(url) as hub, listening(hub, room) as heard:
-            # To both, so that both have a connection.
+            # Both channels are used, so that both have a connection.
             await hub.publish([room, f"{room}:2"], ledger.write(room))
             await server.pause()
             started = time.monotonic()
@@ -57,7 +58,7 @@ class TroubleContract(FaultTests):
             kept = [publisher.publish(room, ledger.write(room)) for _ in range(20)]
             outcomes = await asyncio.gather(*kept, return_exceptions=True)
             assert all(isinstance(outcome, PublishError) for outcome in outcomes)
-            # The publisher moves on: these are on another connection, beside those.
+            # The publisher has opened another connection for these messages.
             new = asyncio.gather(
                 *(publisher.publish(room, ledger.write(room)) for _ in range(20)),
                 return_exceptions=True,
@@ -95,12 +96,12 @@ class TroubleContract(FaultTests):
             publishing = asyncio.create_task(hub.publish(room, b"y"))
             subscribing = asyncio.create_task(hub.subscribe(f"{room}:2").__aenter__())
             await asyncio.sleep(0.05)
-            await asyncio.wait_for(hub.aclose(), 1)
+            await with_deadline(1, hub.aclose())
             with pytest.raises(PublishError) as caught:
-                await asyncio.wait_for(publishing, 1)
+                await with_deadline(1, publishing)
             assert caught.value.unknown == (room,)
             with pytest.raises(BrokerClosed):
-                await asyncio.wait_for(subscribing, 1)
+                await with_deadline(1, subscribing)
         assert asyncio.all_tasks() == tasks
 
     # Cut off and demoted
@@ -119,7 +120,7 @@ class TroubleContract(FaultTests):
             for i in range(1, 4):
                 await heard.until(is_message, start=len(heard.events))
                 await server.cut_subscribers()
-                # One gap names both, or each has one, if their servers are different.
+                # One gap names both rooms, or each has its own gap if their servers differ.
                 place = await heard.until(lambda _, i=i: _named(heard) == sorted(rooms * i))  # type: ignore[misc]
                 await heard.until(is_message, start=place, within_seconds=1)
             await heard.until(lambda _: len(heard.events) > place + 100)
@@ -152,12 +153,12 @@ class TroubleContract(FaultTests):
             await server.promote()
             await flow(hub, ledger, heard, room)
             place = len(heard.events)
-            # And it settles: a primary is not taken for a replica.
+            # The hub reports no more gaps: it does not take the primary for a replica.
             async with traffic(hub, ledger, room):
                 await heard.until(lambda _: len(heard.events) > place + 200)
             assert all(map(is_message, heard.events[place:]))
 
-    # What it costs
+    # Load
 
     async def test_many_callers_and_subscribers_share_a_few_connections(
         self, server: ServerControl, room: str
@@ -187,5 +188,5 @@ class TroubleContract(FaultTests):
 
 
 def _named(heard: Listener) -> list[str]:
-    """The channels of all gaps so far, each as often as it was named."""
+    """The channels of all gaps so far, once for each gap."""
     return sorted(channel for gap in heard.gaps for channel in gap.channels)

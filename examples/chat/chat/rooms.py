@@ -1,4 +1,4 @@
-"""The rooms, and who may enter."""
+"""The rooms, and the rule for entering them."""
 
 from typing import NamedTuple
 

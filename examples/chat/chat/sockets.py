@@ -1,4 +1,4 @@
-"""The socket behind the page: one object for each open tab."""
+"""The socket class of the page. Each open tab has one object."""
 
 import secrets
 from contextlib import suppress
@@ -27,14 +27,14 @@ class Say(Struct):
 class ChatSocket(BaseSocketServer):
     """The page sends `{"type": "enter", "room": ...}`, then "say" and "writing"."""
 
-    answer_invalid = True  # A message that does not fit is answered with what is wrong with it.
+    answer_invalid = True  # The reply to an invalid message describes the error.
     room = None
 
     def connect(self):
         self.user = self.scope["user"]
         self.id = secrets.token_hex(4)
         if not self.user.is_authenticated:
-            # Refusing the handshake would say no more to a page than a broken cable does.
+            # A page cannot tell a refused handshake from a broken network, but it sees close codes.
             self.close(UNAUTHORIZED)
             return
         self.subscribe(f"tab:{self.id}")
@@ -73,11 +73,11 @@ class ChatSocket(BaseSocketServer):
 
     def gap(self, channels, reason):
         self.send({"kind": "gap"})
-        self.tell_others("entered")  # The answers say who is here now.
+        self.tell_others("entered")  # The replies name the users in the room.
 
     async def async_handle_received_broadcast(self, channel, data):
         if data["kind"] == "entered":
-            # Nobody keeps a list: whoever is in the room says so to the one who came.
+            # There is no list of users: each socket in the room replies to the new one.
             await self.async_broadcast(f"tab:{data['id']}", self.event("here"))
         await self.async_send(data)
 
@@ -89,7 +89,7 @@ class ChatSocket(BaseSocketServer):
 
     def tell_others(self, kind):
         if self.room is not None:
-            with suppress(PublishError):  # With the broker down there is nobody to tell.
+            with suppress(PublishError):  # With the broker down, nobody can be told.
                 self.broadcast(f"room:{self.room}", self.event(kind), exclude_self=True)
 
     def event(self, kind, **more):

@@ -1,4 +1,4 @@
-"""The one page. Django's own views do the login and the logout."""
+"""The chat page. Django's own views handle login and logout."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse

@@ -1,4 +1,4 @@
-"""What the server runs: pages go to Django, websockets to the socket class, with their user."""
+"""The ASGI application: Django serves the pages, the socket class serves websockets with a user."""
 
 import os
 
@@ -9,7 +9,7 @@ from django_sockets.middleware import secure
 from django_sockets.utils import ProtocolTypeRouter, URLRouter
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-pages = ASGIStaticFilesHandler(get_asgi_application())  # First: it sets Django up.
+pages = ASGIStaticFilesHandler(get_asgi_application())  # This must come first: it sets Django up.
 
 from .urls import websocket_urlpatterns  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Settings of the chat. They are for your own machine, not for the internet."""
+"""Settings of the chat, for use on your own machine only."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 
 INSTALLED_APPS = [
-    "django_sockets",  # First: its runserver serves websockets, too.
+    "django_sockets",  # It comes first, so that its runserver is used, which serves websockets.
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -46,5 +46,5 @@ LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"
 LOGIN_URL = "login"
 
-# What carries the messages: memory:// is enough for one process.
+# The broker that carries the messages. memory:// works within one process.
 DJANGO_SOCKETS_CONFIG = os.environ.get("DJANGO_SOCKETS_URL", "memory://")

@@ -1,4 +1,4 @@
-"""The socket behind the page: one object for each open tab."""
+"""The socket class of the page. Each open tab has one object."""
 
 import secrets
 from contextlib import suppress
@@ -17,7 +17,7 @@ class ChatSocket(BaseSocketServer):
     name = ""
 
     def connect(self):
-        self.id = secrets.token_hex(4)  # By it a tab knows its own messages.
+        self.id = secrets.token_hex(4)  # A tab recognizes its own messages by this id.
         self.subscribe(ROOM)
 
     def receive(self, data):
@@ -34,7 +34,7 @@ class ChatSocket(BaseSocketServer):
 
     def disconnect(self):
         if self.name:
-            with suppress(PublishError):  # With the broker down there is nobody to tell.
+            with suppress(PublishError):  # With the broker down, nobody can be told.
                 self.tell_all("left")
 
     def gap(self, channels, reason):

@@ -1,4 +1,4 @@
-"""The one page."""
+"""The page of the demo."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -9,6 +9,6 @@ from .sockets import MAX_NAME, MAX_TEXT
 
 
 def room(request: HttpRequest) -> HttpResponse:
-    broker = default_config().url  # As text it leaves the password out.
+    broker = default_config().url  # Its text form does not contain the password.
     context = {"broker": broker, "max_name": MAX_NAME, "max_text": MAX_TEXT}
     return render(request, "chat/room.html", context)

@@ -1,4 +1,4 @@
-"""What the server runs: pages go to Django, websockets to the socket class of their address."""
+"""The ASGI application: Django serves the pages, the socket class serves websockets."""
 
 import os
 

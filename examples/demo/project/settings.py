@@ -4,7 +4,7 @@ import os
 
 from django.core.management.utils import get_random_secret_key
 
-SECRET_KEY = get_random_secret_key()  # A new one for each run: nothing that it signs outlives it.
+SECRET_KEY = get_random_secret_key()  # Each run has a new key: the demo stores nothing signed.
 DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 
@@ -20,5 +20,5 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "WARNING"},
 }
 
-# The only line that is about django_sockets: what carries the messages.
+# The broker that carries the messages: the only setting of django_sockets here.
 DJANGO_SOCKETS_CONFIG = os.environ.get("DJANGO_SOCKETS_URL", "memory://")

@@ -1,4 +1,4 @@
-"""Addresses of pages, and of websockets."""
+"""Routes of pages and websockets."""
 
 from chat.sockets import ChatSocket
 from chat.views import room

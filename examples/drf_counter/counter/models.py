@@ -1,4 +1,4 @@
-"""The counter."""
+"""The model of the counter."""
 
 from django.db import models
 

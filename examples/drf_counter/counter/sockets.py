@@ -1,4 +1,4 @@
-"""What the counter shows, live."""
+"""The socket class that sends the value of the counter."""
 
 from django_sockets.sockets import BaseSocketServer
 
@@ -8,10 +8,10 @@ CHANNEL = "count"
 
 
 class CounterSocket(BaseSocketServer):
-    """Sends `{"value": ...}` at once, and again whenever it changes."""
+    """Sends `{"value": ...}` at once, and again after each change."""
 
     def connect(self):
-        # In this order: changes from here on follow the value, however long its query takes.
+        # The order matters: changes after the subscribe are sent after the value.
         self.subscribe(CHANNEL)
         self.send_value()
 

@@ -1,4 +1,4 @@
-"""The API counts and says so once that is committed."""
+"""The API increments the counter, and broadcasts the value after the commit."""
 
 from django.db import transaction
 from django.db.models import F

@@ -1,4 +1,4 @@
-"""What the server runs: pages and the API go to Django, websockets need a token."""
+"""The ASGI application: Django serves the page and the API; websockets need a token."""
 
 import os
 
@@ -9,7 +9,7 @@ from django_sockets.middleware import DRFTokenAuthMiddleware
 from django_sockets.utils import ProtocolTypeRouter, URLRouter
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-pages = ASGIStaticFilesHandler(get_asgi_application())  # First: it sets Django up.
+pages = ASGIStaticFilesHandler(get_asgi_application())  # This must come first: it sets Django up.
 
 from .urls import websocket_urlpatterns  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Settings of the counter. They are for your own machine, not for the internet."""
+"""Settings of the counter, for use on your own machine only."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 
 INSTALLED_APPS = [
-    "django_sockets",  # First: its runserver serves websockets, too.
+    "django_sockets",  # It comes first, so that its runserver is used, which serves websockets.
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.staticfiles",
@@ -38,5 +38,5 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
 }
 
-# What carries the messages: memory:// is enough for one process.
+# The broker that carries the messages. memory:// works within one process.
 DJANGO_SOCKETS_CONFIG = os.environ.get("DJANGO_SOCKETS_URL", "memory://")

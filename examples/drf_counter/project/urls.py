@@ -1,4 +1,4 @@
-"""Addresses of the page, of the API, and of websockets."""
+"""Routes of the page, the API and websockets."""
 
 from counter.sockets import CounterSocket
 from counter.views import CountView, page

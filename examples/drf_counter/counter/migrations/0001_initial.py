@@ -1,4 +1,4 @@
-"""What `makemigrations` wrote."""
+"""Written by `makemigrations`."""
 
 from django.db import migrations, models
 

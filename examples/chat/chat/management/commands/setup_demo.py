@@ -1,10 +1,10 @@
-"""`python manage.py setup_demo`: the tables, and three people to log in as."""
+"""`python manage.py setup_demo` creates the tables and three users."""
 
 from django.contrib.auth import get_user_model
 from django.core.management import BaseCommand, call_command
 
 PASSWORD = "demo-password"
-PEOPLE = {"alice": True, "bob": True, "carol": False}  # Whether they are staff.
+PEOPLE = {"alice": True, "bob": True, "carol": False}  # Name -> whether the user is staff.
 
 
 class Command(BaseCommand):

@@ -1,4 +1,4 @@
-"""`python manage.py setup_demo`: the tables, a user, and the token to connect with."""
+"""`python manage.py setup_demo` creates the tables, a user, and the token to connect with."""
 
 from django.contrib.auth import get_user_model
 from django.core.management import BaseCommand, call_command
