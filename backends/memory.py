@@ -21,6 +21,7 @@ from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
 from ..log import LogThrottle
 from ..url import BrokerURL
+from .client.deadlines import with_deadline
 
 __all__ = ["MemoryBroker"]
 
@@ -134,7 +135,7 @@ class MemoryBroker:
                 return
             self._room.append((loop, room))
         try:
-            await asyncio.wait_for(room.wait(), timeout_seconds)
+            await with_deadline(timeout_seconds, room.wait())
         except asyncio.TimeoutError:
             pass  # The message is in the inbox: a loop that hangs delays publishers, it fails none.
         finally:

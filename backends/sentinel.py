@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,12 +19,14 @@ from ..errors import AuthError, ConfigurationError, ConnectError
 from ..log import LogThrottle
 from ..url import Address, BrokerURL
 from .client.commands import PLAIN
-from .client.connection import Link, Opener, ReplyError, discard
-from .client.connector import Connector, database
+from .client.connection import Connection, Opener, ReplyError
+from .client.connector import Connector, discard
 from .client.credentials import Credentials
 from .client.deadlines import first_answers
+from .client.driver_options import database
+from .client.parser import pairs
 from .client.pipeline import NotSent, OutcomeUnknown, Pipeline
-from .client.subscriber import Reader
+from .client.subscriber import Subscriber
 from .redis import SingleNodeBroker
 
 __all__ = ["SentinelBroker"]
@@ -53,15 +55,15 @@ class SentinelBroker(SingleNodeBroker):
             )
         self._connector = Connector(url, SENTINEL_OPTIONS, database=database(url, number))
         self._sentinels = Sentinels(url, service, self._on_switch)
-        self._openings: set[asyncio.Future[Link]] = set()
+        self._openings: set[asyncio.Future[Connection]] = set()
         super().__init__(
             url,
             sink,
-            open_link=self._open,
+            open_connection=self._open,
             max_age_seconds=self._connector.max_age_seconds,
         )
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         while True:
             address = await self._sentinels.primary()
             opening = asyncio.ensure_future(self._connector.open(address, need_primary=True))
@@ -75,7 +77,7 @@ class SentinelBroker(SingleNodeBroker):
                 raise
             finally:
                 self._openings.discard(opening)
-            # From here to the link's use in one turn of the loop: a switch must find it there.
+            # No await between this check and the use: a switch must find the connection in use.
             if not opening.cancelled() and self._sentinels.named == address:
                 return opening.result()
             opening.add_done_callback(discard)
@@ -227,13 +229,15 @@ class _Sentinel:
     """
 
     def __init__(
-        self, url: BrokerURL, service: str, open_link: Opener, on_answer: Callable[[], None]
+        self, url: BrokerURL, service: str, open_connection: Opener, on_answer: Callable[[], None]
     ) -> None:
         self._url = url
         self._service = service
         self._on_answer = on_answer
-        self._pipeline = Pipeline(url, open_link)
-        self._reader = Reader(url, self, self, open_link=open_link, probe=None, verbs=PLAIN)
+        self._pipeline = Pipeline(url, open_connection)
+        self._subscriber = Subscriber(
+            url, self, self, open_connection=open_connection, probe=None, pubsub=PLAIN
+        )
         self.said: _Answer | Exception = ConnectError(url, "it has not been asked")
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
@@ -244,7 +248,7 @@ class _Sentinel:
             ConnectError: it cannot be reached, does not know the service, or its answer makes no
                 sense.
         """
-        self._reader.want(self._service, SWITCH)
+        self._subscriber.want(self._service, SWITCH)
         await asyncio.wait([self._question()])
         if isinstance(self.said, Exception):
             raise self.said
@@ -284,7 +288,9 @@ class _Sentinel:
                 raise self._error(self._explain(reply))
         if address is None:
             raise self._error(f"the sentinels do not know the service {self._service!r}")
-        facts = _facts(master)
+        facts = pairs(master)
+        if not facts:
+            raise ValueError("no fields")
         host, port = address
         return _Answer(
             epoch=int(facts.get(b"config-epoch", 0)),
@@ -302,7 +308,7 @@ class _Sentinel:
             return f"the sentinels do not let us ask for the primary of {self._service!r}: {error}"
         return f"the sentinels do not know the service {self._service!r}: {error}"
 
-    # What the reader reports
+    # What the subscriber reports
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """See `Sink`. The payload names the new primary and no epoch, so it is asked for both."""
@@ -337,7 +343,7 @@ class _Sentinel:
 
     async def aclose(self) -> None:
         """Close both connections."""
-        await self._reader.aclose()
+        await self._subscriber.aclose()
         await self._pipeline.aclose()
 
 
@@ -351,10 +357,3 @@ class _Fixed:
 
     async def credentials(self) -> Credentials:
         return self._credentials
-
-
-def _facts(reply: Any) -> Mapping[bytes, bytes]:
-    """A map, or with RESP2 a list of names and values in turn."""
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -13,7 +13,8 @@ from ..broker import Report, Sink
 from ..errors import ConfigurationError
 from ..url import BrokerURL
 from .client.commands import SHARDED
-from .client.connector import DRIVER_OPTIONS, Connector
+from .client.connector import Connector
+from .client.driver_options import DRIVER_OPTIONS
 from .client.inspection import NodeFacts, describe
 from .glide.publisher import glide_publisher
 from .redis import SingleNodeBroker
@@ -35,16 +36,16 @@ class ServerlessBroker(SingleNodeBroker):
                 f"{url}: a serverless cache has no databases: leave {url.path!r} out"
             )
         connector = Connector(url, DRIVER_OPTIONS, always_tls=True)
-        open_link = partial(connector.open, url.addresses[0])
+        open_connection = partial(connector.open, url.addresses[0])
         super().__init__(
             url,
             sink,
-            open_link=open_link,
-            verbs=SHARDED,
+            open_connection=open_connection,
+            pubsub=SHARDED,
             publisher=(
                 # One endpoint that owns all slots: the driver's cluster client would follow a slot
                 # map that may lead nowhere.
-                glide_publisher(connector, sharded=True, open_link=open_link)
+                glide_publisher(connector, sharded=True, open_connection=open_connection)
                 if connector.glide
                 else None
             ),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import binascii
 from typing import NamedTuple
 
-__all__ = ["PLAIN", "SHARDED", "SLOTS", "Verbs", "probe_name", "server_name", "slot_of"]
+__all__ = ["PLAIN", "SHARDED", "SLOTS", "PubSubCommands", "probe_name", "server_name", "slot_of"]
 
 SLOTS = 16384
 
 
-class Verbs(NamedTuple):
+class PubSubCommands(NamedTuple):
     """The commands of one kind of pub/sub, and the kinds of the pushes that come back.
 
     Attributes:
@@ -26,10 +26,10 @@ class Verbs(NamedTuple):
     by_slot: bool
 
 
-PLAIN = Verbs(
+PLAIN = PubSubCommands(
     b"PUBLISH", b"SUBSCRIBE", b"UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe", False
 )
-SHARDED = Verbs(
+SHARDED = PubSubCommands(
     b"SPUBLISH", b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe", True
 )
 """Since Redis 7.0: a message stays on the nodes of its slot."""

@@ -11,13 +11,15 @@ import dataclasses
 import ssl
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...broker import Report
 from ...url import BrokerURL
-from .connection import PRIMARY, Link, LinkLost, ask
-from .within import within
+from .connection import Connection, ConnectionLost, ask
+from .deadlines import with_deadline
+from .identity import PRIMARY, read_role
+from .parser import pairs
 
 __all__ = ["NodeFacts", "describe", "look_at"]
 
@@ -75,38 +77,42 @@ class NodeFacts:
         return "cluster" in (self.info.get("redis_mode"), self.info.get("server_mode"))
 
 
-async def look_at(link: Link, where: str, seconds: float) -> NodeFacts:
-    """Ask a server over a new link, which is closed.
+async def look_at(connection: Connection, where: str, seconds: float) -> NodeFacts:
+    """Ask a server over a new connection, which is closed.
 
     Raises:
-        LinkLost: it went away, or has not answered everything after `seconds`.
+        ConnectionLost: it went away, or has not answered everything after `seconds`.
     """
     try:
-        return await within(seconds, _look_at(link, where))
+        return await with_deadline(seconds, _look_at(connection, where))
     except asyncio.TimeoutError:
         problem = f"no answer from {where} within {seconds:g} s"
-    raise LinkLost(problem)
+    raise ConnectionLost(problem)
 
 
-async def _look_at(link: Link, where: str) -> NodeFacts:
+async def _look_at(connection: Connection, where: str) -> NodeFacts:
     try:
-        info, role, sharded, *config = await ask(link, COMMANDS)
+        info, role, sharded, *config = await ask(connection, COMMANDS)
         durations = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
-            await ask(link, [(b"PING",)])
+            await ask(connection, [(b"PING",)])
             durations.append(time.perf_counter() - started)
     finally:
-        link.abort()
+        connection.abort()
     return NodeFacts(
         where=where,
         info=_fields(info),
-        config={name: value for reply in config for name, value in _pairs(reply).items()},
-        role=role[0].decode() if isinstance(role, list) and role else "",
+        config={
+            name.decode(): value.decode()
+            for reply in config
+            for name, value in pairs(reply).items()
+        },
+        role=read_role(role),
         sharded=any(sharded) if isinstance(sharded, list) else None,
         round_trip_ms=round(statistics.median(durations) * 1000, 3),
-        protocol=link.protocol,
-        tls=link.tls,
+        protocol=connection.protocol,
+        tls=connection.tls,
     )
 
 
@@ -115,15 +121,6 @@ def _fields(info: Any) -> dict[str, str]:
         return {}
     lines = info.decode(errors="replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-def _pairs(reply: Any) -> Mapping[str, str]:
-    """The reply to CONFIG GET; RESP2 gives a list of names and values."""
-    if isinstance(reply, list):
-        reply = dict(zip(reply[::2], reply[1::2], strict=False))
-    if not isinstance(reply, dict):
-        return {}
-    return {name.decode(): value.decode() for name, value in reply.items()}
 
 
 def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Report:

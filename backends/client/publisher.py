@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from ...errors import PublishError
 from ...url import BrokerURL
-from .commands import Verbs
+from .commands import PubSubCommands
 from .connection import ReplyError
 from .pipeline import OutcomeUnknown, Pipeline
 
@@ -45,9 +45,9 @@ class Publisher(Protocol):
 class PipelinePublisher:
     """Publishes over one `Pipeline`, which stays its owner's to close."""
 
-    def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
+    def __init__(self, pipeline: Pipeline, pubsub: PubSubCommands) -> None:
         self._pipeline = pipeline
-        self._verb = verbs.publish
+        self._verb = pubsub.publish
 
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
         """See `Publisher`."""

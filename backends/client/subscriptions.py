@@ -178,7 +178,7 @@ class Subscriptions(OfOneLoop):
             self._fail(call, problem, trouble)
 
     def _trouble(self, channels: Iterable[str]) -> ConnectError | None:
-        """Why one of these channels has no link, if that is so."""
+        """Why one of these channels has no connection, if that is so."""
         states = [self._channels[name] for name in channels if name in self._channels]
         return next((s.place.trouble for s in states if s.place.trouble is not None), None)
 

@@ -21,15 +21,16 @@ from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
 from ..client.commands import PLAIN, SLOTS, slot_of
-from ..client.connection import LinkLost, ask
-from ..client.connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
+from ..client.connection import ConnectionLost, ask
+from ..client.connector import DEFAULT_PORT, Connector
+from ..client.deadlines import with_deadline
+from ..client.driver_options import DRIVER_OPTIONS
 from ..client.inspection import describe, look_at
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.publisher import Publisher
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
-from ..client.within import within
 from ..glide.publisher import glide_publisher
 from .router import Route, Router
 from .topology import QUESTIONS, SlotMap, Topology
@@ -100,17 +101,17 @@ class ClusterBroker(ServerBroker):
         node = self._nodes.get(address)
         if node is None:
             slot_map = self._topology.slot_map
-            verbs = PLAIN if slot_map is None else slot_map.verbs
+            pubsub = PLAIN if slot_map is None else slot_map.pubsub
             node = self._nodes[address] = Node(
                 self.url,
                 self._sink,
                 _Witness(self._subscriptions, self.look_again),
-                open_link=partial(self._connector.open, address, need_primary=True),
-                verbs=verbs,
+                open_connection=partial(self._connector.open, address, need_primary=True),
+                pubsub=pubsub,
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
             )
-            self._routes[address] = Route(node.pipeline, verbs, address)
+            self._routes[address] = Route(node.pipeline, pubsub, address)
         return node
 
     def _place_for(self, name: bytes) -> Place:
@@ -153,16 +154,16 @@ class ClusterBroker(ServerBroker):
                 return await node.pipeline.submit(QUESTIONS), address
             except (NotSent, OutcomeUnknown) as exc:
                 raise ConnectError(self.url, f"{address}: {exc}") from exc
-        link = await self._connector.open(address)
+        connection = await self._connector.open(address)
         # A name may stand for many servers, and one of them has answered. With TLS the name stays:
         # certificates are made for it.
-        peer = "" if self._connector.tls else link.identity.peer
+        peer = "" if self._connector.tls else connection.identity.peer
         try:
-            return await ask(link, QUESTIONS), Address(peer or address.host, address.port)
-        except LinkLost as exc:
+            return await ask(connection, QUESTIONS), Address(peer or address.host, address.port)
+        except ConnectionLost as exc:
             raise ConnectError(self.url, f"{address}: {exc}") from exc
         finally:
-            link.abort()
+            connection.abort()
 
     def look_again(self) -> None:
         """Something may have changed: ask soon who owns what."""
@@ -186,7 +187,7 @@ class ClusterBroker(ServerBroker):
         while True:
             seconds = pause if self._in_trouble() else REFRESH_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(seconds, self._wake.wait())
+                await with_deadline(seconds, self._wake.wait())
             pause = SOONEST_SECONDS if self._wake.is_set() else min(2 * pause, TROUBLED_SECONDS)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
@@ -234,13 +235,13 @@ class ClusterBroker(ServerBroker):
         self._nowhere.trouble = ConnectError(
             self.url, "no server of the cluster serves the slot of the channel"
         )
-        if former is None and slot_map.verbs is PLAIN:
+        if former is None and slot_map.pubsub is PLAIN:
             logger.warning(
                 "%s: the servers have no sharded pub/sub (it came with Redis 7.0): with the plain "
                 "commands every message goes to every node of the cluster",
                 self.url,
             )
-        if former is not None and former.verbs is not slot_map.verbs:
+        if former is not None and former.pubsub is not slot_map.pubsub:
             self._retire(list(self._nodes))  # Upgraded: everything is subscribed anew.
         moved: dict[Address, list[int]] = {}
         for slot, (before, now) in enumerate(zip(owners, slot_map.owners, strict=False)):
@@ -272,17 +273,17 @@ class ClusterBroker(ServerBroker):
     async def inspect(self) -> Report:
         """Ask every primary what it is; what is not allowed to be asked is left out."""
         slot_map = await self._topology.refresh()
-        links = [self._connector.open(address) for address in slot_map.primaries]
+        connections = [self._connector.open(address) for address in slot_map.primaries]
         seconds = self.url.options.publish_timeout_seconds
-        opened = await asyncio.gather(*links, return_exceptions=True)
+        opened = await asyncio.gather(*connections, return_exceptions=True)
         found, problems = [], []
-        for address, link in zip(slot_map.primaries, opened, strict=True):
-            if isinstance(link, BaseException):
-                problems.append(f"{address}: {link}")
+        for address, connection in zip(slot_map.primaries, opened, strict=True):
+            if isinstance(connection, BaseException):
+                problems.append(f"{address}: {connection}")
                 continue
             try:
-                found.append(await look_at(link, str(address), seconds))
-            except LinkLost as exc:
+                found.append(await look_at(connection, str(address), seconds))
+            except ConnectionLost as exc:
                 problems.append(f"{address}: {exc}")
         if not found:
             raise ConnectError(self.url, "; ".join(problems))
@@ -304,7 +305,7 @@ class ClusterBroker(ServerBroker):
                 f"{SLOTS - slot_map.covered} slots have no server: nothing can be sent or heard on "
                 "the channels there"
             )
-        if slot_map.verbs is PLAIN:
+        if slot_map.pubsub is PLAIN:
             report.warnings.append(
                 "no sharded pub/sub: every message goes to every node; it came with Redis 7.0"
             )

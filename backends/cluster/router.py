@@ -18,8 +18,9 @@ from typing import Any
 
 from ...errors import BrokerClosed, ConnectError
 from ...url import Address, BrokerURL
-from ..client.commands import SLOTS, Verbs, slot_of
+from ..client.commands import SLOTS, PubSubCommands, slot_of
 from ..client.connection import ReplyError
+from ..client.deadlines import ignore_result
 from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
 from ..client.publisher import Outcome
 from ..client.subscription_state import ELSEWHERE
@@ -43,12 +44,14 @@ class Route:
         sent: what is on its way to it, in order.
     """
 
-    __slots__ = ("address", "pipeline", "sent", "verbs")
+    __slots__ = ("address", "pipeline", "pubsub", "sent")
 
-    def __init__(self, pipeline: Pipeline, verbs: Verbs, address: Address | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, pubsub: PubSubCommands, address: Address | None = None
+    ) -> None:
         self.address = address
         self.pipeline = pipeline
-        self.verbs = verbs
+        self.pubsub = pubsub
         self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
 
 
@@ -160,7 +163,7 @@ class Router:
             else:
                 batches.setdefault(route, []).append(message)
         for route, batch in batches.items():
-            verb = route.verbs.publish
+            verb = route.pubsub.publish
             commands = [(verb, message.name, message.payload) for message in batch]
             request = route.pipeline.submit(commands)
             route.sent.append((batch, request))
@@ -262,7 +265,7 @@ class Router:
             self._take_answers(route)
             if pipeline.busy:
                 answer = pipeline.submit([(b"PING",)])
-                answer.add_done_callback(_retrieve)
+                answer.add_done_callback(ignore_result)
                 answers[answer] = pipeline
         if answers:
             # Half of the time of those who wait behind it, so that they may still be sent.
@@ -313,12 +316,6 @@ def _with_address(error: Exception, route: Route) -> Exception:
     """An error that names the server, unless its cause does."""
     known = isinstance(error, (NotSent, OutcomeUnknown)) and error.__cause__ is None
     return type(error)(f"{route.address}: {error}") if known and route.address else error
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: that an answer came is all that counts."""
-    if not future.cancelled():
-        future.exception()
 
 
 def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Address] | None:

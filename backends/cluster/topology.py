@@ -18,9 +18,9 @@ from typing import Any
 
 from ...errors import AuthError, ConnectError
 from ...url import Address, BrokerURL
-from ..client.commands import PLAIN, SHARDED, SLOTS, Verbs
-from ..client.connection import ReplyError
+from ..client.commands import PLAIN, SHARDED, SLOTS, PubSubCommands
 from ..client.deadlines import first_answers
+from ..client.parser import ReplyError, pairs
 
 __all__ = ["QUESTIONS", "SlotMap", "Topology"]
 
@@ -47,16 +47,16 @@ class SlotMap:
         owners: slot -> address of its primary, or None.
         primaries: address of each server that owns slots -> addresses of its replicas.
         epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
-        verbs: sharded pub/sub where the servers have it.
-        verbs_told: the server has answered the question for that.
+        pubsub: sharded pub/sub where the servers have it.
+        pubsub_told: the server has answered the question for that.
     """
 
     def __init__(self) -> None:
         self.owners: list[Address | None] = [None] * SLOTS
         self.primaries: dict[Address, list[Address]] = {}
         self.epoch = 0
-        self.verbs: Verbs = SHARDED
-        self.verbs_told = False
+        self.pubsub: PubSubCommands = SHARDED
+        self.pubsub_told = False
 
     @property
     def replicas(self) -> list[Address]:
@@ -102,8 +102,8 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
         result.epoch = int(epoch[1])
     if isinstance(sharded, list) and len(sharded) == 1:
-        result.verbs_told = True
-        result.verbs = SHARDED if sharded[0] else PLAIN
+        result.pubsub_told = True
+        result.pubsub = SHARDED if sharded[0] else PLAIN
     return result
 
 
@@ -138,10 +138,8 @@ class _Names:
 
 def _metadata(server: Sequence[Any]) -> dict[str, str]:
     """What an answer says of a server beside its address; servers before Redis 7 say nothing."""
-    given = server[3] if len(server) > 3 else ()
-    if isinstance(given, list):
-        given = dict(zip(given[::2], given[1::2], strict=False))
-    return {_text(name): _text(value) for name, value in dict(given).items()}
+    given = pairs(server[3]) if len(server) > 3 else {}
+    return {_text(name): _text(value) for name, value in given.items()}
 
 
 def _text(value: object) -> str:
@@ -198,8 +196,8 @@ class Topology:
             newest = max(answers, key=lambda answer: answer.epoch, default=newest)
             if newest is None:
                 raise self._worst(problems)
-        if known is not None and not newest.verbs_told:
-            newest.verbs = known.verbs  # The server may be busy: the commands are what they were.
+        if known is not None and not newest.pubsub_told:
+            newest.pubsub = known.pubsub  # The server may be busy: the commands are what they were.
         self.slot_map = newest
         return newest
 

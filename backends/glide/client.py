@@ -25,8 +25,9 @@ from ...log import LogThrottle
 from ...os_threads import start_thread
 from ...redaction import mask
 from ...url import BrokerURL
-from ..client.connection import PRIMARY, Link, ReplyError, read_role
-from ..client.inquiry import Pause
+from ..client.connection import Connection, ReplyError
+from ..client.deadlines import with_deadline
+from ..client.identity import PRIMARY, RefusalBackoff, read_role
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.supervision import Supervisor
 from .config import GlideConnection, client_maker
@@ -40,7 +41,7 @@ logger = logging.getLogger("django_sockets")
 
 Done = Callable[[Sequence[Exception | None]], None]
 """Takes one outcome for each message, on the glide thread."""
-OpenLink = Callable[[], Coroutine[Any, Any, Link]]
+OpenConnection = Callable[[], Coroutine[Any, Any, Connection]]
 
 GUARD_SECONDS = 1.0
 """How much longer than the driver's own deadline we wait for it."""
@@ -81,14 +82,14 @@ class _Client:
         url: BrokerURL,
         connection: GlideConnection,
         sharded: bool,
-        open_link: OpenLink | None,
+        open_connection: OpenConnection | None,
     ) -> None:
         self.url = url
         self._sharded = sharded
         self._cluster = connection.cluster
         self._make = client_maker(url, connection)
         self._password = connection.password
-        self._open_link = open_link
+        self._open_connection = open_connection
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._supervisor = Supervisor(url)
         self._live: _Live | None = None
@@ -150,7 +151,7 @@ class _Client:
                     batch.publish(payload, name)
             call = live.client.exec(batch, False, glide.BatchOptions(timeout=milliseconds))
         try:
-            replies: Any = await asyncio.wait_for(call, seconds + GUARD_SECONDS)
+            replies: Any = await with_deadline(seconds + GUARD_SECONDS, call)
             count = len(replies) if isinstance(replies, list) else 0
             if count != len(messages):
                 raise glide.ConnectionError(f"{count} replies to {len(messages)} messages")
@@ -241,13 +242,13 @@ class _Client:
         """
         import glide
 
-        if self._open_link is not None:
-            (await self._open_link()).abort()
+        if self._open_connection is not None:
+            (await self._open_connection()).abort()
         try:
             client = await self._make()
             try:
                 # It connects with its first command.
-                await asyncio.wait_for(_answer(client), self.url.options.connect_timeout_seconds)
+                await with_deadline(self.url.options.connect_timeout_seconds, _answer(client))
             except BaseException:
                 await client.close()
                 raise
@@ -270,19 +271,19 @@ class _Client:
         """
         import glide
 
-        pause = Pause()
+        backoff = RefusalBackoff()
         while self._live is live:
             await asyncio.sleep(self.url.options.dead_peer_seconds / 2)
-            if not pause.over:
+            if not backoff.over:
                 continue
             try:
                 roles = await _roles(live.client)
             except glide.GlideError as exc:
                 outcome = _outcome(exc)
                 if isinstance(outcome, ReplyError):
-                    pause.refused(outcome)
+                    backoff.refused(outcome)
                 continue  # The next publish finds a connection that does not answer.
-            pause.granted()
+            backoff.succeeded()
             if any(role not in (PRIMARY, "") for role in roles) and self._live is live:
                 self.give_up("the server is a replica now")
 
@@ -433,7 +434,10 @@ class Lease:
 
 
 def lease(
-    url: BrokerURL, connection: GlideConnection, sharded: bool, open_link: OpenLink | None
+    url: BrokerURL,
+    connection: GlideConnection,
+    sharded: bool,
+    open_connection: OpenConnection | None,
 ) -> Lease:
     """A share of the client for a configuration; it connects with the first message.
 
@@ -444,7 +448,7 @@ def lease(
     key = (url, connection, sharded)
     with _lock:
         known = _thread.clients.get(key) if _thread is not None else None
-        client, leases = known or (_Client(url, connection, sharded, open_link), 0)
+        client, leases = known or (_Client(url, connection, sharded, open_connection), 0)
         thread = _thread = _thread or _GlideThread()
         thread.clients[key] = client, leases + 1
     return Lease(thread, key, client)

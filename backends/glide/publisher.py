@@ -20,7 +20,7 @@ from typing import Any
 from ...errors import BrokerClosed
 from ...url import BrokerURL
 from ..client.commands import SLOTS, slot_of
-from ..client.connection import Link
+from ..client.connection import Connection
 from ..client.connector import Connector
 from ..client.pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
 from .client import lease
@@ -92,9 +92,9 @@ class GlidePublisher:
         url: for its options, and for messages.
         connection: what to connect to, and how.
         sharded: SPUBLISH rather than PUBLISH.
-        open_link: makes a connection of our own, for a moment, before the driver connects: it says
-            at once and exactly what is wrong, where the driver says "timed out" when its time is
-            over. Called on another event loop than the broker's.
+        open_connection: opens a connection of our own before the driver connects, and closes it.
+            It reports the exact problem at once; the driver only reports "timed out" after its
+            deadline. Called on another event loop than the broker's.
 
     Raises:
         ConfigurationError: valkey-glide is not installed, or cannot do what `connection` says.
@@ -106,10 +106,10 @@ class GlidePublisher:
         connection: GlideConnection,
         *,
         sharded: bool,
-        open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+        open_connection: Callable[[], Coroutine[Any, Any, Connection]] | None = None,
     ) -> None:
         self._url = url
-        self._client = lease(url, connection, sharded, open_link)
+        self._client = lease(url, connection, sharded, open_connection)
         self._queues = [_RequestQueue() for _ in range(CLUSTER_QUEUES if connection.cluster else 1)]
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -218,7 +218,7 @@ def glide_publisher(
     *,
     sharded: bool,
     cluster: bool = False,
-    open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+    open_connection: Callable[[], Coroutine[Any, Any, Connection]] | None = None,
 ) -> GlidePublisher:
     """The publisher for a URL. See `GlidePublisher`.
 
@@ -226,4 +226,6 @@ def glide_publisher(
         ConfigurationError: valkey-glide is not installed, or cannot do what the URL says.
     """
     connection = glide_connection(connector, cluster=cluster)
-    return GlidePublisher(connector.url, connection, sharded=sharded, open_link=open_link)
+    return GlidePublisher(
+        connector.url, connection, sharded=sharded, open_connection=open_connection
+    )
