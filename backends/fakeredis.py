@@ -1,7 +1,7 @@
-"""`fakeredis://[name]`: the redis backend's own code against an in-memory fakeredis server.
+"""`fakeredis://[name]`: the code of the redis backend on an in-memory fakeredis server.
 
-For unit tests that want the commands to run but no server. Every broker with the same name shares
-one fake server inside the process. What a fake cannot show: TCP, TLS, a dead peer.
+It serves unit tests that run the real commands without a server. All brokers with the same name
+share one fake server inside the process. TCP, TLS and dead peers cannot be tested with it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _servers: dict[str, fakeredis.FakeServer] = {}
 
 
 def fake_server(name: str = "") -> fakeredis.FakeServer:
-    """The fake server behind `fakeredis://name`; set its `connected` to False to take it down."""
+    """The fake server of `fakeredis://name`. Set its `connected` to False to take it down."""
     return _servers.setdefault(name, fakeredis.FakeServer(version=(7,)))
 
 
 class FakeredisBroker(SingleNodeBroker):
-    """The broker of one node, whose connections lead to a fake server."""
+    """The broker of one server, with connections to a fake server."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         url.check_extra({})
@@ -40,11 +40,11 @@ class FakeredisBroker(SingleNodeBroker):
         super().__init__(url, sink, open_connection=self._open_connection)
 
     async def inspect(self) -> Report:
-        """Describe the fake."""
+        """Describe the fake server."""
         return Report(
             server="fakeredis inside this process",
             topology="in process",
-            warnings=["other processes hear nothing: use a server when there is more than one"],
+            warnings=["other processes receive nothing: use a server if there is more than one"],
         )
 
     async def _open_connection(self) -> Connection:
@@ -68,7 +68,7 @@ class FakeredisBroker(SingleNodeBroker):
 
 
 class FakeConnection:
-    """A connection whose replies arrive as Python objects; see `connection.Connection`."""
+    """A connection whose replies arrive as Python objects; see `client.connection.Connection`."""
 
     identity = Identity()
     protocol = 3

@@ -1,7 +1,7 @@
-"""`redis://`, `rediss://`, `redis+unix://` and their `valkey` spellings: one node.
+"""`redis://`, `rediss://`, `redis+unix://` and their `valkey` spellings: a broker on one server.
 
-At most two connections, however many channels and callers there are: one that publishes and one
-that subscribes (`node`).
+It has at most two connections for any number of channels and callers: one publishes and one
+subscribes (`client.node`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SingleNodeBroker(ServerBroker):
 
     Args:
         open_connection, open_publishing: see `Node`.
-        publisher: in the place of the node's own connection.
+        publisher: publishes instead of the node's own connection, if given.
         max_age_seconds: see `Node`.
     """
 
@@ -70,7 +70,7 @@ class SingleNodeBroker(ServerBroker):
         await self._publisher.aclose()
 
     async def inspect(self) -> Report:
-        """Ask the server what it is; what it does not allow to be asked is left out."""
+        """Ask the server about itself; facts that it refuses to tell are left out."""
         try:
             facts = await look_at(
                 await self._opener(), self._where(), self.url.options.publish_timeout_seconds
@@ -116,7 +116,7 @@ class RedisBroker(SingleNodeBroker):
             url,
             sink,
             open_connection=open_connection,
-            # A replica takes what is published, and delivers it to its own subscribers only.
+            # A replica accepts messages, but delivers them to its own subscribers only.
             open_publishing=partial(open_connection, need_primary=True),
             publisher=publisher,
             max_age_seconds=connector.max_age_seconds,
@@ -126,7 +126,7 @@ class RedisBroker(SingleNodeBroker):
         report = super()._describe(facts)
         if facts.is_cluster_node:
             report.warnings.append(
-                "the server is part of a cluster, of which this scheme uses one node: write "
+                "the server is part of a cluster, and this scheme uses only one node of it: write "
                 f"{self.url.scheme}+cluster://"
             )
         return report

@@ -1,8 +1,8 @@
 """`redis+serverless://endpoint` (also spelled with `valkey` or `rediss`): a serverless cache.
 
-ElastiCache Serverless and alike: TLS always, the cluster's commands, and one endpoint that owns all
-slots. What the slot map says is of no use, because nothing but the endpoint's own name need be
-reachable: it is one `Node` that speaks sharded pub/sub.
+ElastiCache Serverless and similar services always use TLS, have the commands of a cluster, and have
+one endpoint that owns all slots. The slot map is not used, because only the endpoint's own name has
+to be reachable. The broker is one `Node` with sharded pub/sub.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class ServerlessBroker(SingleNodeBroker):
             open_connection=open_connection,
             pubsub=SHARDED,
             publisher=(
-                # One endpoint that owns all slots: the driver's cluster client would follow a slot
-                # map that may lead nowhere.
+                # The driver's cluster client would follow the slot map, whose addresses may be
+                # unreachable.
                 glide_publisher(connector, sharded=True, open_connection=open_connection)
                 if connector.glide
                 else None

@@ -46,18 +46,18 @@ DEFAULT_PORT = 6379
 
 
 class Connector:
-    """Makes connections to the servers of one URL.
+    """Opens connections to the servers of one URL.
 
     Args:
-        scheme_options: option -> one line of help, of what only this scheme knows.
-        always_tls: TLS with a verified certificate, whatever the scheme's spelling.
-        database: of a server that has several.
-        credentials: other than the URL's.
+        scheme_options: the options that only this scheme has, each with one line of help.
+        always_tls: use TLS with a verified certificate for every spelling of the scheme.
+        database: the number of the database; None for the first.
+        credentials: replaces the credentials of the URL.
 
     Attributes:
         extra: the URL's options of this scheme, as text.
         tls: whether connections are encrypted.
-        provider: of the credentials.
+        provider: gives the credentials.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Connector:
         """Whether the URL asks for valkey-glide as the publishing driver.
 
         Raises:
-            ConfigurationError: it asks for another driver that we do not know.
+            ConfigurationError: the option names an unknown driver.
         """
         driver = self.extra.get("driver", "redis")
         if driver not in ("redis", "glide"):
@@ -107,7 +107,7 @@ class Connector:
         return driver == "glide"
 
     def max_age_seconds(self) -> float | None:
-        """The age that a connection opened last must not reach; None for any."""
+        """The age that the connection opened last must not reach, or None."""
         return self.provider.max_age_seconds
 
     async def open(self, address: Address, *, need_primary: bool = False) -> Connection:
@@ -147,7 +147,7 @@ class Connector:
         return Login(await self.provider.credentials(), self._database, self._driver.client_name)
 
     async def _connect(self, number: str, port: int, host: str, protocol: int) -> ServerConnection:
-        """Connect to one address of a host; nothing has been said on it yet."""
+        """Connect to one address of a host, without a handshake."""
         context = self._tls_context() if self.tls else None
         reader, writer = await asyncio.open_connection(
             number, port, ssl=context, server_hostname=host if self.tls else None
@@ -155,7 +155,7 @@ class Connector:
         if isinstance(self._driver, TCPConnection) and self._driver.socket_keepalive:
             sock = writer.get_extra_info("socket")
             options = cast("Mapping[int, int | bytes]", self._driver.socket_keepalive_options)
-            # Not every platform has each of the options.
+            # Some platforms lack some of the options.
             with contextlib.suppress(OSError, TypeError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in options.items():
@@ -163,7 +163,7 @@ class Connector:
         return ServerConnection(reader, writer, protocol)
 
     def _driver_connection(self) -> AbstractConnection:
-        """The driver's view of the options; it is never connected."""
+        """An unconnected connection of the driver, which checks the options."""
         try:
             return self._class(**self._arguments)
         except (RedisError, TypeError, ValueError) as exc:
@@ -171,12 +171,12 @@ class Connector:
         raise ConfigurationError(problem)
 
     def _tls_context(self) -> ssl.SSLContext:
-        """One TLS context for all connections, until a certificate's file has changed.
+        """The TLS context of all connections, made again when a certificate file has changed.
 
-        Making one loads the system's authorities: some 30 ms in which the event loop stands still.
+        Making it loads the system's authorities, which blocks the event loop for some 30 ms.
 
         Raises:
-            ConfigurationError: the files of a certificate and its key cannot be used.
+            ConfigurationError: the files of the certificate or its key cannot be used.
         """
         files = [self.extra[option] for option in TLS_FILES if option in self.extra]
         changed = [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]
@@ -187,7 +187,7 @@ class Connector:
     def _new_tls_context(self) -> ssl.SSLContext:
         made = cast("SSLConnection", self._driver_connection()).ssl_context
         if made.password is None:
-            # Without a password of ours, OpenSSL would ask for one on the terminal.
+            # Without this callback, OpenSSL would ask for a password on the terminal.
             made.password = _no_password  # type: ignore[assignment]
         try:
             return made.get()
@@ -199,7 +199,7 @@ class Connector:
 
 
 def _final(error: BaseException) -> bool:
-    """Whether the other addresses of a name need not be tried: they want the same credentials."""
+    """Whether other addresses of the host are useless, because they refuse the credentials too."""
     return isinstance(error, Refused) and error.of_credentials
 
 
@@ -257,8 +257,8 @@ def _unusable(url: BrokerURL, connection: Connection, *, need_primary: bool) -> 
         )
     if need_primary and role not in (PRIMARY, ""):
         return (
-            "the server is a replica: what is published there reaches only its own subscribers; "
-            "the primary is wanted"
+            "the server is a replica, and messages published there reach only its own "
+            "subscribers: use the address of the primary"
         )
     return None
 

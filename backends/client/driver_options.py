@@ -28,21 +28,23 @@ TLS_OPTIONS = {
 }
 TLS_FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file")
 DRIVER_OPTIONS = {"driver": "'redis' (default), or 'glide' to publish through valkey-glide"}
-PROTOCOL_OPTION = {"protocol": "2 or 3, of RESP; by default 3 where the server has it, else 2"}
+PROTOCOL_OPTION = {
+    "protocol": "the RESP version, 2 or 3; by default 3 if the server has it, else 2"
+}
 _SINCE_REDIS_PY = frozenset(
-    # What the published package passed on to a connection pool; all of it is ours to decide now.
+    # Earlier versions passed these to a connection pool. They are accepted and ignored.
     "decode_responses encoding encoding_errors health_check_interval max_connections protocol "
     "retry retry_on_error retry_on_timeout socket_connect_timeout socket_timeout timeout "
     "single_connection_client".split()
 )
 _LOGIN = frozenset(["credential_provider", "password", "username"])
-"""Driver options that `credentials` reads; the driver's connection never sees them."""
+"""Driver options that `credentials` reads; they are not passed to the driver."""
 _UNUSED = frozenset(["redis_connect_func"])
-"""The driver's own way to log in, in whose place `hello` does."""
+"""Options for the driver's own login, which `handshake` replaces."""
 _VERIFY = ("ssl_cert_reqs", "ssl_check_hostname", "tls_verify")
 _TLS_ADVICE = "write tls_verify=none (no check), tls_verify=ca (any host name) or nothing (full)"
 _OTHER_SPELLINGS = {
-    # Of redis-py's and Celery's URLs; what they are called here.
+    # Option names of redis-py and Celery -> what to write here instead.
     "ssl_cert_reqs": _TLS_ADVICE,
     "ssl_check_hostname": _TLS_ADVICE,
     "ssl_ca_certs": "write tls_ca_file",
@@ -58,7 +60,7 @@ _OTHER_SPELLINGS = {
 
 
 def option_hints(url: BrokerURL, *, tls: bool, always_tls: bool) -> Mapping[str, str]:
-    """Option name -> what to write in its place."""
+    """Unsuitable option name -> what to write instead."""
     others = [name for name in _OTHER_SPELLINGS if name.startswith("ssl_")]
     if url.scheme == "redis+unix":
         advice = "a unix socket has no TLS"
@@ -74,7 +76,7 @@ def option_hints(url: BrokerURL, *, tls: bool, always_tls: bool) -> Mapping[str,
 
 
 def requested_protocol(url: BrokerURL, extra: Mapping[str, str]) -> int | None:
-    """The RESP protocol that the URL or its driver options ask for."""
+    """The RESP version that the URL or its driver options set, or None."""
     value = extra.get("protocol", url.driver_options.get("protocol"))
     if value is None:
         return None
@@ -84,10 +86,10 @@ def requested_protocol(url: BrokerURL, extra: Mapping[str, str]) -> int | None:
 
 
 def database(url: BrokerURL, text: str) -> int | None:
-    """The number of a database in a URL's path, None for none.
+    """The number of a database in the path of a URL, or None.
 
     Raises:
-        ConfigurationError: it is not a number.
+        ConfigurationError: the text is not a number.
     """
     if not text:
         return None
@@ -127,10 +129,10 @@ def tls_arguments(url: BrokerURL, extra: Mapping[str, str]) -> dict[str, Any]:
 
 
 def known_driver_options(url: BrokerURL, connection: type[AbstractConnection]) -> dict[str, Any]:
-    """Keyword arguments of a `hosts` entry that the driver's connection takes.
+    """The driver options of a `hosts` entry, as keyword arguments of the driver's connection.
 
     Raises:
-        ConfigurationError: the driver does not know the name.
+        ConfigurationError: the driver has no such option.
     """
     known = {
         name

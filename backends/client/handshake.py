@@ -1,8 +1,8 @@
 """The first commands on a new connection: HELLO or AUTH, CLIENT SETNAME and SELECT.
 
-RESP3 is tried first. A server that refuses HELLO, in whatever words, or hangs up on it, is asked
-again with RESP2 on a new connection: old servers and proxies have many ways to say that they do not
-know the command. Only a refusal of the credentials is final.
+RESP3 is tried first. If the server refuses HELLO with any error, or closes the connection, RESP2 is
+tried on a new connection: old servers and proxies report an unknown command in many ways. Only a
+refusal of the credentials is final.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _ECHO = re.compile(r",? with args beginning with.*", re.IGNORECASE | re.DOTALL)
 
 
 class Login(NamedTuple):
-    """What to say on a new connection.
+    """The contents of a handshake.
 
     Attributes:
-        database: its number, None or 0 for the first.
+        database: the number of the database; None and 0 stand for the first.
         client_name: the name that CLIENT LIST shows.
     """
 
@@ -52,24 +52,24 @@ class Login(NamedTuple):
 
 
 async def shake_hands(open_: Open, login: Login, protocol: int | None) -> ServerConnection:
-    """A connection that has logged in and knows whom it reached.
+    """Open a connection, log in, and ask for the identity of the server.
 
     Args:
-        protocol: of RESP, 2 or 3; None for 3 where the server has it, else 2.
+        protocol: the RESP version, 2 or 3; with None, 3 if the server has it, else 2.
 
     Raises:
-        Refused: the server refused something.
-        ConnectionLost: the server hung up.
-        OSError: no connection.
+        Refused: the server refused a command.
+        ConnectionLost: the server closed the connection.
+        OSError: no connection could be made.
     """
     if protocol is not None:
         return await _begin(open_, login, protocol)
     try:
         return await _begin(open_, login, 3)
     except Refused as exc:
-        # A proxy that knows no HELLO may ask for AUTH, whatever HELLO said.
-        answered_alike = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
-        if exc.command != "HELLO" or answered_alike:
+        # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
+        final = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
+        if exc.command != "HELLO" or final:
             raise
         refused = exc
     try:
@@ -117,12 +117,12 @@ async def _auth(connection: ServerConnection, login: Login) -> None:
     if username and isinstance(reply, ReplyError) and "wrong number of arg" in str(reply):
         (reply,) = await ask(
             connection, [(b"AUTH", secret)]
-        )  # A server before Redis 6 knows no users.
+        )  # A server before Redis 6 has no users.
     _check("AUTH", reply, login)
 
 
 async def _prepare(connection: ServerConnection, login: Login) -> None:
-    """Set the connection up, and learn whom it reached."""
+    """Send CLIENT SETNAME and SELECT, and ask for the identity of the server."""
     commands: dict[str, tuple[bytes, ...]] = {}
     if login.client_name:
         commands["CLIENT SETNAME"] = (b"CLIENT", b"SETNAME", login.client_name.encode())

@@ -22,7 +22,7 @@ from ..client.commands import SLOTS, PubSubCommands, slot_of
 from ..client.connection import ReplyError
 from ..client.deadlines import ignore_result
 from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
-from ..client.publisher import Outcome
+from ..client.publisher import Outcome, PublishCall
 from ..client.subscription_state import ELSEWHERE
 from ..client.supervision import Supervisor
 
@@ -55,17 +55,6 @@ class Route:
         self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
 
 
-class _Call:
-    """One `send`, until every message of it has an outcome."""
-
-    __slots__ = ("future", "missing", "outcomes")
-
-    def __init__(self, count: int, future: asyncio.Future[Sequence[Outcome]]) -> None:
-        self.outcomes: list[Outcome] = [None] * count
-        self.missing = count
-        self.future = future
-
-
 class _Message:
     """One message of a call.
 
@@ -75,11 +64,11 @@ class _Message:
     """
 
     __slots__ = (
-        "attempts", "call", "deadline", "index", "name", "number", "payload", "refusal", "slot",
+        "attempts", "call", "index", "name", "number", "payload", "refusal", "slot",
     )  # fmt: skip
 
     def __init__(
-        self, call: _Call, index: int, name: bytes, payload: bytes, number: int, deadline: float
+        self, call: PublishCall, index: int, name: bytes, payload: bytes, number: int
     ) -> None:
         self.call = call
         self.index = index
@@ -87,26 +76,21 @@ class _Message:
         self.payload = payload
         self.slot = slot_of(name)
         self.number = number
-        self.deadline = deadline
         self.attempts = 0
         self.refusal: tuple[Pipeline, Exception] | None = None
 
     def settle(self, outcome: Outcome) -> None:
-        call = self.call
-        call.outcomes[self.index] = outcome
-        call.missing -= 1
-        if not call.missing and not call.future.done():
-            call.future.set_result(call.outcomes)
+        self.call.settle(self.index, outcome)
 
     def may_go_to(self, pipeline: Pipeline, now: float) -> bool:
         """Whether another attempt makes sense."""
         if self.refusal is None:
-            return now < self.deadline
+            return now < self.call.deadline
         refuser, error = self.refusal
         # "Moved" and "try again" may be about to change; the rest would be said again.
         passing = isinstance(error, Recalled) or str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
         same = refuser is pipeline and not passing
-        return not same and self.attempts < ATTEMPTS and now < self.deadline
+        return not same and self.attempts < ATTEMPTS and now < self.call.deadline
 
 
 class Router:
@@ -145,10 +129,10 @@ class Router:
         if self._closed:
             raise BrokerClosed(self._url)
         loop = asyncio.get_running_loop()
-        call = _Call(len(messages), loop.create_future())
         deadline = loop.time() + self._url.options.publish_timeout_seconds
+        call = PublishCall(len(messages), deadline)
         self._dispatch(
-            _Message(call, index, name, payload, next(self._numbers), deadline)
+            _Message(call, index, name, payload, next(self._numbers))
             for index, (name, payload) in enumerate(messages)
         )
         return call.future

@@ -23,6 +23,7 @@ from ..client.commands import SLOTS, slot_of
 from ..client.connection import Connection
 from ..client.connector import Connector
 from ..client.pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
+from ..client.publisher import PublishCall
 from .client import lease
 from .config import GlideConnection, GlideIAM, glide_connection
 
@@ -34,37 +35,17 @@ MAX_REQUEST_BYTES = 1024 * 1024
 """A request of one message may have more."""
 
 
-class _Send:
-    """One call of `send` and the outcomes it still waits for."""
-
-    __slots__ = ("deadline", "future", "missing", "outcomes")
-
-    def __init__(
-        self, count: int, future: asyncio.Future[Sequence[Exception | None]], deadline: float
-    ) -> None:
-        self.future = future
-        self.deadline = deadline
-        self.missing = count
-        self.outcomes: list[Exception | None] = [None] * count
-
-    def settle(self, index: int, outcome: Exception | None) -> None:
-        self.outcomes[index] = outcome
-        self.missing -= 1
-        if not self.missing and not self.future.done():
-            self.future.set_result(self.outcomes)
-
-
 class _Message:
-    __slots__ = ("index", "name", "payload", "send")
+    __slots__ = ("call", "index", "name", "payload")
 
-    def __init__(self, send: _Send, index: int, name: bytes, payload: bytes) -> None:
-        self.send = send
+    def __init__(self, call: PublishCall, index: int, name: bytes, payload: bytes) -> None:
+        self.call = call
         self.index = index
         self.name = name
         self.payload = payload
 
     def settle(self, outcome: Exception | None) -> None:
-        self.send.settle(self.index, outcome)
+        self.call.settle(self.index, outcome)
 
 
 class _RequestQueue:
@@ -124,20 +105,20 @@ class GlidePublisher:
         loop = asyncio.get_running_loop()
         size = sum(len(payload) for _, payload in messages)
         seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
-        send = _Send(len(messages), loop.create_future(), loop.time() + seconds)
+        call = PublishCall(len(messages), loop.time() + seconds)
         for index, (name, payload) in enumerate(messages):
-            self._queue(name).waiting.append(_Message(send, index, name, payload))
+            self._queue(name).waiting.append(_Message(call, index, name, payload))
         if not messages:
-            send.future.set_result([])
+            call.future.set_result([])
         elif not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
-        if self._timer is not None and send.deadline < self._timer.when():
+        if self._timer is not None and call.deadline < self._timer.when():
             self._timer.cancel()  # It was set for a large message, which may be gone.
             self._timer = None
         if self._timer is None:
-            self._timer = loop.call_at(send.deadline, self._expire)
-        return send.future
+            self._timer = loop.call_at(call.deadline, self._expire)
+        return call.future
 
     def reset(self, reason: str) -> None:
         """See `Publisher`."""
@@ -169,7 +150,7 @@ class GlidePublisher:
     def _request(self, queue: _RequestQueue) -> None:
         loop = asyncio.get_running_loop()
         messages = queue.take()
-        remaining = min(message.send.deadline for message in messages) - loop.time()
+        remaining = min(message.call.deadline for message in messages) - loop.time()
         # Whoever waited long for others still gets a fair part of the time.
         seconds = max(remaining, self._url.options.publish_timeout_seconds / 4)
 
@@ -206,9 +187,9 @@ class GlidePublisher:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for queue in self._queues:
-            while queue.waiting and queue.waiting[0].send.deadline <= now:
+            while queue.waiting and queue.waiting[0].call.deadline <= now:
                 queue.waiting.popleft().settle(NotSent("the server did not answer those before it"))
-        deadlines = [queue.waiting[0].send.deadline for queue in self._queues if queue.waiting]
+        deadlines = [queue.waiting[0].call.deadline for queue in self._queues if queue.waiting]
         if deadlines:
             self._timer = loop.call_at(min(deadlines), self._expire)
 
