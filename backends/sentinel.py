@@ -1,9 +1,9 @@
 """`redis+sentinel://s1,s2,s3/service/db` and its other spellings: a primary named by sentinels.
 
-A `Node` like that of one server, except that each connect asks the sentinels anew who the primary
-is. Every sentinel has a connection that is asked and one that hears `+switch-master`, upon which it
-is asked. What counts is the newest of what each of them said last; when that is another primary,
-both connections to the former one are dropped.
+The broker has one `Node`, and each new connection first asks the sentinels for the primary. Each
+sentinel has two connections: one for questions, and one that subscribes to `+switch-master` and
+triggers a question. Of the last answers of all sentinels, the one with the highest epoch counts. If
+it names another primary, both connections to the former one are dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SENTINEL_OPTIONS = {
 }
 SWITCH = b"+switch-master"
 GRACE_SECONDS = 0.05
-"""How long others may take after the first sentinel's answer, which may not be the newest."""
+"""How long other sentinels may take after the first answer, which may be outdated."""
 
 
 class SentinelBroker(SingleNodeBroker):
@@ -84,14 +84,14 @@ class SentinelBroker(SingleNodeBroker):
 
     def _on_switch(self, address: Address) -> None:
         for opening in self._openings:
-            opening.cancel()  # A frozen primary would take the whole timeout.
+            opening.cancel()  # A frozen primary would use up the whole timeout.
         self._node.reset(f"the sentinels name another primary, {address}")
 
     def _where(self) -> str:
         return str(self._sentinels.named)
 
     async def inspect(self) -> Report:
-        """Ask the sentinels and the primary; what is not allowed to be asked is left out."""
+        """Ask the sentinels and the primary; facts that they refuse to tell are left out."""
         report = await super().inspect()
         answers, replicas = await self._sentinels.count()
         total = len(self.url.addresses)
@@ -117,7 +117,7 @@ class SentinelBroker(SingleNodeBroker):
 
 
 class _Answer(NamedTuple):
-    """What a sentinel knows of the service; the higher epoch is the newer configuration."""
+    """The answer of one sentinel; a higher epoch means a newer configuration."""
 
     epoch: int
     primary: Address
@@ -125,14 +125,14 @@ class _Answer(NamedTuple):
 
 
 class Sentinels:
-    """Asks sentinels for the primary of one service, and hears when it changes.
+    """Asks sentinels for the primary of one service, and notices when it changes.
 
     Args:
-        service: the name under which they watch the primary.
-        on_switch: called with the new primary when another one had been named before.
+        service: the name under which the sentinels watch the primary.
+        on_switch: called with the new primary after a change.
 
     Attributes:
-        named: the primary that was named last.
+        named: the primary named last, or None.
     """
 
     def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
@@ -142,7 +142,9 @@ class Sentinels:
         self.named: Address | None = None
         extra = dict(url.extra)
         login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
-        connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login), database=0)
+        connector = Connector(
+            url, SENTINEL_OPTIONS, credentials=_FixedCredentials(login), database=0
+        )
         self._each = [
             _Sentinel(
                 url,
@@ -154,11 +156,11 @@ class Sentinels:
         ]
 
     async def primary(self) -> Address:
-        """The primary, by the newest of what the sentinels said last.
+        """The primary, by the newest of the last answers.
 
         Raises:
             ConnectError: no sentinel answers, or none knows the service.
-            AuthError: they refuse the credentials.
+            AuthError: the sentinels refuse the credentials.
         """
         answers, problems = await self._ask_all(GRACE_SECONDS)
         if not answers:
@@ -166,7 +168,7 @@ class Sentinels:
         return self._name_newest(answers)
 
     async def count(self) -> tuple[int, int]:
-        """How many sentinels answer, and how many replicas they know."""
+        """The number of sentinels that answer, and the number of replicas they know."""
         seconds = self._url.options.connect_timeout_seconds
         answers, _ = await self._ask_all(seconds)
         return len(answers), max((answer.replicas for answer in answers), default=0)
@@ -179,17 +181,17 @@ class Sentinels:
         )
 
     def _follow(self) -> None:
-        """A sentinel has said something; its first word alone may not be the newest."""
+        """Consider a new answer, unless it is the first one, which may be outdated."""
         if self.named is not None:
             self._name_newest()
 
     def _name_newest(self, answers: Iterable[_Answer] = ()) -> Address:
-        """Name the primary of the highest epoch.
+        """Name the primary with the highest epoch.
 
-        Of those who answer late the last word counts: the others may not have heard of it yet, and
-        there is no way back from the new primary to the former one.
+        Sentinels without a new answer count with their last one. Otherwise outdated answers of the
+        others could switch back from the new primary to the former one.
         """
-        known = (one.said for one in self._each if isinstance(one.said, _Answer))
+        known = (one.last_answer for one in self._each if isinstance(one.last_answer, _Answer))
         address = max([*known, *answers], key=lambda answer: answer.epoch).primary
         former, self.named = self.named, address
         if former is not None and former != address:
@@ -219,13 +221,13 @@ class Sentinels:
 
 
 class _Sentinel:
-    """One sentinel, asked over one connection and heard on another: a sink and an owner.
+    """One sentinel. It is the sink and the owner of its own subscriber.
 
     Args:
         on_answer: called after each answer.
 
     Attributes:
-        said: its last answer, or why there is none.
+        last_answer: the last answer, or the error instead of one.
     """
 
     def __init__(
@@ -238,25 +240,25 @@ class _Sentinel:
         self._subscriber = Subscriber(
             url, self, self, open_connection=open_connection, probe=None, pubsub=PLAIN
         )
-        self.said: _Answer | Exception = ConnectError(url, "it has not been asked")
+        self.last_answer: _Answer | Exception = ConnectError(url, "it has not been asked")
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
     async def ask(self) -> _Answer:
-        """Who the primary is. What comes when nobody waits any more is in `said`.
+        """Ask for the primary. A late answer is kept in `last_answer`.
 
         Raises:
-            ConnectError: it cannot be reached, does not know the service, or its answer makes no
-                sense.
+            ConnectError: the sentinel cannot be reached, does not know the service, or gave a
+                malformed answer.
         """
         self._subscriber.want(self._service, SWITCH)
         await asyncio.wait([self._question()])
-        if isinstance(self.said, Exception):
-            raise self.said
-        return self.said
+        if isinstance(self.last_answer, Exception):
+            raise self.last_answer
+        return self.last_answer
 
     def _question(self) -> asyncio.Future[list[Any]]:
-        # Between the promotion and the last replica's move, the leader of an election tells of the
-        # former primary as MASTER, and has the epoch of the new one (Redis 7.0, Valkey 9.1).
+        # Between the promotion and the last replica's move, the elected sentinel still names the
+        # former primary in MASTER, with the new epoch (Redis 7.0, Valkey 9.1).
         service = self._service.encode()
         question = self._pipeline.submit(
             [
@@ -269,20 +271,20 @@ class _Sentinel:
 
     def _learn(self, question: asyncio.Future[list[Any]]) -> None:
         try:
-            self.said = self._understand(*question.result())
+            self.last_answer = self._understand(*question.result())
         except (NotSent, OutcomeUnknown) as exc:
             cause = exc.__cause__
-            self.said = cause if isinstance(cause, ConnectError) else self._error(str(exc))
+            self.last_answer = cause if isinstance(cause, ConnectError) else self._error(str(exc))
         except ConnectError as exc:
-            self.said = exc
+            self.last_answer = exc
         except Exception as exc:
-            self.said = self._error(f"the answer of a sentinel makes no sense: {exc!r}")
-            self._throttle.log(logging.WARNING, "nonsense", "%s", self.said)
+            self.last_answer = self._error(f"malformed answer of a sentinel: {exc!r}")
+            self._throttle.log(logging.WARNING, "nonsense", "%s", self.last_answer)
         else:
             self._on_answer()
 
     def _understand(self, master: Any, address: Any) -> _Answer:
-        """Parse the replies. Raises ConnectError, or any exception if they make no sense."""
+        """Parse the replies. Raises ConnectError, or any exception if they are malformed."""
         for reply in (master, address):
             if isinstance(reply, ReplyError):
                 raise self._error(self._explain(reply))
@@ -305,41 +307,41 @@ class _Sentinel:
         if str(error).startswith("ERR unknown command"):
             return "the URL has to name sentinels, and this server is none"
         if str(error).startswith("NOPERM"):
-            return f"the sentinels do not let us ask for the primary of {self._service!r}: {error}"
+            return f"the sentinels refuse to name the primary of {self._service!r}: {error}"
         return f"the sentinels do not know the service {self._service!r}: {error}"
 
-    # What the subscriber reports
+    # `Sink` and `Owner`: reports of the subscriber
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """See `Sink`. The payload names the new primary and no epoch, so it is asked for both."""
+        """See `Sink`. The payload names the new primary without an epoch: ask for both."""
         service = self._service.encode()
         if any(payload.split(b" ", 1)[0] == service for _, payload in batch):
             self._question()
 
     def granted(self, channel: str) -> str | None:
-        """See `Owner`. What this sentinel said before we listened is unknown: ask."""
+        """See `Owner`. Ask, because a switch before the subscription was missed."""
         self._question()
         return None
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """See `Sink` and `Owner`. Once it is granted again, we ask."""
+        """See `Sink` and `Owner`. `granted` asks again."""
 
     def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
-        """See `Owner`. No sentinel does that."""
+        """See `Owner`. Sentinels never do this."""
 
     def refused(self, channel: str, error: ReplyError) -> None:
         """See `Owner`."""
         self._throttle.log(
             logging.WARNING,
             "refused",
-            "%s: a sentinel does not let us listen to %s (%s): a new primary is noticed later",
+            "%s: a sentinel refuses the subscription to %s (%s): a new primary is noticed later",
             self._url,
             SWITCH.decode(),
             error,
         )
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
-        """See `Owner`. The others are enough."""
+        """See `Owner`. Ignored, because the other sentinels are enough."""
 
     async def aclose(self) -> None:
         """Close both connections."""
@@ -347,8 +349,8 @@ class _Sentinel:
         await self._pipeline.aclose()
 
 
-class _Fixed:
-    """Credentials that never change."""
+class _FixedCredentials:
+    """A credential provider with fixed credentials."""
 
     max_age_seconds: float | None = None
 

@@ -19,8 +19,8 @@ from .pipeline import OutcomeUnknown, Pipeline
 __all__ = ["Outcome", "PipelinePublisher", "PublishCall", "Publisher", "raise_for_outcomes"]
 
 Outcome: TypeAlias = object
-"""The outcome of one message. NotSent: it was certainly not sent. OutcomeUnknown: it was written but
-not answered. ReplyError: the server refused it. Anything else, such as a reply: it was accepted.
+"""The outcome of one message. NotSent: certainly not sent. OutcomeUnknown: written, but without a
+reply. ReplyError: refused by the server. Anything else, such as a reply: accepted.
 """
 
 
