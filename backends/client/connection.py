@@ -24,7 +24,7 @@ __all__ = ["Connection", "ConnectionLost", "Opener", "ReplyError", "ServerConnec
 
 
 class Connection(Protocol):
-    """What the pipeline and the subscriber need of a connection.
+    """The interface of a connection, as the pipeline and the subscriber use it.
 
     Attributes:
         identity: the server at the other end.

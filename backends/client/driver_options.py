@@ -1,4 +1,4 @@
-"""The options of a URL and of a `hosts` entry that concern a connection, and what redis-py knows.
+"""The options of a connection, from a URL or a `hosts` entry, checked against those of redis-py.
 
 `Connector` applies them. This module checks names and values and suggests the right spelling.
 """

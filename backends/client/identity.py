@@ -124,7 +124,7 @@ class IdentityCheck:
         """The commands to send now, 0 to 2.
 
         Args:
-            identity: what is known of the server so far.
+            identity: the known part of the server's identity.
         """
         commands: list[tuple[bytes, ...]] = []
         if self._role.over:

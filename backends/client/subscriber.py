@@ -1,8 +1,8 @@
 """The subscribing connection to one server, kept open while any channel is wanted.
 
-A supervised task connects as soon as a channel is wanted. Beside it run the read loop, the PING
-deadline and the delivery probe. If one of them finds the connection dead, the task connects again
-and subscribes to all channels again. `SubscriptionState` keeps the requested and the granted
+A supervised task connects as soon as a channel is wanted. It runs the read loop, the PING deadline
+and the delivery probe concurrently. If one of them finds the connection dead, the task connects
+again and subscribes to all channels again. `SubscriptionState` keeps the requested and the granted
 channels. The owner (`subscriptions`) decides about lost, displaced and refused channels.
 """
 

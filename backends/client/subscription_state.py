@@ -1,9 +1,9 @@
 """The subscriptions at one server: which channels are wanted, requested and granted.
 
 The server acknowledges the names of a SUBSCRIBE command one by one, or refuses the command. It may
-also end a subscription by itself. `SubscriptionState` keeps what is wanted apart from what was sent
-and answered on the present connection. It writes the difference and reports the outcome to its
-owner. `subscriber` reads the replies.
+also end a subscription by itself. `SubscriptionState` keeps the wanted channels apart from the
+commands and answers on the present connection. It writes the difference and reports the outcome to
+its owner. `subscriber` reads the replies.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ class SubscriptionState(OfOneLoop):
         try:
             self._flush()
         except Exception as exc:
-            # What was written is unknown, so that a new connection has to subscribe to everything.
+            # Some commands may have been written: subscribe to everything on a new connection.
             self._supervisor.failed("subscribing to channels", exc)
             self.fruitful = False
             if self.connection is not None:
