@@ -239,7 +239,7 @@ def refuse_password(url: BrokerURL, auth: str) -> None:
     """Refuse a password in the URL, because `auth` already names its source."""
     if url.password or url.driver_options.get("password"):
         raise ConfigurationError(
-            f"{url}: there is a password besides auth={auth}: remove one of the two"
+            f"{url}: a password conflicts with auth={auth}: remove one of the two"
         )
 
 
