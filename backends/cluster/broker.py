@@ -20,18 +20,18 @@ from ...errors import AuthError, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
-from ..client.commands import PLAIN, SLOTS, slot_of
+from ..client.commands import PLAIN, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
 from ..client.deadlines import with_deadline
 from ..client.driver_options import DRIVER_OPTIONS
-from ..client.inspection import describe, look_at
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.publisher import Publisher
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
 from ..glide.publisher import glide_publisher
+from .inspection import inspect_cluster
 from .router import Route, Router
 from .topology import QUESTIONS, SlotMap, Topology
 
@@ -273,45 +273,7 @@ class ClusterBroker(ServerBroker):
     async def inspect(self) -> Report:
         """Ask every primary about itself; facts that it refuses to tell are left out."""
         slot_map = await self._topology.refresh()
-        connections = [self._connector.open(address) for address in slot_map.primaries]
-        seconds = self.url.options.publish_timeout_seconds
-        opened = await asyncio.gather(*connections, return_exceptions=True)
-        found, problems = [], []
-        for address, connection in zip(slot_map.primaries, opened, strict=True):
-            if isinstance(connection, BaseException):
-                problems.append(f"{address}: {connection}")
-                continue
-            try:
-                found.append(await look_at(connection, str(address), seconds))
-            except ConnectionLost as exc:
-                problems.append(f"{address}: {exc}")
-        if not found:
-            raise ConnectError(self.url, "; ".join(problems))
-        report = describe(
-            self.url,
-            found,
-            f"cluster of {len(slot_map.primaries)} primaries and {len(slot_map.replicas)} "
-            f"replicas, {slot_map.covered} of {SLOTS} slots covered",
-        )
-        for address, replicas in slot_map.primaries.items():
-            if str(address) in report.nodes:
-                report.nodes[str(address)] += f", {slot_map.owners.count(address)} slots"
-            if not replicas:
-                report.warnings.append(
-                    f"{address} has no replica: if it is down, so are its channels"
-                )
-        if slot_map.covered < SLOTS:
-            report.warnings.append(
-                f"{SLOTS - slot_map.covered} slots have no server: their channels neither send nor "
-                "receive"
-            )
-        if slot_map.pubsub is PLAIN:
-            report.warnings.append(
-                "no sharded pub/sub, which came with Redis 7.0: every message goes to every node"
-            )
-        if problems and report.problem is None:
-            report.problem = "; ".join(problems)
-        return report
+        return await inspect_cluster(self.url, slot_map, self._connector.open)
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
