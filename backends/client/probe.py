@@ -70,7 +70,7 @@ class DeliveryProbe:
             if not state.routes:
                 continue
             await self._check_identity(subscriber, connection)
-            name = state.probe_name
+            name = state.probe.name
             if name is None:
                 continue
             arrived = self._arrived = asyncio.get_running_loop().create_future()
@@ -87,7 +87,7 @@ class DeliveryProbe:
                     connection, arrived, options.dead_peer_seconds, "no delivery of our probe"
                 )
             except ConnectionLost as exc:
-                if state.probe_name == name:
+                if state.probe.name == name:
                     if not self._same_server(connection):
                         self._leave(str(exc))
                     raise
@@ -103,7 +103,7 @@ class DeliveryProbe:
         was_primary = connection.identity.role == PRIMARY
         if connection.protocol > 2:  # With RESP2 a subscribed connection accepts no other commands.
             commands = self._identity_check.commands(connection.identity)
-            if self._publisher is None and subscriber.state.probe_name is not None:
+            if self._publisher is None and subscriber.state.probe.name is not None:
                 # `_publish` asks for the role.
                 commands = [command for command in commands if command is not ROLE]
             answers = [subscriber.state.ask(command) for command in commands]

@@ -127,7 +127,7 @@ class Subscriber:
                     channel = routes.get(name)
                     if channel is not None:
                         batch.append((channel, reply[2]))
-                    elif self._probe is not None and name == state.probe_name:
+                    elif self._probe is not None and name == state.probe.name:
                         self._probe.received(reply[2])
                     continue
                 if batch:

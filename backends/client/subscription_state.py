@@ -9,7 +9,6 @@ its owner. `subscriber` reads the replies.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,14 +19,12 @@ from ...loops import OfOneLoop
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection
-from .identity import RefusalBackoff
 from .parser import ConnectionLost, ReplyError, is_push
 from .pending_commands import PendingCommands
+from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
 from .supervision import Supervisor
 
 __all__ = ["ELSEWHERE", "Owner", "SubscriptionState"]
-
-logger = logging.getLogger("django_sockets")
 
 QUIET_TURNS, GATHERING_SECONDS = 3, 0.004
 """Commands are written once no channel was added for so many turns of the event loop, or after that
@@ -35,8 +32,6 @@ time. An idle process writes them at once; in a storm, many connections share on
 """
 REFUSED_RETRY_SECONDS = 1.0
 """Interval at which a refused subscription is requested again while it is wanted."""
-PROBE_RETRY_SECONDS = 0.1
-"""Pause before the probe's channel is requested again, after an error of `ELSEWHERE`."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "BUSY")
 """Prefixes of errors that mean "on another server" or "not now"."""
 
@@ -91,7 +86,7 @@ class SubscriptionState(OfOneLoop):
         routes: name -> channel of all wanted and granted subscriptions, for delivery.
         regained: reason -> channels that were lost and are granted again; the gap is reported
             before their next message.
-        probe_name: the name of the probe's channel while any channel is wanted, else None.
+        probe: the delivery probe's channel.
         needed: set while a connection is needed or present.
         fruitful: whether the present or last connection was granted a subscription.
     """
@@ -107,13 +102,10 @@ class SubscriptionState(OfOneLoop):
         self._url = url
         self.owner = owner
         self._pubsub = pubsub
-        self._probe_like = probe_like
-        self._probe_backoff = RefusalBackoff()
-        self._probe_warned = False
         self._supervisor = Supervisor(url)
         self.routes: dict[bytes, str] = {}
         self.regained: dict[str, list[str]] = {}
-        self.probe_name: bytes | None = None
+        self.probe = ProbeChannel(url, probe_like)
         self.needed = asyncio.Event()
         self.fruitful = False
         self._settling: asyncio.Future[None] | None = None
@@ -218,7 +210,7 @@ class SubscriptionState(OfOneLoop):
     def end(self, reason: str) -> None:
         """The connection is lost: report the lost channels and drop the unwanted ones."""
         self._pending.end(reason)
-        self.probe_name = None
+        self.probe.name = None
         self.routes.clear()
         active = [channel for channel, _ in self.carried]
         regained = dict(self.regained)
@@ -310,20 +302,12 @@ class SubscriptionState(OfOneLoop):
         return self._pending.ask(command)
 
     def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
-        """Subscribe to the probe's channel while any other channel is subscribed here."""
         carried = (
             subscription.name
             for subscription in self._subscriptions.values()
             if subscription.wanted and subscription.sent == self._pubsub.subscribe
         )
-        like = next(carried, None)
-        if like is not None and self.probe_name is None and self._probe_like is not None:
-            if self._probe_backoff.over:
-                self.probe_name = self._probe_like(like)
-                asked.append(self.probe_name)
-        elif like is None and self.probe_name is not None:
-            ended.append(self.probe_name)
-            self.probe_name = None
+        self.probe.update(next(carried, None), asked, ended)
 
     # Replies
 
@@ -347,9 +331,8 @@ class SubscriptionState(OfOneLoop):
         command.answered += 1
         if command.answered == len(command.names):
             self._pending.pop()
-        if name == self.probe_name:
-            self._probe_backoff.succeeded()
-            self._probe_warned = False
+        if name == self.probe.name:
+            self.probe.granted()
         self._settle(name)
 
     def _unsubscribed(self, name: bytes) -> None:
@@ -367,7 +350,7 @@ class SubscriptionState(OfOneLoop):
             subscription.sent = None
             self.owner.lost([subscription.channel], "unsubscribed by the server")
             self.owner.displaced([subscription.channel], None)
-        elif name == self.probe_name:
+        elif name == self.probe.name:
             self._displace_probe()
 
     def _replied(self, reply: Any) -> None:
@@ -422,8 +405,8 @@ class SubscriptionState(OfOneLoop):
                     self._pending.subscribe([name])
                 else:  # UNSUBSCRIBE was sent meanwhile and decides.
                     self._settle(name)
-        elif command.names[0] == self.probe_name:
-            self._no_probe(error)
+        elif command.names[0] == self.probe.name:
+            self._loop.call_later(self.probe.refused(error), self._flush_soon)
         elif (subscription := self._subscriptions.get(command.names[0])) is not None:
             self._refused_one(subscription, error)
 
@@ -432,8 +415,8 @@ class SubscriptionState(OfOneLoop):
         for name in names:
             subscription = self._subscriptions.get(name)
             if subscription is None:
-                if name == self.probe_name:
-                    self.probe_name = None
+                if name == self.probe.name:
+                    self.probe.name = None
                     self._loop.call_later(PROBE_RETRY_SECONDS, self._flush_soon)
                 continue
             subscription.unanswered -= 1
@@ -447,7 +430,7 @@ class SubscriptionState(OfOneLoop):
 
     def _displace_probe(self) -> None:
         """Choose another name for the probe, because the slot of its name has moved."""
-        self.probe_name = None
+        self.probe.name = None
         self._flush_soon()
 
     def _refused_one(self, subscription: _Subscription, error: ReplyError) -> None:
@@ -458,18 +441,3 @@ class SubscriptionState(OfOneLoop):
             self._loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, subscription.name)
         elif not subscription.unanswered:
             self._drop(subscription)
-
-    def _no_probe(self, error: ReplyError) -> None:
-        """The server refuses the probe's channel. Try again later: the ACL may be corrected."""
-        self.probe_name = None
-        pause = self._probe_backoff.refused(error) + PROBE_RETRY_SECONDS
-        self._loop.call_later(pause, self._flush_soon)
-        if not self._probe_warned:
-            self._probe_warned = True
-            logger.warning(
-                "%s: the server refuses the delivery probe's channel (%s); allow the pattern %r in "
-                "the user's ACL, or a server that stops delivering goes unnoticed",
-                self._url,
-                error,
-                f"{self._url.options.prefix}:*",
-            )
