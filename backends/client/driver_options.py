@@ -32,7 +32,8 @@ PROTOCOL_OPTION = {
     "protocol": "the RESP version, 2 or 3; by default 3 if the server has it, else 2"
 }
 _SINCE_REDIS_PY = frozenset(
-    # Earlier versions passed these to a connection pool. They are accepted and ignored.
+    # Earlier versions passed these to a connection pool. They are accepted, and all of them but
+    # `protocol` are ignored.
     "decode_responses encoding encoding_errors health_check_interval max_connections protocol "
     "retry retry_on_error retry_on_timeout socket_connect_timeout socket_timeout timeout "
     "single_connection_client".split()

@@ -370,9 +370,8 @@ class SubscriptionState(OfOneLoop):
             return
         subscription.unanswered -= 1
         if self._is_active(subscription):
-            self.routes[subscription.name] = (
-                subscription.channel
-            )  # Keeps our name object, not the reply's copy of it.
+            # The key is our own name object, so that the reply's copy of it can be freed.
+            self.routes[subscription.name] = subscription.channel
             self.fruitful = True
             reason = self.owner.granted(subscription.channel)
             if reason is not None:
