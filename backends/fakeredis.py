@@ -1,7 +1,7 @@
-"""`fakeredis://[name]`: the redis backend's own code against an in-memory fakeredis server.
+"""`fakeredis://[name]`: the code of the redis backend on an in-memory fakeredis server.
 
-For unit tests that want the commands to run but no server. Every broker with the same name shares
-one fake server inside the process. What a fake cannot show: TCP, TLS, a dead peer.
+It serves unit tests that run the real commands without a server. All brokers with the same name
+share one fake server inside the process. TCP, TLS and dead peers cannot be tested with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
 from ..url import BrokerURL
-from .client.connection import Identity, Link, LinkLost, Refused, ReplyError, connect_error
+from .client.connect_errors import Refused, connect_error
+from .client.connection import Connection, ConnectionLost, ReplyError
+from .client.identity import Identity
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
@@ -25,27 +27,27 @@ _servers: dict[str, fakeredis.FakeServer] = {}
 
 
 def fake_server(name: str = "") -> fakeredis.FakeServer:
-    """The fake server behind `fakeredis://name`; set its `connected` to False to take it down."""
+    """The fake server of `fakeredis://name`. Set its `connected` to False to take it down."""
     return _servers.setdefault(name, fakeredis.FakeServer(version=(7,)))
 
 
 class FakeredisBroker(SingleNodeBroker):
-    """The broker of one node, whose links lead to a fake server."""
+    """The broker of one server, with connections to a fake server."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         url.check_extra({})
         self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
-        super().__init__(url, sink, open_link=self._open_link)
+        super().__init__(url, sink, open_connection=self._open_connection)
 
     async def inspect(self) -> Report:
-        """Describe the fake."""
+        """Describe the fake server."""
         return Report(
             server="fakeredis inside this process",
             topology="in process",
-            warnings=["other processes hear nothing: use a server when there is more than one"],
+            warnings=["other processes receive nothing: use a server if there is more than one"],
         )
 
-    async def _open_link(self) -> Link:
+    async def _open_connection(self) -> Connection:
         connection = fakeredis.FakeAsyncRedisConnection(
             server=self._server,
             protocol=3,
@@ -61,12 +63,12 @@ class FakeredisBroker(SingleNodeBroker):
         except driver.RedisError as exc:
             failure = OSError(str(exc))
         else:
-            return FakeLink(connection, self._server)
+            return FakeConnection(connection, self._server)
         raise connect_error(self.url, "the fake server", failure)
 
 
-class FakeLink:
-    """A link whose replies arrive as Python objects; see `link.Link`."""
+class FakeConnection:
+    """A connection whose replies arrive as Python objects; see `client.connection.Connection`."""
 
     identity = Identity()
     protocol = 3
@@ -97,12 +99,12 @@ class FakeLink:
         try:
             self._socket.sendall(data)
         except driver.ConnectionError as exc:
-            raise LinkLost(f"connection lost: {exc}") from exc
+            raise ConnectionLost(f"connection lost: {exc}") from exc
 
     def _check(self) -> None:
         if not self._open or not self._server.connected:
             self.abort()
-            raise LinkLost("connection closed")
+            raise ConnectionLost("connection closed")
 
     def abort(self) -> None:
         if self._open:

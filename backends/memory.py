@@ -1,9 +1,9 @@
-"""`memory://[name]`: a bus inside this process.
+"""`memory://[name]`: a message bus inside this process.
 
-Every broker with the same name and prefix shares one bus, whatever event loop or thread it lives
-on. A publish puts the message into the inbox of each subscribed broker under one lock, which is the
-order that everybody sees, and wakes that broker's loop. It then waits while an inbox is long, so
-that a fast publisher cannot run away from a loop that is reading.
+All brokers with the same name and prefix share one bus, on any event loop and thread. A publish
+puts the message into the inbox of each subscribed broker and wakes that broker's event loop. One
+lock gives all subscribers the same order. The publish call then waits while an inbox is long, so
+that a fast publisher cannot outrun a slow event loop.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
 from ..log import LogThrottle
 from ..url import BrokerURL
+from .client.deadlines import with_deadline
 
 __all__ = ["MemoryBroker"]
 
 logger = logging.getLogger("django_sockets")
 
 INBOX_HIGH = 1024
-"""Messages in one inbox above which publishers wait for its reader."""
+"""With this many messages in one inbox, publishers wait until it is read."""
 INBOX_FULL = 65_536
-"""Messages in one inbox above which they are dropped, as a gap."""
+"""With this many messages in one inbox, further ones are dropped and reported as a gap."""
 OVERFLOW = "overflow"
 FAILED = "internal error"
-"""Gap reasons: too much waited, and an unexpected error."""
+"""Reasons of a gap: a full inbox, and an unexpected error."""
 
 
 class _Bus:
-    """Channel -> brokers of this process."""
+    """The subscribed brokers of each channel."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -60,8 +61,8 @@ def _after_fork_in_child() -> None:
     _buses_lock = threading.Lock()
     if _buses:
         logger.warning(
-            "memory:// is a separate bus in this forked process: nothing published here reaches "
-            "the parent. Use a server (redis://...) to reach other processes."
+            "memory:// is a separate bus in this forked process: messages published here do not "
+            "reach the parent. Use a server (redis://...) to reach other processes."
         )
     _buses.clear()
 
@@ -106,7 +107,7 @@ class MemoryBroker:
             await member._wait_for_room(self.url.options.publish_timeout_seconds)
 
     def _put(self, channel: str, message: bytes) -> bool:
-        """Called with the bus locked, on any thread; True if the inbox is long."""
+        """Append a message, with the bus locked, on any thread; True if the inbox is long."""
         waiting = len(self._inbox)
         if waiting >= INBOX_FULL or self._dropped:
             self._dropped[channel] = None
@@ -117,11 +118,11 @@ class MemoryBroker:
         return waiting >= INBOX_HIGH
 
     def _wake(self) -> None:
-        if self._loop is None:  # Not a member of any channel yet.
+        if self._loop is None:  # It has not subscribed to any channel yet.
             return
         try:
             self._loop.call_soon_threadsafe(self._arrived.set)
-        except RuntimeError:  # The loop ended without aclose: nobody reads this inbox any more.
+        except RuntimeError:  # The loop ended without `aclose`, and the inbox is not read any more.
             self._inbox.clear()
             for channel in self._channels:
                 self._bus.subscribers[channel] = self._bus.subscribers[channel] - {self}
@@ -134,9 +135,9 @@ class MemoryBroker:
                 return
             self._room.append((loop, room))
         try:
-            await asyncio.wait_for(room.wait(), timeout_seconds)
+            await with_deadline(timeout_seconds, room.wait())
         except asyncio.TimeoutError:
-            pass  # The message is in the inbox: a loop that hangs delays publishers, it fails none.
+            pass  # The message is in the inbox: a loop that hangs delays publishers but fails none.
         finally:
             with self._bus.lock:
                 if (loop, room) in self._room:
@@ -158,7 +159,7 @@ class MemoryBroker:
                 if dropped:
                     self._lost(dropped, OVERFLOW)
             except Exception as exc:
-                # Whatever a subscriber did, the others must go on hearing.
+                # An error of one subscriber must not end delivery to the others.
                 text = "%s: delivering messages failed"
                 self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
                 self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
@@ -171,11 +172,11 @@ class MemoryBroker:
             self._throttle.log(logging.ERROR, "lost", text, self.url, exc_info=exc)
 
     def _release(self) -> None:
-        """Let the publishers that wait for room in the inbox go on."""
+        """Wake the publishers that wait for room in the inbox."""
         with self._bus.lock:
             waiting, self._room = self._room, []
         for loop, room in waiting:
-            # Without a loop nobody waits any more.
+            # A publisher whose loop is closed does not wait any more.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(room.set)
 
@@ -205,7 +206,7 @@ class MemoryBroker:
         return Report(
             server="none: a bus inside this process",
             topology="in process",
-            warnings=["other processes hear nothing: use a server when there is more than one"],
+            warnings=["other processes receive nothing: use a server if there is more than one"],
         )
 
     async def aclose(self) -> None:

@@ -1,7 +1,7 @@
-"""`redis://`, `rediss://`, `redis+unix://` and their `valkey` spellings: one node.
+"""`redis://`, `rediss://`, `redis+unix://` and their `valkey` spellings: a broker on one server.
 
-At most two connections, however many channels and callers there are: one that publishes and one
-that subscribes (`node`).
+It has at most two connections for any number of channels and callers: one publishes and one
+subscribes (`client.node`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from ..broker import Report, Sink
 from ..errors import ConfigurationError, ConnectError
 from ..url import BrokerURL
 from .client.base import ServerBroker
-from .client.commands import PLAIN, Verbs
-from .client.connection import LinkLost, Opener
-from .client.connector import DRIVER_OPTIONS, Connector, database
+from .client.commands import PLAIN, PubSubCommands
+from .client.connection import ConnectionLost, Opener
+from .client.connector import Connector
+from .client.driver_options import DRIVER_OPTIONS, database
 from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
 from .client.publisher import PipelinePublisher, Publisher
@@ -29,8 +30,8 @@ class SingleNodeBroker(ServerBroker):
     """A broker whose channels are all on one server.
 
     Args:
-        open_link, open_publishing: see `Node`.
-        publisher: in the place of the node's own connection.
+        open_connection, open_publishing: see `Node`.
+        publisher: publishes instead of the node's own connection, if given.
         max_age_seconds: see `Node`.
     """
 
@@ -39,14 +40,14 @@ class SingleNodeBroker(ServerBroker):
         url: BrokerURL,
         sink: Sink,
         *,
-        open_link: Opener,
+        open_connection: Opener,
         open_publishing: Opener | None = None,
-        verbs: Verbs = PLAIN,
+        pubsub: PubSubCommands = PLAIN,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
     ) -> None:
         super().__init__(url)
-        self._opener = open_link
+        self._opener = open_connection
         self._subscriptions = Subscriptions(
             url, server_name=self._name, place_for=lambda _: self._node
         )
@@ -54,13 +55,13 @@ class SingleNodeBroker(ServerBroker):
             url,
             sink,
             self._subscriptions,
-            open_link=open_link,
+            open_connection=open_connection,
             open_publishing=open_publishing,
-            verbs=verbs,
+            pubsub=pubsub,
             publisher=publisher,
             max_age_seconds=max_age_seconds,
         )
-        self._publisher = publisher or PipelinePublisher(self._node.pipeline, verbs)
+        self._publisher = publisher or PipelinePublisher(self._node.pipeline, pubsub)
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
@@ -69,12 +70,12 @@ class SingleNodeBroker(ServerBroker):
         await self._publisher.aclose()
 
     async def inspect(self) -> Report:
-        """Ask the server what it is; what it does not allow to be asked is left out."""
+        """Ask the server about itself; facts that it refuses to tell are left out."""
         try:
             facts = await look_at(
                 await self._opener(), self._where(), self.url.options.publish_timeout_seconds
             )
-        except LinkLost as exc:
+        except ConnectionLost as exc:
             raise ConnectError(self.url, f"cannot ask the server: {exc}") from exc
         return self._describe(facts)
 
@@ -97,24 +98,26 @@ class RedisBroker(SingleNodeBroker):
                     f"{url}: write redis+unix:///path/to/socket, with three slashes"
                 )
             connector = Connector(url)
-            open_link = partial(connector.open_socket, "/" + url.path)
+            open_connection = partial(connector.open_socket, "/" + url.path)
         else:
             if len(url.addresses) != 1:
                 raise ConfigurationError(
                     f"{url}: {url.scheme}:// takes exactly one host, not {len(url.addresses)}"
                 )
             connector = Connector(url, DRIVER_OPTIONS, database=database(url, url.path))
-            open_link = partial(connector.open, url.addresses[0])
+            open_connection = partial(connector.open, url.addresses[0])
             if connector.glide:
                 publisher = glide_publisher(
-                    connector, sharded=False, open_link=partial(open_link, need_primary=True)
+                    connector,
+                    sharded=False,
+                    open_connection=partial(open_connection, need_primary=True),
                 )
         super().__init__(
             url,
             sink,
-            open_link=open_link,
-            # A replica takes what is published, and delivers it to its own subscribers only.
-            open_publishing=partial(open_link, need_primary=True),
+            open_connection=open_connection,
+            # A replica accepts messages, but delivers them to its own subscribers only.
+            open_publishing=partial(open_connection, need_primary=True),
             publisher=publisher,
             max_age_seconds=connector.max_age_seconds,
         )
@@ -123,7 +126,7 @@ class RedisBroker(SingleNodeBroker):
         report = super()._describe(facts)
         if facts.is_cluster_node:
             report.warnings.append(
-                "the server is part of a cluster, of which this scheme uses one node: write "
+                "the server is part of a cluster, and this scheme uses only one node of it: write "
                 f"{self.url.scheme}+cluster://"
             )
         return report

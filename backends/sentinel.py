@@ -1,44 +1,23 @@
 """`redis+sentinel://s1,s2,s3/service/db` and its other spellings: a primary named by sentinels.
 
-A `Node` like that of one server, except that each connect asks the sentinels anew who the primary
-is. Every sentinel has a connection that is asked and one that hears `+switch-master`, upon which it
-is asked. What counts is the newest of what each of them said last; when that is another primary,
-both connections to the former one are dropped.
+The broker has one `Node`. Each new connection first asks the sentinels for the primary. If they
+name another primary later, both connections to the former one are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
 
 from ..broker import Report, Sink
-from ..errors import AuthError, ConfigurationError, ConnectError
-from ..log import LogThrottle
+from ..errors import ConfigurationError
 from ..url import Address, BrokerURL
-from .client.commands import PLAIN
-from .client.connection import Link, Opener, ReplyError, discard
-from .client.connector import Connector, database
-from .client.credentials import Credentials
-from .client.deadlines import first_answers
-from .client.pipeline import NotSent, OutcomeUnknown, Pipeline
-from .client.subscriber import Reader
+from .client.connection import Connection
+from .client.connector import Connector, discard
+from .client.driver_options import database
+from .client.sentinels import SENTINEL_OPTIONS, Sentinels
 from .redis import SingleNodeBroker
 
 __all__ = ["SentinelBroker"]
-
-logger = logging.getLogger("django_sockets")
-
-DEFAULT_PORT = 26379
-SENTINEL_OPTIONS = {
-    "sentinel_username": "user name for the sentinels",
-    "sentinel_password": "password for the sentinels; that of the URL is for the data nodes",
-}
-SWITCH = b"+switch-master"
-GRACE_SECONDS = 0.05
-"""How long others may take after the first sentinel's answer, which may not be the newest."""
 
 
 class SentinelBroker(SingleNodeBroker):
@@ -53,15 +32,15 @@ class SentinelBroker(SingleNodeBroker):
             )
         self._connector = Connector(url, SENTINEL_OPTIONS, database=database(url, number))
         self._sentinels = Sentinels(url, service, self._on_switch)
-        self._openings: set[asyncio.Future[Link]] = set()
+        self._openings: set[asyncio.Future[Connection]] = set()
         super().__init__(
             url,
             sink,
-            open_link=self._open,
+            open_connection=self._open,
             max_age_seconds=self._connector.max_age_seconds,
         )
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         while True:
             address = await self._sentinels.primary()
             opening = asyncio.ensure_future(self._connector.open(address, need_primary=True))
@@ -75,21 +54,21 @@ class SentinelBroker(SingleNodeBroker):
                 raise
             finally:
                 self._openings.discard(opening)
-            # From here to the link's use in one turn of the loop: a switch must find it there.
+            # No await between this check and the use: a switch must find the connection in use.
             if not opening.cancelled() and self._sentinels.named == address:
                 return opening.result()
             opening.add_done_callback(discard)
 
     def _on_switch(self, address: Address) -> None:
         for opening in self._openings:
-            opening.cancel()  # A frozen primary would take the whole timeout.
+            opening.cancel()  # A frozen primary would use up the whole timeout.
         self._node.reset(f"the sentinels name another primary, {address}")
 
     def _where(self) -> str:
         return str(self._sentinels.named)
 
     async def inspect(self) -> Report:
-        """Ask the sentinels and the primary; what is not allowed to be asked is left out."""
+        """Ask the sentinels and the primary; facts that they refuse to tell are left out."""
         report = await super().inspect()
         answers, replicas = await self._sentinels.count()
         total = len(self.url.addresses)
@@ -112,249 +91,3 @@ class SentinelBroker(SingleNodeBroker):
         """See `Broker.aclose`."""
         await super().aclose()
         await self._sentinels.aclose()
-
-
-class _Answer(NamedTuple):
-    """What a sentinel knows of the service; the higher epoch is the newer configuration."""
-
-    epoch: int
-    primary: Address
-    replicas: int
-
-
-class Sentinels:
-    """Asks sentinels for the primary of one service, and hears when it changes.
-
-    Args:
-        service: the name under which they watch the primary.
-        on_switch: called with the new primary when another one had been named before.
-
-    Attributes:
-        named: the primary that was named last.
-    """
-
-    def __init__(self, url: BrokerURL, service: str, on_switch: Callable[[Address], None]) -> None:
-        self._url = url
-        self.service = service
-        self._on_switch = on_switch
-        self.named: Address | None = None
-        extra = dict(url.extra)
-        login = Credentials(extra.get("sentinel_username"), extra.get("sentinel_password"))
-        connector = Connector(url, SENTINEL_OPTIONS, credentials=_Fixed(login), database=0)
-        self._each = [
-            _Sentinel(
-                url,
-                service,
-                partial(connector.open, Address(address.host, address.port or DEFAULT_PORT)),
-                self._follow,
-            )
-            for address in url.addresses
-        ]
-
-    async def primary(self) -> Address:
-        """The primary, by the newest of what the sentinels said last.
-
-        Raises:
-            ConnectError: no sentinel answers, or none knows the service.
-            AuthError: they refuse the credentials.
-        """
-        answers, problems = await self._ask_all(GRACE_SECONDS)
-        if not answers:
-            raise self._worst(problems)
-        return self._name_newest(answers)
-
-    async def count(self) -> tuple[int, int]:
-        """How many sentinels answer, and how many replicas they know."""
-        seconds = self._url.options.connect_timeout_seconds
-        answers, _ = await self._ask_all(seconds)
-        return len(answers), max((answer.replicas for answer in answers), default=0)
-
-    async def _ask_all(self, grace_seconds: float) -> tuple[list[_Answer], list[Exception]]:
-        return await first_answers(
-            [sentinel.ask() for sentinel in self._each],
-            self._url.options.connect_timeout_seconds,
-            grace_seconds,
-        )
-
-    def _follow(self) -> None:
-        """A sentinel has said something; its first word alone may not be the newest."""
-        if self.named is not None:
-            self._name_newest()
-
-    def _name_newest(self, answers: Iterable[_Answer] = ()) -> Address:
-        """Name the primary of the highest epoch.
-
-        Of those who answer late the last word counts: the others may not have heard of it yet, and
-        there is no way back from the new primary to the former one.
-        """
-        known = (one.said for one in self._each if isinstance(one.said, _Answer))
-        address = max([*known, *answers], key=lambda answer: answer.epoch).primary
-        former, self.named = self.named, address
-        if former is not None and former != address:
-            logger.info("%s: the primary is %s now", self._url, address)
-            self._on_switch(address)
-        return address
-
-    def _worst(self, problems: Sequence[Exception]) -> ConnectError:
-        for problem in problems:
-            if isinstance(problem, AuthError):
-                return AuthError(
-                    self._url,
-                    "the sentinels refused the credentials: set the options sentinel_username and "
-                    "sentinel_password",
-                )
-        unknown = [problem for problem in problems if "do not know" in str(problem)]
-        for problem in [*unknown, *problems]:
-            if isinstance(problem, ConnectError):
-                return problem
-        seconds = self._url.options.connect_timeout_seconds
-        return ConnectError(self._url, f"no sentinel answers within {seconds:g} s")
-
-    async def aclose(self) -> None:
-        """Close every connection to the sentinels."""
-        for sentinel in self._each:
-            await sentinel.aclose()
-
-
-class _Sentinel:
-    """One sentinel, asked over one connection and heard on another: a sink and an owner.
-
-    Args:
-        on_answer: called after each answer.
-
-    Attributes:
-        said: its last answer, or why there is none.
-    """
-
-    def __init__(
-        self, url: BrokerURL, service: str, open_link: Opener, on_answer: Callable[[], None]
-    ) -> None:
-        self._url = url
-        self._service = service
-        self._on_answer = on_answer
-        self._pipeline = Pipeline(url, open_link)
-        self._reader = Reader(url, self, self, open_link=open_link, probe=None, verbs=PLAIN)
-        self.said: _Answer | Exception = ConnectError(url, "it has not been asked")
-        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
-
-    async def ask(self) -> _Answer:
-        """Who the primary is. What comes when nobody waits any more is in `said`.
-
-        Raises:
-            ConnectError: it cannot be reached, does not know the service, or its answer makes no
-                sense.
-        """
-        self._reader.want(self._service, SWITCH)
-        await asyncio.wait([self._question()])
-        if isinstance(self.said, Exception):
-            raise self.said
-        return self.said
-
-    def _question(self) -> asyncio.Future[list[Any]]:
-        # Between the promotion and the last replica's move, the leader of an election tells of the
-        # former primary as MASTER, and has the epoch of the new one (Redis 7.0, Valkey 9.1).
-        service = self._service.encode()
-        question = self._pipeline.submit(
-            [
-                (b"SENTINEL", b"MASTER", service),
-                (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service),
-            ]
-        )
-        question.add_done_callback(self._learn)
-        return question
-
-    def _learn(self, question: asyncio.Future[list[Any]]) -> None:
-        try:
-            self.said = self._understand(*question.result())
-        except (NotSent, OutcomeUnknown) as exc:
-            cause = exc.__cause__
-            self.said = cause if isinstance(cause, ConnectError) else self._error(str(exc))
-        except ConnectError as exc:
-            self.said = exc
-        except Exception as exc:
-            self.said = self._error(f"the answer of a sentinel makes no sense: {exc!r}")
-            self._throttle.log(logging.WARNING, "nonsense", "%s", self.said)
-        else:
-            self._on_answer()
-
-    def _understand(self, master: Any, address: Any) -> _Answer:
-        """Parse the replies. Raises ConnectError, or any exception if they make no sense."""
-        for reply in (master, address):
-            if isinstance(reply, ReplyError):
-                raise self._error(self._explain(reply))
-        if address is None:
-            raise self._error(f"the sentinels do not know the service {self._service!r}")
-        facts = _facts(master)
-        host, port = address
-        return _Answer(
-            epoch=int(facts.get(b"config-epoch", 0)),
-            primary=Address(host.decode(), int(port)),
-            replicas=int(facts.get(b"num-slaves", 0)),
-        )
-
-    def _error(self, problem: str) -> ConnectError:
-        return ConnectError(self._url, problem)
-
-    def _explain(self, error: ReplyError) -> str:
-        if str(error).startswith("ERR unknown command"):
-            return "the URL has to name sentinels, and this server is none"
-        if str(error).startswith("NOPERM"):
-            return f"the sentinels do not let us ask for the primary of {self._service!r}: {error}"
-        return f"the sentinels do not know the service {self._service!r}: {error}"
-
-    # What the reader reports
-
-    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """See `Sink`. The payload names the new primary and no epoch, so it is asked for both."""
-        service = self._service.encode()
-        if any(payload.split(b" ", 1)[0] == service for _, payload in batch):
-            self._question()
-
-    def granted(self, channel: str) -> str | None:
-        """See `Owner`. What this sentinel said before we listened is unknown: ask."""
-        self._question()
-        return None
-
-    def lost(self, channels: Sequence[str], reason: str) -> None:
-        """See `Sink` and `Owner`. Once it is granted again, we ask."""
-
-    def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
-        """See `Owner`. No sentinel does that."""
-
-    def refused(self, channel: str, error: ReplyError) -> None:
-        """See `Owner`."""
-        self._throttle.log(
-            logging.WARNING,
-            "refused",
-            "%s: a sentinel does not let us listen to %s (%s): a new primary is noticed later",
-            self._url,
-            SWITCH.decode(),
-            error,
-        )
-
-    def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
-        """See `Owner`. The others are enough."""
-
-    async def aclose(self) -> None:
-        """Close both connections."""
-        await self._reader.aclose()
-        await self._pipeline.aclose()
-
-
-class _Fixed:
-    """Credentials that never change."""
-
-    max_age_seconds: float | None = None
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-
-    async def credentials(self) -> Credentials:
-        return self._credentials
-
-
-def _facts(reply: Any) -> Mapping[bytes, bytes]:
-    """A map, or with RESP2 a list of names and values in turn."""
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))

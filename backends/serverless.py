@@ -1,8 +1,8 @@
 """`redis+serverless://endpoint` (also spelled with `valkey` or `rediss`): a serverless cache.
 
-ElastiCache Serverless and alike: TLS always, the cluster's commands, and one endpoint that owns all
-slots. What the slot map says is of no use, because nothing but the endpoint's own name need be
-reachable: it is one `Node` that speaks sharded pub/sub.
+ElastiCache Serverless and similar services always use TLS, have the commands of a cluster, and have
+one endpoint that owns all slots. The slot map is not used, because only the endpoint's own name has
+to be reachable. The broker is one `Node` with sharded pub/sub.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from ..broker import Report, Sink
 from ..errors import ConfigurationError
 from ..url import BrokerURL
 from .client.commands import SHARDED
-from .client.connector import DRIVER_OPTIONS, Connector
+from .client.connector import Connector
+from .client.driver_options import DRIVER_OPTIONS
 from .client.inspection import NodeFacts, describe
 from .glide.publisher import glide_publisher
 from .redis import SingleNodeBroker
@@ -35,16 +36,16 @@ class ServerlessBroker(SingleNodeBroker):
                 f"{url}: a serverless cache has no databases: leave {url.path!r} out"
             )
         connector = Connector(url, DRIVER_OPTIONS, always_tls=True)
-        open_link = partial(connector.open, url.addresses[0])
+        open_connection = partial(connector.open, url.addresses[0])
         super().__init__(
             url,
             sink,
-            open_link=open_link,
-            verbs=SHARDED,
+            open_connection=open_connection,
+            pubsub=SHARDED,
             publisher=(
-                # One endpoint that owns all slots: the driver's cluster client would follow a slot
-                # map that may lead nowhere.
-                glide_publisher(connector, sharded=True, open_link=open_link)
+                # The driver's cluster client would follow the slot map, whose addresses may be
+                # unreachable.
+                glide_publisher(connector, sharded=True, open_connection=open_connection)
                 if connector.glide
                 else None
             ),

@@ -1,8 +1,8 @@
-"""Several independent brokers as one: the name of a channel picks the host.
+"""Several independent hosts used as one broker: the name of a channel selects the host.
 
-Rendezvous hashing: each host has a score for each channel, and the highest wins, so that another
-host takes over its own share of the channels and no other channel moves. Every process must name
-the same hosts. A host that is down takes its own channels with it, and no others.
+Rendezvous hashing: each host has a score for each channel, and the host with the highest score
+serves it. A host that is added takes over its share of the channels, and no other channel moves.
+Every process must name the same hosts. If a host is down, only its own channels are down.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from functools import lru_cache
 from ..broker import Broker, Inspectable, Limits, Report
 from ..errors import BrokerClosed, BrokerError, PublishError, SubscribeError
 from ..url import BrokerURL
+from .client.deadlines import ignore_result
+from .interest import Interest, keep, withdraw
 
 __all__ = ["ShardedBroker"]
 
@@ -22,11 +24,12 @@ CHANNELS_REMEMBERED = 65_536
 
 
 class ShardedBroker:
-    """A broker made of others. See `django_sockets.broker` for the contract.
+    """A broker made of several others. See `django_sockets.broker` for the contract.
 
     Args:
-        url: that of all of them together.
-        parts: one for each of `url.shards`, with the sink of this one; closed with it.
+        url: the URL that names all hosts.
+        parts: one broker for each of `url.shards`, with the sink of this one. They are closed with
+            it.
     """
 
     def __init__(self, url: BrokerURL, parts: Sequence[Broker]) -> None:
@@ -43,13 +46,12 @@ class ShardedBroker:
             return max(range(len(names)), key=lambda index: _score(names[index], channel))
 
         self._pick = pick
-        self._calls: dict[str, set[object]] = {}
-        self._kept: set[str] = set()
+        self._interests: dict[str, Interest] = {}
         self._publishing: set[asyncio.Future[None]] = set()
         self._closed = False
 
     def _by_part(self, channels: Iterable[str]) -> dict[int, list[int]]:
-        """Number of the part -> places in `channels`."""
+        """Index of the part -> indexes in `channels`."""
         groups: dict[int, list[int]] = {}
         for place, channel in enumerate(channels):
             groups.setdefault(self._pick(channel), []).append(place)
@@ -61,8 +63,8 @@ class ShardedBroker:
         """See `Broker.publish`."""
         if self._closed:
             raise BrokerClosed(self.url)
-        # Tasks also for a single host, or a call to one would overtake one to several; and of their
-        # own, because what is cancelled before it began would be a hole in the order.
+        # A single host gets a task as well, or its call could overtake a call to several hosts. A
+        # cancelled caller does not cancel these tasks, because a gap would break the order.
         calls = []
         for number, places in self._by_part(channels).items():
             part = self._parts[number].publish(
@@ -97,8 +99,7 @@ class ShardedBroker:
 
     def _published(self, call: asyncio.Future[None]) -> None:
         self._publishing.discard(call)
-        if not call.cancelled():
-            call.exception()  # Whoever was to be told may have been cancelled.
+        ignore_result(call)  # The caller may have been cancelled.
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
@@ -106,64 +107,46 @@ class ShardedBroker:
             raise BrokerClosed(self.url)
         call = object()
         for channel in channels:
-            self._calls.setdefault(channel, set()).add(call)
-        begun = [
+            self._interests.setdefault(channel, Interest()).begin(call)
+        tasks = [
             asyncio.ensure_future(
                 self._subscribe(number, [channels[place] for place in places], call)
             )
             for number, places in self._by_part(channels).items()
         ]
         try:
-            await asyncio.gather(*begun)
+            await asyncio.gather(*tasks)
         except BaseException as exc:
-            for each in begun:
-                each.cancel()
-            await asyncio.gather(*begun, return_exceptions=True)
-            await self._withdraw(channels, call)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.unsubscribe(withdraw(self._interests, channels, call))
             if isinstance(exc, SubscribeError):
                 problem = f"{exc.url}: {exc.reason}"
                 raise SubscribeError(self.url, problem, channels=channels) from _cause(exc)
             raise
-        self._kept.update(channel for channel in channels if self._end(channel, call))
+        keep(self._interests, channels, call)
 
     async def _subscribe(self, number: int, channels: Sequence[str], call: object) -> None:
-        """Subscribe at one host to what no later call has given up again."""
-        wanted = [channel for channel in channels if call in self._calls.get(channel, ())]
+        """Subscribe at one host, except to channels that were unsubscribed meanwhile."""
+        interests = (self._interests.get(channel) for channel in channels)
+        wanted = [
+            channel
+            for channel, interest in zip(channels, interests, strict=True)
+            if interest is not None and call in interest.calls
+        ]
         if wanted:
             await self._parts[number].subscribe(wanted)
-
-    def _end(self, channel: str, call: object) -> bool:
-        """A call is over; False if an unsubscribe came in between."""
-        calls = self._calls.get(channel)
-        if calls is None or call not in calls:
-            return False
-        calls.remove(call)
-        if not calls:
-            del self._calls[channel]
-        return True
-
-    async def _withdraw(self, channels: Sequence[str], call: object) -> None:
-        """A call failed: give up what nobody else has asked for."""
-        orphans = [
-            channel
-            for channel in channels
-            if self._end(channel, call) and channel not in self._kept and channel not in self._calls
-        ]
-        await self._unsubscribe(orphans)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.unsubscribe`."""
         for channel in channels:
-            self._kept.discard(channel)
-            self._calls.pop(channel, None)
-        await self._unsubscribe(channels)
-
-    async def _unsubscribe(self, channels: Sequence[str]) -> None:
+            self._interests.pop(channel, None)
         for number, places in self._by_part(channels).items():
             await self._parts[number].unsubscribe([channels[place] for place in places])
 
     async def inspect(self) -> Report:
-        """Ask every host; what is told of one says which."""
+        """Ask every host; each fact, warning and problem names its host."""
         reports: list[Report] = []
         problems = []
         report = Report(server="", topology=f"{len(self._parts)} independent hosts")
@@ -201,5 +184,5 @@ def _score(host: bytes, channel: str) -> bytes:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Why one host failed, as that host's own error says."""
+    """The cause that the error of one host names, or else that error."""
     return error.__cause__ or error

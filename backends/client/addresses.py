@@ -1,8 +1,9 @@
-"""A name with several addresses: each gets its chance, and a silent one does not use up the time.
+"""Connecting to a host name with several addresses, without waiting long for a silent one.
 
-Attempts start one after the other, the next one when the last one has failed or has taken a while;
-the first that succeeds ends the others (RFC 8305, "Happy Eyeballs"). asyncio's own version is done
-when TCP is connected, and so it stays with a server that accepts a connection and never answers.
+Attempts start one after the other: the next one starts when the last one has failed or has taken
+`STAGGER_SECONDS`. The first success ends the others (RFC 8305, "Happy Eyeballs"). asyncio's own
+implementation ends with the TCP handshake, so that it would keep a server that accepts the
+connection and never answers.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ __all__ = ["addresses_of", "first_success", "reason"]
 _T = TypeVar("_T")
 
 STAGGER_SECONDS = 0.25
-"""An attempt that takes longer gets company; the value of RFC 8305."""
+"""If an attempt takes longer, the next one starts; the value of RFC 8305."""
 
 
 async def addresses_of(host: str, port: int) -> list[str]:
-    """The 1..n addresses of a host as numbers, IPv6 and IPv4 in turn.
+    """The 1..n numeric addresses of a host, alternating between IPv6 and IPv4.
 
     Raises:
-        OSError: the name is not known.
+        OSError: the name cannot be resolved.
     """
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -57,17 +58,17 @@ async def first_success(
 ) -> _T:
     """The result of the first attempt that succeeds.
 
-    A call that is cancelled cancels its attempts, and waits for their end.
+    Cancelling the call cancels its attempts and waits for their end.
 
     Args:
         attempts: 1..n, the preferred one first.
-        seconds: what they have together; even the last one gets half of it.
-        discard: takes the result of an attempt that succeeded too late.
-        final: whether no other attempt makes sense after an error.
+        seconds: the time for all attempts; the last one gets at least half of it.
+        discard: called with the result of an attempt that succeeded too late.
+        final: returns whether an error makes all other attempts useless.
 
     Raises:
-        Exception: a final one at once; else, when all have failed, the error of the only one, or an
-            OSError with the texts of all.
+        Exception: a final error at once. If all attempts fail, their common error, or an OSError
+            with the texts of all.
     """
     if len(attempts) == 1:
         return await attempts[0]()
@@ -114,7 +115,7 @@ async def first_success(
 
 
 def reason(error: BaseException) -> str:
-    """Why an attempt failed, in the words that administrators know."""
+    """Why an attempt failed, in the usual words of the operating system."""
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)
     return str(error).rstrip(".") or type(error).__name__

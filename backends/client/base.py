@@ -1,4 +1,4 @@
-"""What every broker on servers has in common: names, a publisher, and subscriptions."""
+"""The common part of all brokers on servers: channel names, a publisher and subscriptions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .subscriptions import Subscriptions
 __all__ = ["ServerBroker"]
 
 NAMES_KEPT = 4096
-"""Server-side names, of the channels used last."""
+"""Size of the cache of server-side names."""
 
 
 class ServerBroker:
-    """The shared part of a broker; a subclass sets `_publisher` and `_subscriptions`."""
+    """The common part of a broker; a subclass sets `_publisher` and `_subscriptions`."""
 
     _publisher: Publisher
     _subscriptions: Subscriptions
@@ -29,7 +29,7 @@ class ServerBroker:
         self.url = url
         self.limits = Limits()
         prefix = url.options.prefix.encode()
-        # Of one argument: a cache of several makes a tuple of them for each look.
+        # A cache of one argument, because several would build a tuple for each look-up.
         self._name = lru_cache(maxsize=NAMES_KEPT)(partial(server_name, prefix))
 
     async def publish(

@@ -1,7 +1,7 @@
 """Credentials from a cloud's SDK: AWS IAM, Microsoft Entra ID and Google Cloud.
 
-The SDKs are optional and are imported when a URL asks for them. Their calls block, so each runs in
-a thread. `credentials` loads this module; nobody else does.
+The SDKs are optional and are imported when a URL needs them. Their calls block and therefore run in
+a thread. Only `credentials` loads this module.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["EntraCredentials", "GoogleCredentials", "IamCredentials"]
 
 
 class _CloudCredentials(abc.ABC):
-    """What the three share: the SDK's modules, the thread, the errors."""
+    """The common part of the three providers: the SDK's modules, the thread and the errors."""
 
     auth: str
     pip_extra: str
@@ -34,7 +34,7 @@ class _CloudCredentials(abc.ABC):
     uses: frozenset[str] = frozenset()
     advice: str
     unreachable: tuple[str, ...]
-    """Names of the SDK's exceptions that mean "not now" rather than "no"."""
+    """Names of the SDK's exceptions for temporary failures; others mean wrong credentials."""
     max_age_seconds: float | None = None
 
     def __init__(self, url: BrokerURL, extra: Mapping[str, str]) -> None:
@@ -59,7 +59,7 @@ class _CloudCredentials(abc.ABC):
             return await asyncio.to_thread(self._ask)
         except BrokerError as exc:
             error = without_frames(exc)
-        except Exception as exc:  # each SDK has a zoo of its own
+        except Exception as exc:  # Each SDK has its own exceptions.
             names = {cls.__name__ for cls in type(exc).__mro__}
             kind = ConnectError if names & set(self.unreachable) else AuthError
             detail = _without_secrets((str(exc).strip().splitlines() or [""])[0])[:200]
@@ -69,11 +69,11 @@ class _CloudCredentials(abc.ABC):
 
     @abc.abstractmethod
     def _ask(self) -> Credentials:
-        """Get credentials now; blocks."""
+        """Get credentials; blocks."""
 
 
 def _without_secrets(text: str) -> str:
-    """A line of an SDK without tokens, and without the secrets that the environment holds."""
+    """The text of an SDK without tokens and without the secrets in environment variables."""
     secret = ("SECRET", "TOKEN", "PASSWORD")
     values = [value for name, value in os.environ.items() if any(s in name for s in secret)]
     return re.sub(r"\beyJ[\w.-]+", "***", mask(text, *values))
@@ -103,7 +103,7 @@ class IamCredentials(_CloudCredentials):
         super().__init__(url, extra)
         self._user = required(url, self.auth, "user", extra.get("user") or url.username)
         self._region = required(url, self.auth, "region", extra.get("region"))
-        # The services keep names in lower case, and it is the stored name that is signed.
+        # The services store names in lower case, and the stored name has to be signed.
         self._cache = required(url, self.auth, "cache", extra.get("cache")).lower()
         for name, value in (("cache", self._cache), ("region", self._region)):
             if not re.fullmatch(r"[a-z0-9-]+", value):
@@ -124,8 +124,8 @@ class IamCredentials(_CloudCredentials):
 
     def _ask(self) -> Credentials:
         session, auth, request, credentials = self._sdk
-        # Keys that renew themselves are kept, with their cache. Others are looked up anew: whoever
-        # rotates the file they stand in expects that.
+        # Credentials that refresh themselves are kept, with their cache. Others are looked up each
+        # time, because the file that holds them may have been rotated.
         if not isinstance(self._found, credentials.RefreshableCredentials):
             self._found = session.Session().get_credentials()
         if self._found is None:
@@ -146,9 +146,10 @@ class IamCredentials(_CloudCredentials):
 class EntraCredentials(_CloudCredentials):
     """`auth=entra`: a Microsoft Entra token for Azure's Redis services.
 
-    The server drops a connection whose token has expired, and the SDK may answer with one from its
-    cache: so the connection's age is bounded by what is left of the token, less the 3 minutes that
-    Microsoft asks for. Source: Microsoft, "Use Microsoft Entra ID for cache authentication".
+    The server drops a connection whose token has expired, and the SDK may return a token from its
+    cache. The age of a connection is therefore limited to the remaining life of the token, less the
+    3 minutes that Microsoft recommends. Source: Microsoft, "Use Microsoft Entra ID for cache
+    authentication".
     """
 
     auth = "entra"
@@ -162,7 +163,9 @@ class EntraCredentials(_CloudCredentials):
     unreachable = ("ServiceRequestError", "ServiceResponseError")
     SCOPE = "https://redis.azure.com/.default"
     MARGIN_SECONDS = 180.0
-    max_age_seconds = 2700.0  # until there is a token: the shortest one lives an hour by default
+    max_age_seconds = (
+        2700.0  # Applies until there is a token; by default a token lives at least an hour.
+    )
     LEAST_SECONDS = 30.0
 
     def __init__(self, url: BrokerURL, extra: Mapping[str, str]) -> None:
@@ -194,9 +197,9 @@ class EntraCredentials(_CloudCredentials):
 class GoogleCredentials(_CloudCredentials):
     """`auth=google`: an access token for Google Cloud Memorystore.
 
-    A token lives an hour, but a connection outlives the token it was opened with, so nothing is
-    replaced for its age. Source: Google Cloud, "About IAM authentication" and "About in-transit
-    encryption" (Memorystore for Redis Cluster).
+    A token lives an hour, but a connection outlives the token it was opened with. Connections are
+    therefore never replaced because of their age. Source: Google Cloud, "About IAM authentication"
+    and "About in-transit encryption" (Memorystore for Redis Cluster).
     """
 
     auth = "google"

@@ -1,20 +1,20 @@
-"""What a channel is called on the server, its cluster slot, and the commands of pub/sub."""
+"""The server-side names of channels, their cluster slots, and the commands of pub/sub."""
 
 from __future__ import annotations
 
 import binascii
 from typing import NamedTuple
 
-__all__ = ["PLAIN", "SHARDED", "SLOTS", "Verbs", "probe_name", "server_name", "slot_of"]
+__all__ = ["PLAIN", "SHARDED", "SLOTS", "PubSubCommands", "probe_name", "server_name", "slot_of"]
 
 SLOTS = 16384
 
 
-class Verbs(NamedTuple):
-    """The commands of one kind of pub/sub, and the kinds of the pushes that come back.
+class PubSubCommands(NamedTuple):
+    """The commands of plain or sharded pub/sub, and the types of the pushes in reply.
 
     Attributes:
-        by_slot: one command may name channels of a single slot only.
+        by_slot: whether all channels of one command must be in the same slot.
     """
 
     publish: bytes
@@ -26,29 +26,29 @@ class Verbs(NamedTuple):
     by_slot: bool
 
 
-PLAIN = Verbs(
+PLAIN = PubSubCommands(
     b"PUBLISH", b"SUBSCRIBE", b"UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe", False
 )
-SHARDED = Verbs(
+SHARDED = PubSubCommands(
     b"SPUBLISH", b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe", True
 )
 """Since Redis 7.0: a message stays on the nodes of its slot."""
 
 
 def server_name(prefix: bytes, channel: str) -> bytes:
-    """`<prefix>:{<channel>}`: with one hash tag, so that later keys share the slot."""
+    """`<prefix>:{<channel>}`. The hash tag lets other keys of the channel share its slot."""
     escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
     return prefix + b":{" + escaped.encode() + b"}"
 
 
 def probe_name(prefix: bytes, probe_id: bytes, like: bytes | None = None) -> bytes:
-    """The name of a delivery probe; with `like`, in the slot of that channel's name."""
+    """The name of a delivery probe's channel; with `like`, in the slot of that name."""
     name = b"%s:probe:%s" % (prefix, probe_id)
     return name if like is None else name + like[like.index(b"{") :]
 
 
 def slot_of(name: bytes) -> int:
-    """The cluster slot of a server-side name: of its hash tag, if it has one.
+    """The cluster slot of a server-side name, or of its hash tag if it has one.
 
     CRC16 (XMODEM) modulo 16384: the Redis cluster specification, "Key distribution model" and "Hash
     tags". `binascii.crc_hqx` is that CRC.

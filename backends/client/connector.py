@@ -1,7 +1,7 @@
-"""URL and driver options -> connections that have logged in.
+"""Opens connections to the servers of one URL, and logs in.
 
-One connector serves every server behind a URL: they share TLS settings, credentials and options,
-and differ in their address only. redis-py checks the driver options and makes the TLS context; the
+One connector serves all servers of a URL, because they share TLS settings, credentials and options
+and differ only in their address. redis-py checks the driver options and makes the TLS context; the
 streams are asyncio's.
 """
 
@@ -9,82 +9,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
+from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import Connection as TCPConnection
 from redis.exceptions import RedisError
 
-from ...errors import ConfigurationError
-from ...url import Address, BrokerURL, suggest
+from ...errors import ConfigurationError, ConnectError
+from ...url import Address, BrokerURL
 from .addresses import addresses_of, first_success
-from .connection import Link, Refused, ServerLink, open_link
+from .connect_errors import Refused, connect_error
+from .connection import Connection, ServerConnection
 from .credentials import CredentialProvider, auth_options, load_provider
+from .deadlines import with_deadline
+from .driver_options import (
+    PROTOCOL_OPTION,
+    TLS_FILES,
+    TLS_OPTIONS,
+    database_number,
+    known_driver_options,
+    option_hints,
+    requested_protocol,
+    tls_arguments,
+)  # fmt: skip
 from .handshake import Login, shake_hands
+from .identity import PRIMARY
 
-__all__ = ["DEFAULT_PORT", "DRIVER_OPTIONS", "Connector", "database"]
+__all__ = ["DEFAULT_PORT", "Connector", "discard", "open_connection"]
 
 DEFAULT_PORT = 6379
-TLS_OPTIONS = {
-    "tls_ca_file": "file with the certificates of the authorities to trust",
-    "tls_cert_file": "file with the client certificate",
-    "tls_key_file": "file with the client certificate's key",
-    "tls_verify": "'full' (default), 'ca' (any host name) or 'none'",
-}
-TLS_FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file")
-DRIVER_OPTIONS = {"driver": "'redis' (default), or 'glide' to publish through valkey-glide"}
-PROTOCOL_OPTION = {"protocol": "2 or 3, of RESP; by default 3 where the server has it, else 2"}
-_SINCE_REDIS_PY = frozenset(
-    # What the published package passed on to a connection pool; all of it is ours to decide now.
-    "decode_responses encoding encoding_errors health_check_interval max_connections protocol "
-    "retry retry_on_error retry_on_timeout socket_connect_timeout socket_timeout timeout "
-    "single_connection_client".split()
-)
-_LOGIN = frozenset(["credential_provider", "password", "username"])
-"""Driver options that `credentials` reads; the driver's connection never sees them."""
-_UNUSED = frozenset(["redis_connect_func"])
-"""The driver's own way to log in, in whose place `hello` does."""
-_VERIFY = ("ssl_cert_reqs", "ssl_check_hostname", "tls_verify")
-_TLS_ADVICE = "write tls_verify=none (no check), tls_verify=ca (any host name) or nothing (full)"
-_OTHER_SPELLINGS = {
-    # Of redis-py's and Celery's URLs; what they are called here.
-    "ssl_cert_reqs": _TLS_ADVICE,
-    "ssl_check_hostname": _TLS_ADVICE,
-    "ssl_ca_certs": "write tls_ca_file",
-    "ssl_certfile": "write tls_cert_file",
-    "ssl_keyfile": "write tls_key_file",
-    "socket_connect_timeout": "write connect_timeout_seconds",
-    "socket_timeout": "write publish_timeout_seconds and subscribe_timeout_seconds",
-    "health_check_interval": "write dead_peer_seconds",
-    "db": "write the number behind the host: /0",
-    "username": "write it before the host: user:password@",
-    "password": "write it before the host: user:password@",
-}
 
 
 class Connector:
-    """Makes connections to the servers of one URL.
+    """Opens connections to the servers of one URL.
 
     Args:
-        scheme_options: option -> one line of help, of what only this scheme knows.
-        always_tls: TLS with a verified certificate, whatever the scheme's spelling.
-        database: of a server that has several.
-        credentials: other than the URL's.
+        scheme_options: the options that only this scheme has, each with one line of help.
+        always_tls: use TLS with a verified certificate for every spelling of the scheme.
+        database: the number of the database; None for the first.
+        credentials: replaces the credentials of the URL.
 
     Attributes:
         extra: the URL's options of this scheme, as text.
         tls: whether connections are encrypted.
-        provider: of the credentials.
+        provider: gives the credentials.
     """
 
     def __init__(
@@ -102,21 +75,21 @@ class Connector:
         if always_tls:
             tls_options.pop("tls_verify")
         known = {**tls_options, **PROTOCOL_OPTION, **auth_options(url), **(scheme_options or {})}
-        self.extra = url.check_extra(known, _hints(url, tls=self.tls, always_tls=always_tls))
-        self.protocol = _protocol(url, self.extra)
+        self.extra = url.check_extra(known, option_hints(url, tls=self.tls, always_tls=always_tls))
+        self.protocol = requested_protocol(url, self.extra)
         self._class: type[AbstractConnection]
         if url.scheme == "redis+unix":
             self._class = UnixDomainSocketConnection
         else:
-            self._class = SSLConnection if self.tls else Connection
-        self._arguments = _known_driver_options(url, self._class)
+            self._class = SSLConnection if self.tls else TCPConnection
+        self._arguments = known_driver_options(url, self._class)
         if database is not None:
             self._arguments["db"] = database
         if self.tls:
-            self._arguments.update(_tls_arguments(url, self.extra))
+            self._arguments.update(tls_arguments(url, self.extra))
         self.provider = credentials or load_provider(url, self.extra)
         self._driver = self._driver_connection()
-        self._database = _number(url, self._driver.db)
+        self._database = database_number(url, self._driver.db)
         self._tls_state: tuple[list[int], ssl.SSLContext] | None = None
         if self.tls:
             self._tls_context()
@@ -126,7 +99,7 @@ class Connector:
         """Whether the URL asks for valkey-glide as the publishing driver.
 
         Raises:
-            ConfigurationError: it asks for another driver that we do not know.
+            ConfigurationError: the option names an unknown driver.
         """
         driver = self.extra.get("driver", "redis")
         if driver not in ("redis", "glide"):
@@ -134,22 +107,22 @@ class Connector:
         return driver == "glide"
 
     def max_age_seconds(self) -> float | None:
-        """The age that a connection opened last must not reach; None for any."""
+        """The age that the connection opened last must not reach, or None."""
         return self.provider.max_age_seconds
 
-    async def open(self, address: Address, *, need_primary: bool = False) -> Link:
-        """Open a link to one server; see `open_link`."""
+    async def open(self, address: Address, *, need_primary: bool = False) -> Connection:
+        """Open a connection to one server; see `open_connection`."""
         address = Address(address.host, address.port or DEFAULT_PORT)
         connect = partial(self._open, address)
-        return await open_link(self.url, str(address), connect, need_primary=need_primary)
+        return await open_connection(self.url, str(address), connect, need_primary=need_primary)
 
-    async def open_socket(self, path: str, *, need_primary: bool = False) -> Link:
-        """Open a link over a unix socket; see `open_link`."""
-        return await open_link(
+    async def open_socket(self, path: str, *, need_primary: bool = False) -> Connection:
+        """Open a connection over a unix socket; see `open_connection`."""
+        return await open_connection(
             self.url, path, partial(self._open_path, path), need_primary=need_primary
         )
 
-    async def _open(self, address: Address) -> Link:
+    async def _open(self, address: Address) -> Connection:
         host, port = address.host, address.port or DEFAULT_PORT
         login = await self._login()
         return await first_success(
@@ -160,37 +133,37 @@ class Connector:
                 for number in await addresses_of(host, port)
             ],
             seconds=self.url.options.connect_timeout_seconds,
-            discard=ServerLink.abort,
+            discard=ServerConnection.abort,
             final=_final,
         )
 
-    async def _open_path(self, path: str) -> Link:
-        async def connect(protocol: int) -> ServerLink:
-            return ServerLink(*await asyncio.open_unix_connection(path), protocol)
+    async def _open_path(self, path: str) -> Connection:
+        async def connect(protocol: int) -> ServerConnection:
+            return ServerConnection(*await asyncio.open_unix_connection(path), protocol)
 
         return await shake_hands(connect, await self._login(), self.protocol)
 
     async def _login(self) -> Login:
         return Login(await self.provider.credentials(), self._database, self._driver.client_name)
 
-    async def _connect(self, number: str, port: int, host: str, protocol: int) -> ServerLink:
-        """Connect to one address of a host; nothing has been said on it yet."""
+    async def _connect(self, number: str, port: int, host: str, protocol: int) -> ServerConnection:
+        """Connect to one address of a host, without a handshake."""
         context = self._tls_context() if self.tls else None
         reader, writer = await asyncio.open_connection(
             number, port, ssl=context, server_hostname=host if self.tls else None
         )
-        if isinstance(self._driver, Connection) and self._driver.socket_keepalive:
+        if isinstance(self._driver, TCPConnection) and self._driver.socket_keepalive:
             sock = writer.get_extra_info("socket")
             options = cast("Mapping[int, int | bytes]", self._driver.socket_keepalive_options)
-            # Not every platform has each of the options.
+            # Some platforms lack some of the options.
             with contextlib.suppress(OSError, TypeError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in options.items():
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        return ServerLink(reader, writer, protocol)
+        return ServerConnection(reader, writer, protocol)
 
     def _driver_connection(self) -> AbstractConnection:
-        """The driver's view of the options; it is never connected."""
+        """An unconnected connection of the driver, which checks the options."""
         try:
             return self._class(**self._arguments)
         except (RedisError, TypeError, ValueError) as exc:
@@ -198,12 +171,12 @@ class Connector:
         raise ConfigurationError(problem)
 
     def _tls_context(self) -> ssl.SSLContext:
-        """One TLS context for all connections, until a certificate's file has changed.
+        """The TLS context of all connections, made again when a certificate file has changed.
 
-        Making one loads the system's authorities: some 30 ms in which the event loop stands still.
+        Making it loads the system's authorities, which blocks the event loop for some 30 ms.
 
         Raises:
-            ConfigurationError: the files of a certificate and its key cannot be used.
+            ConfigurationError: the files of the certificate or its key cannot be used.
         """
         files = [self.extra[option] for option in TLS_FILES if option in self.extra]
         changed = [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]
@@ -214,7 +187,7 @@ class Connector:
     def _new_tls_context(self) -> ssl.SSLContext:
         made = cast("SSLConnection", self._driver_connection()).ssl_context
         if made.password is None:
-            # Without a password of ours, OpenSSL would ask for one on the terminal.
+            # Without this callback, OpenSSL would ask for a password on the terminal.
             made.password = _no_password  # type: ignore[assignment]
         try:
             return made.get()
@@ -226,7 +199,7 @@ class Connector:
 
 
 def _final(error: BaseException) -> bool:
-    """Whether the other addresses of a name need not be tried: they want the same credentials."""
+    """Whether other addresses of the host are useless, because they refuse the credentials too."""
     return isinstance(error, Refused) and error.of_credentials
 
 
@@ -237,92 +210,60 @@ def _no_password() -> NoReturn:
     )
 
 
-def _hints(url: BrokerURL, *, tls: bool, always_tls: bool) -> Mapping[str, str]:
-    """Option name -> what to write in its place."""
-    others = [name for name in _OTHER_SPELLINGS if name.startswith("ssl_")]
-    if url.scheme == "redis+unix":
-        advice = "a unix socket has no TLS"
-        return {**_OTHER_SPELLINGS, **dict.fromkeys([*others, *TLS_OPTIONS], advice)}
-    if not tls:
-        advice = f"TLS needs the scheme {url.scheme.replace('redis', 'rediss', 1)}://"
-        there = {name: f"{advice}; there, {_OTHER_SPELLINGS[name]}" for name in others}
-        return {**_OTHER_SPELLINGS, **there, **dict.fromkeys(TLS_OPTIONS, advice)}
-    if always_tls:
-        always = "the certificate is always verified: leave the option out"
-        return {**_OTHER_SPELLINGS, **dict.fromkeys(_VERIFY, always)}
-    return _OTHER_SPELLINGS
+async def open_connection(
+    url: BrokerURL,
+    where: str,
+    connect: Callable[[], Awaitable[Connection]],
+    *,
+    need_primary: bool = False,
+) -> Connection:
+    """Connect and log in within `connect_timeout_seconds`.
 
-
-def _protocol(url: BrokerURL, extra: Mapping[str, str]) -> int | None:
-    """The RESP protocol that the URL or its driver options ask for."""
-    value = extra.get("protocol", url.driver_options.get("protocol"))
-    if value is None:
-        return None
-    if isinstance(value, bool) or str(value) not in ("2", "3"):
-        raise ConfigurationError(f"{url}: option protocol: use 2 or 3, or leave it out")
-    return int(str(value))
-
-
-def database(url: BrokerURL, text: str) -> int | None:
-    """The number of a database in a URL's path, None for none.
+    Args:
+        where: the address, for errors.
+        connect: opens a connection and logs in.
+        need_primary: refuse a server whose role is replica.
 
     Raises:
-        ConfigurationError: it is not a number.
+        ConnectError: no answer, a late answer, or a server of a wrong role. The error has neither
+            a cause nor the frames of the failure, because those may hold the password.
+        AuthError: the credentials are wrong.
     """
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit():
-        path = "/service/0" if url.scheme.endswith("+sentinel") else "/0"
-        raise ConfigurationError(
-            f"{url}: database {text!r} is not a number: write {url.scheme}://host:6379{path}, or "
-            "nothing"
-        )
-    return int(text)
-
-
-def _number(url: BrokerURL, database: str | int | None) -> int:
+    opening = asyncio.ensure_future(connect())
     try:
-        return int(database or 0)
-    except ValueError:
-        pass
-    raise ConfigurationError(f"{url}: driver option db: use a number")
+        connection = await with_deadline(url.options.connect_timeout_seconds, opening)
+    except Exception as exc:
+        error = connect_error(url, where, exc)
+    except BaseException:
+        opening.add_done_callback(discard)
+        raise
+    else:
+        problem = _unusable(url, connection, need_primary=need_primary)
+        if problem is None:
+            return connection
+        connection.abort()
+        error = ConnectError(url, f"{problem} ({where})")
+    del opening  # It keeps the frames of the failure alive.
+    raise error
 
 
-def _tls_arguments(url: BrokerURL, extra: Mapping[str, str]) -> dict[str, Any]:
-    verify = extra.get("tls_verify", "full")
-    if verify not in ("full", "ca", "none"):
-        raise ConfigurationError(f"{url}: option tls_verify: use 'full', 'ca' or 'none'")
-    arguments: dict[str, Any] = {}
-    if "tls_verify" in extra:
-        arguments["ssl_cert_reqs"] = "none" if verify == "none" else "required"
-        arguments["ssl_check_hostname"] = verify == "full"
-    names = {"ssl_ca_certs": "tls_ca_file", "ssl_certfile": "tls_cert_file"}
-    names["ssl_keyfile"] = "tls_key_file"
-    for argument, option in names.items():
-        if option in extra:
-            if not Path(extra[option]).is_file():
-                raise ConfigurationError(f"{url}: option {option}: no such file")
-            arguments[argument] = extra[option]
-    return arguments
+def _unusable(url: BrokerURL, connection: Connection, *, need_primary: bool) -> str | None:
+    """Why the role of the server rules it out, or None."""
+    role = connection.identity.role
+    if role == "sentinel" and not url.scheme.endswith("+sentinel"):
+        return (
+            f"the server is a sentinel: write {url.scheme.partition('+')[0]}+sentinel://, and the "
+            "name of the service after the hosts"
+        )
+    if need_primary and role not in (PRIMARY, ""):
+        return (
+            "the server is a replica, and messages published there reach only its own "
+            "subscribers: use the address of the primary"
+        )
+    return None
 
 
-def _known_driver_options(url: BrokerURL, connection: type[AbstractConnection]) -> dict[str, Any]:
-    """Keyword arguments of a `hosts` entry that the driver's connection takes.
-
-    Raises:
-        ConfigurationError: the driver does not know the name.
-    """
-    known = {
-        name
-        for cls in connection.__mro__
-        if issubclass(cls, AbstractConnection)
-        for name in inspect.signature(cls).parameters
-        if name != "kwargs"
-    }
-    for name in url.driver_options:
-        if name in _UNUSED or name not in known | _SINCE_REDIS_PY:
-            raise ConfigurationError(
-                f"{url}: unknown driver option {name!r}; {suggest(name, known - _UNUSED)}"
-            )
-    ours = _SINCE_REDIS_PY | _LOGIN
-    return {name: value for name, value in url.driver_options.items() if name not in ours}
+def discard(opening: asyncio.Future[Connection]) -> None:
+    """Close the connection that a finished attempt opened, because no caller waits for it."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()

@@ -1,9 +1,9 @@
-"""Who we are to the server: user name and password, asked for anew for each connection.
+"""Credential providers: the user name and password of each new connection.
 
-A provider is chosen by the URL option `auth`. The ones that need nothing but Python are here, those
-that call a cloud's SDK in `cloud`. Others add theirs through the entry-point group
+The URL option `auth` selects a provider. Providers without dependencies are here; those that call a
+cloud's SDK are in `cloud_credentials`. Other packages add theirs through the entry-point group
 `django_sockets.credentials`, `name = "module:Class"`; the class is called as `Class(url, extra)`.
-Backends import this module; it knows no driver.
+Backends import this module, which imports no driver.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FOR_ALL = frozenset({"auth", "connection_max_age_seconds"})
 
 
 class Credentials(NamedTuple):
-    """A user name and a password or token, None where there is none. The password is not shown."""
+    """A user name and a password or token, or None. The repr does not show the password."""
 
     username: str | None
     password: str | None
@@ -62,29 +62,30 @@ class CredentialProvider(Protocol):
     """Gives the credentials of each connection.
 
     Attributes:
-        max_age_seconds: a connection made with the credentials given last must be replaced before
-            it is this old; None: never. Read it after `credentials()`.
+        max_age_seconds: the age before which a connection with the last credentials must be
+            replaced; None for never. It is read after `credentials()`.
 
-    A class may also have `options`, option name -> one line of help: its own URL options, which are
-    unknown otherwise.
+    A class may also have `options`, a mapping of option name to one line of help. It declares the
+    URL options of the provider; other options are refused.
     """
 
     @property
     def max_age_seconds(self) -> float | None: ...
 
     async def credentials(self) -> Credentials:
-        """What to log in with now; called for every connection, before it is made.
+        """The credentials for a new connection; called before each connection is made.
 
-        It must not block the event loop. It may be cancelled, as connecting has a deadline.
+        It must not block the event loop. It may be cancelled, because connecting has a deadline.
 
         Raises:
-            AuthError: there are none; the message says what to do. Never answer with none instead.
-            ConnectError: they cannot be had at the moment. Anything else becomes an AuthError.
+            AuthError: there are no credentials; the message says what to do. Returning empty
+                credentials instead is wrong.
+            ConnectError: they are not available at the moment. Other exceptions become AuthError.
         """
 
 
 def auth_options(url: BrokerURL) -> dict[str, str]:
-    """The options to accept in `url`: `AUTH_OPTIONS` and those that its provider declares.
+    """The options that `url` may have: `AUTH_OPTIONS` and those that its provider declares.
 
     Raises:
         ConfigurationError: unknown provider, or its package is missing.
@@ -101,11 +102,11 @@ def load_provider(url: BrokerURL, extra: Mapping[str, str]) -> CredentialProvide
         extra: the scheme's options, as `url.check_extra` returned them.
 
     Raises:
-        ConfigurationError: unknown provider, missing package, or an option that is missing, wrong
-            or of another provider.
+        ConfigurationError: the provider is unknown, its package is missing, or an option is
+            missing, wrong or of another provider.
     """
     cls = _provider_class(url, extra)
-    uses = getattr(cls, "uses", None)  # a built-in's options out of AUTH_OPTIONS
+    uses = getattr(cls, "uses", None)  # The options in AUTH_OPTIONS that a built-in provider reads.
     for name in extra:
         if uses is not None and name in AUTH_OPTIONS and name not in _FOR_ALL | uses:
             raise ConfigurationError(
@@ -116,20 +117,20 @@ def load_provider(url: BrokerURL, extra: Mapping[str, str]) -> CredentialProvide
 
 
 def rotation_delay_seconds(max_age_seconds: float, random: float) -> float:
-    """When to replace a connection that must not reach an age: after 75% to 90% of it.
+    """When to replace a connection with a maximum age: after 75% to 90% of it, in seconds.
 
-    The spread keeps a fleet that was started together from reconnecting together; the rest leaves
-    room for connecting and for the attempts of a bad minute.
+    The spread prevents processes that started together from reconnecting together. The rest of
+    the age leaves time for connecting and for repeated attempts.
 
     Args:
-        max_age_seconds: the provider's, read after the connection's `credentials()`.
-        random: a number from 0 to 1, drawn anew for each connection.
+        max_age_seconds: the provider's value, read after the connection's `credentials()`.
+        random: a random number from 0 to 1, another one for each connection.
     """
     return max_age_seconds * (0.75 + 0.15 * random)
 
 
 class _Provider:
-    """Any provider, with the promises kept: our errors only, the smaller age, a blank repr."""
+    """Wraps a provider: raises only our errors, applies the smaller age, hides its repr."""
 
     def __init__(self, url: BrokerURL, inner: CredentialProvider, limit: float | None) -> None:
         self._url = url
@@ -157,7 +158,7 @@ class _Provider:
 
 
 class UrlCredentials:
-    """`auth=url`: the user info of the URL, else of the `hosts` entry; perhaps none at all."""
+    """`auth=url`: the user info of the URL, else of the `hosts` entry; both may be empty."""
 
     uses: frozenset[str] = frozenset()
     max_age_seconds = None
@@ -173,7 +174,7 @@ class UrlCredentials:
     async def credentials(self) -> Credentials:
         if self._driver_provider is None:
             return self._credentials
-        # redis-py's own kind of provider gives a password, or a user name and a password.
+        # A provider of redis-py returns a password, or a user name and a password.
         given = await self._driver_provider.get_credentials_async()
         return Credentials(given[0] if len(given) > 1 else None, given[-1])
 
@@ -226,7 +227,7 @@ class FileCredentials:
 
 
 def required(url: BrokerURL, auth: str, name: str, value: str | None) -> str:
-    """An option's value, or a ConfigurationError that names it."""
+    """The value of an option. Raises ConfigurationError if it is missing."""
     if not value:
         raise ConfigurationError(
             f"{url}: auth={auth} needs the option {name!r} ({AUTH_OPTIONS[name]})"
@@ -235,10 +236,10 @@ def required(url: BrokerURL, auth: str, name: str, value: str | None) -> str:
 
 
 def refuse_password(url: BrokerURL, auth: str) -> None:
-    """Two sources for one password: nobody could tell which one counts."""
+    """Refuse a password in the URL, because `auth` already names its source."""
     if url.password or url.driver_options.get("password"):
         raise ConfigurationError(
-            f"{url}: there is a password beside auth={auth}: leave one of the two out"
+            f"{url}: a password conflicts with auth={auth}: remove one of the two"
         )
 
 
@@ -254,7 +255,7 @@ _BUILT_IN = {
 
 def _provider_class(url: BrokerURL, extra: Mapping[str, str]) -> Any:
     auth = extra.get("auth", "url")
-    # A built-in name cannot be taken over.
+    # An installed provider cannot replace a built-in one.
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     known = {**found, **_BUILT_IN}
     if auth not in known:

@@ -1,70 +1,134 @@
-"""Waiting for a server: deadlines on its answers, and the pauses between attempts to reach it."""
+"""Deadlines and pauses: waiting for replies, and the back-off between attempts.
+
+Use `with_deadline` instead of `asyncio.wait_for`, which swallows cancellations before Python 3.12.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
-from .connection import LARGE_BYTES, Link, LinkLost
+from .parser import ConnectionLost
 
-__all__ = ["Backoff", "expect", "first_answers", "first_of", "keepalive"]
+__all__ = [
+    "LARGE_BYTES",
+    "Backoff",
+    "await_reply",
+    "first_answers",
+    "first_of",
+    "ignore_result",
+    "keepalive",
+    "with_deadline",
+]
 
 T = TypeVar("T")
 
+LARGE_BYTES = 64 * 1024
+"""An incomplete reply of this size shows that a connection is slow rather than dead."""
 
-async def expect(link: Link, reply: asyncio.Future[Any], seconds: float, missing: str) -> None:
-    """Wait for a reply at most `seconds`.
 
-    The time is granted anew when this process could not have seen the reply: its loop was held up,
-    the link's reader was waiting for slow subscribers, or a large payload is still arriving.
+class Progress(Protocol):
+    """The counters of a connection that a deadline considers; see `connection.Connection`."""
+
+    held_seconds: float
+    held_since: float | None
+
+    @property
+    def received_bytes(self) -> int: ...
+
+    @property
+    def partial_bytes(self) -> int: ...
+
+
+async def with_deadline(seconds: float, awaitable: Awaitable[T]) -> T:
+    """Wait at most `seconds` for a result. After a timeout or a cancellation the awaitable is
+    cancelled and has ended.
+
+    A task that is cancelled and awaited would go on if the cancellation were lost. Unlike
+    `asyncio.wait_for` before Python 3.12, this function never swallows a cancellation that arrives
+    together with the result.
 
     Raises:
-        LinkLost: the reply is missing.
+        asyncio.TimeoutError: there is no result yet.
+    """
+    future = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait([future], timeout=seconds)
+        if future.done():
+            return future.result()
+        raise asyncio.TimeoutError
+    finally:
+        if not future.done():
+            future.cancel()
+            await asyncio.wait([future])
+        ignore_result(future)
+
+
+def ignore_result(future: asyncio.Future[Any]) -> None:
+    """Mark the exception of a finished future as retrieved, so that asyncio does not log it."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def await_reply(
+    connection: Progress, reply: asyncio.Future[Any], seconds: float, missing: str
+) -> None:
+    """Wait for a reply at most `seconds`.
+
+    The time starts again if this process could not have seen the reply: the event loop was blocked,
+    delivery to slow subscribers held up reading, or a large payload is still arriving.
+
+    Args:
+        missing: the error without its time, such as "no answer to PING".
+
+    Raises:
+        ConnectionLost: the reply is missing.
     """
     loop = asyncio.get_running_loop()
     while True:
-        started, received, held = loop.time(), link.received_bytes, _held_seconds(link)
+        started, received = loop.time(), connection.received_bytes
+        held = _held_seconds(connection)
         done, _ = await asyncio.wait([reply], timeout=seconds)
         if done:
             return
-        held_up = loop.time() - started > 1.5 * seconds
-        waiting = _held_seconds(link) - held > 0.25 * seconds
-        arriving = link.partial_bytes >= LARGE_BYTES and link.received_bytes > received
-        if not (held_up or waiting or arriving):
-            raise LinkLost(f"{missing} within {seconds:g} s")
+        blocked = loop.time() - started > 1.5 * seconds
+        held_up = _held_seconds(connection) - held > 0.25 * seconds
+        arriving = connection.partial_bytes >= LARGE_BYTES and connection.received_bytes > received
+        if not (blocked or held_up or arriving):
+            raise ConnectionLost(f"{missing} within {seconds:g} s")
 
 
-def _held_seconds(link: Link) -> float:
-    now = 0.0 if link.held_since is None else time.monotonic() - link.held_since
-    return link.held_seconds + now
+def _held_seconds(connection: Progress) -> float:
+    now = 0.0 if connection.held_since is None else time.monotonic() - connection.held_since
+    return connection.held_seconds + now
 
 
 async def keepalive(
-    link: Link,
+    connection: Progress,
     ping: Callable[[], asyncio.Future[Any]],
     dead_peer_seconds: float,
     grace_seconds: Callable[[], float] = float,
 ) -> None:
-    """PING twice in `dead_peer_seconds`, with a deadline on the answer.
+    """Send PING twice in `dead_peer_seconds`, with a deadline for the reply.
 
     Args:
-        ping: writes a PING and returns the future of its answer.
-        grace_seconds: how much longer the answer may take at this moment.
+        ping: writes a PING and returns the future of its reply.
+        grace_seconds: returns how much longer the reply may take at this moment; 0 by default.
 
     Raises:
-        LinkLost: no answer came.
+        ConnectionLost: no reply came in time.
     """
     half = dead_peer_seconds / 2
     while True:
         await asyncio.sleep(half)
-        await expect(link, ping(), half + grace_seconds(), "no answer to PING")
+        await await_reply(connection, ping(), half + grace_seconds(), "no answer to PING")
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until one ends; cancel the others, raise what it raised."""
+    """Run coroutines concurrently until one ends. Cancel the others and raise the first error."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -80,15 +144,15 @@ async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 async def first_answers(
     questions: Iterable[Coroutine[Any, Any, T]], seconds: float, grace_seconds: float
 ) -> tuple[list[T], list[Exception]]:
-    """Ask several servers the same at once: some are slow, some know less than others.
+    """Ask several servers concurrently, because some may be slow or out of date.
 
     Args:
-        questions: each returns an answer, or raises ConnectError, or ValueError for a bad answer.
+        questions: each returns an answer or raises; ValueError stands for a malformed answer.
         seconds: how long the first answer may take.
-        grace_seconds: how long others may take after the first.
+        grace_seconds: how long the others may take after the first.
 
     Returns:
-        The answers that came, and what was raised.
+        The answers and the errors.
     """
     loop = asyncio.get_running_loop()
     pending = {loop.create_task(question) for question in questions}
@@ -116,7 +180,12 @@ async def first_answers(
 
 
 class Backoff:
-    """Pauses between attempts: none before the first, then doubling up to 1 s, with jitter."""
+    """Pauses between attempts: none before the first, then doubling, with jitter.
+
+    Attributes:
+        FIRST_SECONDS: the first pause that is not zero.
+        CAP_SECONDS: the longest pause.
+    """
 
     FIRST_SECONDS = 0.05
     CAP_SECONDS = 1.0
@@ -126,17 +195,24 @@ class Backoff:
         self._pause: asyncio.Future[None] | None = None
 
     def reset(self) -> None:
+        """Make the next pause zero again."""
         self._seconds = 0.0
 
+    def increase(self) -> float:
+        """Double the next pause and return it, in seconds without jitter."""
+        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * self._seconds))
+        return self._seconds
+
     def cut_short(self) -> None:
-        """There is reason to hope again: the pause ends now, and begins anew from none."""
+        """End the present pause and reset, because the next attempt is likely to succeed."""
         self.reset()
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
     async def pause(self) -> None:
+        """Wait for 50 to 100% of the present pause, and double the next one."""
         seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
-        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * self._seconds))
+        self.increase()
         self._pause = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._pause], timeout=seconds)
         self._pause = None

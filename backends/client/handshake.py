@@ -1,8 +1,8 @@
 """The first commands on a new connection: HELLO or AUTH, CLIENT SETNAME and SELECT.
 
-RESP3 is tried first. A server that refuses HELLO, in whatever words, or hangs up on it, is asked
-again with RESP2 on a new connection: old servers and proxies have many ways to say that they do not
-know the command. Only a refusal of the credentials is final.
+RESP3 is tried first. If the server refuses HELLO with any error, or closes the connection, RESP2 is
+tried on a new connection: old servers and proxies report an unknown command in many ways. Only a
+refusal of the credentials is final.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ...redaction import mask
-from .connection import IDENTIFY, Refused, ReplyError, ServerLink, ask, read_identity
+from .connect_errors import Refused
+from .connection import ServerConnection, ask
 from .credentials import Credentials
-from .parser import LinkLost
+from .identity import IDENTIFY, read_identity
+from .parser import ConnectionLost, ReplyError
 
 __all__ = ["Login", "shake_hands"]
 
-Open = Callable[[int], Awaitable[ServerLink]]
-"""Opens a connection that nothing has been said on, for RESP protocol 2 or 3."""
+Open = Callable[[int], Awaitable[ServerConnection]]
+"""Opens a connection without a handshake, for RESP version 2 or 3."""
 
 _CREDENTIALS = re.compile(
     r"(WRONGPASS|NOAUTH)\b|invalid (user|password)|username-password|password is set"
@@ -32,10 +34,10 @@ _ECHO = re.compile(r",? with args beginning with.*", re.IGNORECASE | re.DOTALL)
 
 
 class Login(NamedTuple):
-    """What to say on a new connection.
+    """The contents of a handshake.
 
     Attributes:
-        database: its number, None or 0 for the first.
+        database: the number of the database; None and 0 stand for the first.
         client_name: the name that CLIENT LIST shows.
     """
 
@@ -49,57 +51,57 @@ class Login(NamedTuple):
         return bool(self.credentials.username or self.credentials.password)
 
 
-async def shake_hands(open_: Open, login: Login, protocol: int | None) -> ServerLink:
-    """A link that has logged in and knows whom it reached.
+async def shake_hands(open_: Open, login: Login, protocol: int | None) -> ServerConnection:
+    """Open a connection, log in, and ask for the identity of the server.
 
     Args:
-        protocol: of RESP, 2 or 3; None for 3 where the server has it, else 2.
+        protocol: the RESP version, 2 or 3; with None, 3 if the server has it, else 2.
 
     Raises:
-        Refused: the server refused something.
-        LinkLost: the server hung up.
-        OSError: no connection.
+        Refused: the server refused a command.
+        ConnectionLost: the server closed the connection.
+        OSError: no connection could be made.
     """
     if protocol is not None:
         return await _begin(open_, login, protocol)
     try:
         return await _begin(open_, login, 3)
     except Refused as exc:
-        # A proxy that knows no HELLO may ask for AUTH, whatever HELLO said.
-        answered_alike = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
-        if exc.command != "HELLO" or answered_alike:
+        # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
+        final = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
+        if exc.command != "HELLO" or final:
             raise
         refused = exc
     try:
         return await _begin(open_, login, 2)
-    except LinkLost:
+    except ConnectionLost:
         if refused.of_credentials:
             raise refused from None
         raise
 
 
-async def _begin(open_: Open, login: Login, protocol: int) -> ServerLink:
-    link = await open_(protocol)
+async def _begin(open_: Open, login: Login, protocol: int) -> ServerConnection:
+    connection = await open_(protocol)
     try:
         if protocol == 3:
-            await _hello(link, login)
+            await _hello(connection, login)
         elif login.offered:
-            await _auth(link, login)
-        await _prepare(link, login)
+            await _auth(connection, login)
+        await _prepare(connection, login)
     except BaseException:
-        link.abort()
+        connection.abort()
         raise
-    return link
+    return connection
 
 
-async def _hello(link: ServerLink, login: Login) -> None:
+async def _hello(connection: ServerConnection, login: Login) -> None:
     command: tuple[bytes, ...] = (b"HELLO", b"3")
     if login.offered:
         username, password = login.credentials
         command += (b"AUTH", (username or "default").encode(), (password or "").encode())
     try:
-        (reply,) = await ask(link, [command])
-    except LinkLost as exc:
+        (reply,) = await ask(connection, [command])
+    except ConnectionLost as exc:
         raise _refused("HELLO", str(exc), login) from exc
     if isinstance(reply, ReplyError):
         raise _refused("HELLO", str(reply), login)
@@ -107,29 +109,31 @@ async def _hello(link: ServerLink, login: Login) -> None:
         raise _refused("HELLO", "the reply is not that of RESP3", login)
 
 
-async def _auth(link: ServerLink, login: Login) -> None:
+async def _auth(connection: ServerConnection, login: Login) -> None:
     username, password = login.credentials
     secret = (password or "").encode()
     command = (b"AUTH", username.encode(), secret) if username else (b"AUTH", secret)
-    (reply,) = await ask(link, [command])
+    (reply,) = await ask(connection, [command])
     if username and isinstance(reply, ReplyError) and "wrong number of arg" in str(reply):
-        (reply,) = await ask(link, [(b"AUTH", secret)])  # A server before Redis 6 knows no users.
+        (reply,) = await ask(
+            connection, [(b"AUTH", secret)]
+        )  # A server before Redis 6 has no users.
     _check("AUTH", reply, login)
 
 
-async def _prepare(link: ServerLink, login: Login) -> None:
-    """Set the connection up, and learn whom it reached."""
+async def _prepare(connection: ServerConnection, login: Login) -> None:
+    """Send CLIENT SETNAME and SELECT, and ask for the identity of the server."""
     commands: dict[str, tuple[bytes, ...]] = {}
     if login.client_name:
         commands["CLIENT SETNAME"] = (b"CLIENT", b"SETNAME", login.client_name.encode())
     if login.database:
         commands["SELECT"] = (b"SELECT", b"%d" % login.database)
-    *replies, role, info = await ask(link, [*commands.values(), *IDENTIFY])
+    *replies, role, info = await ask(connection, [*commands.values(), *IDENTIFY])
     for command, reply in zip(commands, replies, strict=True):
         _check(command, reply, login)
     if isinstance(role, ReplyError) and _WANTED.match(str(role)):
         raise _refused("ROLE", str(role), login)
-    link.identity = read_identity([role, info])._replace(peer=link.identity.peer)
+    connection.identity = read_identity([role, info])._replace(peer=connection.identity.peer)
 
 
 def _check(command: str, reply: Any, login: Login) -> None:

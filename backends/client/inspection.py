@@ -1,7 +1,7 @@
-"""What servers say about themselves, for `python -m django_sockets check`.
+"""Facts about servers, for `python -m django_sockets check`.
 
-`look_at` asks one server, `describe` makes a report of what one or several of them said. What only
-one kind of broker knows (slots, sentinels) its own module adds.
+`look_at` asks one server. `describe` makes a report from the facts of one or several servers. The
+module of each broker adds its own facts (slots, sentinels).
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import dataclasses
 import ssl
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...broker import Report
 from ...url import BrokerURL
-from .connection import PRIMARY, Link, LinkLost, ask
-from .within import within
+from .connection import Connection, ConnectionLost, ask
+from .deadlines import with_deadline
+from .identity import PRIMARY, read_role
+from .parser import pairs
 
 __all__ = ["NodeFacts", "describe", "look_at"]
 
@@ -29,28 +31,28 @@ COMMANDS: Sequence[tuple[bytes, ...]] = (
     (b"CONFIG", b"GET", b"maxclients"),
     (b"CONFIG", b"GET", b"timeout"),
 )
-"""The questions; a server may refuse any of them."""
+"""The commands sent; a server may refuse any of them."""
 ROUND_TRIPS = 5
 CERTIFICATE_DAYS = 30
-"""A certificate that ends sooner is worth a warning."""
+"""A certificate that expires sooner causes a warning."""
 CLIENTS_SHARE = 0.8
-"""More of a server's `maxclients` in use is worth a warning."""
+"""A larger share of `maxclients` in use causes a warning."""
 LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
 @dataclasses.dataclass
 class NodeFacts:
-    """What one server said; what it refused to say is empty.
+    """The facts about one server; refused facts are empty.
 
     Attributes:
-        where: its address.
+        where: the address.
         info: the fields of INFO.
-        config: the directives asked for.
-        role: of `ROLE`.
-        sharded: whether it has sharded pub/sub, None if it does not say.
-        round_trip_ms: median of a PING's.
-        protocol: of RESP.
-        tls: the encrypted connection's state, None for none.
+        config: the directives of CONFIG GET.
+        role: the role in the reply to ROLE.
+        sharded: whether it has sharded pub/sub; None if unknown.
+        round_trip_ms: the median round trip of a PING.
+        protocol: the RESP version.
+        tls: the state of the encrypted connection, or None.
     """
 
     where: str
@@ -71,42 +73,46 @@ class NodeFacts:
 
     @property
     def is_cluster_node(self) -> bool:
-        """Whether it is part of a cluster. Valkey 9 has another name for the field."""
+        """Whether it is part of a cluster. Valkey 9 renamed the field."""
         return "cluster" in (self.info.get("redis_mode"), self.info.get("server_mode"))
 
 
-async def look_at(link: Link, where: str, seconds: float) -> NodeFacts:
-    """Ask a server over a new link, which is closed.
+async def look_at(connection: Connection, where: str, seconds: float) -> NodeFacts:
+    """Ask a server over a new connection, and close it.
 
     Raises:
-        LinkLost: it went away, or has not answered everything after `seconds`.
+        ConnectionLost: the connection was lost, or a reply is missing after `seconds`.
     """
     try:
-        return await within(seconds, _look_at(link, where))
+        return await with_deadline(seconds, _look_at(connection, where))
     except asyncio.TimeoutError:
         problem = f"no answer from {where} within {seconds:g} s"
-    raise LinkLost(problem)
+    raise ConnectionLost(problem)
 
 
-async def _look_at(link: Link, where: str) -> NodeFacts:
+async def _look_at(connection: Connection, where: str) -> NodeFacts:
     try:
-        info, role, sharded, *config = await ask(link, COMMANDS)
+        info, role, sharded, *config = await ask(connection, COMMANDS)
         durations = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
-            await ask(link, [(b"PING",)])
+            await ask(connection, [(b"PING",)])
             durations.append(time.perf_counter() - started)
     finally:
-        link.abort()
+        connection.abort()
     return NodeFacts(
         where=where,
         info=_fields(info),
-        config={name: value for reply in config for name, value in _pairs(reply).items()},
-        role=role[0].decode() if isinstance(role, list) and role else "",
+        config={
+            name.decode(): value.decode()
+            for reply in config
+            for name, value in pairs(reply).items()
+        },
+        role=read_role(role),
         sharded=any(sharded) if isinstance(sharded, list) else None,
         round_trip_ms=round(statistics.median(durations) * 1000, 3),
-        protocol=link.protocol,
-        tls=link.tls,
+        protocol=connection.protocol,
+        tls=connection.tls,
     )
 
 
@@ -117,20 +123,11 @@ def _fields(info: Any) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def _pairs(reply: Any) -> Mapping[str, str]:
-    """The reply to CONFIG GET; RESP2 gives a list of names and values."""
-    if isinstance(reply, list):
-        reply = dict(zip(reply[::2], reply[1::2], strict=False))
-    if not isinstance(reply, dict):
-        return {}
-    return {name.decode(): value.decode() for name, value in reply.items()}
-
-
 def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Report:
-    """A report of servers that are used alike.
+    """The report of servers with the same task.
 
     Args:
-        nodes: 1..n; the first speaks for all where they cannot differ.
+        nodes: 1..n; facts that cannot differ are taken from the first.
         topology: such as "one node".
     """
     first = nodes[0]
@@ -143,9 +140,7 @@ def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Repor
         _check_clients(node, report)
     if first.role:
         report.features["role"] = "primary" if first.role == PRIMARY else "replica"
-    report.features["sharded pub/sub"] = {True: "yes", False: "no", None: "it does not say"}[
-        first.sharded
-    ]
+    report.features["sharded pub/sub"] = {True: "yes", False: "no", None: "unknown"}[first.sharded]
     report.features["protocol"] = f"RESP{first.protocol}"
     report.features["auth"] = _auth(url)
     _check_tls(url, first, report)
@@ -160,8 +155,8 @@ def _check_role(node: NodeFacts, report: Report) -> None:
         )
     elif node.role != PRIMARY:
         report.problem = (
-            f"{node.where} is a replica: what is published there reaches only its own "
-            "subscribers; point the URL at the primary"
+            f"{node.where} is a replica, and messages published there reach only its own "
+            "subscribers: point the URL at the primary"
         )
 
 
@@ -198,11 +193,11 @@ def _check_tls(url: BrokerURL, node: NodeFacts, report: Report) -> None:
         text += f", certificate verified, valid until {day}"
         days = (ends - time.time()) / 86400
         if days < CERTIFICATE_DAYS:
-            report.warnings.append(f"the server's certificate ends in {days:.0f} days: renew it")
+            report.warnings.append(f"the server's certificate expires in {days:.0f} days: renew it")
     else:
         text += ", certificate not verified"
         report.warnings.append(
-            "the server's certificate is not verified: whoever is in between can read and write; "
+            "the server's certificate is not verified: an attacker in between can read and write; "
             "remove tls_verify=none"
         )
     report.features["tls"] = text
@@ -218,13 +213,13 @@ def _check_buffers(url: BrokerURL, nodes: Sequence[NodeFacts], report: Report) -
     )
     if 0 < hard < url.options.max_payload_bytes:
         report.warnings.append(
-            f"a payload over {hard} bytes makes the server cut the subscriber: raise its "
+            f"a payload over {hard} bytes makes the server disconnect the subscriber: raise its "
             "client-output-buffer-limit pubsub, or lower max_payload_bytes"
         )
 
 
 def _pubsub_buffer(node: NodeFacts) -> tuple[int, int, int] | None:
-    """Hard limit and soft limit in bytes, and the soft limit's seconds, if CONFIG told them."""
+    """Hard and soft limit in bytes, and the seconds of the soft limit; None if unknown."""
     words = node.config.get("client-output-buffer-limit", "").split()
     for start in range(0, len(words) - 3, 4):
         if words[start] == "pubsub":

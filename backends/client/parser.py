@@ -1,37 +1,57 @@
-"""What a server sends, parsed as it is read.
+"""The RESP protocol: replies parsed as they are read, and commands encoded.
 
-The driver opens connections as asyncio streams. Those copy all data twice on its way to the parser,
-in blocks so large that the allocator returns them to the kernel each time, which cost more than
-everything else about a message. So this takes the transport over, and has one buffer.
+asyncio's streams copy all data twice on its way to the parser. They do so in blocks so large that
+the allocator returns each of them to the kernel, which cost more than all other work per message.
+`Parser` therefore takes the transport over from the streams and reads into one buffer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import hiredis
 
-__all__ = ["LinkLost", "Parser"]
+__all__ = ["ConnectionLost", "Parser", "ReplyError", "is_push", "pack", "pairs"]
 
 BUFFER_BYTES = 64 * 1024
 PARSE_CHUNK_BYTES = 8 * 1024
-"""What the parser is given at a time: it moves all that it still has after each KiB it has read."""
+"""Size of the chunks fed to hiredis, which moves its remaining input after each KiB it parsed."""
 UNREAD_BYTES = 256 * 1024
-"""Of what nobody has read yet; beyond it, nothing more is taken from the network."""
+"""With more unread bytes than this, the transport pauses reading from the network."""
+
+ReplyError = hiredis.ReplyError
+"""An error reply of the server; it appears as an object among the replies."""
 
 
-class LinkLost(Exception):
-    """The link is of no more use; `str()` says why."""
+class ConnectionLost(Exception):
+    """The connection cannot be used any more; `str()` gives the reason."""
+
+
+def pack(command: tuple[bytes, ...]) -> bytes:
+    """Encode one command."""
+    return cast("bytes", hiredis.pack_command(cast("tuple[Any]", command)))
+
+
+def is_push(reply: object) -> bool:
+    """Whether a reply is an out-of-band message of RESP3."""
+    return isinstance(reply, hiredis.PushNotification)
+
+
+def pairs(reply: Any) -> Mapping[Any, Any]:
+    """A map reply. With RESP2 it is a list that alternates names and values."""
+    if isinstance(reply, list):
+        return dict(zip(reply[::2], reply[1::2], strict=False))
+    return reply if isinstance(reply, dict) else {}
 
 
 class Parser(asyncio.BufferedProtocol):
-    """The protocol of a connection to a server; `read` is for one task.
+    """The asyncio protocol of a connection to a server. Only one task may call `read`.
 
     Attributes:
-        received_bytes: so far.
-        partial_bytes: read of a reply that is not complete yet.
+        received_bytes: bytes received so far.
+        partial_bytes: bytes received of the reply that is not complete yet.
     """
 
     def __init__(self) -> None:
@@ -42,15 +62,15 @@ class Parser(asyncio.BufferedProtocol):
         self._arrived: list[bytes] = []
         self._unread_bytes = 0
         self._paused = False
-        self._lost: LinkLost | None = None
+        self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.received_bytes = 0
         self.partial_bytes = 0
 
     def take_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Be the protocol of the streams' transport; the streams are of no more use for reading."""
+        """Become the protocol of the streams' transport; the streams cannot read after this."""
         transport = cast("asyncio.Transport", writer.transport)
-        transport.pause_reading()  # uvloop looks at the kind of protocol when reading begins.
+        transport.pause_reading()  # uvloop checks the type of the protocol when reading starts.
         transport.set_protocol(self)
         self._transport = transport
         rest = bytes(reader._buffer)  # type: ignore[attr-defined]
@@ -62,14 +82,14 @@ class Parser(asyncio.BufferedProtocol):
             transport.resume_reading()
 
     async def read(self) -> Iterator[Any]:
-        """Wait for something to arrive.
+        """Wait until data has arrived.
 
         Returns:
-            The next 0..n replies, to be taken before the next call. Each is parsed when its turn
-            comes: a thousand lists that are there at once have the garbage collector look at them.
+            The next 0..n replies, to be consumed before the next call. Each reply is parsed on
+            demand, because a thousand lists at once would trigger the garbage collector.
 
         Raises:
-            LinkLost: there is nothing, and nothing will come.
+            ConnectionLost: the connection has ended and every reply has been read.
         """
         while not self._arrived:
             if self._lost is not None:
@@ -97,9 +117,9 @@ class Parser(asyncio.BufferedProtocol):
                         self.partial_bytes = 0
                         yield reply
         except Exception as exc:
-            # ProtocolError; MemoryError for a length; TypeError for a list as a key of a map.
+            # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
             problem = str(exc) or type(exc).__name__
-            self._lost = LinkLost(f"not a reply of a Redis or Valkey server: {problem}")
+            self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
             self._arrived.clear()
             self._pause()
 
@@ -137,7 +157,7 @@ class Parser(asyncio.BufferedProtocol):
             problem = (
                 "connection closed by the server" if exc is None else f"connection lost: {exc}"
             )
-            self._lost = LinkLost(problem)
+            self._lost = ConnectionLost(problem)
             self._lost.__cause__ = exc
         self._wake()
 

@@ -1,6 +1,6 @@
-"""Commands of many concurrent callers over one connection, in the order of the calls.
+"""The publishing connection: commands of many concurrent callers, in the order of the calls.
 
-Nothing is ever sent twice: a request that was written and not answered ends as unknown.
+No request is ever sent twice. A request that was written and not answered ends as unknown.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ...errors import BrokerClosed, ConnectError
 from ...log import LogThrottle
 from ...loops import OfOneLoop
 from ...url import BrokerURL
-from .connection import LARGE_BYTES, PRIMARY, Identity, Link, LinkLost, Opener, is_push, pack
-from .deadlines import first_of, keepalive
-from .inquiry import Inquiry
+from .connection import Connection, ConnectionLost, Opener
+from .deadlines import LARGE_BYTES, first_of, ignore_result, keepalive
+from .identity import PRIMARY, Identity, IdentityCheck
+from .parser import is_push, pack
 from .supervision import Supervisor
 
 __all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
@@ -29,15 +30,15 @@ __all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
 logger = logging.getLogger("django_sockets")
 
 SLOWEST_BYTES_PER_SECOND = 1024 * 1024
-"""A deadline grows with the bytes in flight at this rate."""
+"""A deadline is extended for the bytes in flight at this rate."""
 
 
 class NotSent(Exception):
-    """The request was certainly not carried out."""
+    """The request was certainly not executed."""
 
 
 class Recalled(NotSent):
-    """The request waited for a connection, and its sender wants it back."""
+    """The request waited for a connection, and the router took it back."""
 
 
 class OutcomeUnknown(Exception):
@@ -45,7 +46,7 @@ class OutcomeUnknown(Exception):
 
 
 class _Request(msgspec.Struct, gc=False, eq=False):
-    """Commands on their way. Small: the garbage collector goes over what thousands wait for."""
+    """Commands of one call. Untracked by the garbage collector, because thousands may wait."""
 
     packed: bytes
     size_bytes: int
@@ -63,25 +64,25 @@ class Pipeline(OfOneLoop):
     """One publishing connection to one server, opened by the first call and again after a loss.
 
     Args:
-        open_link: connects; raises ConnectError.
-        on_replica: called when the server turns out to be a replica, which would take messages and
-            deliver them to its own subscribers only; it has to call `reset`. None: the server is
-            not asked.
+        open_connection: connects; raises ConnectError.
+        on_replica: called when the server has become a replica, which accepts messages but delivers
+            them to its own subscribers only. It must call `reset`. With None, the role is not
+            checked.
     """
 
     def __init__(
         self,
         url: BrokerURL,
-        open_link: Opener,
+        open_connection: Opener,
         *,
         on_replica: Callable[[str], None] | None = None,
     ) -> None:
         self._url = url
-        self._open_link = open_link
+        self._open_connection = open_connection
         self._queued: deque[_Request] = deque()
         self._written: deque[_Request] = deque()
-        self._link: Link | None = None
-        self._successor: Link | None = None
+        self._connection: Connection | None = None
+        self._successor: Connection | None = None
         self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flush_due = False
@@ -89,50 +90,50 @@ class Pipeline(OfOneLoop):
         self._timer: asyncio.TimerHandle | None = None
         self._patience_seconds = url.options.publish_timeout_seconds
         self._on_replica = on_replica
-        self._inquiry = Inquiry()
-        self._inquired_at = -math.inf
+        self._identity_check = IdentityCheck()
+        self._identified_at = -math.inf
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
     @property
-    def link(self) -> Link | None:
+    def connection(self) -> Connection | None:
         """The present connection."""
-        return self._link
+        return self._connection
 
     @property
     def identity(self) -> Identity:
-        """The server at the other end, as far as there is one and it is known."""
-        return Identity() if self._link is None else self._link.identity
+        """The server at the other end, as far as it is known."""
+        return Identity() if self._connection is None else self._connection.identity
 
     @property
     def newest_identity(self) -> Identity:
-        """The same, or of the connection that is about to take the present one's place."""
+        """The identity of the successor, if there is one, else of the present connection."""
         return self.identity if self._successor is None else self._successor.identity
 
     @property
     def busy(self) -> bool:
-        """Whether a request waits for its reply."""
+        """Whether a request is queued or waits for its reply."""
         return bool(self._queued or self._written)
 
     @property
     def waiting(self) -> bool:
         """Whether a request waits for a connection."""
-        return self._link is None and bool(self._queued)
+        return self._connection is None and bool(self._queued)
 
     def submit(
-        self, commands: Sequence[tuple[bytes, ...]], *, inquire: bool = False
+        self, commands: Sequence[tuple[bytes, ...]], *, check_identity: bool = False
     ) -> asyncio.Future[list[Any]]:
-        """Send 1..n commands in one piece; the future has their replies, errors among them.
+        """Send 1..n commands in one write; the future gets their replies, including errors.
 
         Requests are written in the order of the calls.
 
         Args:
-            inquire: ask the server in the same piece for its role; the replies to that come behind
+            check_identity: also ask the server for its role in the same write; those replies follow
                 the others.
 
         The future raises:
-            NotSent: no connection could be made, its `__cause__` says why.
+            NotSent: no connection could be made; its `__cause__` is the reason.
             OutcomeUnknown: the connection was lost, or no reply came in `publish_timeout_seconds`.
 
         Raises:
@@ -140,29 +141,41 @@ class Pipeline(OfOneLoop):
         """
         if self._closed:
             raise BrokerClosed(self._url)
-        if inquire:
-            return self._inquire(commands)
+        if check_identity:
+            return self._submit_with_identity_check(commands)
         packed = [pack(command) for command in commands]
         return self._enqueue(packed[0] if len(packed) == 1 else b"".join(packed), len(packed))
 
-    def _inquire(self, commands: Sequence[tuple[bytes, ...]]) -> asyncio.Future[list[Any]]:
-        link = self._link
-        if self._on_replica is None or link is None:  # A new link is asked when it is opened.
+    def _submit_with_identity_check(
+        self, commands: Sequence[tuple[bytes, ...]]
+    ) -> asyncio.Future[list[Any]]:
+        connection = self._connection
+        if (
+            self._on_replica is None or connection is None
+        ):  # A new connection has just been checked.
             return self.submit(commands)
-        self._inquired_at = self._loop.time()
-        questions = self._inquiry.questions(link.identity)
+        self._identified_at = self._loop.time()
+        questions = self._identity_check.commands(connection.identity)
         answer = self.submit([*commands, *questions])
-        answer.add_done_callback(partial(self._learn, link, questions))
+        answer.add_done_callback(partial(self._learn, connection, questions))
         return answer
 
     def _learn(
-        self, link: Link, questions: Sequence[tuple[bytes, ...]], answer: asyncio.Future[list[Any]]
+        self,
+        connection: Connection,
+        questions: Sequence[tuple[bytes, ...]],
+        answer: asyncio.Future[list[Any]],
     ) -> None:
-        if answer.cancelled() or answer.exception() is not None or self._link is not link:
+        if (
+            answer.cancelled()
+            or answer.exception() is not None
+            or self._connection is not connection
+        ):
             return
         replies = answer.result()
-        self._inquiry.learn(link, questions, replies[len(replies) - len(questions) :])
-        if link.identity.role not in (PRIMARY, "") and self._on_replica is not None:
+        last = replies[len(replies) - len(questions) :]
+        connection.identity = self._identity_check.updated(connection.identity, questions, last)
+        if connection.identity.role not in (PRIMARY, "") and self._on_replica is not None:
             self._on_replica("the server is a replica now")
 
     def _enqueue(self, packed: bytes, count: int = 1) -> asyncio.Future[list[Any]]:
@@ -172,11 +185,11 @@ class Pipeline(OfOneLoop):
         request = _Request(packed, size, count, loop.create_future(), deadline)
         self._queued.append(request)
         if self._timer is not None and request.deadline < self._timer.when():
-            self._timer.cancel()  # It was set for a large request, which may be done.
+            self._timer.cancel()  # It was set for a large request, which may have been answered.
             self._timer = None
         if self._timer is None:
             self._timer = loop.call_at(request.deadline, self._expire)
-        if self._link is not None:
+        if self._connection is not None:
             if not self._flush_due:
                 self._flush_due = True
                 loop.call_soon(self._flush)
@@ -185,26 +198,29 @@ class Pipeline(OfOneLoop):
         return request.future
 
     def _flush(self) -> None:
-        """Write what the callers of this turn of the loop have queued, in one piece."""
+        """Write the requests queued during this turn of the event loop, in one write."""
         self._flush_due = False
-        if self._link is None or self._successor is not None or not self._queued:
+        if self._connection is None or self._successor is not None or not self._queued:
             return
         data = b"".join([request.packed for request in self._queued])
         try:
-            self._link.write(data)
-        except LinkLost:
-            return  # The reader of this link is about to say so; what is queued waits for the next.
+            self._connection.write(data)
+        except ConnectionLost:
+            return  # The read loop notices it too; queued requests wait for the next connection.
         for request in self._queued:
             request.packed = b""
         self._written.extend(self._queued)
         self._queued.clear()
 
     async def _run(self) -> None:
-        """Live through one connection, and as many more as there are requests waiting for one."""
+        """Serve one connection, and further ones while requests wait for one."""
         try:
             while (self._queued or self._successor is not None) and not self._closed:
                 try:
-                    link, self._successor = self._successor or await self._open_link(), None
+                    connection, self._successor = (
+                        self._successor or await self._open_connection(),
+                        None,
+                    )
                 except ConnectError as exc:
                     self._refuse_queued(exc)
                     return
@@ -212,28 +228,28 @@ class Pipeline(OfOneLoop):
                     self._supervisor.failed("connecting to publish", exc)
                     self._refuse_queued(ConnectError(self._url, f"cannot connect: {exc!r}"))
                     return
-                await self._live(link)
+                await self._live(connection)
         finally:
             self._task = None
 
-    async def _live(self, link: Link) -> None:
-        self._link = link
+    async def _live(self, connection: Connection) -> None:
+        self._connection = connection
         self._abort_reason = ""
         self._drained.clear()
         reason = "connection closed"
         try:
             self._flush()
             await first_of(
-                self._read(link),
+                self._read(connection),
                 keepalive(
-                    link,
+                    connection,
                     self._ping,
                     self._url.options.dead_peer_seconds,
                     grace_seconds=self._upload_seconds,
                 ),
                 self._drain(),
             )
-        except LinkLost as exc:
+        except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
             self._throttle.log(
                 logging.WARNING, "lost", "%s: publishing connection lost: %s", self._url, reason
@@ -242,27 +258,27 @@ class Pipeline(OfOneLoop):
             reason = "internal error"
             self._supervisor.failed("publishing", exc)
         finally:
-            self._link = None
-            link.abort()
+            self._connection = None
+            connection.abort()
             lost, self._written = self._written, deque()
             for request in lost:
                 request.fail(OutcomeUnknown(reason))
 
     async def rotate(self) -> None:
-        """Put a new connection in the place of the present one, without failing a request.
+        """Replace the connection without failing a request.
 
         Raises:
-            ConnectError: no new one could be made; the present one goes on.
+            ConnectError: no new connection could be made; the present one continues.
         """
-        if self._link is None:
+        if self._connection is None:
             return
-        replaced = self._link
-        link = await self._open_link()
-        if self._link is not replaced or self._closed:
-            link.abort()  # It was lost meanwhile, and what comes after it is new enough.
+        replaced = self._connection
+        connection = await self._open_connection()
+        if self._connection is not replaced or self._closed:
+            connection.abort()  # It was lost meanwhile; its replacement is new anyway.
             return
-        # From now on requests wait; what was written is answered on the old connection first.
-        self._successor = link
+        # New requests wait until the old connection has answered those that were written.
+        self._successor = connection
         if not self._written:
             self._drained.set()
 
@@ -270,26 +286,28 @@ class Pipeline(OfOneLoop):
         await self._drained.wait()
 
     def _ping(self) -> asyncio.Future[list[Any]]:
-        # Not where the delivery probe has just asked: commands may be billed.
+        # Skip the check if the delivery probe has just made it, because commands may be billed.
         pause = 0.45 * self._url.options.dead_peer_seconds
-        answer = self.submit([(b"PING",)], inquire=self._loop.time() - self._inquired_at > pause)
-        answer.add_done_callback(_retrieve)
+        answer = self.submit(
+            [(b"PING",)], check_identity=self._loop.time() - self._identified_at > pause
+        )
+        answer.add_done_callback(ignore_result)
         return answer
 
     def _upload_seconds(self) -> float:
-        """What a PING may have to wait for large payloads on their way before it."""
+        """How long large payloads that were written before may delay a PING."""
         sizes = (request.size_bytes for request in self._written)
         return sum(size for size in sizes if size >= LARGE_BYTES) / SLOWEST_BYTES_PER_SECOND
 
-    async def _read(self, link: Link) -> None:
+    async def _read(self, connection: Connection) -> None:
         written = self._written
         while True:
-            for reply in await link.read():
+            for reply in await connection.read():
                 if is_push(reply):
                     continue
                 if not written:
-                    # Each reply may have been counted for the request before its own.
-                    raise LinkLost("the server sent a reply that nothing had asked for")
+                    # Earlier replies may have been assigned to wrong requests.
+                    raise ConnectionLost("the server sent a reply without a request")
                 request = written[0]
                 if request.replies is None:
                     request.replies = [reply]
@@ -311,7 +329,7 @@ class Pipeline(OfOneLoop):
             request.fail(refusal)
 
     def _expire(self) -> None:
-        """Give up on the oldest request if its time is over; with it goes the connection."""
+        """Fail the oldest request after its deadline; if it was written, drop the connection."""
         self._timer = None
         loop = self._loop
         oldest = self._written[0] if self._written else self._queued[0] if self._queued else None
@@ -321,7 +339,7 @@ class Pipeline(OfOneLoop):
             self._timer = loop.call_at(oldest.deadline, self._expire)
             return
         if self._written:
-            # Its reader fails what was written; what is queued goes on.
+            # The read loop fails the written requests; queued requests continue.
             self.reset(f"no reply within {self._patience_seconds:g} s")
         while self._queued and self._queued[0].deadline <= loop.time():
             self._queued.popleft().fail(NotSent("no connection to the server in time"))
@@ -330,22 +348,22 @@ class Pipeline(OfOneLoop):
 
     def reset(self, reason: str) -> None:
         """Drop the connection; the next call opens another."""
-        if self._link is not None:
+        if self._connection is not None:
             self._abort_reason = reason
-            self._link.abort()
+            self._connection.abort()
         if self._successor is not None:
-            self._successor.abort()  # It may lead to the same server.
+            self._successor.abort()  # It may lead to the same wrong server.
             self._successor = None
 
     def recall(self) -> None:
-        """Give back what waits for a connection: it ends as `Recalled`."""
-        if self._link is None:
+        """End requests that wait for a connection as `Recalled`."""
+        if self._connection is None:
             queued, self._queued = self._queued, deque()
             for request in queued:
                 request.fail(Recalled("no connection to the server in time"))
 
     async def aclose(self) -> None:
-        """Close; what waits for a reply ends as unknown."""
+        """Close; requests without a reply end as unknown."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -358,9 +376,3 @@ class Pipeline(OfOneLoop):
         queued, self._queued = self._queued, deque()
         for request in queued:
             request.fail(NotSent("closed"))
-
-
-def _retrieve(future: asyncio.Future[list[Any]]) -> None:
-    """Mark a failure as seen: the keepalive may be gone by the time its PING fails."""
-    if not future.cancelled():
-        future.exception()

@@ -1,58 +1,87 @@
-"""The seam between a broker and what carries its messages to the servers.
+"""The interface between a broker and the code that sends its messages to the servers.
 
-Our own connections (`PipelinePublisher`, and `router` for a cluster) stand behind it, or another
-driver.
+`PipelinePublisher` implements it for one server, `cluster.router` for a cluster, and
+`glide.publisher` with another driver.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ...errors import PublishError
 from ...url import BrokerURL
-from .commands import Verbs
-from .connection import ReplyError
+from .commands import PubSubCommands
+from .parser import ReplyError
 from .pipeline import OutcomeUnknown, Pipeline
 
-__all__ = ["Outcome", "PipelinePublisher", "Publisher", "raise_for_outcomes"]
+__all__ = ["Outcome", "PipelinePublisher", "PublishCall", "Publisher", "raise_for_outcomes"]
 
 Outcome: TypeAlias = object
-"""What became of one message: NotSent, certainly nothing; OutcomeUnknown, it was written and no
-reply came; ReplyError, the server refused it; anything else, such as its reply: it was accepted."""
+"""The outcome of one message. NotSent: certainly not sent. OutcomeUnknown: written, but without a
+reply. ReplyError: refused by the server. Anything else, such as a reply: accepted.
+"""
 
 
 class Publisher(Protocol):
     """Publishes messages in the order of the calls."""
 
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
-        """Publish 1..n (server-side name, payload), and await what became of each.
+        """Publish 1..n messages (server-side name, payload); await the outcome of each.
 
-        The messages take their place in the order when this is called, before anything is awaited.
+        The call itself puts the messages in order, before anything is awaited.
 
         Raises:
             BrokerClosed: after `aclose`.
-            NotSent, OutcomeUnknown: when it is awaited; that is the outcome of each.
+            NotSent, OutcomeUnknown: on await; the outcome of every message.
         """
 
     def reset(self, reason: str) -> None:
-        """Connect anew for what comes next: the present connections lead to a wrong server."""
+        """Open new connections for later messages: the present ones lead to a wrong server."""
 
     async def aclose(self) -> None:
-        """Close; what waits for a reply ends as unknown."""
+        """Close; messages without a reply end as unknown."""
+
+
+class PublishCall:
+    """One call of `Publisher.send`, until each of its messages has an outcome.
+
+    Args:
+        count: the number of messages.
+        deadline: the time of the event loop at which waiting messages are given up.
+
+    Attributes:
+        future: gets the outcomes, in the order of the messages.
+    """
+
+    __slots__ = ("_missing", "_outcomes", "deadline", "future")
+
+    def __init__(self, count: int, deadline: float) -> None:
+        self.future: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
+        self.deadline = deadline
+        self._missing = count
+        self._outcomes: list[Outcome] = [None] * count
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Set the outcome of one message."""
+        self._outcomes[index] = outcome
+        self._missing -= 1
+        if not self._missing and not self.future.done():
+            self.future.set_result(self._outcomes)
 
 
 class PipelinePublisher:
-    """Publishes over one `Pipeline`, which stays its owner's to close."""
+    """Publishes over one `Pipeline`, whose owner closes it."""
 
-    def __init__(self, pipeline: Pipeline, verbs: Verbs) -> None:
+    def __init__(self, pipeline: Pipeline, pubsub: PubSubCommands) -> None:
         self._pipeline = pipeline
-        self._verb = verbs.publish
+        self._command = pubsub.publish
 
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
         """See `Publisher`."""
-        verb = self._verb
-        return self._pipeline.submit([(verb, name, payload) for name, payload in messages])
+        command = self._command
+        return self._pipeline.submit([(command, name, payload) for name, payload in messages])
 
     def reset(self, reason: str) -> None:
         """See `Publisher`."""
@@ -65,7 +94,7 @@ class PipelinePublisher:
 def raise_for_outcomes(
     url: BrokerURL, channels: Sequence[str], outcomes: Sequence[Outcome]
 ) -> None:
-    """Nothing where every message was accepted.
+    """Return if every message was accepted.
 
     Raises:
         PublishError: naming the channels that failed and those whose outcome is unknown.

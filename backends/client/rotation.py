@@ -1,9 +1,9 @@
-"""One subscribing connection takes over from another, which is too old, without a hole.
+"""A new subscribing connection replaces one that is too old, without losing a message.
 
-The new one subscribes to everything and holds back what it hears. Then the old one answers a last
-PING: what it heard before that was delivered, and what comes after it the new one has, too. What
-both have heard is dropped by the hub. Until then the old one goes on as if there were no other, and
-if the new one fails, nothing has happened.
+The new connection (the standby) subscribes to all channels and holds back its messages. Then the
+old one answers a last PING. It delivered all messages that arrived before the reply; later ones
+arrive on the standby as well. The hub drops the messages that arrived on both. Until the
+PING is answered the old connection works as usual, and a failure of the standby has no effect.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Sequence
 
 from ...errors import ConnectError
 from ...url import BrokerOptions
-from .connection import LinkLost
-from .subscriber import Reader
+from .connection import ConnectionLost
+from .deadlines import with_deadline
+from .subscriber import Subscriber
 from .subscription_state import Owner
-from .within import within
 
-__all__ = ["Understudy", "give_back", "take_over"]
+__all__ = ["StandbyOwner", "roll_back", "take_over"]
 
 LOST = "lost while another connection took over"
 
 
-class Understudy:
-    """The owner of a reader that has not taken over yet: what the old one has is not lost."""
+class StandbyOwner:
+    """The owner of a standby subscriber: reports a loss only if the old subscriber lost it too."""
 
-    def __init__(self, owner: Owner, old: Reader) -> None:
+    def __init__(self, owner: Owner, old: Subscriber) -> None:
         self._owner = owner
         self._old = old
         self.displaced = owner.displaced
         self.refused = owner.refused
 
     def granted(self, channel: str) -> str | None:
-        """See `Owner`. A loss is told where messages go on first, and that is not known yet."""
+        """See `Owner`. An earlier loss is reported later, by the subscriber that delivers next."""
         reason = self._owner.granted(channel)
         if reason is not None:
             self._owner.lost([channel], reason)
@@ -40,44 +40,47 @@ class Understudy:
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """See `Owner`."""
-        kept = {channel for channel, _ in self._old.carried}
+        kept = {channel for channel, _ in self._old.state.carried}
         self._owner.lost([channel for channel in channels if channel not in kept], reason)
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
-        """See `Owner`. It has had its chance: the old one goes on."""
+        """See `Owner`. Ignored: the old subscriber continues."""
 
 
-async def take_over(old: Reader, new: Reader, owner: Owner, options: BrokerOptions) -> None:
-    """Return when `new`, which has a link and nothing else, can go on where `old` can be muted.
+async def take_over(old: Subscriber, new: Subscriber, owner: Owner, options: BrokerOptions) -> None:
+    """Subscribe the standby `new`, and return once `old` can be muted.
+
+    Args:
+        new: has a connection and no subscriptions yet.
 
     Raises:
-        LinkLost: the new link was lost, or something was not granted there.
-        asyncio.TimeoutError: no answers within `subscribe_timeout_seconds`.
+        ConnectionLost: the new connection was lost, or a subscription was not granted there.
+        asyncio.TimeoutError: replies are missing after `subscribe_timeout_seconds`.
     """
-    for channel, name in old.wanted:
+    for channel, name in old.state.wanted:
         new.want(channel, name)
-    await within(options.subscribe_timeout_seconds, new.until_settled())
+    await with_deadline(options.subscribe_timeout_seconds, new.until_settled())
     if _only(old, new):
-        raise LinkLost("not every subscription was granted again")
+        raise ConnectionLost("not every subscription was granted again")
     try:
-        await old.until_heard(options.dead_peer_seconds)
-    except LinkLost:
+        await old.until_delivered(options.dead_peer_seconds)
+    except ConnectionLost:
         old.lose(LOST)
     else:
         owner.lost(_only(old, new), LOST)
-    if new.link is None:
-        raise LinkLost("the new connection was lost")
+    if new.state.connection is None:
+        raise ConnectionLost("the new connection was lost")
 
 
-def give_back(old: Reader, new: Reader, owner: Owner) -> None:
-    """The takeover failed: what was asked of `new` meanwhile is asked of `old`."""
+def roll_back(old: Subscriber, new: Subscriber, owner: Owner) -> None:
+    """After a failed takeover, move the channels that were asked of `new` meanwhile to `old`."""
     owner.lost(_only(new, old), "lost with a new connection")
-    wanted = new.wanted
+    wanted = new.state.wanted
     new.mute()
     for channel, name in wanted:
         old.want(channel, name)
 
 
-def _only(one: Reader, other: Reader) -> list[str]:
-    """The channels that only one of them carries."""
-    return [channel for channel, name in one.carried if not other.grants(name)]
+def _only(one: Subscriber, other: Subscriber) -> list[str]:
+    """The channels that `one` carries and `other` does not."""
+    return [channel for channel, name in one.state.carried if not other.state.has(name)]

@@ -1,9 +1,9 @@
-"""One server's messages: the link that carries subscriptions there, for as long as any is wanted.
+"""The subscribing connection to one server, kept open while any channel is wanted.
 
-A supervisor task connects whenever something is wanted. Under it run the reading, the PING deadline
-and the delivery probe; whichever finds the link dead ends it, and the supervisor connects again and
-asks for everything again. What is asked for and granted is kept by `grants`; what a lost, displaced
-or refused channel means is decided by the owner (`subscriptions`).
+A supervised task connects as soon as a channel is wanted. It runs the read loop, the PING deadline
+and the delivery probe concurrently. If one of them finds the connection dead, the task connects
+again and subscribes to all channels again. `SubscriptionState` keeps the requested and the granted
+channels. The owner (`subscriptions`) decides about lost, displaced and refused channels.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ from ...broker import Sink
 from ...errors import ConnectError
 from ...log import LogThrottle
 from ...url import BrokerURL
-from .commands import Verbs
-from .connection import Link, LinkLost, Opener
-from .deadlines import Backoff, expect, first_of, keepalive
-from .subscription_state import Grants, Owner
+from .commands import PubSubCommands
+from .connection import Connection, ConnectionLost, Opener
+from .deadlines import Backoff, await_reply, first_of, keepalive
+from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
-__all__ = ["Probe", "Reader"]
+__all__ = ["Probe", "Subscriber"]
 
 logger = logging.getLogger("django_sockets")
 
 HELD_MESSAGES = 65_536
-"""Messages that may wait while a link takes over from another; more end the new link."""
+"""Messages that a standby connection may hold back; with more, it is closed."""
 
 
 class Probe(Protocol):
-    """Proves again and again that what is published arrives on a reader's link."""
+    """Shows that published messages arrive on a subscriber's connection."""
 
     def name(self, like: bytes) -> bytes:
-        """The name to listen on, on the server that serves the name `like`."""
+        """The name of the probe's channel, on the server that serves the name `like`."""
 
-    def run(self, reader: Reader, link: Link) -> Coroutine[Any, Any, None]:
-        """Probe until cancelled. Raises LinkLost."""
+    def run(self, subscriber: Subscriber, connection: Connection) -> Coroutine[Any, Any, None]:
+        """Probe until cancelled. Raises ConnectionLost."""
 
-    def heard(self, payload: bytes) -> None:
-        """A message arrived on the probe's name."""
+    def received(self, payload: bytes) -> None:
+        """A message arrived on the probe's channel."""
 
 
-class Reader:
-    """The subscribing connection to one server.
+class Subscriber:
+    """Delivers the messages of one server.
 
     Args:
-        open_link: connects; raises ConnectError.
-        probe: None for a server that delivers nothing that we publish.
-        link: a first link, for a reader that takes over from another: what is heard there waits
-            until `release`, and if it is lost before, `until_settled` says so.
+        open_connection: connects; raises ConnectError.
+        probe: None for a server on which nothing is published.
+        connection: makes this a standby with a first connection. Its messages are held back until
+            `release`. If the connection is lost before that, `until_settled` raises.
 
     Attributes:
-        trouble: why there is no link at this moment, or None.
+        state: the requested and the granted channels.
+        trouble: why there is no connection at this moment, or None.
     """
 
     def __init__(
@@ -64,38 +65,38 @@ class Reader:
         sink: Sink,
         owner: Owner,
         *,
-        open_link: Opener,
+        open_connection: Opener,
         probe: Probe | None,
-        verbs: Verbs,
-        link: Link | None = None,
+        pubsub: PubSubCommands,
+        connection: Connection | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
-        self._open_link = open_link
+        self._open_connection = open_connection
         self._probe = probe
-        self._kind_of_message = verbs.message
+        self._kind_of_message = pubsub.message
         self._backoff = Backoff()
-        self._grants = Grants(
+        self.state = SubscriptionState(
             url,
             owner,
-            verbs,
+            pubsub,
             probe_like=None if probe is None else probe.name,
         )
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None
         self._abort_reason = ""
-        self._first = link
-        self._gate: asyncio.Event | None = None if link is None else asyncio.Event()
+        self._first = connection
+        self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
         self._held: list[tuple[str, bytes]] = []
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
-    # What is wanted
+    # Channels
 
     def want(self, channel: str, name: bytes) -> bool:
-        """Ask for a channel; True if the server has granted it already."""
-        if self._grants.want(channel, name):
+        """Subscribe to a channel; True if the server has granted it already."""
+        if self.state.want(channel, name):
             return True
         if self._task is None:
             loop = asyncio.get_running_loop()
@@ -104,59 +105,21 @@ class Reader:
         return False
 
     def unwant(self, name: bytes) -> None:
-        """Ask for a channel no more; nothing is delivered on it from now on."""
-        channel = self._grants.unwant(name)
+        """Unsubscribe from a channel; nothing is delivered on it from now on."""
+        channel = self.state.unwant(name)
         if self._held:
             self._held = [item for item in self._held if item[0] != channel]
 
-    def ask_again(self, name: bytes) -> None:
-        """Ask once more for a displaced or refused channel, if it is still wanted."""
-        self._grants.ask_again(name)
+    # Messages
 
-    def grants(self, name: bytes) -> bool:
-        """Whether the server has granted this name, and it is wanted."""
-        return self._grants.has(name)
-
-    @property
-    def wanted(self) -> list[tuple[str, bytes]]:
-        """The channels and names that are wanted."""
-        return self._grants.wanted
-
-    @property
-    def carried(self) -> list[tuple[str, bytes]]:
-        """The channels and names that are wanted and granted."""
-        return self._grants.carried
-
-    @property
-    def link(self) -> Link | None:
-        """The present link."""
-        return self._grants.link
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a link is needed and not there."""
-        return self.link is None and self._grants.needed.is_set()
-
-    @property
-    def idle(self) -> bool:
-        """Whether no channel is granted and wanted."""
-        return not self._grants.routes
-
-    @property
-    def probe_name(self) -> bytes | None:
-        """What the probe listens on, while something is wanted."""
-        return self._grants.probe_name
-
-    # What is heard
-
-    async def _read(self, link: Link) -> None:
-        grants, kind_of_message = self._grants, self._kind_of_message
-        routes, regained = grants.routes, grants.regained
+    async def _read(self, connection: Connection) -> None:
+        state, kind_of_message = self.state, self._kind_of_message
+        routes, regained = state.routes, state.regained
         batch: list[tuple[str, bytes]] = []
         while True:
-            if self._gate is not None and (grants.settled or self._gate.is_set()):
-                await self._wait_for_release(link)
-            for reply in await link.read():
+            if self._gate is not None and (state.settled or self._gate.is_set()):
+                await self._wait_for_release(connection)
+            for reply in await connection.read():
                 if isinstance(reply, list) and reply and reply[0] == kind_of_message:
                     if regained and self._gate is None:
                         self._report_regained()
@@ -164,172 +127,170 @@ class Reader:
                     channel = routes.get(name)
                     if channel is not None:
                         batch.append((channel, reply[2]))
-                    elif self._probe is not None and name == grants.probe_name:
-                        self._probe.heard(reply[2])
+                    elif self._probe is not None and name == state.probe.name:
+                        self._probe.received(reply[2])
                     continue
                 if batch:
-                    # A gap may follow, or someone waits for this answer: first what came before.
-                    await self._deliver(link, batch)
+                    # The reply may signal a gap or wake a caller: deliver earlier messages first.
+                    await self._deliver(connection, batch)
                     batch = []
-                grants.answered(reply)
+                state.answered(reply)
             if self._gate is None:
                 self._report_regained()
             if batch:
-                await self._deliver(link, batch)
+                await self._deliver(connection, batch)
                 batch = []
 
-    async def _deliver(self, link: Link, batch: list[tuple[str, bytes]]) -> None:
+    async def _deliver(self, connection: Connection, batch: list[tuple[str, bytes]]) -> None:
         if self._gate is not None:
             self._held += batch
             if len(self._held) > HELD_MESSAGES:
-                raise LinkLost("too many messages came while it took over")
+                raise ConnectionLost("too many messages arrived during the takeover")
             return
-        await self._while_held(link, self._sink.deliver(batch))
+        await self._while_held(connection, self._sink.deliver(batch))
 
-    async def _while_held(self, link: Link, work: Awaitable[object]) -> None:
-        """Do what keeps us from reading: the server is not to blame for that time."""
-        link.held_since = started = time.monotonic()
+    async def _while_held(self, connection: Connection, work: Awaitable[object]) -> None:
+        """Await work that holds up reading; the time does not count against the server."""
+        connection.held_since = started = time.monotonic()
         try:
             await work
         finally:
-            link.held_since = None
-            link.held_seconds += time.monotonic() - started
+            connection.held_since = None
+            connection.held_seconds += time.monotonic() - started
 
-    async def _wait_for_release(self, link: Link) -> None:
-        """Everything is granted: read no more before the other reader has ended."""
+    async def _wait_for_release(self, connection: Connection) -> None:
+        """Stop reading until the other subscriber has ended, because everything is granted."""
         if self._gate is None:
             return
-        await self._while_held(link, self._gate.wait())
+        await self._while_held(connection, self._gate.wait())
         self._gate = None
         self._report_regained()
         held, self._held = self._held, []
         if held:
-            await self._deliver(link, held)
+            await self._deliver(connection, held)
 
     def _report_regained(self) -> None:
-        regained = self._grants.regained
+        regained = self.state.regained
         for reason, channels in regained.items():
             self._sink.lost(channels, reason)
         regained.clear()
 
-    def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
-        """See `Grants.ask`. Everything heard before the reply has been delivered by then."""
-        return self._grants.ask(command)
-
     # Taking over
 
     async def until_settled(self) -> None:
-        """Wait for the server's answers to all that was asked.
+        """Wait for the server's replies to all commands.
 
         Raises:
-            LinkLost: the link was lost before `release`.
+            ConnectionLost: the connection was lost before `release`.
         """
         if self._gone is None:
-            await self._grants.until_settled()
+            await self.state.until_settled()
         if self._gone is not None:
-            raise LinkLost(self._gone)
+            raise ConnectionLost(self._gone)
 
-    async def until_heard(self, seconds: float) -> None:
-        """Wait until everything that the server had sent before this call was delivered.
+    async def until_delivered(self, seconds: float) -> None:
+        """Wait until every message that the server had sent before this call was delivered.
 
         Raises:
-            LinkLost: there is no link, or it was lost, or it carries nothing for so long.
+            ConnectionLost: there is no connection, it was lost, or no reply came in `seconds`.
         """
-        reply = self.ask((b"PING",))
-        if (link := self.link) is not None:
-            await expect(link, reply, seconds, "no answer to PING")
+        reply = self.state.ask((b"PING",))
+        if (connection := self.state.connection) is not None:
+            await await_reply(connection, reply, seconds, "no answer to PING")
         reply.result()
 
     def mute(self) -> None:
-        """Deliver nothing more; another reader has what comes from here on."""
-        self._grants.forget()
+        """Deliver nothing more, because another subscriber delivers from now on."""
+        self.state.forget()
 
     def lose(self, reason: str) -> None:
-        """Report everything that the link carries as lost."""
-        self._grants.owner.lost([channel for channel, _ in self.carried], reason)
+        """Report all granted channels as lost."""
+        self.state.owner.lost([channel for channel, _ in self.state.carried], reason)
 
     def reset(self, reason: str) -> None:
-        """Drop the link, if there is one; what is wanted is asked for on the next, at once."""
+        """Drop the connection, if there is one, and connect again without a pause."""
         self._backoff.cut_short()
-        link = self._first if self.link is None else self.link
-        if link is not None:
+        connection = self._first if self.state.connection is None else self.state.connection
+        if connection is not None:
             self._abort_reason = reason
-            link.abort()
+            connection.abort()
 
     def release(self, owner: Owner) -> None:
-        """Deliver what was held, after the gaps of what was lost before this reader took over.
+        """Deliver the messages held back, after the gaps from before the takeover.
 
         Args:
-            owner: takes the reports from now on.
+            owner: receives the reports from now on.
         """
-        self._grants.owner = owner
-        for channel, _ in self.carried:
+        self.state.owner = owner
+        for channel, _ in self.state.carried:
             reason = owner.granted(channel)
             if reason is not None:
-                self._grants.regained.setdefault(reason, []).append(channel)
+                self.state.regained.setdefault(reason, []).append(channel)
         if self._gate is not None:
             self._gate.set()
 
-    # The life of links
+    # Connecting
 
     async def _run(self) -> None:
         while True:
             if self._first is None:
-                await self._grants.needed.wait()
+                await self.state.needed.wait()
             try:
-                link, self._first = self._first or await self._open_link(), None
+                connection, self._first = self._first or await self._open_connection(), None
             except ConnectError as exc:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
-                self._grants.owner.unreachable([channel for channel, _ in self.wanted], exc)
+                self.state.owner.unreachable([channel for channel, _ in self.state.wanted], exc)
             except Exception as exc:
                 self.trouble = ConnectError(self._url, f"cannot connect: {exc!r}")
                 self._supervisor.failed("connecting to subscribe", exc)
             else:
-                await self._live(link)
+                await self._live(connection)
                 if self._gone is not None:
-                    return  # It was to take over, and there is nothing more to do for it.
+                    return  # The standby failed to take over, and there is nothing left to do.
             await self._backoff.pause()
 
-    async def _live(self, link: Link) -> None:
+    async def _live(self, connection: Connection) -> None:
         self._abort_reason = ""
         self.trouble = None
         reason = "closed"
-        surprised = False
+        unexpected = False
         try:
-            self._grants.begin(link)
-            await first_of(self._read(link), self._watch(link))
-        except LinkLost as exc:
+            self.state.begin(connection)
+            await first_of(self._read(connection), self._watch(connection))
+        except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
             self._throttle.log(
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
         except Exception as exc:
-            # An error of one subscriber or one reply must not end delivery to all channels.
-            reason, surprised = "internal error", True
-            self._supervisor.failed("the reader", exc)
+            # An error of one subscriber or one reply must not end delivery on all channels.
+            reason, unexpected = "internal error", True
+            self._supervisor.failed("the subscriber", exc)
         finally:
-            link.abort()
+            connection.abort()
             self._held.clear()
             if self._gate is not None and not self._gate.is_set():
                 self._gone = reason
-            if self._grants.fruitful and not surprised:
+            if self.state.fruitful and not unexpected:
                 self._backoff.reset()
-            self._grants.end(reason)
+            self.state.end(reason)
 
-    async def _watch(self, link: Link) -> None:
-        """Find out when the link is dead. Raises LinkLost."""
+    async def _watch(self, connection: Connection) -> None:
+        """Raise ConnectionLost as soon as the connection is found dead."""
         if self._gate is not None:
-            await self._gate.wait()  # Before that it is not read all the time.
+            await self._gate.wait()  # Reading may pause before that.
         watching = [
-            keepalive(link, lambda: self.ask((b"PING",)), self._url.options.dead_peer_seconds)
+            keepalive(
+                connection, lambda: self.state.ask((b"PING",)), self._url.options.dead_peer_seconds
+            )
         ]
         if self._probe is not None:
-            watching.append(self._probe.run(self, link))
+            watching.append(self._probe.run(self, connection))
         await first_of(*watching)
 
     async def aclose(self) -> None:
-        """Close the link and stop."""
+        """Close the connection and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -1,18 +1,15 @@
-"""What one server was asked for, and what it has granted: the conversation of a subscribing link.
+"""The subscriptions at one server: which channels are wanted, requested and granted.
 
-Subscribing commands are answered name by name, or refused; a server may also take a name away by
-itself. `Grants` keeps what is wanted apart from what the present link was told and answered, writes
-the difference, and reports what comes of it to its owner. It reads nothing: `reader` does.
+The server acknowledges the names of a SUBSCRIBE command one by one, or refuses the command. It may
+also end a subscription by itself. `SubscriptionState` keeps the wanted channels apart from the
+commands and answers on the present connection. It writes the difference and reports the outcome to
+its owner. `subscriber` reads the replies.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -20,57 +17,53 @@ import msgspec
 from ...errors import ConnectError
 from ...loops import OfOneLoop
 from ...url import BrokerURL
-from .commands import Verbs, slot_of
-from .connection import Link, LinkLost, ReplyError, is_push, pack
-from .inquiry import Pause
+from .commands import PubSubCommands
+from .connection import Connection
+from .parser import ConnectionLost, ReplyError, is_push
+from .pending_commands import PendingCommands
+from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
 from .supervision import Supervisor
 
-__all__ = ["ELSEWHERE", "Grants", "Owner"]
+__all__ = ["ELSEWHERE", "Owner", "SubscriptionState"]
 
-logger = logging.getLogger("django_sockets")
-
-NAMES_PER_COMMAND = 1000
 QUIET_TURNS, GATHERING_SECONDS = 3, 0.004
-"""Commands are written when nobody has had another one for so many turns of the event loop, or
-after that time: at once in an idle process, and in one packet for many connections in a storm.
+"""Commands are written once no channel was added for so many turns of the event loop, or after that
+time. An idle process writes them at once; in a storm, many connections share one packet.
 """
 REFUSED_RETRY_SECONDS = 1.0
-"""A subscription that was refused and is still wanted is asked for again this often."""
-PROBE_RETRY_SECONDS = 0.1
-"""Pause before the probe's channel is asked for again, after an error of `ELSEWHERE`."""
+"""Interval at which a refused subscription is requested again while it is wanted."""
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "BUSY")
-"""How the errors begin that say: not here, or not now."""
-REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")
+"""Prefixes of errors that mean "on another server" or "not now"."""
 
 
 class Owner(Protocol):
-    """Who decides what a reader's reports mean."""
+    """Decides what the reports of a subscriber mean."""
 
     def granted(self, channel: str) -> str | None:
-        """The server subscribed us. Returns why the subscription had been lost, if it had."""
+        """The server acknowledged the subscription. Returns why it had been lost, if it had."""
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Granted subscriptions are gone; the link's are asked for again on the next link."""
+        """Granted subscriptions were lost; they are requested again on the next connection."""
 
     def displaced(self, channels: Sequence[str], error: ReplyError | None) -> None:
-        """The server does not serve these wanted channels now, or took them away (no error).
+        """The server cannot serve these wanted channels now, or ended them by itself (no error).
 
-        The reader asks for them again when it is told to (`ask_again`), and on its next link.
+        They are requested again after `ask_again`, and on the next connection.
         """
 
     def refused(self, channel: str, error: ReplyError) -> None:
-        """The server does not let us subscribe; the reader asks again while it is wanted."""
+        """The server refused the subscription; it is requested again while it is wanted."""
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
-        """No connection could be made for these wanted channels; the reader tries again."""
+        """No connection could be made for these wanted channels; the subscriber tries again."""
 
 
-class _Grant(msgspec.Struct, gc=False, eq=False):
-    """One channel at this server: what is wanted, and what the present link was told and answered.
+class _Subscription(msgspec.Struct, gc=False, eq=False):
+    """One channel at this server, and its state on the present connection.
 
     Attributes:
-        sent: the last command written on the link.
-        unanswered: commands on the link without an answer.
+        sent: the last command written for it, or None.
+        unanswered: the number of its commands without an answer.
     """
 
     channel: str
@@ -80,191 +73,153 @@ class _Grant(msgspec.Struct, gc=False, eq=False):
     unanswered: int = 0
 
 
-class _Command:
-    """What was written and is not answered yet.
-
-    A subscribing command is answered by one push for each name, or by one error. Everything else
-    ends with a command that has a reply of its own, in `reply`: what comes before that is an answer
-    to the unsubscribing commands in front of it. Each of these, too, is answered by one push for
-    each name, or by one error.
-
-    Attributes:
-        answered: how many of the names have been answered.
-        ends: place in `names` behind the last name of each unsubscribing command.
-    """
-
-    __slots__ = ("answered", "ends", "names", "reply")
-
-    def __init__(
-        self,
-        names: Sequence[bytes],
-        reply: asyncio.Future[Any] | None = None,
-        ends: Sequence[int] = (),
-    ) -> None:
-        self.names = names
-        self.reply = reply
-        self.ends = ends
-        self.answered = 0
-
-    def take_end(self, name: bytes) -> None:
-        """Note that the server has ended a name; it may do so by itself, too."""
-        if self.answered < len(self.names) and self.names[self.answered] == name:
-            self.answered += 1
-
-    def take_error(self, error: ReplyError) -> bool:
-        """Whether an error is the reply, rather than an answer to an unsubscribing command."""
-        for end in self.ends:
-            if end > self.answered:
-                self.answered = end
-                return False
-        # The server may have ended a name by itself and then refused to be asked for that. A PING
-        # names no channel, so it is never redirected.
-        return not (self.ends and str(error).startswith(REDIRECTIONS))
-
-
-class Grants(OfOneLoop):
-    """The names of one server, on its present link and on those to come.
+class SubscriptionState(OfOneLoop):
+    """The subscriptions at one server, on the present connection and on later ones.
 
     Args:
         owner: decides what the reports mean.
-        probe_like: the name for the delivery probe, on the server that serves a given name; None
-            for no probe.
+        probe_like: returns the name of the delivery probe's channel on the server that serves a
+            given name; None for no probe.
 
     Attributes:
         owner: may be replaced.
-        link: the present link.
-        routes: name -> channel of what is granted and wanted: whose messages are to be delivered.
-        regained: reason -> channels that were lost and are granted again; to be told before their
-            next message.
-        probe_name: what the probe listens on, while something is wanted.
-        needed: set while a link is wanted or there.
-        fruitful: the present link, or else the last one, has been granted something.
+        routes: name -> channel of all wanted and granted subscriptions, for delivery.
+        regained: reason -> channels that were lost and are granted again; the gap is reported
+            before their next message.
+        probe: the delivery probe's channel.
+        needed: set while a connection is needed or present.
+        fruitful: whether the present or last connection was granted a subscription.
     """
 
     def __init__(
         self,
         url: BrokerURL,
         owner: Owner,
-        verbs: Verbs,
+        pubsub: PubSubCommands,
         *,
         probe_like: Callable[[bytes], bytes] | None,
     ) -> None:
         self._url = url
         self.owner = owner
-        self._verbs = verbs
-        self._probe_like = probe_like
-        self._probe_pause = Pause()
-        self._probe_warned = False
+        self._pubsub = pubsub
         self._supervisor = Supervisor(url)
-        self.link: Link | None = None
         self.routes: dict[bytes, str] = {}
         self.regained: dict[str, list[str]] = {}
-        self.probe_name: bytes | None = None
+        self.probe = ProbeChannel(url, probe_like)
         self.needed = asyncio.Event()
         self.fruitful = False
         self._settling: asyncio.Future[None] | None = None
-        self._grants: dict[bytes, _Grant] = {}
+        self._subscriptions: dict[bytes, _Subscription] = {}
         self._dirty: dict[bytes, None] = {}
-        self._commands: deque[_Command] = deque()
+        self._pending = PendingCommands(pubsub)
         self._flush_due = False
 
-    # What is wanted
+    @property
+    def connection(self) -> Connection | None:
+        """The present connection."""
+        return self._pending.connection
+
+    # Requested channels
 
     def want(self, channel: str, name: bytes) -> bool:
-        """Ask for a channel; True if the server has granted it already."""
-        grant = self._grants.get(name)
-        if grant is None:
-            self._grants[name] = _Grant(channel, name)
+        """Subscribe to a channel; True if the server has granted it already."""
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
+            self._subscriptions[name] = _Subscription(channel, name)
         else:
-            grant.wanted = True
-            if self._is_active(grant):
+            subscription.wanted = True
+            if self._is_active(subscription):
                 self.routes[name] = channel
                 return True
         self._dirty[name] = None
-        if self.link is None:
+        if self.connection is None:
             self.needed.set()
         self._flush_soon()
         return False
 
     def unwant(self, name: bytes) -> str | None:
-        """Ask for a channel no more; it has no route from now on. Returns the channel."""
-        grant = self._grants.get(name)
-        if grant is None:
+        """Unsubscribe from a name, which has no route from now on. Returns its channel."""
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
             return None
-        grant.wanted = False
+        subscription.wanted = False
         self.routes.pop(name, None)
-        if grant.sent is None and not grant.unanswered:
-            self._drop(grant)
+        if subscription.sent is None and not subscription.unanswered:
+            self._drop(subscription)
         else:
             self._dirty[name] = None
             self._flush_soon()
-        return grant.channel
+        return subscription.channel
 
     def ask_again(self, name: bytes) -> None:
-        """Ask once more for a displaced or refused channel, if it is still wanted."""
-        if name in self._grants:
+        """Subscribe again to a displaced or refused channel, if it is still wanted."""
+        if name in self._subscriptions:
             self._dirty[name] = None
             self._flush_soon()
 
     def has(self, name: bytes) -> bool:
-        """Whether the server has granted this name, and it is wanted."""
-        grant = self._grants.get(name)
-        return grant is not None and self._is_active(grant)
+        """Whether the name is wanted and granted."""
+        subscription = self._subscriptions.get(name)
+        return subscription is not None and self._is_active(subscription)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a connection is needed and missing."""
+        return self.connection is None and self.needed.is_set()
 
     @property
     def wanted(self) -> list[tuple[str, bytes]]:
         """The channels and names that are wanted."""
-        return [(grant.channel, name) for name, grant in self._grants.items() if grant.wanted]
+        return [(s.channel, name) for name, s in self._subscriptions.items() if s.wanted]
 
     @property
     def carried(self) -> list[tuple[str, bytes]]:
         """The channels and names that are wanted and granted."""
-        return [(g.channel, name) for name, g in self._grants.items() if self._is_active(g)]
+        return [(s.channel, name) for name, s in self._subscriptions.items() if self._is_active(s)]
 
     def forget(self) -> None:
-        """Want nothing, and tell nobody."""
+        """Drop all subscriptions without a report."""
         self.routes.clear()
-        self._grants.clear()
+        self._subscriptions.clear()
         self._dirty.clear()
 
-    def _is_active(self, grant: _Grant) -> bool:
-        return grant.wanted and grant.sent == self._verbs.subscribe and not grant.unanswered
+    def _is_active(self, subscription: _Subscription) -> bool:
+        return (
+            subscription.wanted
+            and subscription.sent == self._pubsub.subscribe
+            and not subscription.unanswered
+        )
 
-    def _drop(self, grant: _Grant) -> None:
-        self._dirty.pop(grant.name, None)
-        if self._grants.get(grant.name) is grant:
-            del self._grants[grant.name]
-        if not self._grants and self.link is None:
-            self.needed.clear()  # Nobody waits for a link any more.
+    def _drop(self, subscription: _Subscription) -> None:
+        self._dirty.pop(subscription.name, None)
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+        if not self._subscriptions and self.connection is None:
+            self.needed.clear()  # No subscription needs a connection any more.
 
-    # The link
+    # The connection
 
-    def begin(self, link: Link) -> None:
-        """There is a link: ask for everything."""
-        self.link = link
-        self.needed.set()  # Whoever wanted it may be gone, and others come.
+    def begin(self, connection: Connection) -> None:
+        """A connection was opened: subscribe to every wanted channel on it."""
+        self._pending.connection = connection
+        self.needed.set()  # The channel that needed it may be gone, and others will follow.
         self.fruitful = False
-        self._dirty.update(dict.fromkeys(self._grants))
+        self._dirty.update(dict.fromkeys(self._subscriptions))
         self._flush()
 
     def end(self, reason: str) -> None:
-        """The link is gone: tell what went with it, and forget what nobody wants."""
-        self.link = None
-        self.probe_name = None
-        for command in self._commands:
-            if command.reply is not None and not command.reply.done():
-                command.reply.set_exception(LinkLost(reason))
-                command.reply.exception()  # Whoever asked may be gone: no complaint about that.
-        self._commands.clear()
+        """The connection is lost: report the lost channels and drop the unwanted ones."""
+        self._pending.end(reason)
+        self.probe.name = None
         self.routes.clear()
         active = [channel for channel, _ in self.carried]
         regained = dict(self.regained)
         self.regained.clear()
-        for grant in list(self._grants.values()):
-            grant.sent, grant.unanswered = None, 0
-            if not grant.wanted:
-                self._drop(grant)
-        if not self._grants:
+        for subscription in list(self._subscriptions.values()):
+            subscription.sent, subscription.unanswered = None, 0
+            if not subscription.wanted:
+                self._drop(subscription)
+        if not self._subscriptions:
             self.needed.clear()
         self._end_wait()
         # Last, because the owner's code may raise.
@@ -274,11 +229,11 @@ class Grants(OfOneLoop):
 
     @property
     def settled(self) -> bool:
-        """Whether the server has answered all that was asked."""
-        return self.link is not None and not self._commands and not self._dirty
+        """Whether the server has answered every command."""
+        return self.connection is not None and self._pending.first is None and not self._dirty
 
     async def until_settled(self) -> None:
-        """Wait until it has, or the link is lost. One caller may wait."""
+        """Wait until `settled`, or until the connection is lost. Only one caller may wait."""
         if not self.settled:
             self._settling = self._loop.create_future()
             await self._settling
@@ -292,10 +247,10 @@ class Grants(OfOneLoop):
             self._settling.set_result(None)
         self._settling = None
 
-    # What is sent
+    # Commands
 
     def _flush_soon(self) -> None:
-        if self.link is not None and not self._flush_due:
+        if self.connection is not None and not self._flush_due:
             self._flush_due = True
             self._gather(0, QUIET_TURNS, self._loop.time() + GATHERING_SECONDS)
 
@@ -308,234 +263,180 @@ class Grants(OfOneLoop):
         try:
             self._flush()
         except Exception as exc:
-            # It is unknown what was written, so everything is asked for on a new link.
-            self._supervisor.failed("asking for channels", exc)
+            # Some commands may have been written: subscribe to everything on a new connection.
+            self._supervisor.failed("subscribing to channels", exc)
             self.fruitful = False
-            if self.link is not None:
-                self.link.abort()
+            if self.connection is not None:
+                self.connection.abort()
 
     def _flush(self) -> None:
-        """Write what differs between wanted and sent, for many callers at once."""
+        """Write the difference between the wanted and the sent state, for many callers at once."""
         self._flush_due = False
-        if self.link is None:
+        if self.connection is None:
             return
-        verbs = self._verbs
+        pubsub = self._pubsub
         asked: list[bytes] = []
         ended: list[bytes] = []
         for name in self._dirty:
-            grant = self._grants[name]
-            verb = verbs.subscribe if grant.wanted else verbs.unsubscribe
-            if grant.sent == verb or (grant.sent is None and not grant.wanted):
+            subscription = self._subscriptions[name]
+            command = pubsub.subscribe if subscription.wanted else pubsub.unsubscribe
+            if subscription.sent == command or (
+                subscription.sent is None and not subscription.wanted
+            ):
                 continue
-            grant.sent = verb
-            grant.unanswered += 1
-            (asked if grant.wanted else ended).append(name)
+            subscription.sent = command
+            subscription.unanswered += 1
+            (asked if subscription.wanted else ended).append(name)
         self._dirty.clear()
         self._choose_probe(asked, ended)
-        self._subscribe(asked)
+        self._pending.subscribe(asked)
         if ended:
-            self._ask((b"PING",), after=[*self._grouped(ended)])
+            self._pending.unsubscribe(ended)
         self._check_settled()
 
-    def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
-        """Listen to the probe while anything else is subscribed here."""
-        carried = (
-            grant.name
-            for grant in self._grants.values()
-            if grant.wanted and grant.sent == self._verbs.subscribe
-        )
-        like = next(carried, None)
-        if like is not None and self.probe_name is None and self._probe_like is not None:
-            if self._probe_pause.over:
-                self.probe_name = self._probe_like(like)
-                asked.append(self.probe_name)
-        elif like is None and self.probe_name is not None:
-            ended.append(self.probe_name)
-            self.probe_name = None
-
-    def _grouped(self, names: Iterable[bytes]) -> Iterator[list[bytes]]:
-        """Split names into what one command may carry."""
-        groups: dict[int, list[bytes]] = {}
-        if self._verbs.by_slot:
-            for name in names:
-                groups.setdefault(slot_of(name), []).append(name)
-        else:
-            groups[0] = list(names)
-        for group in groups.values():
-            for start in range(0, len(group), NAMES_PER_COMMAND):
-                yield group[start : start + NAMES_PER_COMMAND]
-
-    def _subscribe(self, names: Iterable[bytes]) -> None:
-        data = []
-        for group in self._grouped(names):
-            self._commands.append(_Command(group))
-            data.append(pack((self._verbs.subscribe, *group)))
-        self._write(data)
-
-    def _ask(
-        self, command: tuple[bytes, ...], after: Sequence[Sequence[bytes]] = ()
-    ) -> asyncio.Future[Any]:
-        """Write a command that has a reply of its own, after others that unsubscribe groups."""
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        names = [name for group in after for name in group]
-        ends = itertools.accumulate(map(len, after))
-        self._commands.append(_Command(names, reply, [*ends]))
-        unsubscribe = self._verbs.unsubscribe
-        self._write([*(pack((unsubscribe, *group)) for group in after), pack(command)])
-        return reply
-
     def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
-        """Ask on the link itself, behind all that was sent before; the reply, errors included.
+        """Send a command of its own; see `PendingCommands.ask`.
 
-        A server that speaks RESP2 answers nothing but PING here.
-
-        Raises:
-            LinkLost: there is no link; later, through the future: the link was lost.
+        Every message that arrived before the reply has been delivered by then.
         """
-        if self.link is None:
-            raise LinkLost("no link")
-        return self._ask(command)
+        return self._pending.ask(command)
 
-    def _write(self, data: Sequence[bytes]) -> None:
-        if self.link is not None and data:
-            # A write that fails needs no care: the reading of the link is about to find out.
-            with contextlib.suppress(LinkLost):
-                self.link.write(b"".join(data))
+    def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
+        carried = (
+            subscription.name
+            for subscription in self._subscriptions.values()
+            if subscription.wanted and subscription.sent == self._pubsub.subscribe
+        )
+        self.probe.update(next(carried, None), asked, ended)
 
-    # What is answered
+    # Replies
 
     def answered(self, reply: Any) -> None:
-        """An acknowledgement, a reply, or something that the server did by itself."""
+        """Handle an acknowledgement, a reply, or an unsubscription by the server."""
         kind = reply[0] if isinstance(reply, list) and reply else None
-        if kind == self._verbs.subscribed:
+        if kind == self._pubsub.subscribed:
             self._subscribed(reply[1])
         elif isinstance(reply, ReplyError):
             self._refused(reply)
-        elif kind == self._verbs.unsubscribed:
+        elif kind == self._pubsub.unsubscribed:
             self._unsubscribed(reply[1])
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
         self._check_settled()
 
     def _subscribed(self, name: bytes) -> None:
-        command = self._commands[0] if self._commands else None
+        command = self._pending.first
         if command is None or command.reply is not None or command.names[command.answered] != name:
             return
         command.answered += 1
         if command.answered == len(command.names):
-            self._commands.popleft()
-        if name == self.probe_name:
-            self._probe_pause.granted()
-            self._probe_warned = False
+            self._pending.pop()
+        if name == self.probe.name:
+            self.probe.granted()
         self._settle(name)
 
     def _unsubscribed(self, name: bytes) -> None:
-        """What we ended is settled by the reply behind it; what we did not, was taken away."""
-        command = self._commands[0] if self._commands else None
+        """Handle an unsubscription.
+
+        One that we asked for is settled by the reply behind it. Any other one was made by the
+        server, which means that the channel was lost.
+        """
+        command = self._pending.first
         if command is not None and command.ends:
             command.take_end(name)
-        grant = self._grants.get(name)
-        if grant is not None and self._is_active(grant):
+        subscription = self._subscriptions.get(name)
+        if subscription is not None and self._is_active(subscription):
             self.routes.pop(name, None)
-            grant.sent = None
-            self.owner.lost([grant.channel], "unsubscribed by the server")
-            self.owner.displaced([grant.channel], None)
-        elif name == self.probe_name:
+            subscription.sent = None
+            self.owner.lost([subscription.channel], "unsubscribed by the server")
+            self.owner.displaced([subscription.channel], None)
+        elif name == self.probe.name:
             self._displace_probe()
 
     def _replied(self, reply: Any) -> None:
-        if not self._commands or self._commands[0].reply is None:
+        command = self._pending.first
+        if command is None or command.reply is None:
             return
-        command = self._commands.popleft()
+        self._pending.pop()
         for name in command.names:
             self._settle(name)
-        if command.reply is not None and not command.reply.done():
+        if not command.reply.done():
             command.reply.set_result(reply)
 
     def _settle(self, name: bytes) -> None:
-        """Act on the last answer that a channel was waiting for."""
-        grant = self._grants.get(name)
-        if grant is None:
+        """Act on the last outstanding answer of a channel."""
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
             return
-        grant.unanswered -= 1
-        if self._is_active(grant):
-            self.routes[grant.name] = grant.channel  # The reply's own name may go.
+        subscription.unanswered -= 1
+        if self._is_active(subscription):
+            # The key is our own name object, so that the reply's copy of it can be freed.
+            self.routes[subscription.name] = subscription.channel
             self.fruitful = True
-            reason = self.owner.granted(grant.channel)
+            reason = self.owner.granted(subscription.channel)
             if reason is not None:
-                self.regained.setdefault(reason, []).append(grant.channel)
-        elif not grant.unanswered and not grant.wanted and grant.sent != self._verbs.subscribe:
-            self._drop(grant)
+                self.regained.setdefault(reason, []).append(subscription.channel)
+        elif (
+            not subscription.unanswered
+            and not subscription.wanted
+            and subscription.sent != self._pubsub.subscribe
+        ):
+            self._drop(subscription)
 
-    # What is refused
+    # Errors
 
     def _refused(self, error: ReplyError) -> None:
-        if not self._commands:
-            raise LinkLost(f"the server says: {error}")
-        command = self._commands[0]
+        command = self._pending.first
+        if command is None:
+            raise ConnectionLost(f"the server says: {error}")
         if command.reply is not None:
-            # A name that the server refuses to end is not delivered any more: it has no route.
+            # If UNSUBSCRIBE is refused, nothing is delivered anyway: the name has no route.
             if command.take_error(error):
                 self._replied(error)
             return
-        self._commands.popleft()
+        self._pending.pop()
         if str(error).startswith(ELSEWHERE):
             self._elsewhere(command.names, error)
         elif len(command.names) > 1:
-            for name in command.names:  # Only some may be forbidden: find out which.
-                grant = self._grants.get(name)
-                if grant is None or grant.sent == self._verbs.subscribe:
-                    self._subscribe([name])
-                else:  # The opposite was sent meanwhile, and is the last word.
+            for name in command.names:  # Only some may be forbidden: try each alone.
+                subscription = self._subscriptions.get(name)
+                if subscription is None or subscription.sent == self._pubsub.subscribe:
+                    self._pending.subscribe([name])
+                else:  # UNSUBSCRIBE was sent meanwhile and decides.
                     self._settle(name)
-        elif command.names[0] == self.probe_name:
-            self._no_probe(error)
-        elif (grant := self._grants.get(command.names[0])) is not None:
-            self._refused_one(grant, error)
+        elif command.names[0] == self.probe.name:
+            self._loop.call_later(self.probe.refused(error), self._flush_soon)
+        elif (subscription := self._subscriptions.get(command.names[0])) is not None:
+            self._refused_one(subscription, error)
 
     def _elsewhere(self, names: Sequence[bytes], error: ReplyError) -> None:
         channels = []
         for name in names:
-            grant = self._grants.get(name)
-            if grant is None:
-                if name == self.probe_name:
-                    self.probe_name = None
+            subscription = self._subscriptions.get(name)
+            if subscription is None:
+                if name == self.probe.name:
+                    self.probe.name = None
                     self._loop.call_later(PROBE_RETRY_SECONDS, self._flush_soon)
                 continue
-            grant.unanswered -= 1
-            if grant.wanted and not grant.unanswered:
-                grant.sent = None
-                channels.append(grant.channel)
-            elif not grant.wanted and not grant.unanswered:
-                self._drop(grant)
+            subscription.unanswered -= 1
+            if subscription.wanted and not subscription.unanswered:
+                subscription.sent = None
+                channels.append(subscription.channel)
+            elif not subscription.wanted and not subscription.unanswered:
+                self._drop(subscription)
         if channels:
             self.owner.displaced(channels, error)
 
     def _displace_probe(self) -> None:
-        """The slot of the probe's name has moved: choose another name."""
-        self.probe_name = None
+        """Choose another name for the probe, because the slot of its name has moved."""
+        self.probe.name = None
         self._flush_soon()
 
-    def _refused_one(self, grant: _Grant, error: ReplyError) -> None:
-        grant.unanswered -= 1
-        grant.sent = None
-        self.owner.refused(grant.channel, error)
-        if grant.wanted:
-            self._loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, grant.name)
-        elif not grant.unanswered:
-            self._drop(grant)
-
-    def _no_probe(self, error: ReplyError) -> None:
-        """The server does not let us listen to the probe; an ACL may be corrected: ask again."""
-        self.probe_name = None
-        pause = self._probe_pause.refused(error) + PROBE_RETRY_SECONDS
-        self._loop.call_later(pause, self._flush_soon)
-        if not self._probe_warned:
-            self._probe_warned = True
-            logger.warning(
-                "%s: the server refuses the delivery probe's channel (%s); allow the pattern %r in "
-                "the user's ACL, or a server that stops delivering goes unnoticed",
-                self._url,
-                error,
-                f"{self._url.options.prefix}:*",
-            )
+    def _refused_one(self, subscription: _Subscription, error: ReplyError) -> None:
+        subscription.unanswered -= 1
+        subscription.sent = None
+        self.owner.refused(subscription.channel, error)
+        if subscription.wanted:
+            self._loop.call_later(REFUSED_RETRY_SECONDS, self.ask_again, subscription.name)
+        elif not subscription.unanswered:
+            self._drop(subscription)

@@ -1,8 +1,8 @@
-"""The subscriptions of one broker: who asked for what, what was granted, and what was lost.
+"""The subscriptions of one broker: requested, granted and lost channels.
 
-Each channel has its place, the server that serves it, and may move to another one. A channel that
-was granted and lost is asked for again there; once it is granted again, the loss is reported in the
-stream. A call that is not acknowledged in time wants none of the channels that only it asked for.
+Each channel has a place, the server that serves it, and may move to another one. A lost channel is
+requested again, and the gap is reported once it is granted again. A subscribe call without an
+acknowledgement in time fails, and the channels that only it asked for are unsubscribed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ...errors import AuthError, BrokerClosed, ConnectError, SubscribeError
 from ...log import LogThrottle
 from ...loops import OfOneLoop
 from ...url import BrokerURL
-from .connection import ReplyError
+from ..interest import Interest, keep, withdraw
+from .parser import ReplyError
 
 __all__ = ["Place", "Subscriptions"]
 
@@ -26,24 +27,24 @@ logger = logging.getLogger("django_sockets")
 
 
 RETRY_SECONDS = 0.1
-"""A server that could not serve a channel, and is the only one, is asked again so soon."""
+"""Pause before the only server is asked again for a channel that it could not serve."""
 
 
 class Place(Protocol):
-    """Where channels are served, as far as it is known."""
+    """A server that serves channels, or the lack of one."""
 
     @property
     def trouble(self) -> ConnectError | None:
-        """Why nothing can be subscribed there at this moment."""
+        """Why no subscription is possible there at this moment, or None."""
 
     def want(self, channel: str, name: bytes) -> bool:
-        """Ask for a channel; True if the server has granted it already."""
+        """Subscribe to a channel; True if the server has granted it already."""
 
     def unwant(self, name: bytes) -> None:
-        """Ask for a channel no more; nothing is delivered on it from now on."""
+        """Unsubscribe from a channel; nothing is delivered on it from now on."""
 
     def ask_again(self, name: bytes) -> None:
-        """Ask once more for a channel that the server could not serve."""
+        """Subscribe again to a channel that the server could not serve."""
 
 
 class _Call(msgspec.Struct, eq=False):
@@ -63,29 +64,19 @@ class _Call(msgspec.Struct, eq=False):
             self.future.set_exception(error)
 
 
-class _Channel(msgspec.Struct, eq=False):
-    """One channel that somebody wants.
+class _Channel(Interest, kw_only=True, eq=False):
+    """One wanted channel.
 
     Attributes:
-        granted: the server has acknowledged it and not lost it since.
-        kept: a subscribe call for it has returned, so a failed one does not end it.
+        place: the server that serves it.
+        granted: the server has acknowledged the subscription and not lost it since.
         lost: why a granted subscription was lost, until it is granted again.
-        calls: those for it that have not returned yet; they may have been acknowledged.
     """
 
     name: bytes
     place: Place
     granted: bool = False
-    kept: bool = False
     lost: str | None = None
-    calls: tuple[_Call, ...] = ()
-
-    def leave(self, call: _Call) -> None:
-        """A call has ended."""
-        if self.calls == (call,):
-            self.calls = ()
-        else:
-            self.calls = tuple(other for other in self.calls if other is not call)
 
 
 class Subscriptions(OfOneLoop):
@@ -93,9 +84,9 @@ class Subscriptions(OfOneLoop):
 
     Args:
         server_name: the server-side name of a channel.
-        place_for: the place for a server-side name.
-        displaced: told of names that their place could not serve; it moves them, or has them asked
-            for again. Without it the same place is asked again.
+        place_for: returns the place for a server-side name.
+        displaced: called with names that their place could not serve. It moves them, or calls
+            `ask_again`. By default the same place is asked again.
     """
 
     def __init__(
@@ -113,11 +104,11 @@ class Subscriptions(OfOneLoop):
         self._channels: dict[str, _Channel] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
-        # All may wait equally long, so one timer serves them in the order in which they came.
+        # All calls have the same timeout, so one timer serves them in the order of their start.
         self._due: dict[_Call, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    # What the callers want
+    # Calls
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
@@ -129,24 +120,20 @@ class Subscriptions(OfOneLoop):
         try:
             await call.future
         except BaseException:
-            self._withdraw(call)
+            self.unsubscribe(withdraw(self._channels, channels, call))
             raise
         finally:
             self._due.pop(call, None)
-        for channel in channels:
-            state = self._channels.get(channel)
-            if state is not None and call in state.calls:
-                state.leave(call)
-                state.kept = True
+        keep(self._channels, channels, call)
 
     def _begin(self, channels: Sequence[str]) -> _Call | None:
-        """Ask for channels; returns the call that waits for them, or None if all are granted."""
+        """Request channels; returns the call that waits for them, or None if all are granted."""
         missing: dict[str, None] = {}
         for channel in channels:
             state = self._channels.get(channel)
             if state is None:
                 name = self._server_name(channel)
-                state = self._channels[channel] = _Channel(name, self._place_for(name))
+                state = self._channels[channel] = _Channel(name=name, place=self._place_for(name))
             if state.place.want(channel, state.name):
                 state.granted = True
             else:
@@ -157,15 +144,15 @@ class Subscriptions(OfOneLoop):
             return None
         call = _Call(channels, missing, self._loop.create_future())
         for channel in channels:
-            # Also for those that are granted: the call that asked for them may yet be cancelled.
-            self._channels[channel].calls += (call,)
+            # Granted channels too: the call that requested them may still be cancelled.
+            self._channels[channel].begin(call)
         self._due[call] = self._loop.time() + self._url.options.subscribe_timeout_seconds
         if self._timer is None:
             self._overdue()
         return call
 
     def _overdue(self) -> None:
-        """Give up the calls whose time has come, and look again when the next one's will."""
+        """Fail the calls whose deadline has passed, and set the timer for the next one."""
         self._timer = None
         for call, due in list(self._due.items()):
             if due > self._loop.time():
@@ -178,7 +165,7 @@ class Subscriptions(OfOneLoop):
             self._fail(call, problem, trouble)
 
     def _trouble(self, channels: Iterable[str]) -> ConnectError | None:
-        """Why one of these channels has no link, if that is so."""
+        """Why one of these channels has no connection, or None."""
         states = [self._channels[name] for name in channels if name in self._channels]
         return next((s.place.trouble for s in states if s.place.trouble is not None), None)
 
@@ -187,38 +174,27 @@ class Subscriptions(OfOneLoop):
         error.__cause__ = cause
         call.fail(error)
 
-    def _withdraw(self, call: _Call) -> None:
-        """A call ended without success: nobody wants what only it asked for."""
-        orphans = []
-        for channel in call.channels:
-            state = self._channels.get(channel)
-            if state is not None:
-                state.leave(call)
-                if not state.kept and not state.calls:
-                    orphans.append(channel)
-        self.unsubscribe(orphans)
-
     def unsubscribe(self, channels: Sequence[str]) -> None:
-        """Want these channels no more; nothing is delivered on them from now on."""
+        """Drop these channels; nothing is delivered on them from now on."""
         for channel in channels:
             state = self._channels.pop(channel, None)
             if state is not None:
                 state.place.unwant(state.name)
                 for call in state.calls:
-                    call.acknowledge(channel)  # Superseded: this later call has its way.
+                    call.acknowledge(channel)  # The unsubscribe call supersedes it.
 
     async def aclose(self) -> None:
-        """Calls that wait raise BrokerClosed, and so do later ones."""
+        """Close; pending and later calls raise BrokerClosed."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for call in self._due:
             call.fail(BrokerClosed(self._url))
 
-    # Where the channels are
+    # Places
 
     def relocate(self) -> None:
-        """Move every channel that has another place now; its hole is a gap."""
+        """Move every channel whose place has changed, and report a gap on it."""
         for channel, state in self._channels.items():
             place = self._place_for(state.name)
             if place is not state.place:
@@ -229,11 +205,11 @@ class Subscriptions(OfOneLoop):
                 place.want(channel, state.name)
 
     def ask_again(self, names: Iterable[bytes]) -> None:
-        """Ask for names once more, each at its place."""
+        """Subscribe to names again, each at its place."""
         for name in names:
             self._place_for(name).ask_again(name)
 
-    # What the readers report
+    # `Owner`: reports of the subscribers
 
     def granted(self, channel: str) -> str | None:
         """See `Owner.granted`."""
@@ -285,7 +261,7 @@ class Subscriptions(OfOneLoop):
             self.unsubscribe([channel])
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
-        """See `Owner.unreachable`. Waiting helps against everything but wrong credentials."""
+        """See `Owner.unreachable`. Only wrong credentials fail the calls; other errors may pass."""
         if isinstance(error, AuthError):
             for channel in channels:
                 state = self._channels.get(channel)

@@ -1,8 +1,8 @@
-"""Long-lived tasks go on after an unexpected exception: it is logged and counted.
+"""Long-lived tasks continue after an unexpected exception, which is logged and counted.
 
-A task that lives as long as its broker handles what servers send and what subscribers do, and
-either may be something that no code expects. Expected errors (a lost link, a server that cannot be
-reached) are handled where they occur; this module is for all others.
+Such a task handles the data of servers and calls the code of subscribers, so that any exception is
+possible. Expected errors (a lost connection, an unreachable server) are handled where they occur;
+this module handles all others.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Supervisor:
     """Keeps the tasks of one object running.
 
     Args:
-        url: for its log interval, and for the log.
+        url: gives the log interval, and appears in the log.
 
     Attributes:
-        failures: unexpected exceptions so far.
+        failures: the number of unexpected exceptions so far.
     """
 
     def __init__(self, url: BrokerURL) -> None:
@@ -36,12 +36,12 @@ class Supervisor:
         self.failures = 0
 
     def failed(self, what: str, error: Exception) -> None:
-        """Log and count an exception that ended a step of the work `what`."""
+        """Log and count an exception that ended a step of the task `what`."""
         self.failures += 1
         self._throttle.log(
             logging.ERROR,
             what,
-            "%s: %s failed unexpectedly (failure %d) and begins again",
+            "%s: %s failed unexpectedly (failure %d) and starts again",
             self._url,
             what,
             self.failures,
@@ -51,8 +51,8 @@ class Supervisor:
     async def keep(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Await `work()`, and again after each exception, with the pauses of `Backoff`.
 
-        Returns when `work()` returns. The pauses begin anew once it has run for longer than the
-        greatest of them.
+        Returns when `work()` returns. The pauses start from zero again after `work()` has run for
+        longer than the longest of them.
         """
         loop = asyncio.get_running_loop()
         backoff = Backoff()

@@ -1,1 +1,5 @@
 """A cluster with sharded pub/sub."""
+
+from .broker import ClusterBroker
+
+__all__ = ["ClusterBroker"]

@@ -1,9 +1,9 @@
 """`redis+cluster://`, `rediss+cluster://` and their `valkey` spellings: a cluster.
 
-With sharded pub/sub, a message stays on the nodes of its slot; servers before Redis 7 get the plain
+With sharded pub/sub, a message stays on the nodes of its slot. Servers before Redis 7 get the plain
 commands. Each primary that owns a slot in use has a `Node`: one connection that publishes and one
-that subscribes. One task keeps the world straight: it wakes on any sign of a change and on a timer,
-asks who owns what, and moves the channels whose owner is another one now.
+that subscribes. One task keeps the slot map up to date. It wakes on any sign of a change and on a
+timer, asks for the owners of the slots, and moves the channels whose owner has changed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from ...errors import AuthError, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
-from ..client.commands import PLAIN, SLOTS, slot_of
-from ..client.connection import LinkLost, ask
-from ..client.connector import DEFAULT_PORT, DRIVER_OPTIONS, Connector
-from ..client.inspection import describe, look_at
+from ..client.commands import PLAIN, slot_of
+from ..client.connection import ConnectionLost, ask
+from ..client.connector import DEFAULT_PORT, Connector
+from ..client.deadlines import with_deadline
+from ..client.driver_options import DRIVER_OPTIONS
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.publisher import Publisher
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
-from ..client.within import within
 from ..glide.publisher import glide_publisher
+from .inspection import inspect_cluster
 from .router import Route, Router
 from .topology import QUESTIONS, SlotMap, Topology
 
@@ -39,11 +40,11 @@ __all__ = ["ClusterBroker"]
 logger = logging.getLogger("django_sockets")
 
 REFRESH_SECONDS = 10.0
-"""Who owns what is asked so often without any sign of a change."""
+"""Interval between two refreshes of the slot map without a sign of a change."""
 SOONEST_SECONDS = 0.1
-"""Between two askings, however many signs there are."""
+"""Minimum interval between two refreshes, for any number of signs."""
 TROUBLED_SECONDS = 0.5
-"""At most this between two askings while something is not as it should be."""
+"""Maximum interval between two refreshes while a server or an owner is missing."""
 
 
 class ClusterBroker(ServerBroker):
@@ -58,10 +59,10 @@ class ClusterBroker(ServerBroker):
         self._sink = sink
         self._connector = Connector(url, DRIVER_OPTIONS)
         seeds = [Address(a.host, a.port or DEFAULT_PORT) for a in url.addresses]
-        self._topology = Topology(url, seeds, self._ask, self._seems_well)
+        self._topology = Topology(url, seeds, self._ask, self._seems_reachable)
         self._nodes: dict[Address, Node] = {}
         self._routes: dict[Address, Route] = {}
-        self._nowhere = _Nowhere(self)
+        self._no_place = _NoPlace(self)
         self._subscriptions = Subscriptions(
             url,
             server_name=self._name,
@@ -73,7 +74,7 @@ class ClusterBroker(ServerBroker):
             route_for=self._route_for,
             refresh=self._refreshed,
             on_moved=self._on_moved,
-            on_waiting=self.look_again,
+            on_waiting=self.refresh_soon,
         )
         self._glide = (
             glide_publisher(self._connector, sharded=True, cluster=True)
@@ -90,7 +91,7 @@ class ClusterBroker(ServerBroker):
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
-    # Who serves what
+    # Owners of slots
 
     def _owner(self, slot: int) -> Address | None:
         slot_map = self._topology.slot_map
@@ -100,22 +101,22 @@ class ClusterBroker(ServerBroker):
         node = self._nodes.get(address)
         if node is None:
             slot_map = self._topology.slot_map
-            verbs = PLAIN if slot_map is None else slot_map.verbs
+            pubsub = PLAIN if slot_map is None else slot_map.pubsub
             node = self._nodes[address] = Node(
                 self.url,
                 self._sink,
-                _Witness(self._subscriptions, self.look_again),
-                open_link=partial(self._connector.open, address, need_primary=True),
-                verbs=verbs,
+                _NodeOwner(self._subscriptions, self.refresh_soon),
+                open_connection=partial(self._connector.open, address, need_primary=True),
+                pubsub=pubsub,
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
             )
-            self._routes[address] = Route(node.pipeline, verbs, address)
+            self._routes[address] = Route(node.pipeline, pubsub, address)
         return node
 
     def _place_for(self, name: bytes) -> Place:
         address = self._owner(slot_of(name))
-        return self._nowhere if address is None else self._node(address)
+        return self._no_place if address is None else self._node(address)
 
     def _route_for(self, slot: int) -> Route | None:
         address = self._owner(slot)
@@ -128,65 +129,65 @@ class ClusterBroker(ServerBroker):
         return route
 
     def _on_moved(self, slot: int, address: Address) -> None:
-        """A server redirected a publish: for the subscriptions of that slot this holds, too."""
+        """A server redirected a publish. The subscriptions of that slot have moved as well."""
         former = self._owner(slot)
         self._topology.hint(slot, address)
         if self._owner(slot) != former:
             self._hold([slot], former)
-        self.look_again()
+        self.refresh_soon()
 
     def _on_displaced(self, names: Sequence[bytes]) -> None:
         self._displaced.update(dict.fromkeys(names))
-        self.look_again()
+        self.refresh_soon()
 
-    # Asking
+    # Refreshing the slot map
 
-    def _seems_well(self, address: Address) -> bool:
+    def _seems_reachable(self, address: Address) -> bool:
         node = self._nodes.get(address)
         return node is not None and node.trouble is None and not node.pipeline.waiting
 
     async def _ask(self, address: Address) -> tuple[Sequence[Any], Address]:
-        """Put the questions to one server: over its publishing connection, or one for that only."""
+        """Ask one server, over its publishing connection or over a temporary one."""
         node = self._nodes.get(address)
-        if node is not None and self._seems_well(address):
+        if node is not None and self._seems_reachable(address):
             try:
                 return await node.pipeline.submit(QUESTIONS), address
             except (NotSent, OutcomeUnknown) as exc:
                 raise ConnectError(self.url, f"{address}: {exc}") from exc
-        link = await self._connector.open(address)
-        # A name may stand for many servers, and one of them has answered. With TLS the name stays:
-        # certificates are made for it.
-        peer = "" if self._connector.tls else link.identity.peer
+        connection = await self._connector.open(address)
+        # A name may resolve to several servers, and one of them has answered. With TLS the name is
+        # kept, because the certificate is made for it.
+        peer = "" if self._connector.tls else connection.identity.peer
         try:
-            return await ask(link, QUESTIONS), Address(peer or address.host, address.port)
-        except LinkLost as exc:
+            return await ask(connection, QUESTIONS), Address(peer or address.host, address.port)
+        except ConnectionLost as exc:
             raise ConnectError(self.url, f"{address}: {exc}") from exc
         finally:
-            link.abort()
+            connection.abort()
 
-    def look_again(self) -> None:
-        """Something may have changed: ask soon who owns what."""
+    def refresh_soon(self) -> None:
+        """Refresh the slot map soon, because it may have changed."""
         if self._closed:
             return
         self._wake.set()
         if self._task is None:
             loop = asyncio.get_running_loop()
-            work = self._supervisor.keep("looking after the cluster", self._reconcile)
+            work = self._supervisor.keep("refreshing the slot map", self._reconcile)
             self._task = loop.create_task(work, name="django_sockets cluster")
 
     async def _refreshed(self) -> None:
-        """Return when it has been asked anew who owns what. Raises ConnectError."""
+        """Return after the next refresh of the slot map. Raises ConnectError."""
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
-        self.look_again()
+        self.refresh_soon()
         await answer
 
     async def _reconcile(self) -> None:
         pause = SOONEST_SECONDS
         while True:
-            seconds = pause if self._in_trouble() else REFRESH_SECONDS
+            seconds = pause if self._is_incomplete() else REFRESH_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(seconds, self._wake.wait())
+                await with_deadline(seconds, self._wake.wait())
             pause = SOONEST_SECONDS if self._wake.is_set() else min(2 * pause, TROUBLED_SECONDS)
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
@@ -194,7 +195,7 @@ class ClusterBroker(ServerBroker):
                 await self._refresh(waiting)
             except Exception as exc:
                 self._wake.set()
-                error = ConnectError(self.url, f"cannot look at the cluster: {exc!r}")
+                error = ConnectError(self.url, f"cannot refresh the slot map: {exc!r}")
                 for answer in waiting:
                     if not answer.done():
                         answer.set_exception(error)
@@ -202,7 +203,7 @@ class ClusterBroker(ServerBroker):
             await asyncio.sleep(SOONEST_SECONDS)
 
     async def _refresh(self, waiting: Sequence[asyncio.Future[None]]) -> None:
-        """Ask who owns what, act on the answer, and tell those who wait for it."""
+        """Refresh the slot map, apply it, and wake the callers that wait for it."""
         former = self._topology.slot_map
         owners = [] if former is None else former.owners
         try:
@@ -218,30 +219,30 @@ class ClusterBroker(ServerBroker):
                 if not answer.done():
                     answer.set_result(None)
 
-    def _in_trouble(self) -> bool:
-        return bool(self._nowhere.names) or any(node.waiting for node in self._nodes.values())
+    def _is_incomplete(self) -> bool:
+        return bool(self._no_place.names) or any(node.waiting for node in self._nodes.values())
 
     def _on_unknown(self, error: ConnectError) -> None:
-        self._nowhere.trouble = error
+        self._no_place.trouble = error
         self._throttle.log(logging.WARNING, "topology", "cannot ask the cluster: %s", error)
         if isinstance(error, AuthError):
-            self._subscriptions.unreachable(list(self._nowhere.names.values()), error)
+            self._subscriptions.unreachable(list(self._no_place.names.values()), error)
 
     def _on_known(
         self, former: SlotMap | None, owners: Sequence[Address | None], slot_map: SlotMap
     ) -> None:
-        """Act on a new answer."""
-        self._nowhere.trouble = ConnectError(
+        """Apply a new slot map."""
+        self._no_place.trouble = ConnectError(
             self.url, "no server of the cluster serves the slot of the channel"
         )
-        if former is None and slot_map.verbs is PLAIN:
+        if former is None and slot_map.pubsub is PLAIN:
             logger.warning(
                 "%s: the servers have no sharded pub/sub (it came with Redis 7.0): with the plain "
                 "commands every message goes to every node of the cluster",
                 self.url,
             )
-        if former is not None and former.verbs is not slot_map.verbs:
-            self._retire(list(self._nodes))  # Upgraded: everything is subscribed anew.
+        if former is not None and former.pubsub is not slot_map.pubsub:
+            self._retire(list(self._nodes))  # After an upgrade, subscribe to everything again.
         moved: dict[Address, list[int]] = {}
         for slot, (before, now) in enumerate(zip(owners, slot_map.owners, strict=False)):
             if before is not None and before != now:
@@ -259,7 +260,7 @@ class ClusterBroker(ServerBroker):
             self._router.hold(slots, route)
 
     def _retire(self, addresses: Sequence[Address]) -> None:
-        """Close the connections to servers that own nothing any more, once they have answered."""
+        """Close the connections to servers without slots, after their last replies."""
         for address in addresses:
             node = self._nodes.pop(address)
             del self._routes[address]
@@ -270,47 +271,9 @@ class ClusterBroker(ServerBroker):
             task.add_done_callback(self._retiring.pop)
 
     async def inspect(self) -> Report:
-        """Ask every primary what it is; what is not allowed to be asked is left out."""
+        """Ask every primary about itself; facts that it refuses to tell are left out."""
         slot_map = await self._topology.refresh()
-        links = [self._connector.open(address) for address in slot_map.primaries]
-        seconds = self.url.options.publish_timeout_seconds
-        opened = await asyncio.gather(*links, return_exceptions=True)
-        found, problems = [], []
-        for address, link in zip(slot_map.primaries, opened, strict=True):
-            if isinstance(link, BaseException):
-                problems.append(f"{address}: {link}")
-                continue
-            try:
-                found.append(await look_at(link, str(address), seconds))
-            except LinkLost as exc:
-                problems.append(f"{address}: {exc}")
-        if not found:
-            raise ConnectError(self.url, "; ".join(problems))
-        report = describe(
-            self.url,
-            found,
-            f"cluster of {len(slot_map.primaries)} primaries and {len(slot_map.replicas)} "
-            f"replicas, {slot_map.covered} of {SLOTS} slots covered",
-        )
-        for address, replicas in slot_map.primaries.items():
-            if str(address) in report.nodes:
-                report.nodes[str(address)] += f", {slot_map.owners.count(address)} slots"
-            if not replicas:
-                report.warnings.append(
-                    f"{address} has no replica: its channels are down whenever it is"
-                )
-        if slot_map.covered < SLOTS:
-            report.warnings.append(
-                f"{SLOTS - slot_map.covered} slots have no server: nothing can be sent or heard on "
-                "the channels there"
-            )
-        if slot_map.verbs is PLAIN:
-            report.warnings.append(
-                "no sharded pub/sub: every message goes to every node; it came with Redis 7.0"
-            )
-        if problems and report.problem is None:
-            report.problem = "; ".join(problems)
-        return report
+        return await inspect_cluster(self.url, slot_map, self._connector.open)
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
@@ -325,13 +288,13 @@ class ClusterBroker(ServerBroker):
             task.cancel()
         if retiring:
             await asyncio.wait(list(retiring))
-        # Those that were cancelled may have been in the midst of it.
+        # A cancelled task may not have closed its node yet.
         nodes = [*self._nodes.values(), *retiring.values()]
         await asyncio.gather(*(node.aclose() for node in nodes))
 
 
-class _Nowhere:
-    """The place of channels whose server is not known, or not there."""
+class _NoPlace:
+    """The place of channels whose server is unknown or missing."""
 
     def __init__(self, broker: ClusterBroker) -> None:
         self._broker = broker
@@ -340,30 +303,30 @@ class _Nowhere:
 
     def want(self, channel: str, name: bytes) -> bool:
         self.names[name] = channel
-        self._broker.look_again()
+        self._broker.refresh_soon()
         return False
 
     def unwant(self, name: bytes) -> None:
         self.names.pop(name, None)
 
     def ask_again(self, name: bytes) -> None:
-        """Nobody is there to be asked."""
+        """Nothing to do without a server."""
 
 
-class _Witness:
-    """Hands a node's reports on, and wakes the task that looks after changes."""
+class _NodeOwner:
+    """The owner of a node: forwards its reports, and refreshes the slot map after a loss."""
 
-    def __init__(self, subscriptions: Subscriptions, look_again: Any) -> None:
+    def __init__(self, subscriptions: Subscriptions, refresh_soon: Any) -> None:
         self.granted = subscriptions.granted
         self.refused = subscriptions.refused
         self.displaced = subscriptions.displaced
         self._subscriptions = subscriptions
-        self._look_again = look_again
+        self._refresh_soon = refresh_soon
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         self._subscriptions.lost(channels, reason)
-        self._look_again()
+        self._refresh_soon()
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
         self._subscriptions.unreachable(channels, error)
-        self._look_again()
+        self._refresh_soon()

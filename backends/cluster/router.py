@@ -1,9 +1,9 @@
 """Publishing to a cluster: each message to the server that owns its slot, in order.
 
-Messages of one call are grouped by server. What a server certainly did not take (the slot has
-moved, or nobody is there) is sent again to the slot's new owner. Order is kept: a slot whose
-messages came back, or whose owner has changed, is held until the old owner has answered all that is
-on its way to it; then everything goes on in the order of the calls.
+Messages of one call are grouped by server. A message that a server certainly did not accept (the
+slot has moved, or the server is gone) is sent again to the new owner of the slot. To keep order, a
+slot with returned messages or with a new owner is held until the old owner has answered all
+requests under way. Then its messages are sent in the order of the calls.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any
 
 from ...errors import BrokerClosed, ConnectError
 from ...url import Address, BrokerURL
-from ..client.commands import SLOTS, Verbs, slot_of
+from ..client.commands import SLOTS, PubSubCommands, slot_of
 from ..client.connection import ReplyError
+from ..client.deadlines import ignore_result
 from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
-from ..client.publisher import Outcome
+from ..client.publisher import Outcome, PublishCall
 from ..client.subscription_state import ELSEWHERE
 from ..client.supervision import Supervisor
 
@@ -29,54 +30,45 @@ __all__ = ["Route", "Router", "moved_to"]
 
 _MOVED = re.compile(r"MOVED (\d+) (.*):(\d+)")
 ATTEMPTS = 5
-"""A message that is sent from one server to the next ends after so many."""
+"""How often a message is sent, to one server after the other, before it fails."""
 BARRIER_SECONDS = 1.0
-"""A former owner that does not answer within this loses its connection: what was on its way to it
-ends as unknown, and the slot's other messages wait no longer."""
+"""A former owner that does not answer in this time is disconnected. The requests on their way to it
+end as unknown, and the other messages of the slot wait no longer."""
 
 
 class Route:
     """A server to publish to.
 
     Attributes:
-        address: where it is, for errors and redirections without a host.
-        sent: what is on its way to it, in order.
+        address: its address, for errors and for redirections without a host.
+        sent: the requests under way, in order.
     """
 
-    __slots__ = ("address", "pipeline", "sent", "verbs")
+    __slots__ = ("address", "pipeline", "pubsub", "sent")
 
-    def __init__(self, pipeline: Pipeline, verbs: Verbs, address: Address | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, pubsub: PubSubCommands, address: Address | None = None
+    ) -> None:
         self.address = address
         self.pipeline = pipeline
-        self.verbs = verbs
+        self.pubsub = pubsub
         self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
-
-
-class _Call:
-    """One `send`, until every message of it has an outcome."""
-
-    __slots__ = ("future", "missing", "outcomes")
-
-    def __init__(self, count: int, future: asyncio.Future[Sequence[Outcome]]) -> None:
-        self.outcomes: list[Outcome] = [None] * count
-        self.missing = count
-        self.future = future
 
 
 class _Message:
     """One message of a call.
 
     Attributes:
-        number: its place in the order of all messages.
-        refusal: what the last server said, and which one it was.
+        number: its position in the order of all messages.
+        refusal: the connection to the last server, and its error.
     """
 
     __slots__ = (
-        "attempts", "call", "deadline", "index", "name", "number", "payload", "refusal", "slot",
+        "attempts", "call", "index", "name", "number", "payload", "refusal", "slot",
     )  # fmt: skip
 
     def __init__(
-        self, call: _Call, index: int, name: bytes, payload: bytes, number: int, deadline: float
+        self, call: PublishCall, index: int, name: bytes, payload: bytes, number: int
     ) -> None:
         self.call = call
         self.index = index
@@ -84,36 +76,31 @@ class _Message:
         self.payload = payload
         self.slot = slot_of(name)
         self.number = number
-        self.deadline = deadline
         self.attempts = 0
         self.refusal: tuple[Pipeline, Exception] | None = None
 
     def settle(self, outcome: Outcome) -> None:
-        call = self.call
-        call.outcomes[self.index] = outcome
-        call.missing -= 1
-        if not call.missing and not call.future.done():
-            call.future.set_result(call.outcomes)
+        self.call.settle(self.index, outcome)
 
     def may_go_to(self, pipeline: Pipeline, now: float) -> bool:
         """Whether another attempt makes sense."""
         if self.refusal is None:
-            return now < self.deadline
+            return now < self.call.deadline
         refuser, error = self.refusal
-        # "Moved" and "try again" may be about to change; the rest would be said again.
+        # MOVED, ASK and TRYAGAIN may pass; other errors would be repeated.
         passing = isinstance(error, Recalled) or str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
         same = refuser is pipeline and not passing
-        return not same and self.attempts < ATTEMPTS and now < self.deadline
+        return not same and self.attempts < ATTEMPTS and now < self.call.deadline
 
 
 class Router:
     """The `Publisher` of a cluster.
 
     Args:
-        route_for: where to publish to a slot, None while nobody is known to own it.
-        refresh: returns when who owns what has been asked anew; raises ConnectError.
-        on_moved: told of each "MOVED": slot and new owner.
-        on_waiting: told that messages wait for a connection to a server, which may be gone.
+        route_for: returns the route of a slot, or None while its owner is unknown.
+        refresh: returns after the slot map was refreshed; raises ConnectError.
+        on_moved: called for each MOVED error with the slot and its new owner.
+        on_waiting: called when messages wait for a connection to a server, which may be gone.
     """
 
     def __init__(
@@ -142,10 +129,10 @@ class Router:
         if self._closed:
             raise BrokerClosed(self._url)
         loop = asyncio.get_running_loop()
-        call = _Call(len(messages), loop.create_future())
         deadline = loop.time() + self._url.options.publish_timeout_seconds
+        call = PublishCall(len(messages), deadline)
         self._dispatch(
-            _Message(call, index, name, payload, next(self._numbers), deadline)
+            _Message(call, index, name, payload, next(self._numbers))
             for index, (name, payload) in enumerate(messages)
         )
         return call.future
@@ -160,7 +147,7 @@ class Router:
             else:
                 batches.setdefault(route, []).append(message)
         for route, batch in batches.items():
-            verb = route.verbs.publish
+            verb = route.pubsub.publish
             commands = [(verb, message.name, message.payload) for message in batch]
             request = route.pipeline.submit(commands)
             route.sent.append((batch, request))
@@ -169,10 +156,10 @@ class Router:
                 self._on_waiting()
 
     def _open_route(self, slot: int) -> Route | None:
-        """Where to send to a slot now; None: hold it."""
+        """The route of a slot, or None if its messages have to be held."""
         route = None if slot in self._held else self._route_for(slot)
         if route is not None:
-            # What has come back goes first, even if its callback is still to run.
+            # Returned messages go first, even if their callback has not run yet.
             self._take_answers(route)
         return None if slot in self._held else route
 
@@ -211,7 +198,7 @@ class Router:
         self._come_back(route, message, error)
 
     def _come_back(self, route: Route, message: _Message, error: Exception) -> None:
-        """A message was certainly not taken: hold it until its slot's owner is clear."""
+        """A message was certainly not accepted: hold it until the owner of its slot is known."""
         message.attempts += 1
         message.refusal = route.pipeline, _with_address(error, route)
         self._former.add(route)
@@ -219,24 +206,24 @@ class Router:
 
     def _hold(self, message: _Message) -> None:
         self._held.setdefault(message.slot, []).append(message)
-        self._go_on_later()
+        self._resume_soon()
 
     def hold(self, slots: Iterable[int], former: Route) -> None:
-        """Slots have another owner now: hold them until the former one has answered."""
+        """Hold slots with a new owner until the former one has answered."""
         if former.pipeline.busy:
             for slot in slots:
                 self._held.setdefault(slot, [])
             self._former.add(former)
-            self._go_on_later()
+            self._resume_soon()
 
-    def _go_on_later(self) -> None:
+    def _resume_soon(self) -> None:
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
-            work = self._supervisor.keep("redirecting messages", self._go_on)
+            work = self._supervisor.keep("redirecting messages", self._resume)
             self._task = loop.create_task(work, name="django_sockets redirection")
 
-    async def _go_on(self) -> None:
-        """Let what is held go on, as soon as it is clear where to."""
+    async def _resume(self) -> None:
+        """Send the held messages as soon as the owners of their slots are known."""
         while self._held:
             await self._until_answered()
             problem = None
@@ -253,7 +240,7 @@ class Router:
         return came_back or (bool(held) and self._route_for(slot) is None)
 
     async def _until_answered(self) -> None:
-        """Wait until former owners have answered all that was on its way to them."""
+        """Wait until the former owners have answered all requests under way."""
         former, self._former = self._former, set()
         answers = {}
         for route in former:
@@ -262,10 +249,10 @@ class Router:
             self._take_answers(route)
             if pipeline.busy:
                 answer = pipeline.submit([(b"PING",)])
-                answer.add_done_callback(_retrieve)
+                answer.add_done_callback(ignore_result)
                 answers[answer] = pipeline
         if answers:
-            # Half of the time of those who wait behind it, so that they may still be sent.
+            # Half of the publish timeout, so that the held messages can still be sent.
             seconds = min(BARRIER_SECONDS, self._url.options.publish_timeout_seconds / 2)
             _, late = await asyncio.wait(answers, timeout=seconds)
             for answer in late:
@@ -296,7 +283,7 @@ class Router:
         self._dispatch(ready)
 
     def reset(self, reason: str) -> None:
-        """See `Publisher`. Each node looks after its own connection."""
+        """See `Publisher`. Nothing to do: each node resets its own connection."""
 
     async def aclose(self) -> None:
         """See `Publisher`."""
@@ -310,22 +297,16 @@ class Router:
 
 
 def _with_address(error: Exception, route: Route) -> Exception:
-    """An error that names the server, unless its cause does."""
+    """The error with the address of the server, unless its cause names it."""
     known = isinstance(error, (NotSent, OutcomeUnknown)) and error.__cause__ is None
     return type(error)(f"{route.address}: {error}") if known and route.address else error
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: that an answer came is all that counts."""
-    if not future.cancelled():
-        future.exception()
-
-
 def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Address] | None:
-    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors, or an unknown host.
+    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors or an unknown host.
 
     Args:
-        sender: the server that sent it, whose host an empty one stands for.
+        sender: the server that sent the error; an empty host stands for its host.
     """
     found = _MOVED.fullmatch(str(error))
     if found is None:

@@ -1,12 +1,12 @@
-"""Which server of a cluster owns which slot: asked of several at once, the newest answer counts.
+"""The slot map of a cluster: several servers are asked concurrently, and the newest answer counts.
 
-A server that was cut off, or has not heard the news yet, answers with what it knows. The epoch in
-CLUSTER INFO tells which answer is newer; MOVED redirections are taken as hints at once.
+A server that was cut off may give an outdated answer. The epoch in CLUSTER INFO tells which answer
+is newer. MOVED redirections are applied at once.
 
-What CLUSTER SLOTS says of a server's address (https://redis.io/docs/latest/commands/cluster-slots/):
-a host; NULL for "the host that you have asked", with the port given; "" for a server that does not
-know its own address; "?" for one that is to be named by a host name and has none. With the last
-two and with NULL, the metadata behind it may have the IP address.
+Addresses in the reply to CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots/): a
+host; NULL for "the host that was asked", with the port given; "" for a server that does not know
+its own address; "?" for a server that should be named by a host name and has none. With NULL, ""
+and "?", the metadata behind the address may contain the IP address.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from ...errors import AuthError, ConnectError
 from ...url import Address, BrokerURL
-from ..client.commands import PLAIN, SHARDED, SLOTS, Verbs
-from ..client.connection import ReplyError
+from ..client.commands import PLAIN, SHARDED, SLOTS, PubSubCommands
 from ..client.deadlines import first_answers
+from ..client.parser import ReplyError, pairs
 
 __all__ = ["QUESTIONS", "SlotMap", "Topology"]
 
@@ -30,33 +30,33 @@ QUESTIONS: Sequence[tuple[bytes, ...]] = (
     (b"COMMAND", b"INFO", b"SSUBSCRIBE"),
 )
 ASKED_FIRST = 3
-"""So many servers that seem well are asked; all others only if none of these answers."""
+"""Number of reachable servers asked first; the others are asked only if none of these answers."""
 FIRST_SECONDS = 0.3
-"""How long those have."""
+"""How long the servers asked first may take."""
 GRACE_SECONDS = 0.05
-"""How long others may take after the first answer, which may not be the newest."""
+"""How long other servers may take after the first answer, which may be outdated."""
 
 MOST_NAMED = 5
-"""The problems of so many servers are in an error."""
+"""Maximum number of problems in an error."""
 
 
 class SlotMap:
-    """One answer.
+    """The slot map in the answer of one server.
 
     Attributes:
         owners: slot -> address of its primary, or None.
         primaries: address of each server that owns slots -> addresses of its replicas.
-        epoch: the cluster's current epoch as the answering server knew it, 0 for unknown.
-        verbs: sharded pub/sub where the servers have it.
-        verbs_told: the server has answered the question for that.
+        epoch: the current epoch of the cluster in the answer, 0 for unknown.
+        pubsub: the commands of sharded pub/sub if the servers have it, else the plain ones.
+        pubsub_known: whether the server has answered that question.
     """
 
     def __init__(self) -> None:
         self.owners: list[Address | None] = [None] * SLOTS
         self.primaries: dict[Address, list[Address]] = {}
         self.epoch = 0
-        self.verbs: Verbs = SHARDED
-        self.verbs_told = False
+        self.pubsub: PubSubCommands = SHARDED
+        self.pubsub_known = False
 
     @property
     def replicas(self) -> list[Address]:
@@ -65,19 +65,19 @@ class SlotMap:
 
     @property
     def covered(self) -> int:
-        """How many slots have an owner."""
+        """The number of slots with an owner."""
         return SLOTS - self.owners.count(None)
 
 
 class NoSlotMap(ValueError):
-    """A server gives no slot map; `str()` says why."""
+    """A server gave no slot map; `str()` is the reason."""
 
 
 def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
-    """The answers to `QUESTIONS` of one server.
+    """Parse the replies of one server to `QUESTIONS`.
 
     Raises:
-        NoSlotMap: it knows of no cluster; the message says why.
+        NoSlotMap: the server is part of no cluster, or the reply is malformed.
     """
     slots, info, sharded = replies
     if isinstance(slots, ReplyError):
@@ -102,8 +102,8 @@ def read_slot_map(replies: Sequence[Any], asked: Address) -> SlotMap:
     if isinstance(info, bytes) and (epoch := re.search(rb"cluster_current_epoch:(\d+)", info)):
         result.epoch = int(epoch[1])
     if isinstance(sharded, list) and len(sharded) == 1:
-        result.verbs_told = True
-        result.verbs = SHARDED if sharded[0] else PLAIN
+        result.pubsub_known = True
+        result.pubsub = SHARDED if sharded[0] else PLAIN
     return result
 
 
@@ -111,12 +111,12 @@ class _Names:
     """The addresses of the servers in one answer.
 
     Args:
-        asked: the address that the answer came from.
+        asked: the address of the server that answered.
     """
 
     def __init__(self, slots: Sequence[Any], asked: Address) -> None:
         self._asked = asked
-        # Servers without a name that have one port in common cannot all be at the host asked.
+        # Several servers without a host and with the same port cannot all be on the asked host.
         ids: dict[int, set[bytes]] = {}
         for _, _, *servers in slots:
             for server in servers:
@@ -125,7 +125,7 @@ class _Names:
         self._shared_ports = {port for port, names in ids.items() if len(names) > 1}
 
     def address(self, server: Sequence[Any]) -> Address | None:
-        """Where a server is; None if it has no port for us."""
+        """The address of a server; None if it has no port for this kind of connection."""
         host, port = _text(server[0]), server[1]
         if not port:
             return None
@@ -137,11 +137,9 @@ class _Names:
 
 
 def _metadata(server: Sequence[Any]) -> dict[str, str]:
-    """What an answer says of a server beside its address; servers before Redis 7 say nothing."""
-    given = server[3] if len(server) > 3 else ()
-    if isinstance(given, list):
-        given = dict(zip(given[::2], given[1::2], strict=False))
-    return {_text(name): _text(value) for name, value in dict(given).items()}
+    """The metadata behind the address of a server; empty before Redis 7."""
+    given = pairs(server[3]) if len(server) > 3 else {}
+    return {_text(name): _text(value) for name, value in given.items()}
 
 
 def _text(value: object) -> str:
@@ -149,15 +147,15 @@ def _text(value: object) -> str:
 
 
 class Topology:
-    """The present slot map, and how to get a newer one.
+    """The present slot map and its refresh.
 
     Args:
-        ask: puts `QUESTIONS` to one server; returns the replies, and the address that they came
-            from; raises ConnectError.
-        seems_well: whether a server is likely to answer.
+        ask: sends `QUESTIONS` to one server; returns the replies and the address of the server that
+            answered; raises ConnectError.
+        seems_reachable: whether a server is likely to answer.
 
     Attributes:
-        slot_map: the newest answer so far, with hints applied.
+        slot_map: the newest answer so far, with the MOVED redirections applied.
     """
 
     def __init__(
@@ -165,29 +163,29 @@ class Topology:
         url: BrokerURL,
         seeds: Sequence[Address],
         ask: Callable[[Address], Awaitable[tuple[Sequence[Any], Address]]],
-        seems_well: Callable[[Address], bool],
+        seems_reachable: Callable[[Address], bool],
     ) -> None:
         self._url = url
         self._seeds = seeds
         self._ask = ask
-        self._seems_well = seems_well
+        self._seems_reachable = seems_reachable
         self.slot_map: SlotMap | None = None
 
     def hint(self, slot: int, address: Address) -> None:
-        """A server says that another one owns a slot."""
+        """Apply a MOVED redirection."""
         if self.slot_map is not None and address in self.slot_map.primaries:
             self.slot_map.owners[slot] = address
 
     async def refresh(self) -> SlotMap:
-        """Ask anew.
+        """Ask for the slot map again.
 
         Raises:
-            ConnectError: nobody could be asked.
-            AuthError: and the credentials were wrong.
+            ConnectError: no server answered.
+            AuthError: no server answered, and the credentials were wrong.
         """
         known = self.slot_map
         primaries = [] if known is None else list(known.primaries)
-        well = [address for address in primaries if self._seems_well(address)]
+        well = [address for address in primaries if self._seems_reachable(address)]
         random.shuffle(well)
         answers, _ = await self._ask_all(well[:ASKED_FIRST], FIRST_SECONDS)
         newest = max(answers, key=lambda answer: answer.epoch, default=None)
@@ -198,8 +196,8 @@ class Topology:
             newest = max(answers, key=lambda answer: answer.epoch, default=newest)
             if newest is None:
                 raise self._worst(problems)
-        if known is not None and not newest.verbs_told:
-            newest.verbs = known.verbs  # The server may be busy: the commands are what they were.
+        if known is not None and not newest.pubsub_known:
+            newest.pubsub = known.pubsub  # The server may be busy; the commands have not changed.
         self.slot_map = newest
         return newest
 
@@ -216,7 +214,7 @@ class Topology:
         except NoSlotMap:
             raise
         except Exception as exc:
-            # One odd answer must not end the look at all the others.
+            # One malformed answer must not discard the answers of the others.
             raise NoSlotMap(f"{address} gives no slot map ({type(exc).__name__})") from exc
 
     def _worst(self, problems: Sequence[Exception]) -> ConnectError:

@@ -1,6 +1,6 @@
-"""What valkey-glide connects to, and the driver's configuration for it.
+"""The configuration of valkey-glide for a URL.
 
-`glide_client` makes its clients with this; `glide` shows the two classes to the brokers.
+`client` makes the driver's clients with it. `publisher` exports the two classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class GlideIAM:
     """Credentials that the driver signs and renews: IAM of ElastiCache or MemoryDB.
 
     Attributes:
-        cluster_name: of the cache, as in the AWS console.
+        cluster_name: the name of the cache in the AWS console.
         region: such as "eu-west-1".
         service: "elasticache" or "memorydb".
     """
@@ -38,15 +38,15 @@ class GlideIAM:
 
 @dataclasses.dataclass(frozen=True)
 class GlideConnection:
-    """What a client connects to, and how; publishers with equal ones share a client.
+    """The servers of a client and its connection settings. Equal settings share one client.
 
     Attributes:
-        addresses: 1..n; on a cluster, where to ask for all the others.
-        cluster: speak the cluster protocol.
-        tls: use TLS; the `tls_` attributes need it.
+        addresses: 1..n; on a cluster, the servers that are asked for all others.
+        cluster: use the cluster protocol.
+        tls: use TLS; the `tls_` attributes require it.
         tls_verify: "full" or "none"; the driver has no "ca".
-        username, password: without a password, and without `iam`, none are sent.
-        protocol: of RESP, 2 or 3; None for the driver's default.
+        username, password: sent only with a password, or with `iam`.
+        protocol: the RESP version, 2 or 3; None for the driver's default.
     """
 
     addresses: tuple[Address, ...]
@@ -63,10 +63,10 @@ class GlideConnection:
 
 
 def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
-    """What a URL says, for the driver.
+    """The settings of a URL for the driver.
 
     Raises:
-        ConfigurationError: the driver cannot do it.
+        ConfigurationError: the driver does not support a setting.
     """
     url, extra = connector.url, connector.extra
     auth = extra.get("auth", "url")
@@ -76,7 +76,7 @@ def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
         iam = GlideIAM(extra["cache"], extra["region"], extra.get("service", "elasticache"))
         username = extra.get("user", username)
     elif auth != "url":
-        raise ConfigurationError(f"{url}: driver=glide signs in with auth=url or auth=iam only")
+        raise ConfigurationError(f"{url}: driver=glide supports only auth=url and auth=iam")
     elif not username and not password:
         given = url.driver_options
         username, password = (
@@ -100,10 +100,10 @@ def glide_connection(connector: Connector, *, cluster: bool) -> GlideConnection:
 def client_maker(
     url: BrokerURL, connection: GlideConnection
 ) -> Callable[[], Coroutine[Any, Any, GlideClient | GlideClusterClient]]:
-    """What makes a client that is not connected yet.
+    """A function that makes a client, which is not connected yet.
 
     Raises:
-        ConfigurationError: the driver is missing, or cannot do it.
+        ConfigurationError: the driver is missing or does not support a setting.
     """
     try:
         import glide
@@ -111,7 +111,7 @@ def client_maker(
         raise ConfigurationError(
             f"{url}: the package 'glide' is not installed: run {pip_command('glide')}"
         ) from exc
-    # Its log goes to the screen unless the application wants otherwise; we say what matters.
+    # The driver logs to the terminal by default; we log what matters.
     glide.Logger.init(glide.LogLevel.OFF)
     milliseconds = max(1, int(url.options.connect_timeout_seconds * 1000))
     tls = _tls(url, connection)
@@ -124,18 +124,18 @@ def client_maker(
         "credentials": _credentials(connection),
         "request_timeout": milliseconds,
         "lib_name": "django_sockets",
-        # Connecting in `create` blocks its event loop, for seconds when the server is down.
+        # Connecting in `create` blocks its event loop, for seconds if the server is down.
         "lazy_connect": True,
     }
     if connection.protocol is not None:
         shared["protocol"] = getattr(glide.ProtocolVersion, f"RESP{connection.protocol}")
     if connection.cluster:
-        # One silent node makes it wait twice, among its seeds and in the topology, before it
-        # serves the others: both have to fit into our own time.
+        # One silent node makes the driver wait twice, as a seed and as part of the topology, before
+        # it serves the others. Both waits have to fit into our timeout.
         milliseconds = max(1, milliseconds * 2 // 5)
         cluster_configuration = glide.GlideClusterClientConfiguration(
             **shared,
-            # What was not sent while a node reconnects fails, rather than being sent late.
+            # A message that cannot be sent while a node reconnects fails; it is not sent late.
             recovery_requests_queue_size=0,
             advanced_config=glide.AdvancedGlideClusterClientConfiguration(
                 connection_timeout=milliseconds, tls_config=tls
@@ -144,7 +144,7 @@ def client_maker(
         return functools.partial(glide.GlideClusterClient.create, cluster_configuration)
     configuration = glide.GlideClientConfiguration(
         **shared,
-        # INFO, which the driver would ask for the role, may be forbidden.
+        # Otherwise the driver sends INFO to learn the role, which may be forbidden.
         node_discovery_mode=glide.NodeDiscoveryMode.STATIC,
         advanced_config=glide.AdvancedGlideClientConfiguration(
             connection_timeout=milliseconds, tls_config=tls
@@ -159,7 +159,9 @@ def _tls(url: BrokerURL, connection: GlideConnection) -> TlsAdvancedConfiguratio
     if not connection.tls:
         return None
     if connection.tls_verify not in ("full", "none"):
-        raise ConfigurationError(f"{url}: option tls_verify: driver=glide knows 'full' and 'none'")
+        raise ConfigurationError(
+            f"{url}: option tls_verify: driver=glide supports 'full' and 'none'"
+        )
     files: dict[str, bytes] = {}
     for argument, option in (
         ("root_pem_cacerts", "tls_ca_file"),
@@ -174,9 +176,7 @@ def _tls(url: BrokerURL, connection: GlideConnection) -> TlsAdvancedConfiguratio
         except OSError as exc:
             raise ConfigurationError(f"{url}: option {option}: {exc.strerror}") from exc
     if ("client_cert_pem" in files) != ("client_key_pem" in files):
-        raise ConfigurationError(
-            f"{url}: driver=glide wants tls_cert_file and tls_key_file together"
-        )
+        raise ConfigurationError(f"{url}: driver=glide needs both tls_cert_file and tls_key_file")
     return glide.TlsAdvancedConfiguration(
         use_insecure_tls=True if connection.tls_verify == "none" else None,
         **files,
@@ -194,7 +194,7 @@ def _credentials(connection: GlideConnection) -> ServerCredentials | None:
         service = services.get(connection.iam.service)
         if service is None or not connection.username:
             raise ConfigurationError(
-                "IAM of driver=glide wants a user name, and 'elasticache' or 'memorydb'"
+                "IAM of driver=glide needs a user name, and the service 'elasticache' or 'memorydb'"
             )
         return glide.ServerCredentials(
             username=connection.username,

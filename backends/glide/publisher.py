@@ -1,12 +1,12 @@
 """Publishing through valkey-glide, for `?driver=glide`.
 
-Messages wait in queues, and a queue has one request under way at a time: what comes in meanwhile is
-its next request. So many callers share a round trip, and the order is kept: valkey-glide 2.6 keeps
-none among requests side by side (measured: up to one message in ten overtaken). On a cluster a
-queue is a range of slots, so that a node that does not answer holds up the channels of its own
-slots only; elsewhere there is one queue.
+Messages wait in queues. Each queue has one request under way, and the messages that arrive
+meanwhile form its next request. Many callers thus share a round trip, and the order is kept:
+valkey-glide 2.6 does not keep the order of concurrent requests (measured: up to one message in ten
+overtaken). On a cluster each queue serves a range of slots, so that a node that does not answer
+holds up only the channels of its slots. Otherwise there is one queue.
 
-Connections, threads and the driver's errors are the business of `glide_client`.
+`client` handles connections and the driver's errors, and `lease` the thread.
 """
 
 from __future__ import annotations
@@ -20,51 +20,32 @@ from typing import Any
 from ...errors import BrokerClosed
 from ...url import BrokerURL
 from ..client.commands import SLOTS, slot_of
-from ..client.connection import Link
+from ..client.connection import Connection
 from ..client.connector import Connector
 from ..client.pipeline import SLOWEST_BYTES_PER_SECOND, NotSent, OutcomeUnknown
-from .client import lease
+from ..client.publisher import PublishCall
 from .config import GlideConnection, GlideIAM, glide_connection
+from .lease import lease
 
 __all__ = ["GlideConnection", "GlideIAM", "GlidePublisher", "glide_publisher"]
 
 CLUSTER_QUEUES = 16
 MAX_REQUEST_MESSAGES = 1000
 MAX_REQUEST_BYTES = 1024 * 1024
-"""A request of one message may have more."""
-
-
-class _Send:
-    """One call of `send` and the outcomes it still waits for."""
-
-    __slots__ = ("deadline", "future", "missing", "outcomes")
-
-    def __init__(
-        self, count: int, future: asyncio.Future[Sequence[Exception | None]], deadline: float
-    ) -> None:
-        self.future = future
-        self.deadline = deadline
-        self.missing = count
-        self.outcomes: list[Exception | None] = [None] * count
-
-    def settle(self, index: int, outcome: Exception | None) -> None:
-        self.outcomes[index] = outcome
-        self.missing -= 1
-        if not self.missing and not self.future.done():
-            self.future.set_result(self.outcomes)
+"""Maximum size of a request; a request of one message may be larger."""
 
 
 class _Message:
-    __slots__ = ("index", "name", "payload", "send")
+    __slots__ = ("call", "index", "name", "payload")
 
-    def __init__(self, send: _Send, index: int, name: bytes, payload: bytes) -> None:
-        self.send = send
+    def __init__(self, call: PublishCall, index: int, name: bytes, payload: bytes) -> None:
+        self.call = call
         self.index = index
         self.name = name
         self.payload = payload
 
     def settle(self, outcome: Exception | None) -> None:
-        self.send.settle(self.index, outcome)
+        self.call.settle(self.index, outcome)
 
 
 class _RequestQueue:
@@ -89,15 +70,15 @@ class GlidePublisher:
     """A `Publisher` on one valkey-glide client, which equal configurations of a process share.
 
     Args:
-        url: for its options, and for messages.
-        connection: what to connect to, and how.
-        sharded: SPUBLISH rather than PUBLISH.
-        open_link: makes a connection of our own, for a moment, before the driver connects: it says
-            at once and exactly what is wrong, where the driver says "timed out" when its time is
-            over. Called on another event loop than the broker's.
+        url: gives the options, and appears in errors.
+        connection: the servers and the connection settings.
+        sharded: use SPUBLISH instead of PUBLISH.
+        open_connection: opens a connection of our own before the driver connects, and closes it.
+            It reports the exact problem at once; the driver only reports "timed out" after its
+            deadline. Called on another event loop than the broker's.
 
     Raises:
-        ConfigurationError: valkey-glide is not installed, or cannot do what `connection` says.
+        ConfigurationError: valkey-glide is not installed, or does not support a setting.
     """
 
     def __init__(
@@ -106,10 +87,10 @@ class GlidePublisher:
         connection: GlideConnection,
         *,
         sharded: bool,
-        open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+        open_connection: Callable[[], Coroutine[Any, Any, Connection]] | None = None,
     ) -> None:
         self._url = url
-        self._client = lease(url, connection, sharded, open_link)
+        self._client = lease(url, connection, sharded, open_connection)
         self._queues = [_RequestQueue() for _ in range(CLUSTER_QUEUES if connection.cluster else 1)]
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -124,27 +105,27 @@ class GlidePublisher:
         loop = asyncio.get_running_loop()
         size = sum(len(payload) for _, payload in messages)
         seconds = self._url.options.publish_timeout_seconds + size / SLOWEST_BYTES_PER_SECOND
-        send = _Send(len(messages), loop.create_future(), loop.time() + seconds)
+        call = PublishCall(len(messages), loop.time() + seconds)
         for index, (name, payload) in enumerate(messages):
-            self._queue(name).waiting.append(_Message(send, index, name, payload))
+            self._queue(name).waiting.append(_Message(call, index, name, payload))
         if not messages:
-            send.future.set_result([])
+            call.future.set_result([])
         elif not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
-        if self._timer is not None and send.deadline < self._timer.when():
-            self._timer.cancel()  # It was set for a large message, which may be gone.
+        if self._timer is not None and call.deadline < self._timer.when():
+            self._timer.cancel()  # It was set for a large message, which may have been answered.
             self._timer = None
         if self._timer is None:
-            self._timer = loop.call_at(send.deadline, self._expire)
-        return send.future
+            self._timer = loop.call_at(call.deadline, self._expire)
+        return call.future
 
     def reset(self, reason: str) -> None:
         """See `Publisher`."""
         self._client.give_up(reason)
 
     async def aclose(self) -> None:
-        """Close; what waits for a reply ends as unknown."""
+        """Close; messages without a reply end as unknown."""
         if self._closed:
             return
         self._closed = True
@@ -169,12 +150,14 @@ class GlidePublisher:
     def _request(self, queue: _RequestQueue) -> None:
         loop = asyncio.get_running_loop()
         messages = queue.take()
-        remaining = min(message.send.deadline for message in messages) - loop.time()
-        # Whoever waited long for others still gets a fair part of the time.
+        remaining = min(message.call.deadline for message in messages) - loop.time()
+        # A message that waited long behind others still gets a quarter of the timeout.
         seconds = max(remaining, self._url.options.publish_timeout_seconds / 4)
 
         def done(outcomes: Sequence[Exception | None]) -> None:
-            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            with contextlib.suppress(
+                RuntimeError
+            ):  # The loop is closed, and with it the waiting callers.
                 loop.call_soon_threadsafe(self._settle, queue, messages, outcomes)
 
         self._client.publish([(m.name, m.payload) for m in messages], seconds, done)
@@ -186,7 +169,7 @@ class GlidePublisher:
             return  # Closed meanwhile.
         self._end(queue, outcomes)
         if outcomes and isinstance(outcomes[0], NotSent):
-            # There is no connection: those who waited for one need not each try again.
+            # There is no connection, so that the other messages fail without their own attempts.
             self._refuse(queue, outcomes[0])
         self._flush()
 
@@ -201,14 +184,16 @@ class GlidePublisher:
             message.settle(outcome)
 
     def _expire(self) -> None:
-        """Give up what waits behind a request without a reply; that one has its own deadline."""
+        """Fail messages that waited too long behind a request, which has its own deadline."""
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
         for queue in self._queues:
-            while queue.waiting and queue.waiting[0].send.deadline <= now:
-                queue.waiting.popleft().settle(NotSent("the server did not answer those before it"))
-        deadlines = [queue.waiting[0].send.deadline for queue in self._queues if queue.waiting]
+            while queue.waiting and queue.waiting[0].call.deadline <= now:
+                queue.waiting.popleft().settle(
+                    NotSent("the server did not answer earlier messages")
+                )
+        deadlines = [queue.waiting[0].call.deadline for queue in self._queues if queue.waiting]
         if deadlines:
             self._timer = loop.call_at(min(deadlines), self._expire)
 
@@ -218,12 +203,14 @@ def glide_publisher(
     *,
     sharded: bool,
     cluster: bool = False,
-    open_link: Callable[[], Coroutine[Any, Any, Link]] | None = None,
+    open_connection: Callable[[], Coroutine[Any, Any, Connection]] | None = None,
 ) -> GlidePublisher:
     """The publisher for a URL. See `GlidePublisher`.
 
     Raises:
-        ConfigurationError: valkey-glide is not installed, or cannot do what the URL says.
+        ConfigurationError: valkey-glide is not installed, or does not support an option.
     """
     connection = glide_connection(connector, cluster=cluster)
-    return GlidePublisher(connector.url, connection, sharded=sharded, open_link=open_link)
+    return GlidePublisher(
+        connector.url, connection, sharded=sharded, open_connection=open_connection
+    )

@@ -21,7 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from django_sockets import BrokerClosed, ConfigurationError
-from django_sockets.backends.client.connection import Link, ReplyError
+from django_sockets.backends.client.connection import Connection, ReplyError
 from django_sockets.backends.client.connector import Connector
 from django_sockets.backends.client.pipeline import NotSent, OutcomeUnknown
 from django_sockets.errors import AuthError, ConnectError
@@ -45,7 +45,7 @@ def parsed(url: str, options: str = OPTIONS) -> tuple[BrokerURL, GlideConnection
     )
 
 
-def opener(url: BrokerURL) -> Callable[[], Coroutine[Any, Any, Link]]:
+def opener(url: BrokerURL) -> Callable[[], Coroutine[Any, Any, Connection]]:
     return partial(Connector(url).open, url.addresses[0])
 
 
@@ -53,7 +53,7 @@ def publisher(
     server: CacheServer, options: str = OPTIONS, *, sharded: bool = False
 ) -> GlidePublisher:
     url, connection = parsed(server.url, options)
-    return GlidePublisher(url, connection, sharded=sharded, open_link=opener(url))
+    return GlidePublisher(url, connection, sharded=sharded, open_connection=opener(url))
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_channels_that_the_server_forbids_are_told_from_the_others(
 ) -> None:
     server.execute("ACL", "SETUSER", "u", "on", ">secret", "+@all", "resetchannels", "&allowed")
     url, connection = parsed(server.url.replace("//", "//u:secret@"))
-    glide = GlidePublisher(url, connection, sharded=False, open_link=opener(url))
+    glide = GlidePublisher(url, connection, sharded=False, open_connection=opener(url))
     refused, accepted = await glide.send([(b"forbidden", b"x"), (b"allowed", b"x")])
     assert accepted is None
     assert isinstance(refused, ReplyError)
@@ -230,7 +230,7 @@ async def test_wrong_credentials_are_named_and_no_secret_is_told(
     server.execute("CONFIG", "SET", "requirepass", "right")
     url, connection = parsed(server.url.replace("//", "//:wr0ng-s3cret@"))
     for link in (opener(url), None):
-        glide = GlidePublisher(url, connection, sharded=False, open_link=link)
+        glide = GlidePublisher(url, connection, sharded=False, open_connection=link)
         (outcome,) = await glide.send([(NAME, b"x")])
         assert isinstance(outcome, NotSent)
         assert isinstance(outcome.__cause__, AuthError if link else ConnectError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_sockets.backends.client.connection import Identity
+from django_sockets.backends.client.identity import Identity
 
 
 class StandIn:

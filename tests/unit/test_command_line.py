@@ -118,7 +118,7 @@ def test_check_for_programs_is_one_object(valkey_server: CacheServer) -> None:
 def test_check_passes_on_what_the_broker_warns_of() -> None:
     ended = run("check", "memory://")
     assert ended.returncode == 0
-    assert "warning     other processes hear nothing" in ended.stdout
+    assert "warning     other processes receive nothing" in ended.stdout
     assert ended.stdout.splitlines()[-1].split(maxsplit=1) == [
         "verdict",
         "usable, mind the warnings",
@@ -149,7 +149,7 @@ def test_check_of_a_replica_is_not_usable(valkey_server: CacheServer) -> None:
     with ValkeyServer(config={"replicaof": f"127.0.0.1 {valkey_server.port}"}) as replica:
         ended = run("check", replica.url)
     assert ended.returncode == 1
-    assert "is a replica: what" in ended.stderr
+    assert "is a replica, and messages" in ended.stderr
     assert "verdict" not in ended.stdout
 
 

@@ -7,7 +7,8 @@ import contextlib
 import gc
 from typing import Any
 
-from django_sockets.backends.client.connection import Link, open_link
+from django_sockets.backends.client.connection import Connection
+from django_sockets.backends.client.connector import open_connection
 from django_sockets.errors import ConnectError
 from django_sockets.url import BrokerURL
 
@@ -16,7 +17,7 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_is_not_complained_abo
     """An outage under load would fill the log with "exception was never retrieved"."""
     begun = asyncio.Event()
 
-    async def connect() -> Link:
+    async def connect() -> Connection:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -26,7 +27,7 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_is_not_complained_abo
 
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
-    opening = asyncio.create_task(open_link(BrokerURL.parse("redis://h"), "h:6379", connect))
+    opening = asyncio.create_task(open_connection(BrokerURL.parse("redis://h"), "h:6379", connect))
     await begun.wait()
     opening.cancel()
     with contextlib.suppress(asyncio.CancelledError, ConnectError):

@@ -392,8 +392,8 @@ def test_a_missing_package_names_the_extra(
         (IAM.replace("rediss:", "redis:"), "works over TLS only: write rediss://"),
         (IAM.replace("rediss:", "redis+cluster:"), r"TLS only: write rediss\+cluster://"),
         ("redis+cluster://h?auth=google", "auth=google works over TLS only"),
-        ("redis://:hunter2@h?auth=env", "a password beside auth=env"),
-        ("rediss://:hunter2@h?auth=entra", "a password beside auth=entra"),
+        ("redis://:hunter2@h?auth=env", "a password conflicts with auth=env"),
+        ("rediss://:hunter2@h?auth=entra", "a password conflicts with auth=entra"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, problem: str) -> None:

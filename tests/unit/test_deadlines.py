@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from django_sockets.backends.client.within import within
+from django_sockets.backends.client.deadlines import with_deadline
 
 
 async def test_a_cancellation_beside_the_result_is_not_lost() -> None:
     """Closing a broker would wait for ever for a task that it has cancelled."""
     result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(within(10, result))
+    task = asyncio.create_task(with_deadline(10, result))
     await asyncio.sleep(0)
     result.set_result(1)
     task.cancel()
@@ -32,7 +32,7 @@ async def test_what_comes_too_late_has_ended_when_it_is_given_up() -> None:
             ended = True
 
     with pytest.raises(asyncio.TimeoutError):
-        await within(0.01, work())
+        await with_deadline(0.01, work())
     assert ended
 
 
@@ -42,6 +42,6 @@ async def test_results_and_errors_come_through() -> None:
             raise error
         return 1
 
-    assert await within(1, work(None)) == 1
+    assert await with_deadline(1, work(None)) == 1
     with pytest.raises(OSError, match="gone"):
-        await within(1, work(OSError("gone")))
+        await with_deadline(1, work(OSError("gone")))

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from django_sockets.backends.client import parser
-from django_sockets.backends.client.parser import LinkLost, Parser
+from django_sockets.backends.client.parser import ConnectionLost, Parser
 
 if sys.platform == "win32":
     LOOPS = [asyncio.new_event_loop]
@@ -99,7 +99,7 @@ async def closed_by_the_server() -> None:
         there.write(b":1\r\n:2\r\n")
         there.close()
         assert await read(here, 2) == [1, 2]
-        with pytest.raises(LinkLost, match="closed by the server"):
+        with pytest.raises(ConnectionLost, match="closed by the server"):
             await asyncio.wait_for(here.read(), PATIENCE_SECONDS)
 
 
@@ -111,7 +111,7 @@ async def closed_before_it_took_over() -> None:
             await asyncio.sleep(0.01)
         here.take_over(reader, here.stream)  # type: ignore[attr-defined]
         assert await read(here, 1) == [1]
-        with pytest.raises(LinkLost):
+        with pytest.raises(ConnectionLost):
             await asyncio.wait_for(here.read(), PATIENCE_SECONDS)
 
 
@@ -119,7 +119,7 @@ async def no_reply_of_a_server() -> None:
     async with connected() as (here, there, reader):
         here.take_over(reader, here.stream)  # type: ignore[attr-defined]
         there.write(b":1\r\nHTTP/1.1 400 Bad Request\r\n")
-        with pytest.raises(LinkLost, match="not a reply"):
+        with pytest.raises(ConnectionLost, match="not a reply"):
             await read(here, 2)
 
 

@@ -258,7 +258,7 @@ async def test_a_refused_look_at_the_commands_changes_nothing(server: ScriptedSe
         for words in PASSING:
             server.answers["COMMAND"] = error(words)
             asked = server.asked["COMMAND"]
-            broker.look_again()  # type: ignore[attr-defined]
+            broker.refresh_soon()  # type: ignore[attr-defined]
             await server.until(lambda asked=asked: server.asked["COMMAND"] > asked)
         await broker.publish([ROOM], b"last")
         await sink.until("message", ROOM, b"last")

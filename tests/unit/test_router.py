@@ -10,7 +10,8 @@ import hiredis
 import pytest
 
 from django_sockets.backends.client.commands import SHARDED, slot_of
-from django_sockets.backends.client.connection import Identity, Link
+from django_sockets.backends.client.connection import Connection
+from django_sockets.backends.client.identity import Identity
 from django_sockets.backends.client.pipeline import NotSent, Pipeline
 from django_sockets.backends.cluster.router import Route, Router
 from django_sockets.errors import ConnectError
@@ -39,7 +40,7 @@ class Server:
         self._answers: asyncio.Queue[list[int]] = asyncio.Queue()
         self.route = Route(Pipeline(URL, self._open), SHARDED)
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         if self.refusals:
             self.refusals.pop()()
             raise ConnectError(URL, "refused")

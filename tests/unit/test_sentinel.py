@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from django_sockets.backends.client.connection import Link, LinkLost
+from django_sockets.backends.client.connection import Connection, ConnectionLost
 from django_sockets.backends.client.connector import Connector
 from django_sockets.backends.sentinel import SentinelBroker
 from django_sockets.errors import ConnectError
@@ -31,13 +31,13 @@ class AnsweringLink(StandIn):
 
     async def read(self) -> list[Any]:
         reply = await self._replies.get()
-        if isinstance(reply, LinkLost):
+        if isinstance(reply, ConnectionLost):
             raise reply
         return [reply]
 
     def write(self, data: bytes) -> None:
         if self._aborted:
-            raise LinkLost("aborted")
+            raise ConnectionLost("aborted")
         self._parser.feed(data)
         while (command := self._parser.gets()) is not False:
             reply = self._answer(self, command)
@@ -49,7 +49,7 @@ class AnsweringLink(StandIn):
 
     def abort(self) -> None:
         self._aborted = True
-        self.say(LinkLost("aborted"))
+        self.say(ConnectionLost("aborted"))
 
 
 class Sentinel:
@@ -118,7 +118,7 @@ class Servers:
         url = BrokerURL.parse("redis+sentinel://s0,s1,s2/main?connect_timeout_seconds=0.2")
         self.broker = SentinelBroker(url, RecordingSink())
 
-    async def open(self, address: Address, **_: object) -> Link:
+    async def open(self, address: Address, **_: object) -> Connection:
         sentinel = self.sentinels.get(address.host)
         if sentinel is None:
             await (asyncio.Event().wait() if address == self.frozen else asyncio.sleep(0))

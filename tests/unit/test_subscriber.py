@@ -11,8 +11,9 @@ import pytest
 
 from django_sockets import SubscribeError
 from django_sockets.backends.client.commands import PLAIN
-from django_sockets.backends.client.connection import PRIMARY, Identity, Link, LinkLost
-from django_sockets.backends.client.deadlines import Backoff, expect
+from django_sockets.backends.client.connection import Connection, ConnectionLost
+from django_sockets.backends.client.deadlines import Backoff, await_reply
+from django_sockets.backends.client.identity import PRIMARY, Identity
 from django_sockets.backends.client.node import Node
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.errors import ConnectError
@@ -31,7 +32,7 @@ def message(name: str, payload: bytes) -> list[Any]:
     return [b"message", name, payload]
 
 
-class ScriptedLink(StandIn):
+class ScriptedConnection(StandIn):
     """A link whose server is the test."""
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class ScriptedLink(StandIn):
     async def read(self) -> list[Any]:
         chunk = await self.chunks.get()
         if chunk is None:
-            raise LinkLost("gone")
+            raise ConnectionLost("gone")
         return chunk
 
     def write(self, data: bytes) -> None:
@@ -91,28 +92,28 @@ class ScriptedBroker(SingleNodeBroker):
     """The redis backend's own code on links whose server is the test."""
 
     def __init__(self, sink: RecordingSink) -> None:
-        self.links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+        self.links: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
         self.refusing = False
         self.refused = asyncio.Event()
         self.allowed = 1000
         self.next_identity = Identity()
         url = BrokerURL.parse("redis://h?probe_interval_seconds=1000&dead_peer_seconds=1000")
-        super().__init__(url, sink, open_link=self._open)
+        super().__init__(url, sink, open_connection=self._open)
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         if self.refusing or not self.allowed:
             self.refused.set()
             raise ConnectError(self.url, "refused")
         self.allowed -= 1
-        link = ScriptedLink()
+        link = ScriptedConnection()
         link.identity = self.next_identity
         self.links.put_nowait(link)
         return link
 
-    async def next_link(self) -> ScriptedLink:
+    async def next_link(self) -> ScriptedConnection:
         return await asyncio.wait_for(self.links.get(), 5)
 
-    async def subscribed(self, *channels: str) -> ScriptedLink:
+    async def subscribed(self, *channels: str) -> ScriptedConnection:
         """Subscribe to the first channels, and return the link that was opened for it."""
         call = asyncio.create_task(self.subscribe(channels))
         link = await self.next_link()
@@ -131,7 +132,7 @@ class ScriptedBroker(SingleNodeBroker):
         """The server turned out to be a wrong one."""
         self._node.reset("wrong server")
 
-    async def successor(self, *channels: str) -> ScriptedLink:
+    async def successor(self, *channels: str) -> ScriptedConnection:
         """The link that takes over, which was asked for these channels."""
         link = await self.next_link()
         assert await link.commands(1) == [["SUBSCRIBE", *channels, PROBE]]
@@ -319,7 +320,7 @@ async def test_a_node_waits_while_something_is_wanted_and_no_longer(
     """A cluster is asked twice a second for a successor of a node that waits, not of others."""
     opening = asyncio.Event()
 
-    async def connect() -> Link:
+    async def connect() -> Connection:
         opening.set()
         if not answers:
             await asyncio.Event().wait()
@@ -327,7 +328,7 @@ async def test_a_node_waits_while_something_is_wanted_and_no_longer(
 
     name = b"django_sockets:{a}"
     sink = RecordingSink()
-    node = Node(broker.url, sink, broker._subscriptions, open_link=connect, verbs=PLAIN)
+    node = Node(broker.url, sink, broker._subscriptions, open_connection=connect, pubsub=PLAIN)
     assert not node.waiting
     node.want("a", name)
     await opening.wait()
@@ -376,7 +377,7 @@ async def test_a_link_that_came_too_late_for_its_caller_is_replaced_for_the_next
     opened = asyncio.Event()
 
     class Slow(ScriptedBroker):
-        async def _open(self) -> Link:
+        async def _open(self) -> Connection:
             await opened.wait()
             return await super()._open()
 
@@ -411,7 +412,7 @@ async def test_a_server_is_not_given_up_while_its_messages_are_still_handed_out(
     link.say(message("a", b"1"))
     await asyncio.sleep(0)
     answer = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(expect(link, answer, 0.05, "no answer to PING"))
+    waiting = asyncio.create_task(await_reply(link, answer, 0.05, "no answer to PING"))
     await asyncio.sleep(0.3)
     assert not waiting.done()
     going.set()
@@ -551,7 +552,7 @@ async def test_whoever_leaves_and_comes_back_during_a_takeover(
 async def test_a_change_of_mind_leaves_nothing_to_wait_for(broker: ScriptedBroker) -> None:
     """A connection that takes over goes on also if the last thing asked of it was taken back."""
     await broker.subscribed("a")
-    grants = broker._node._reader._grants
+    grants = broker._node._subscriber.state
     grants.unwant(b"django_sockets:{a}")
     assert grants.want("a", b"django_sockets:{a}")
     assert not grants.settled

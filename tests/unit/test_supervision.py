@@ -8,12 +8,12 @@ import logging
 import pytest
 
 from django_sockets import PublishError
-from django_sockets.backends.client.connection import Link
+from django_sockets.backends.client.connection import Connection
 from django_sockets.backends.client.supervision import Supervisor
 from django_sockets.backends.redis import SingleNodeBroker
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.url import BrokerURL
-from unit.test_subscriber import PROBE, ScriptedLink, ack
+from unit.test_subscriber import PROBE, ScriptedConnection, ack
 
 URL = BrokerURL.parse("redis://h?log_interval_seconds=1000")
 
@@ -52,10 +52,10 @@ async def test_work_that_is_cancelled_ends() -> None:
 async def test_an_age_that_cannot_be_had_does_not_end_the_rotation() -> None:
     """A credential provider of an application may raise anything."""
     ages: list[float | None] = [0.01, None]
-    links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+    links: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
 
-    async def connect() -> Link:
-        link = ScriptedLink()
+    async def connect() -> Connection:
+        link = ScriptedConnection()
         links.put_nowait(link)
         return link
 
@@ -65,7 +65,7 @@ async def test_an_age_that_cannot_be_had_does_not_end_the_rotation() -> None:
             raise TypeError("no age")
         return known
 
-    broker = SingleNodeBroker(URL, RecordingSink(), open_link=connect, max_age_seconds=age)
+    broker = SingleNodeBroker(URL, RecordingSink(), open_connection=connect, max_age_seconds=age)
     publishing = asyncio.create_task(broker.publish(["a"], b"x"))
     for _ in range(4):  # Of which the second one came with an error.
         link = await asyncio.wait_for(links.get(), 5)
@@ -78,17 +78,17 @@ async def test_an_age_that_cannot_be_had_does_not_end_the_rotation() -> None:
 
 async def test_a_connection_that_fails_unexpectedly_is_tried_again() -> None:
     failures = [TypeError("subscribing"), ValueError("and again"), None, TypeError("publishing")]
-    links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+    links: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
 
-    async def connect() -> Link:
+    async def connect() -> Connection:
         failure = failures.pop(0) if failures else None
         if failure is not None:
             raise failure
-        link = ScriptedLink()
+        link = ScriptedConnection()
         links.put_nowait(link)
         return link
 
-    broker = SingleNodeBroker(URL, RecordingSink(), open_link=connect)
+    broker = SingleNodeBroker(URL, RecordingSink(), open_connection=connect)
     subscribing = asyncio.create_task(broker.subscribe(["a"]))
     link = await asyncio.wait_for(links.get(), 5)
     assert await link.commands(1) == [["SUBSCRIBE", "a", PROBE]]

@@ -92,7 +92,7 @@ async def test_an_answer_that_is_no_slot_map(case: str) -> None:
         return replies, address
 
     topology = Topology(
-        BrokerURL.parse("redis+cluster://seed"), [ASKED], ask, seems_well=lambda _: True
+        BrokerURL.parse("redis+cluster://seed"), [ASKED], ask, seems_reachable=lambda _: True
     )
     with pytest.raises(ConnectError, match=words):
         await topology.refresh()
@@ -103,7 +103,7 @@ async def test_an_odd_answer_does_not_hide_the_others() -> None:
         return (7 if address == ASKED else answer([0, 16383, OTHER])), address
 
     url = BrokerURL.parse("redis+cluster://seed,good")
-    topology = Topology(url, [ASKED, Address("good", 1)], ask, seems_well=lambda _: True)
+    topology = Topology(url, [ASKED, Address("good", 1)], ask, seems_reachable=lambda _: True)
     assert (await topology.refresh()).covered == 16384
 
 
@@ -112,7 +112,7 @@ async def test_all_servers_that_could_not_be_reached_are_named() -> None:
         raise ConnectError(url, f"cannot connect: {address}: refused")
 
     url = BrokerURL.parse("redis+cluster://a:1,b:2")
-    topology = Topology(url, list(url.addresses), ask, seems_well=lambda _: True)
+    topology = Topology(url, list(url.addresses), ask, seems_reachable=lambda _: True)
     with pytest.raises(ConnectError, match="cannot connect") as caught:
         await topology.refresh()
     assert "a:1: refused" in str(caught.value)
