@@ -1,7 +1,6 @@
-"""Data <-> the websocket's own text, and one received broadcast with its decoded forms.
+"""Application data <-> the payload of a broadcast: JSON text, or bytes.
 
-A broadcast is encoded once, by its publisher. The bytes travel unchanged into every socket's
-`send`; they are decoded only for a class that asks for the data, once per process and message.
+A broadcast is encoded once, by its publisher. Every socket sends the same bytes unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import decimal
 import enum
 import json
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,7 +19,7 @@ from .conf import lazy_text
 from .decoding import decode_json
 from .errors import EncodeError
 
-__all__ = ["Delivery", "decode_json", "encode", "encode_json", "send_event"]
+__all__ = ["decode_json", "encode", "encode_json", "send_event"]
 
 
 def encode_json(data: object) -> str:
@@ -69,53 +67,6 @@ def encode(data: object) -> tuple[bytes, bool]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), False
     return encode_json(data).encode(), True
-
-
-class Delivery(msgspec.Struct, gc=False, eq=False):
-    """One broadcast as received by this process, shared by all its local subscribers.
-
-    A `Struct` is made in a third of the time of a class with `__init__`.
-
-    Attributes:
-        channel: where it was published.
-        payload: the bytes that were published.
-        is_text: whether they are JSON text rather than a binary frame.
-        origin: id of the socket that must not get it back, or None.
-        made: the event, once it is made.
-    """
-
-    channel: str
-    payload: bytes
-    is_text: bool
-    origin: bytes | None = None
-    made: dict[str, Any] | None = None
-    _data: Any = msgspec.UNSET
-    _foreign: dict[object, dict[str, Any]] | None = None
-
-    def event(self) -> dict[str, Any]:
-        """The ASGI `websocket.send` event; the same object for every socket, so never change it."""
-        if self.made is None:
-            if self.is_text:
-                self.made = {"type": "websocket.send", "text": self.payload.decode()}
-            else:
-                self.made = {"type": "websocket.send", "bytes": self.payload}
-        return self.made
-
-    def data(self) -> Any:
-        """The decoded data; one object for every socket of the process, so never change it."""
-        if self._data is msgspec.UNSET:
-            self._data = decode_json(self.payload) if self.is_text else self.payload
-        return self._data
-
-    def event_by(self, encoder: Callable[[Any], Any], is_bytes: bool) -> dict[str, Any]:
-        """The event as a class's own encoder makes it; made once per encoder."""
-        if self._foreign is None:
-            self._foreign = {}
-        key = (encoder, is_bytes)
-        event = self._foreign.get(key)
-        if event is None:
-            event = self._foreign[key] = send_event(encoder(self.data()), is_bytes)
-        return event
 
 
 def send_event(encoded: Any, is_bytes: bool = False) -> dict[str, Any]:

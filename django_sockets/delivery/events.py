@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from ..codec import Delivery
 from .flow_control import Backlog, Congestion
+from .message import Delivery
 
 __all__ = [
     "LATE",

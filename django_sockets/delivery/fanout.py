@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Protocol, TypeAlias, cast
 
-from ..codec import Delivery
 from ..log import LogThrottle, whereabouts
 from ..url import BrokerOptions
 from .eager import start
 from .flow_control import Congestion
+from .message import Delivery
 from .send_queue import SendQueue
 from .sequence import Chain
 

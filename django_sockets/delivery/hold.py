@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from ..codec import Delivery
 from .events import OVERFLOW, Gap
 from .fanout import TURN_DELIVERIES
 from .flow_control import Congestion
+from .message import Delivery
 from .send_queue import SendQueue
 
 __all__ = [

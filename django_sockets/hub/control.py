@@ -16,7 +16,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..codec import Delivery, decode_json
+from ..codec import decode_json
+from ..delivery.message import Delivery
 from ..errors import BrokerError, ConfigurationError
 from ..forks import after_fork_in_child
 from ..log import LogThrottle

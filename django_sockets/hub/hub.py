@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from itertools import chain
 
 from ..broker import check_channel
-from ..codec import Delivery
 from ..conf import Config, Source, load_config
 from ..delivery.envelope import HEADER_BYTES, NewerVersion, NotOurs, Publisher, unpack
 from ..delivery.events import LATE, MISSED, VERSION, EventQueue, Events
 from ..delivery.fanout import RUN_BYTES, RUN_MESSAGES, Piece, Round, Subscriber, Topic
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
+from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..delivery.sequence import Chain, Memory
 from ..errors import BrokerClosed, PayloadTooLarge
