@@ -245,7 +245,7 @@ class Control:
         except ConfigurationError as exc:
             hub = self._hub()
             if hub is not None:
-                hub.count("poison")
+                hub.counters.poison += 1
             text = "refused an order of another process to close sockets: %.200s"
             _throttle.log(logging.WARNING, f"order {self.config.url}", text, exc)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..codec import encode
-from ..hub.hub import CONTROL, taps
+from ..hub.hub import taps
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 
@@ -62,8 +62,7 @@ class CapturedBroadcasts(list[Broadcast]):
 
     def _tap(self, channels: Sequence[str], payload: bytes, is_text: bool) -> Sequence[str]:
         """Note a publish; the channels that it shall still go to."""
-        # An order to close sockets is no broadcast, and goes out even if those are held back.
-        mine = [name for name in channels if self._channel in (None, name) and name != CONTROL]
+        mine = [name for name in channels if self._channel in (None, name)]
         if not mine:
             return channels
         data = _data(payload, is_text)
