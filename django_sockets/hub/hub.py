@@ -18,14 +18,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from ..broker import check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore, read_batch
-from ..delivery.channel import Channel, Subscriber
+from ..delivery.channel import Subscriber
 from ..delivery.envelope import HEADER_BYTES, Publisher
 from ..delivery.events import MISSED, EventQueue, Events
 from ..delivery.fanout import FanOut
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..delivery.sequence import PublisherBudget
 from ..errors import BrokerClosed, PayloadTooLarge
 from ..log import LogThrottle
 from ..loops import forget_closed
@@ -33,6 +32,7 @@ from ..redaction import frameless
 from ..registry import open_broker
 from .connections import Connections
 from .stats import Counters
+from .subscriptions import LocalSubscriptions
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -41,7 +41,6 @@ logger = logging.getLogger("django_sockets")
 CONTROL = "\x01control"
 """The channel of orders between django_sockets processes. Applications cannot use the name, because
 `check_channel` refuses it."""
-_NO_CHANNELS: dict[str, tuple[object, ...]] = {}
 
 taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
 """For tests: called before each publish of the process, with its channels, payload and `is_text`.
@@ -60,6 +59,7 @@ class Hub:
         counters: the counters of `stats`.
         holds: the timer for broadcasts that wait for the end of `connect`.
         max_payload_bytes: the largest payload of `publish`.
+        subscriptions: its local subscribers by channel. Read only.
     """
 
     def __init__(self, config: Config) -> None:
@@ -69,12 +69,7 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
-        self._channels: dict[str, Channel] = {}
-        self._budget = PublisherBudget(self._options.publishers_remembered, self._channels)
-        # Subscriber -> channel -> the calls of `add` that wait for the acknowledgement of the
-        # channel. An empty tuple means that it is acknowledged. The garbage collector skips a dict
-        # that holds only str and empty tuples.
-        self._channels_of: dict[Subscriber, dict[str, tuple[object, ...]]] = {}
+        self.subscriptions = LocalSubscriptions(self._options.publishers_remembered)
         self._publisher = Publisher(self._options.channels_remembered)
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
@@ -219,57 +214,24 @@ class Hub:
             raise BrokerClosed(self.config.url)
         if not names:
             return
-        owned = self._channels_of.setdefault(subscriber, {})
-        call = object()
-        for name in names:
-            if name in owned:
-                if owned[name]:
-                    owned[name] += (call,)
-                continue
-            channel = self._channels.get(name)
-            if channel is None:
-                channel = self._channels[name] = Channel(self._budget)
-            channel.add(subscriber, direct)
-            owned[name] = (call,)
+        subscriptions = self.subscriptions
+        call = subscriptions.request(subscriber, names, direct)
         try:
             await self._broker.subscribe(names)
         except BaseException:
-            # Keep the channels that another call of the subscriber has got or still waits for.
-            gone = []
-            for name in names:
-                calls = owned.get(name, ())
-                if call in calls:
-                    owned[name] = tuple(other for other in calls if other is not call)
-                    if not owned[name]:
-                        gone.append(name)
-            await self.remove(subscriber, gone)
+            await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
-        now = time.monotonic()
-        for name in names:
-            if call in owned.get(name, ()):
-                owned[name] = ()
-                self._channels[name].acknowledged(now)
+        subscriptions.acknowledge(subscriber, names, call, time.monotonic())
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
-        owned = self._channels_of.get(subscriber, {})
-        gone = list(owned) if channels is None else [name for name in channels if name in owned]
-        empty = []
-        for name in gone:
-            owned.pop(name, None)
-            channel = self._channels[name]
-            channel.remove(subscriber)
-            if channel.empty:
-                del self._channels[name]
-                empty.append(name)
-        if not owned:
-            self._channels_of.pop(subscriber, None)
+        empty = self.subscriptions.remove(subscriber, channels)
         if empty and not self.closed:
             await self._broker.unsubscribe(empty)
 
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """A live view of the channels of a subscriber."""
-        return self._channels_of.get(subscriber, _NO_CHANNELS).keys()
+        return self.subscriptions.channels_of(subscriber)
 
     # Receiving (`broker.Sink`)
 
@@ -295,7 +257,7 @@ class Hub:
     async def _deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         segments = read_batch(
             batch,
-            self._channels,
+            self.subscriptions.channels,
             time.monotonic(),
             on_poison=self.poison,
             on_late=self._count_late,
@@ -315,21 +277,21 @@ class Hub:
 
     def _signal(self, gap: GapBefore) -> None:
         """Signal a gap of a batch, unless all subscribers have left the channel meanwhile."""
-        if self._channels.get(gap.name) is gap.channel:
+        if self.subscriptions.channels.get(gap.name) is gap.channel:
             self._gap([gap.name], gap.reason)
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """Signal a gap on channels of which the broker has lost messages."""
-        known = [channel for channel in channels if channel in self._channels]
+        known = [channel for channel in channels if channel in self.subscriptions.channels]
         now = time.monotonic()
         for channel in known:
-            self._channels[channel].gap_signalled(now)
+            self.subscriptions.channels[channel].gap_signalled(now)
         self._gap(known, reason)
 
     def _gap(self, channels: Sequence[str], reason: str) -> None:
         affected: dict[Subscriber, list[str]] = {}
         for channel in channels:
-            for recipient in self._channels[channel].current_recipients():
+            for recipient in self.subscriptions.channels[channel].current_recipients():
                 affected.setdefault(recipient.owner, []).append(channel)
         for subscriber, names in affected.items():
             self.count_gap(reason)
@@ -366,8 +328,8 @@ class Hub:
         return {
             **self.counters.as_dict(),
             "sockets": len(self.connections),
-            "channels": len(self._channels),
-            "subscribers": len(self._channels_of),
+            "channels": len(self.subscriptions.channels),
+            "subscribers": len(self.subscriptions.subscribers),
         }
 
     async def drain(self, seconds: float | None = None) -> int:
@@ -398,7 +360,7 @@ class Hub:
             return
         self.closed = True
         _forget(self)
-        for subscriber in list(self._channels_of):
+        for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
         await self._broker.aclose()
