@@ -121,7 +121,9 @@ async def _measure(hub: Hub, findings: Findings) -> None:
                 problem = f"it took a message, but did not deliver it within {seconds:g} s"
                 raise BrokerError(hub.config.url, problem) from None
             if isinstance(event, Gap):
-                raise BrokerError(hub.config.url, f"the link was lost meanwhile: {event.reason}")
+                raise BrokerError(
+                    hub.config.url, f"messages were lost during the check: {event.reason}"
+                )
             durations.append(time.perf_counter() - started)
     findings.round_trip_ms = _ms(statistics.median(durations[1:]))
 
