@@ -166,7 +166,7 @@ class BrokerURL:
         names = [url.identity for url in urls]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigurationError(f"{name} stands twice in a list of hosts: keep one")
+                raise ConfigurationError(f"{name} occurs twice in a list of hosts: keep one")
         most = min(url.options.max_payload_bytes for url in urls)
         options = dataclasses.replace(urls[0].options, max_payload_bytes=most)
         return cls(scheme=SHARDED, options=options, shards=tuple(urls))
@@ -199,7 +199,7 @@ class BrokerURL:
         username, password, hosts = _split_authority(authority)
         if _at_behind_hosts(scheme, hosts, path, query):
             raise ConfigurationError(
-                "a broker URL has an '@' behind its host: in a password write %2F for '/', %3F for "
+                "a broker URL has an '@' after its host: in a password write %2F for '/', %3F for "
                 "'?' and %40 for '@'; elsewhere write %40 for '@'"
             )
         options, extra = _split_options(query)
@@ -331,7 +331,7 @@ def _split_options(query: str) -> tuple[BrokerOptions, tuple[tuple[str, str], ..
             continue
         if name in shared or name in extra:
             shown = f" {name!r}" if text and re.fullmatch(r"[a-z]\w*", name) else ""
-            raise ConfigurationError(f"option{shown} stands twice in a broker URL: keep one")
+            raise ConfigurationError(f"option{shown} occurs twice in a broker URL: keep one")
         read = _OPTION_READERS.get(name)
         if read is None:
             extra[name] = text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from .flow_control import Backlog, Congestion
@@ -14,6 +14,7 @@ __all__ = [
     "MISSED",
     "OVERFLOW",
     "VERSION",
+    "DroppedChannels",
     "Event",
     "EventQueue",
     "Events",
@@ -61,6 +62,31 @@ class Gap:
 Event: TypeAlias = Message | Gap
 
 
+class DroppedChannels:
+    """The channels on which messages were dropped for a slow consumer and no gap was signalled yet.
+
+    It is true while there are such channels.
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, channels: Iterable[str]) -> None:
+        """Record that messages on these channels were dropped."""
+        self._names.update(dict.fromkeys(channels))
+
+    def take_gap(self) -> Gap:
+        """The gap of all recorded channels. It also clears the record."""
+        gap = Gap(channels=tuple(self._names), reason=OVERFLOW)
+        self._names.clear()
+        return gap
+
+
 class EventQueue:
     """A subscriber with a bounded queue and one reader.
 
@@ -80,7 +106,7 @@ class EventQueue:
     ) -> None:
         self._count_gap = count_gap
         self._backlog = Backlog(max_items, max_bytes, congestion)
-        self._overflowed: dict[str, None] = {}
+        self._dropped = DroppedChannels()
         self._closed = False
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -92,32 +118,30 @@ class EventQueue:
         self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
 
     def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
-        if self._overflowed and not self._backlog.full:
-            self._backlog.put(self._overflow(), 0)
+        if self._dropped and not self._backlog.full:
+            self._backlog.put(self._take_gap(), 0)
         if not self._backlog.put(event, size_bytes):
-            self._overflowed.update(dict.fromkeys(channels))
+            self._dropped.add(channels)
 
-    def _overflow(self) -> Gap:
-        gap = Gap(channels=tuple(self._overflowed), reason=OVERFLOW)
-        self._overflowed.clear()
+    def _take_gap(self) -> Gap:
         self._count_gap(OVERFLOW)
-        return gap
+        return self._dropped.take_gap()
 
     async def next(self) -> Delivery | Gap | None:
         """The next event; None if the queue is closed and empty. Cancelling loses no event."""
         backlog = self._backlog
-        if not backlog and not self._overflowed and not self._closed:
+        if not backlog and not self._dropped and not self._closed:
             await backlog.wait()
         if backlog:
             event: Delivery | Gap = backlog.take()
             return event
-        return self._overflow() if self._overflowed else None
+        return self._take_gap() if self._dropped else None
 
     def drain(self) -> list[Delivery | Gap]:
         """Remove and return all queued events without waiting."""
         left: list[Delivery | Gap] = self._backlog.clear()
-        if self._overflowed:
-            left.append(self._overflow())
+        if self._dropped:
+            left.append(self._take_gap())
         return left
 
     def close(self) -> None:
