@@ -1,7 +1,7 @@
 """Websockets for Django and plain Python, on the cache your cloud gives you.
 
-The socket classes are imported from `django_sockets.sockets` and `django_sockets.broadcaster`; this
-module holds what works without a websocket.
+Import the socket classes from `django_sockets.sockets` and `django_sockets.broadcaster`. This
+module holds everything that works without a websocket.
 """
 
 from .delivery.events import Gap, Message

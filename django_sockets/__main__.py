@@ -1,9 +1,9 @@
-"""The command line: `python -m django_sockets {check,publish,tail}`; `--help` tells the rest.
+"""The command line: `python -m django_sockets {check,publish,tail}`.
 
-`manage.py sockets` has the same commands and shares this module.
+`manage.py sockets` has the same commands and uses this module.
 
-Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; 130 Ctrl-C, which
-is how `tail` ends unless `--count` ends it.
+Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; 130 ended by
+Ctrl-C, which is the normal end of `tail` without `--count`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the arguments of a parser with `add_commands` say; returns the exit status."""
+    """Run the command of parsed arguments, and return the exit status."""
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # We say it ourselves, once.
+    logger.setLevel(logging.CRITICAL)  # The command prints its errors itself.
     commands = {"check": _check, "publish": _publish, "tail": _tail}
     try:
         return asyncio.run(commands[arguments.command](arguments))
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain when it flushes at exit.
+        # The reader of the output has exited. Without this, the flush at exit would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     finally:
@@ -67,11 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None:
-    """Give a parser the commands.
+    """Add the commands to a parser.
 
     Args:
-        names_broker: `publish` and `tail` want a URL first; else it is the option `--broker`, and
-            without it they use the configured one.
+        names_broker: True if `publish` and `tail` take a URL as their first argument. If False,
+            they have an option `--broker`, whose default is the configured broker.
     """
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     example = "such as redis://localhost:6379"
@@ -194,7 +194,7 @@ async def _tail(arguments: argparse.Namespace) -> int:
     left = arguments.count
     async with open_hub(config) as hub, hub.subscribe(*arguments.channels) as events:
         _say(f"subscribed to {', '.join(arguments.channels)} on {config.url}; Ctrl-C ends")
-        logger.setLevel(logging.NOTSET)  # From here on, lost links are part of the story.
+        logger.setLevel(logging.NOTSET)  # From here on, show log lines about lost connections.
         async for event in events:
             print(_as_json(event) if arguments.json else _as_text(event), flush=True)
             if left is not None and not isinstance(event, Gap):
@@ -205,7 +205,7 @@ async def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(event: Event) -> str:
-    """One line; the payload is `data` if it is JSON, else `text`, else `base64`."""
+    """One line of JSON. The payload is `data` if it is JSON, else `text`, else `base64`."""
     line: dict[str, Any] = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat()}
     if isinstance(event, Gap):
         line |= {"event": "gap", "channels": event.channels, "reason": event.reason}
@@ -227,7 +227,7 @@ def _as_text(event: Event) -> str:
 
 
 def _printable(payload: bytes) -> str:
-    """As text on one line, in which nothing steers the terminal."""
+    """The payload as one line without control characters."""
     text = payload.decode(errors="backslashreplace")
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""Where Django looks for the app of `INSTALLED_APPS`; it lives in `integration`."""
+"""The module in which Django looks for the app of `INSTALLED_APPS`. It re-exports the class."""
 
 from .integration.apps import DjangoSocketsConfig
 

@@ -1,28 +1,27 @@
-"""The Broker protocol: what a backend does, and what it may leave to the hub.
+"""The Broker protocol: the contract between the hub and a backend.
 
-A broker moves opaque `bytes` on named channels. It knows no sockets, no JSON and no Django. The
-contract, line by line (`django_sockets.testing.BrokerContract` checks it on any backend):
+A broker moves opaque `bytes` on named channels. It does not depend on sockets, JSON or Django.
+`django_sockets.testing.BrokerContract` checks this contract on any backend:
 
-- One broker belongs to one event loop. It connects when it is first needed, not when it is made.
-- `publish` returns when the server has accepted the payload for every channel and raises
-  `PublishError` otherwise, naming the channels that failed and those whose outcome is unknown. A
-  publish whose outcome is unknown is never repeated. Calls made one after the other reach the
-  server in that order, channel by channel. However many callers there are, they share a small
-  fixed number of connections.
-- `subscribe` returns when the server has acknowledged every channel: what anybody publishes
-  after that is delivered. It waits at most `subscribe_timeout_seconds`, then raises
-  `SubscribeError` and keeps none of the channels that this call asked for first. Subscribing
-  twice, or beside an unsubscribe, ends in the state that the last call asked for.
-- Messages go to the sink in the order of the server's stream. At a fault a broker may lose,
-  repeat or reorder messages: the hub's envelope turns that into gaps. But when a link that carried
-  acknowledged subscriptions is lost, the broker makes them again by itself and then calls
-  `sink.lost` with exactly those channels, after the last message before the hole and before the
-  first one after it.
-- A dead peer that does not close is noticed within `dead_peer_seconds`.
-- No exception of a driver leaves a broker; no message, log line or repr contains a secret.
-- `aclose` may be called twice; it leaves no task, thread, socket or subscription behind.
+- A broker belongs to one event loop. It connects when it is first used, not when it is created.
+- `publish` returns when the server has accepted the payload for every channel. Otherwise it raises
+  `PublishError` with the channels that failed and the channels whose outcome is unknown. A broker
+  never repeats a publish whose outcome is unknown. On each channel, successive calls reach the
+  server in the order of the calls. All callers share a small fixed number of connections.
+- `subscribe` returns when the server has acknowledged every channel. Messages that are published
+  after that are delivered. It waits at most `subscribe_timeout_seconds`. Then it raises
+  `SubscribeError` and keeps none of the channels that this call requested first. When calls of
+  `subscribe` and `unsubscribe` overlap, the last call decides.
+- Messages go to the sink in the order of the server's stream. After a fault, a broker may lose,
+  repeat or reorder messages, because the hub detects this with the envelope. When a connection
+  with acknowledged subscriptions is lost, the broker subscribes again and then calls `sink.lost`
+  with exactly those channels. The call comes after the last message before the loss and before the
+  first message after it.
+- A peer that is dead but has not closed the connection is detected within `dead_peer_seconds`.
+- A broker raises no exception of a driver. No message, log line or repr contains a secret.
+- `aclose` may be called twice. It leaves no task, thread, socket or subscription behind.
 
-Only `errors` stands below this module. The hub and the backends import it.
+This module imports only `errors` and `url`. The hub and the backends import it.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one broker can carry; where an option says less, the option holds.
+    """The limits of one broker. A smaller option takes precedence.
 
     Attributes:
-        max_payload_bytes: of one message, header included.
-        max_channel_bytes: of one channel name in UTF-8.
+        max_payload_bytes: size of one message with its header.
+        max_channel_bytes: size of one channel name in UTF-8.
     """
 
     max_payload_bytes: int = 512 * 1024 * 1024
@@ -55,17 +54,20 @@ class Limits:
 
 
 class Sink(Protocol):
-    """Where a broker puts what it hears. Both are called on the broker's event loop."""
+    """The receiver of messages. A broker calls both methods on its event loop."""
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Take 1..n (channel, payload) in stream order; the reader waits until it returns."""
+        """Take 1..n pairs of channel and payload in the order of the stream.
+
+        The reader of the broker waits until the call returns.
+        """
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Note that messages on these subscribed channels may be missing at this point."""
+        """Take note that messages on these subscribed channels may be missing at this point."""
 
 
 class Broker(Protocol):
-    """A backend, opened by URL with `open_broker`. The module's docstring is its contract."""
+    """A backend. `open_broker` makes it from a URL. The module docstring is its contract."""
 
     url: BrokerURL
     limits: Limits
@@ -76,20 +78,21 @@ class Broker(Protocol):
         """Publish one payload to 1..n different channels.
 
         Args:
-            channels: valid names (`check_channel`), none twice; or the hub's control channel, whose
-                name of 8 bytes begins with U+0001.
-            payload: at most `limits.max_payload_bytes`, headers included.
-            headers: one for each channel, put before the payload there; empty for none.
+            channels: valid names (`check_channel`) without repetitions, or the control channel of
+                the hub, whose name of 8 bytes begins with U+0001.
+            payload: at most `limits.max_payload_bytes` with its header.
+            headers: one for each channel, to be put before the payload; empty for no headers.
 
         Raises:
-            PublishError: the server did not certainly accept it for every channel.
+            PublishError: for some channels, the server did not accept the payload, or it is unknown
+                whether it did.
             BrokerClosed: after `aclose`.
         """
 
     async def subscribe(self, channels: Sequence[str]) -> None:
-        """Subscribe to 1..n channels; returns once all are acknowledged.
+        """Subscribe to 1..n channels. Returns when the server has acknowledged all of them.
 
-        A cancelled call wants none of the channels that it asked for first.
+        After a cancelled call, the channels that it requested first are not subscribed to.
 
         Raises:
             SubscribeError: not acknowledged within `subscribe_timeout_seconds`, or refused.
@@ -97,23 +100,23 @@ class Broker(Protocol):
         """
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """Unsubscribe; nothing is delivered on these channels after the call began."""
+        """Unsubscribe. Nothing is delivered on these channels after the call began."""
 
     async def aclose(self) -> None:
-        """Close; idempotent. Calls that wait for the server raise."""
+        """Close the broker. Idempotent. Calls that wait for the server raise an error."""
 
 
 @dataclasses.dataclass
 class Report:
-    """What a broker says about the server behind it; shown by `python -m django_sockets check`.
+    """Facts about the server of a broker, for `python -m django_sockets check`.
 
     Attributes:
         server: product and version, such as "valkey 9.1.0".
         topology: such as "one node".
-        nodes: address of each server that messages go through -> what it is and its round trip.
-        features: short name -> what was found.
+        nodes: address of each server that carries messages -> its role and round trip time.
+        features: short name -> finding.
         limits: short name -> value with its unit.
-        warnings: sentences about what will bite, with what to do.
+        warnings: sentences that name a risk and what to do about it.
         problem: why the server cannot serve as a broker, or None.
     """
 
@@ -128,19 +131,22 @@ class Report:
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """The ability of a broker to look at its server, for `check`."""
+    """A broker that can inspect its server."""
 
     async def inspect(self) -> Report:
-        """Ask the server what it is and can do.
+        """Ask the server for its product, topology and abilities.
 
         Raises:
-            ConnectError: it could not be reached.
+            ConnectError: the server could not be reached.
         """
 
 
 @functools.lru_cache(maxsize=4096)
 def _size_bytes(channel: str) -> int:
-    """Of a name that can be used if it is not too long; with one argument the cache is cheapest."""
+    """The size of a channel name that is valid apart from its length.
+
+    The limit is not an argument, because the cache is faster with a single argument.
+    """
     try:
         size = len(channel.encode())
     except UnicodeEncodeError:
@@ -164,7 +170,7 @@ def check_channel(channel: object, max_bytes: int = Limits.max_channel_bytes) ->
         max_bytes: the broker's limit.
 
     Raises:
-        ChannelError: saying what is wrong and what to do.
+        ChannelError: the name is not valid. The message says why and what to do.
     """
     if not isinstance(channel, str):
         raise ChannelError(channel, f"is {type(channel).__name__}, not str: use str(...)")

@@ -1,4 +1,4 @@
-"""Is a broker usable? What `python -m django_sockets check` finds out; it prints nothing.
+"""Checks whether a broker is usable, for `python -m django_sockets check`. It prints nothing.
 
 Only `__main__` and Django's system checks import this module.
 """
@@ -28,16 +28,16 @@ ROUND_TRIPS = 20
 
 @dataclasses.dataclass
 class Findings:
-    """What was found out; what could not be is None or empty.
+    """The findings of a check. Unknown values are None or empty.
 
     Attributes:
-        ok: messages went through it.
+        ok: messages were delivered.
         broker: the URL without its password.
         source: a key of SOURCES.
-        problem: why it is not ok.
+        problem: the reason why `ok` is False.
         server, topology, nodes, features, limits, warnings: see `django_sockets.broker.Report`.
-        connect_ms: from nothing to an acknowledged subscription.
-        round_trip_ms: median from the call of publish to the message's arrival.
+        connect_ms: time to connect and to get an acknowledged subscription.
+        round_trip_ms: median time from the call of publish to the arrival of the message.
     """
 
     ok: bool
@@ -56,7 +56,7 @@ class Findings:
 
 @frameless
 def configuration(urls: Sequence[str]) -> tuple[Config, str]:
-    """The configuration for one or several URLs, or the default one; and its key in SOURCES.
+    """The configuration for 0..n URLs and its key in SOURCES. No URL means the default.
 
     Raises:
         ConfigurationError: it is wrong, or Django's settings cannot be loaded.
@@ -72,10 +72,10 @@ def configuration(urls: Sequence[str]) -> tuple[Config, str]:
 
 
 async def check(config: Config, source: str) -> Findings:
-    """Look at the broker of a configuration, and send messages through it.
+    """Inspect the broker of a configuration, and measure messages through it.
 
     Raises:
-        ConfigurationError: no broker can be made of it.
+        ConfigurationError: the configuration is wrong.
     """
     findings = Findings(ok=False, broker=str(config.url), source=source)
     try:
@@ -111,7 +111,7 @@ async def _measure(hub: Hub, findings: Findings) -> None:
     started = time.perf_counter()
     async with hub.subscribe(channel) as events:
         findings.connect_ms = _ms(time.perf_counter() - started)
-        # The first one opens the publishing connection and is not counted.
+        # The first round trip opens the publishing connection and is not counted.
         for _ in range(1 + ROUND_TRIPS):
             started = time.perf_counter()
             await hub.publish(channel, b"round trip")
@@ -121,7 +121,9 @@ async def _measure(hub: Hub, findings: Findings) -> None:
                 problem = f"it took a message, but did not deliver it within {seconds:g} s"
                 raise BrokerError(hub.config.url, problem) from None
             if isinstance(event, Gap):
-                raise BrokerError(hub.config.url, f"the link was lost meanwhile: {event.reason}")
+                raise BrokerError(
+                    hub.config.url, f"messages were lost during the check: {event.reason}"
+                )
             durations.append(time.perf_counter() - started)
     findings.round_trip_ms = _ms(statistics.median(durations[1:]))
 

@@ -1,7 +1,7 @@
-"""Closing sockets by their tags: "all sockets of user 7", on every process.
+"""Closes sockets by their tags on every process, such as all sockets of user 7.
 
-Middleware tags sockets through `scope["django_sockets.tags"]`, an application through
-`BaseSocketServer.tags`. What is here may be called from anywhere: a view, a task, a signal.
+Middleware adds tags to `scope["django_sockets.tags"]`. An application adds tags with
+`BaseSocketServer.tags`. The functions may be called from any code, such as a view or a signal.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ UNAUTHORIZED = 4401
 
 
 def close_sockets(*, code: int = UNAUTHORIZED, config: Source | None = None, **tags: Any) -> None:
-    """Close every socket that carries all of the tags, on every process.
+    """Close all sockets that have all of the tags, on every process.
 
-    Those of this process are closed first, whatever happens to the order for the others. It returns
-    when that order is published; the others close when it reaches them. On a thread that runs an
-    event loop it is scheduled, and a failure is logged: await `async_close_sockets` there.
+    Sockets of this process are closed first, even if publishing the order fails. The call returns
+    when the order is published. Sockets of other processes close when the order reaches them.
+
+    On a thread that runs an event loop, the publish is scheduled and a failure is logged. Await
+    `async_close_sockets` there.
 
     Args:
         code: the close code, 1000 or 3000 to 4999.
-        config: where the sockets are; None for the default configuration, and in this process for
-            sockets of any.
-        tags: at least one, such as user=7. An object that has a `pk` stands for that, anything
-            else for its `str()`.
+        config: the configuration of the sockets. None means the default configuration, and in this
+            process the sockets of all configurations.
+        tags: at least one tag, such as user=7. The text of a tag is `str(value.pk)` for an object
+            with a `pk`, else `str(value)`.
 
     Raises:
-        ConfigurationError: no tag, a tag that is None, or a wrong code; nothing was closed.
+        ConfigurationError: no tag, a tag with the value None, or a wrong code. Nothing was closed.
         PublishError: the order may not have reached the other processes.
     """
     texts = _checked(code, tags)
@@ -55,7 +57,7 @@ def close_sockets(*, code: int = UNAUTHORIZED, config: Source | None = None, **t
 async def async_close_sockets(
     *, code: int = UNAUTHORIZED, config: Source | None = None, **tags: Any
 ) -> None:
-    """See `close_sockets`; a cancelled call may or may not have published the order."""
+    """Like `close_sockets`. A cancelled call may or may not have published the order."""
     texts = _checked(code, tags)
     loaded = load_config(config)
     _close_local(texts, code, None if config is None else loaded)
@@ -63,12 +65,12 @@ async def async_close_sockets(
 
 
 def close_local_sockets(*, code: int = UNAUTHORIZED, **tags: Any) -> int:
-    """Close every socket of this process that carries all of the tags.
+    """Close all sockets of this process that have all of the tags.
 
-    It may be called on any thread and does not wait: the sockets close on their own event loops.
+    It may be called on any thread and does not wait. The sockets close on their own event loops.
 
     Returns:
-        How many.
+        The number of sockets.
 
     Raises:
         ConfigurationError: see `close_sockets`.
@@ -97,7 +99,7 @@ def _close_local(tags: dict[str, str], code: int, config: Config | None) -> int:
             try:
                 control.loop.call_soon_threadsafe(control.close, tags, code)
             except RuntimeError:
-                continue  # That loop has ended, and its sockets with it.
+                continue  # The loop has ended, and so have its sockets.
             count += matching
     return count
 

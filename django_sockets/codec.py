@@ -1,7 +1,6 @@
-"""Data <-> the websocket's own text, and one received broadcast with its decoded forms.
+"""Application data <-> the payload of a broadcast: JSON text, or bytes.
 
-A broadcast is encoded once, by its publisher. The bytes travel unchanged into every socket's
-`send`; they are decoded only for a class that asks for the data, once per process and message.
+A broadcast is encoded once, by its publisher. Every socket sends the same bytes unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import decimal
 import enum
 import json
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,21 +19,19 @@ from .conf import lazy_text
 from .decoding import decode_json
 from .errors import EncodeError
 
-__all__ = ["Delivery", "decode_json", "encode", "encode_json", "send_event"]
+__all__ = ["decode_json", "encode", "encode_json", "send_event"]
 
 
 def encode_json(data: object) -> str:
-    """Encode data as JSON text with the separators of `json.dumps`; non-ASCII is not escaped.
+    """Encode data as JSON text with the separators of `json.dumps`. Non-ASCII text is not escaped.
 
-    Besides what `json.dumps` takes: datetimes, dates, times and timedeltas (ISO 8601), UUID and
-    Decimal (as text), enums, Django's lazy strings, and the objects below. All but these may also
-    be keys.
-
-    Objects are dataclasses, attrs classes and msgspec Structs, with their fields as keys. A Struct
-    is encoded as msgspec would: with its tag, its renamed fields and without UNSET ones.
+    In addition to the types of `json.dumps` it encodes datetimes, dates, times and timedeltas (ISO
+    8601), UUID and Decimal (as text), enums and Django's lazy strings. Keys may have these types,
+    too. Dataclasses, attrs classes and msgspec Structs become objects with their fields as keys. A
+    Struct is encoded as msgspec does: with its tag and renamed fields, and without UNSET fields.
 
     Raises:
-        EncodeError: the data has no JSON form (another type, NaN, Infinity, a cycle).
+        EncodeError: the data has no JSON form (another type, NaN, Infinity, or a cycle).
     """
     try:
         try:
@@ -52,16 +48,17 @@ def encode_json(data: object) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            # A lone surrogate has no UTF-8; JSON can still carry it escaped.
+            # A lone surrogate cannot be encoded as UTF-8, but JSON can escape it.
             text = json.dumps(json.loads(text))
     return text
 
 
 def encode(data: object) -> tuple[bytes, bool]:
-    """Encode data for the wire.
+    """Encode data as the payload of a broadcast.
 
     Returns:
-        The payload and whether it is text: bytes-like data is a binary frame, all else JSON text.
+        The payload and `is_text`. It is False for bytes-like data, which is a binary frame, and
+        True for any other data, which becomes JSON text.
 
     Raises:
         EncodeError: the data has no JSON form.
@@ -71,55 +68,8 @@ def encode(data: object) -> tuple[bytes, bool]:
     return encode_json(data).encode(), True
 
 
-class Delivery(msgspec.Struct, gc=False, eq=False):
-    """One broadcast as received by this process, shared by all its local subscribers.
-
-    A `Struct` is made in a third of the time of a class with `__init__`.
-
-    Attributes:
-        channel: where it was published.
-        payload: the bytes that were published.
-        is_text: whether they are JSON text rather than a binary frame.
-        origin: id of the socket that must not get it back, or None.
-        made: the event, once it is made.
-    """
-
-    channel: str
-    payload: bytes
-    is_text: bool
-    origin: bytes | None = None
-    made: dict[str, Any] | None = None
-    _data: Any = msgspec.UNSET
-    _foreign: dict[object, dict[str, Any]] | None = None
-
-    def event(self) -> dict[str, Any]:
-        """The ASGI `websocket.send` event; the same object for every socket, so never change it."""
-        if self.made is None:
-            if self.is_text:
-                self.made = {"type": "websocket.send", "text": self.payload.decode()}
-            else:
-                self.made = {"type": "websocket.send", "bytes": self.payload}
-        return self.made
-
-    def data(self) -> Any:
-        """The decoded data; one object for every socket of the process, so never change it."""
-        if self._data is msgspec.UNSET:
-            self._data = decode_json(self.payload) if self.is_text else self.payload
-        return self._data
-
-    def event_by(self, encoder: Callable[[Any], Any], is_bytes: bool) -> dict[str, Any]:
-        """The event as a class's own encoder makes it; made once per encoder."""
-        if self._foreign is None:
-            self._foreign = {}
-        key = (encoder, is_bytes)
-        event = self._foreign.get(key)
-        if event is None:
-            event = self._foreign[key] = send_event(encoder(self.data()), is_bytes)
-        return event
-
-
 def send_event(encoded: Any, is_bytes: bool = False) -> dict[str, Any]:
-    """The ASGI event for what an encoder returned: text for `str`, a binary frame for bytes."""
+    """The ASGI event for the result of an encoder: a text frame for `str`, else a binary frame."""
     if is_bytes and isinstance(encoded, str):
         encoded = encoded.encode()
     if isinstance(encoded, str):
@@ -146,7 +96,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any] | list[Any] | None:
-    """The fields of a dataclass, an attrs class or a Struct; None for anything else."""
+    """The fields of a dataclass, an attrs object or a Struct; None for other values."""
     if isinstance(value, type):
         return None
     if isinstance(value, msgspec.Struct):
@@ -161,7 +111,7 @@ def _fields(value: Any) -> dict[str, Any] | list[Any] | None:
 
 
 def _of_struct(value: msgspec.Struct) -> dict[str, Any] | list[Any]:
-    # `msgspec.to_builtins` would encode what is inside in its own way, and refuses SafeString.
+    # `msgspec.to_builtins` would also convert the field values, and it refuses SafeString.
     config = value.__struct_config__
     fields = msgspec.structs.fields(value)
     tagged = config.tag is not None
@@ -177,14 +127,14 @@ def _of_struct(value: msgspec.Struct) -> dict[str, Any] | list[Any]:
 
 
 def _is_default(field: msgspec.structs.FieldInfo, value: Any) -> bool:
-    """Whether `omit_defaults` leaves a field out: its own default, or a new empty container."""
+    """True if `omit_defaults` omits the field: its default, or an empty container of its type."""
     if field.default is not msgspec.NODEFAULT:
-        return value is field.default  # As msgspec does.
+        return value is field.default  # msgspec compares by identity, too.
     return field.default_factory is type(value) and not value
 
 
 def _duration(value: datetime.timedelta) -> str:
-    """ISO 8601, in the form of Django's `DjangoJSONEncoder`: P1DT02H03M04.000005S."""
+    """ISO 8601 as in Django's `DjangoJSONEncoder`: P1DT02H03M04.000005S."""
     sign, value = ("-", -value) if value < datetime.timedelta(0) else ("", value)
     minutes, seconds = divmod(value.seconds, 60)
     hours, minutes = divmod(minutes, 60)
@@ -196,7 +146,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def _with_text_keys(value: Any) -> Any:
-    """A copy in which keys that `json` refuses have their plain form."""
+    """A copy in which keys that `json` refuses are converted."""
     if isinstance(value, dict):
         return {_key(key): _with_text_keys(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

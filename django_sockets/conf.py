@@ -1,7 +1,7 @@
-"""What to connect to: from an argument, Django's settings, the environment, or `memory://`.
+"""The configuration: from an argument, Django's settings, the environment, or `memory://`.
 
-This is the core's only look at Django, taken inside functions: plain Python use works with Django
-installed but not configured, and Django use works without an entry in INSTALLED_APPS.
+This is the only module of the core that imports Django, and only inside functions. Plain Python use
+works with Django installed but not configured. Django use works without an entry in INSTALLED_APPS.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ DRAIN_ON_SIGNAL_VARIABLE = "DJANGO_SOCKETS_DRAIN_ON_SIGNAL"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Process-wide settings beside the broker; the defaults stand here only."""
+    """Process-wide settings apart from the broker, with their defaults."""
 
     sync_call_timeout_seconds: float = 10.0
-    """How long a plain call (`socket.broadcast(...)`) waits for its event loop."""
+    """The longest wait of a plain call, such as `socket.broadcast(...)`, for its event loop."""
     handler_threads: int = min(32, (os.cpu_count() or 1) + 4)
-    """Threads for handlers that are `def`; when all are busy, sockets wait in order."""
+    """Number of threads for `def` handlers. When all are busy, sockets wait in order."""
 
     hold_seconds: float = 5.0
-    """How long broadcasts for a socket wait for its `connect` to return; see docs/limits.md."""
+    """The longest time that broadcasts wait for the `connect` of a socket; see docs/limits.md."""
 
     drain_seconds: float | None = None
-    """How long closing all sockets may take at shutdown; None: see `drain_window_seconds`."""
+    """Time to close all sockets at shutdown. None: see `drain_window_seconds`."""
     drain_on_signal: bool | None = None
-    """Whether SIGTERM closes sockets first; None: see `drains_on_signal`."""
+    """True if SIGTERM closes the sockets first. None: see `drains_on_signal`."""
 
     @property
     def drain_window_seconds(self) -> float:
-        """The setting, else the variable DJANGO_SOCKETS_DRAIN_SECONDS, else 10.
+        """The setting, else the environment variable DJANGO_SOCKETS_DRAIN_SECONDS, else 10.
 
         Raises:
-            ConfigurationError: the variable is no number over 0.
+            ConfigurationError: the variable is not a number over 0.
         """
         if self.drain_seconds is not None:
             return self.drain_seconds
@@ -83,7 +83,10 @@ class Settings:
 
     @property
     def drains_on_signal(self) -> bool:
-        """The setting, else the variable DJANGO_SOCKETS_DRAIN_ON_SIGNAL ("0" for no), else yes."""
+        """The setting, else the environment variable DJANGO_SOCKETS_DRAIN_ON_SIGNAL, else True.
+
+        The values "0", "false" and "no" of the variable mean False.
+        """
         if self.drain_on_signal is not None:
             return self.drain_on_signal
         return os.environ.get(DRAIN_ON_SIGNAL_VARIABLE, "1").lower() not in ("0", "false", "no")
@@ -106,11 +109,12 @@ _SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(Settings))
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A validated configuration; equal configurations share one hub per event loop.
+    """A validated configuration. Equal configurations share one hub for each event loop.
 
     Attributes:
-        broker_factory: makes the broker in place of the URL's scheme; how a test puts something
-            between a hub and its broker.
+        url: the broker.
+        settings: the other settings.
+        broker_factory: for tests: makes the broker of a hub instead of `open_broker`.
     """
 
     url: BrokerURL
@@ -118,7 +122,7 @@ class Config:
     broker_factory: Callable[[BrokerURL, Sink], Broker] | None = None
 
     def __hash__(self) -> int:
-        return self._hash  # Each broadcast finds its hub by it, and it goes over every option.
+        return self._hash  # Cached: each broadcast looks up its hub, and there are many options.
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -132,21 +136,21 @@ def load_config(source: Source | None = None) -> Config:
     """Make a configuration from a URL, a list of URLs, or a dict.
 
     Args:
-        source: None for the default (`default_config`). A list names independent hosts, and so do
-            URLs with white space between them. A dict
-            holds `url` (one, or a list) or `hosts`, and any of the names in `Settings`. `hosts` is
-            a list of URLs or of dicts: `{"address": URL, **driver_options}`; in place of `address`
-            stand `host` and `port`, or `master_name` and `sentinels` (pairs of host and port) with
-            `sentinel_kwargs`; `cluster: True` makes a cluster's seed of the first two. A `Config`
-            is taken as it is.
+        source: None for the default (`default_config`). A list, or URLs separated by white space,
+            are independent hosts. A dict holds `url` (one URL or a list) or `hosts`, and any of the
+            names in `Settings`. `hosts` is a list of URLs or of dicts such as
+            `{"address": URL, **driver_options}`. Instead of `address`, a dict may hold `host` and
+            `port`, or `master_name` and `sentinels` (pairs of host and port) with
+            `sentinel_kwargs`. With `cluster: True`, an `address` or `host` is the seed of a
+            cluster. A `Config` is returned unchanged.
 
     Raises:
-        ConfigurationError: naming the part at fault.
+        ConfigurationError: the configuration is wrong. The message names the part.
     """
     try:
         if source is None:
             return default_config()
-        if isinstance(source, (str, BrokerURL)):  # First, for every connection asks.
+        if isinstance(source, (str, BrokerURL)):  # The most frequent case is first.
             return _of_url(source)
         if isinstance(source, Config):
             return source
@@ -160,31 +164,34 @@ def load_config(source: Source | None = None) -> Config:
         )
     except ConfigurationError as exc:
         error = without_frames(exc)
-    del source  # It may hold a password, and error reports show it.
+    del source  # It may hold a password, and error reports show local variables.
     raise error
 
 
 @functools.lru_cache(maxsize=128)
 def _of_url(source: str | BrokerURL) -> Config:
-    # Each connection asks, and one object for all of them is the quickest to be found by.
+    # Each connection calls this. With a shared object, the lookup of the hub is fastest.
     return Config(_host_url(source))
 
 
 _overrides: list[Config] = []
 _configured: list[tuple[object, Config]] = []
-"""Django's setting as last seen, and what was made of it."""
+"""The last value of Django's setting, and its configuration."""
 
 
 def default_config() -> Config:
-    """Django's `DJANGO_SOCKETS_CONFIG`, else the variable `DJANGO_SOCKETS_URL`, else memory."""
+    """Django's `DJANGO_SOCKETS_CONFIG`, else the variable `DJANGO_SOCKETS_URL`, else `memory://`."""
     return default_config_and_origin()[0]
 
 
 def default_config_and_origin() -> tuple[Config, str]:
-    """The default configuration, and "override", "setting", "environment" or "default".
+    """The default configuration and its origin.
+
+    Returns:
+        The configuration, and "override", "setting", "environment" or "default".
 
     Raises:
-        ConfigurationError: it is wrong.
+        ConfigurationError: the configuration is wrong.
     """
     if _overrides:
         return _overrides[-1], "override"
@@ -205,7 +212,7 @@ def default_config_and_origin() -> tuple[Config, str]:
 
 @contextlib.contextmanager
 def override_default(source: Source) -> Iterator[Config]:
-    """Make `source` the default configuration of the whole process for the length of a test."""
+    """For tests: make `source` the default configuration of the process within a `with` block."""
     config = load_config(source)
     _overrides.append(config)
     try:
@@ -218,7 +225,8 @@ def check_hosts(hosts: object) -> None:
     """Check the option `hosts`.
 
     Raises:
-        ConfigurationError: it is no list. Its value, which may hold a password, is not shown.
+        ConfigurationError: it is not a list. The message does not show the value, which may hold
+            a password.
     """
     if not _is_list(hosts):
         raise ConfigurationError(
@@ -253,7 +261,7 @@ def _together(hosts: Sequence[Any]) -> BrokerURL:
 
 @functools.lru_cache(maxsize=256)
 def _parse(url: str) -> BrokerURL:
-    """Every socket asks for its configuration: parse each URL once."""
+    """Parse a URL. Cached, because every socket loads its configuration."""
     return BrokerURL.parse(url)
 
 
@@ -275,7 +283,7 @@ def _host_url(host: object) -> BrokerURL:
 
 
 def _address_url(options: dict[str, Any]) -> BrokerURL:
-    """The URL of a host's dict."""
+    """The URL of a dict in `hosts`."""
     address = options.pop("address", None)
     if address is not None:
         return BrokerURL.parse(address, options) if options else _parse(address)
@@ -306,7 +314,7 @@ def _host_port(host: object, port: object = "") -> str:
 
 
 def _django_settings() -> Any:
-    """Django's settings, or None where Django is absent or not configured."""
+    """Django's settings; None if Django is absent or not configured."""
     if "django" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
         return None
     try:
@@ -320,14 +328,14 @@ def _django_settings() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What a request was sent to.
+    """The site to which a request was sent.
 
     Attributes:
-        schemes: "http" or "https", or both where the server does not tell.
-        host: with its port, if there is one; None if it is not ours.
-        trusted: the origins that are trusted beside it.
-        problem: why the host is not ours.
-        django: whether Django's settings have said so.
+        schemes: "http" or "https", or both if the server does not tell.
+        host: the host with its port, if there is one; None if the host is not allowed.
+        trusted: further trusted origins.
+        problem: the reason why the host is not allowed.
+        django: True if Django's settings were used.
     """
 
     schemes: Sequence[str]
@@ -341,10 +349,10 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 
 
 def django_site(scope: Mapping[str, Any]) -> Site | None:
-    """The request's own site by Django's rules; None without Django.
+    """The site of a request by the rules of Django; None without Django.
 
-    The host is `get_host()`, which ALLOWED_HOSTS validates; the scheme honours
-    SECURE_PROXY_SSL_HEADER.
+    The host is the result of `get_host()`, which checks ALLOWED_HOSTS. The scheme takes
+    SECURE_PROXY_SSL_HEADER into account.
     """
     settings = _django_settings()
     if settings is None:
@@ -353,7 +361,7 @@ def django_site(scope: Mapping[str, Any]) -> Site | None:
     from django.core.handlers.asgi import ASGIRequest
 
     trusted = settings.CSRF_TRUSTED_ORIGINS
-    if isinstance(trusted, str):  # Django's own check says so.
+    if isinstance(trusted, str):  # Django's own system check reports this.
         trusted = ()
     known = _SCHEMES.get(scope.get("scheme") or "")
     as_http = {**scope, "type": "http", "method": "GET", "query_string": b""}
@@ -361,7 +369,7 @@ def django_site(scope: Mapping[str, Any]) -> Site | None:
     request = ASGIRequest(as_http, io.BytesIO())
     schemes: list[str] = [request.scheme or "http"]
     if known is None:
-        # As if it had come with the other one; a header of the proxy decides for both.
+        # Try the other scheme, too. A header of the proxy overrides both.
         scope = {**as_http, "scheme": "https"}
         schemes.append(ASGIRequest(scope, io.BytesIO()).scheme or "https")
     try:
@@ -375,7 +383,8 @@ def django_site(scope: Mapping[str, Any]) -> Site | None:
 def script_prefix(scope: Mapping[str, Any]) -> str:
     """The path below which the application is mounted, without a slash at its end.
 
-    As in Django's ASGI handler: the setting FORCE_SCRIPT_NAME, else what the server says.
+    As in Django's ASGI handler, it is the setting FORCE_SCRIPT_NAME, else the `root_path` of the
+    server.
     """
     forced = getattr(_django_settings(), "FORCE_SCRIPT_NAME", None)
     prefix: str = forced or scope.get("root_path") or ""
@@ -383,7 +392,7 @@ def script_prefix(scope: Mapping[str, Any]) -> str:
 
 
 def lazy_text(value: object) -> str | None:
-    """The text of one of Django's lazy strings; None for anything else."""
+    """The text of one of Django's lazy strings; None for other values."""
     functional = sys.modules.get("django.utils.functional")
     if functional is not None and isinstance(value, functional.Promise):
         return str(value)
@@ -396,7 +405,7 @@ _hygiene: list[Hygiene] = []
 
 @contextlib.contextmanager
 def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
-    """For the length of a test, put `hygiene` around each `def` handler instead."""
+    """For tests: use `hygiene` instead of `database_hygiene` within a `with` block."""
     _hygiene.append(hygiene)
     try:
         yield
@@ -405,15 +414,15 @@ def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
 
 
 def hygiene_is_replaced() -> bool:
-    """Whether a test has put something in the place of the hygiene."""
+    """True within `override_hygiene`."""
     return bool(_hygiene)
 
 
 def on_database_connection(receiver: Callable[..., None]) -> bool:
-    """Have Django's signal `connection_created` call `receiver`; False where Django is not in use.
+    """Connect `receiver` to Django's signal `connection_created`; False if Django is not in use.
 
     Args:
-        receiver: a function of a module; it is called on the thread that has connected.
+        receiver: a module-level function. It is called on the thread that has connected.
     """
     if _django_settings() is None:
         return False
@@ -425,16 +434,18 @@ def on_database_connection(receiver: Callable[..., None]) -> bool:
 
 @contextlib.contextmanager
 def database_hygiene() -> Iterator[None]:
-    """Around a `def` handler on a worker thread: what Django does around a request.
+    """A context for a `def` handler on a worker thread, as Django has around a request.
 
-    Connections past `CONN_MAX_AGE`, or broken, are closed before and after.
+    Connections that are broken or older than `CONN_MAX_AGE` are closed before and after.
     """
     if _hygiene:
         with _hygiene[-1]():
             yield
         return
     db = sys.modules.get("django.db")
-    if db is None or _django_settings() is None:  # Django's URL patterns import it, too.
+    if (
+        db is None or _django_settings() is None
+    ):  # Its import alone does not mean that Django is configured.
         yield
         return
     db.close_old_connections()

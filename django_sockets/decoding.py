@@ -1,9 +1,9 @@
-"""JSON text -> data, in a time that is proportional to its length whatever a client sends.
+"""JSON text -> data, in time that is linear in the length of the text for any input.
 
-The decoders run on the event loop, so the input that costs most counts, and not the usual one.
-`json.loads` is linear in every input. msgspec is faster, with two exceptions that are handed to
-`json.loads` here: it takes 17 us for a float that its fast algorithm cannot round (50 times
-`float`), and it reads an object again at each level when the tag of a nested union comes last.
+The decoders run on the event loop, so the most expensive input of a client counts. `json.loads` is
+linear for every input. msgspec is faster, with two exceptions for which this module uses
+`json.loads`: msgspec takes 17 us for a float that its fast algorithm cannot round (50 times
+`float`), and it reads an object again at each level if the tag of a nested union comes last.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import gc
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,22 +22,23 @@ import msgspec
 __all__ = ["LARGE_CHARACTERS", "TypedDecoder", "decode_json"]
 
 LARGE_CHARACTERS = 64 * 1024
-"""From here on a text is decoded without the garbage collector: it would go over what is being made
-again and again, which makes nested lists three times as slow."""
+"""Texts of this length and longer are decoded with the garbage collector paused. Otherwise it scans
+the new objects again and again, which makes nested lists three times as slow."""
 EXPONENTS_ALLOWED = 4
-"""Numbers with an exponent that msgspec may read in any text, and one more for each
-`CHARACTERS_PER_EXPONENT`."""
+"""The numbers with an exponent that msgspec may read in a text. Each `CHARACTERS_PER_EXPONENT`
+characters allow one more."""
 CHARACTERS_PER_EXPONENT = 1024
 _EXPONENT = re.compile(r"[0-9.][eE][+-]?[0-9]{2}")
 
 
 def decode_json(text: str | bytes) -> Any:
-    """Decode JSON from a frame; NaN and Infinity, which are not JSON, are refused.
+    """Decode JSON text.
 
-    So is a number that would become infinite, such as 1e999: nobody could send it back.
+    NaN and Infinity are refused, because they are not JSON. A number that is too large for a float,
+    such as 1e999, is refused, because it could not be encoded again.
 
     Raises:
-        ValueError: it is not JSON (also for bytes that are not UTF-8, or nesting beyond reason).
+        ValueError: the text is not JSON, the bytes are not UTF-8, or the nesting is too deep.
     """
     if not isinstance(text, str):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
@@ -50,13 +52,13 @@ def decode_json(text: str | bytes) -> Any:
 
 
 class TypedDecoder:
-    """JSON text -> a type that msgspec knows.
+    """Decodes JSON text to a type that msgspec supports.
 
     Args:
         form: the type.
 
     Raises:
-        TypeError, NameError: msgspec cannot decode it.
+        TypeError, NameError: msgspec cannot decode the type.
     """
 
     def __init__(self, form: Any) -> None:
@@ -68,7 +70,7 @@ class TypedDecoder:
         """Decode a text.
 
         Raises:
-            msgspec.MsgspecError, ValueError: it does not fit, or is not JSON.
+            msgspec.MsgspecError, ValueError: the text does not match the type, or is not JSON.
         """
         if len(text) >= LARGE_CHARACTERS:
             with _collector_paused():
@@ -83,10 +85,10 @@ class TypedDecoder:
         return self._decode(text)
 
     def convert(self, data: Any) -> Any:
-        """Make the type of data that has been decoded already.
+        """Convert decoded data to the type.
 
         Raises:
-            msgspec.ValidationError: it does not fit.
+            msgspec.ValidationError: the data does not match the type.
         """
         return msgspec.convert(data, self._form, str_keys=True)
 
@@ -99,7 +101,7 @@ def _has_many_exponents(text: str) -> bool:
 
 
 def _traits(form: Any) -> tuple[bool, bool]:
-    """Whether a value may contain another one of its own type, and whether floats."""
+    """Return whether a value may contain another of its type, and whether it may hold floats."""
     outer: list[int] = []
     done: set[int] = set()
     recursive = floats = False
@@ -138,9 +140,9 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
-    if number - number:  # NaN for an infinite one. The quickest of the ways to ask.
+    if math.isinf(number):
         raise ValueError("a number in the JSON is too large")
     return number
 
@@ -149,4 +151,4 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float).decode

@@ -1,23 +1,23 @@
-"""Every exception the library raises on purpose, and nothing else.
+"""All exceptions of the library.
 
     DjangoSocketsError
     ├── ConfigurationError      a URL, an option or a setting is wrong   (also ValueError)
     ├── ChannelError            a channel name is not usable             (also ValueError)
     ├── EncodeError             data has no JSON form                    (also TypeError)
     ├── PayloadTooLarge         a payload is over the limit              (also ValueError)
-    ├── BrokerError             something between us and the server failed
+    ├── BrokerError             the connection to the server, or the server, failed
     │   ├── ConnectError        no usable connection
     │   │   └── AuthError       no credentials, or the server refused them
-    │   ├── PublishError        some channels were not (or perhaps not) published to
+    │   ├── PublishError        a publish failed, or its outcome is unknown
     │   ├── SubscribeError      a subscription was not acknowledged
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
-    │   └── ThreadError         a thread that is needed cannot be started   (also RuntimeError)
-    ├── NotAllowed              a client asked for a channel that it may not have
+    │   └── ThreadError         a required thread cannot be started      (also RuntimeError)
+    ├── NotAllowed              a client requested a channel that it may not have
     └── Reject                  raised by an application to refuse a handshake
 
-Errors carry their data as attributes and build their own message. No message contains
-a password: URLs appear redacted. Anyone may import this module; it imports nothing of ours.
+Errors carry their data as attributes and build their own message. No message contains a password,
+because URLs are redacted. Any module may import this one. It imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ __all__ = [
 
 
 class DjangoSocketsError(Exception):
-    """Base of every error of this library."""
+    """Base class of all errors of this library."""
 
 
 class ConfigurationError(DjangoSocketsError, ValueError):
-    """A URL, an option or a setting is wrong; the message names the part and the valid ones."""
+    """A URL, an option or a setting is wrong. The message names the part and the valid values."""
 
 
 class ChannelError(DjangoSocketsError, ValueError):
     """A channel name cannot be used.
 
     Attributes:
-        channel: what was passed, of whatever type.
+        channel: the value that was passed, of any type.
     """
 
     def __init__(self, channel: object, problem: str) -> None:
@@ -67,15 +67,15 @@ class ChannelError(DjangoSocketsError, ValueError):
 
 
 class EncodeError(DjangoSocketsError, TypeError):
-    """The data has no JSON form; the message says what in it and what to do."""
+    """The data has no JSON form. The message names the part and what to do."""
 
 
 class PayloadTooLarge(DjangoSocketsError, ValueError):
-    """A payload is over the limit; nothing was published.
+    """A payload is over the limit. Nothing was published.
 
     Attributes:
-        size_bytes: size of the refused payload.
-        limit_bytes: the limit in force.
+        size_bytes: the size of the refused payload.
+        limit_bytes: the limit.
     """
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
@@ -88,10 +88,10 @@ class PayloadTooLarge(DjangoSocketsError, ValueError):
 
 
 class BrokerError(DjangoSocketsError):
-    """Something between this process and the server failed.
+    """The connection to the server, or the server, failed.
 
     Attributes:
-        url: the broker's URL with its password left out.
+        url: the URL of the broker without its password.
         problem: the message without the URL.
     """
 
@@ -102,19 +102,19 @@ class BrokerError(DjangoSocketsError):
 
 
 class ConnectError(BrokerError):
-    """No usable connection to the server could be made."""
+    """No usable connection to the server could be opened."""
 
 
 class AuthError(ConnectError):
-    """The server refused the credentials, or there are none to offer it."""
+    """The server refused the credentials, or there are no credentials."""
 
 
 class PublishError(BrokerError):
-    """A publish did not certainly reach the server.
+    """A publish failed on some channels, or its outcome is unknown.
 
     Attributes:
-        failed: channels that certainly got nothing; publishing to them again repeats nothing.
-        unknown: channels whose outcome is unknown: the command was written and no reply came.
+        failed: channels on which nothing was published. Another publish causes no repetition.
+        unknown: channels with an unknown outcome: the command was written and no reply came.
         reason: the problem without the channels.
     """
 
@@ -133,7 +133,7 @@ class PublishError(BrokerError):
 
 
 class SubscribeError(BrokerError):
-    """A subscription was not acknowledged in time, or was refused; none of its channels is kept.
+    """A subscription was refused or not acknowledged in time. None of its channels is kept.
 
     Attributes:
         channels: the channels of the call that failed.
@@ -147,7 +147,7 @@ class SubscribeError(BrokerError):
 
 
 class BrokerClosed(BrokerError):
-    """A broker or hub was used after `aclose()`."""
+    """A broker or hub was used after `aclose`."""
 
     def __init__(self, url: object) -> None:
         super().__init__(url, "is closed: open a new one")
@@ -156,25 +156,25 @@ class BrokerClosed(BrokerError):
 class CallError(DjangoSocketsError):
     """A plain call such as `socket.broadcast(...)` could not be finished on its event loop.
 
-    Raised when the loop has stopped, did not answer within `sync_call_timeout_seconds`, or has
-    too many scheduled calls waiting. The work itself may or may not have been done.
+    The loop has stopped, did not answer within `sync_call_timeout_seconds`, or has too many
+    scheduled calls. The call may or may not have had its effect.
     """
 
 
 class ThreadError(CallError, RuntimeError):
-    """A thread that is needed cannot be started. Nothing was done; a later call tries again.
+    """A required thread cannot be started. The call had no effect, and a later call tries again.
 
     The process has reached a limit on threads, the interpreter is exiting, or gevent or eventlet
-    has replaced threads by greenlets where that cannot work.
+    has replaced threads with greenlets and the thread cannot be a greenlet.
     """
 
 
 class NotAllowed(DjangoSocketsError):
-    """A client asked for channels that it may not have; it was subscribed to none of them.
+    """A client requested channels that it may not have. It was subscribed to none of them.
 
     Attributes:
-        channel: the one that `may_subscribe` refused, or None if something else is wrong.
-        reason: what is; not written for the client.
+        channel: the channel that `may_subscribe` refused; None for another reason.
+        reason: the reason. It is not meant for the client.
     """
 
     def __init__(self, reason: str, *, channel: str | None = None) -> None:
@@ -184,10 +184,10 @@ class NotAllowed(DjangoSocketsError):
 
 
 class Reject(DjangoSocketsError):
-    """Raise it in `authorize` to refuse a websocket handshake.
+    """An application raises it in `authorize` to refuse a websocket handshake.
 
     Attributes:
-        status: HTTP status of the refusal, 400 to 599.
+        status: the HTTP status of the refusal, 400 to 599.
     """
 
     def __init__(self, status: int = 403, reason: str = "") -> None:
@@ -199,9 +199,9 @@ class Reject(DjangoSocketsError):
 
 
 def pip_command(extra: str) -> str:
-    """The command that adds an extra to the installed version.
+    """The command that installs an extra.
 
-    Without the version pip might install the release before 4.0, which has other extras.
+    Without the version, pip could install a release before 4.0, which has other extras.
     """
     return f"pip install 'django-sockets[{extra}]>=4.0.dev0'"
 

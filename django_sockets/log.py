@@ -1,10 +1,10 @@
 """Logging that a client can neither flood nor forge.
 
-`LogThrottle` says each thing once per interval, with a count of the rest. `shown` is what a log
-line has of a text that somebody else wrote. Every record of our logger is one line of bounded
-length: a filter sees to it, also for what a server or an application's exception says.
+`LogThrottle` logs each kind of message once per interval, with a count of the others. `shown` is
+the form of a foreign text in a log line. A filter limits every record of the logger
+`django_sockets` to one line of bounded length, also if it quotes a server or an exception.
 
-Anyone may import this module; it imports nothing of ours.
+Any module may import this one. It imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ExcInfo: TypeAlias = BaseException | None
 
 
 class LogThrottle:
-    """Passes a message on at most `burst` times per `interval_seconds` and key.
+    """Logs at most `burst` messages of the same key per interval.
 
     Args:
-        logger: where messages go.
-        interval_seconds: how long messages of the same key are counted only, after the first one.
-        burst: messages of the same key in that time.
+        logger: the logger.
+        interval_seconds: the length of the interval, which begins with its first message.
+        burst: the most messages of the same key in one interval; others are counted.
     """
 
     def __init__(self, logger: logging.Logger, interval_seconds: float, burst: int = 1) -> None:
@@ -41,10 +41,11 @@ class LogThrottle:
     def log(
         self, level: int, key: str, message: str, *args: object, exc_info: ExcInfo = None
     ) -> None:
-        """Log `message % args` unless `key` was logged within the interval; then only count it.
+        """Log `message % args`, or only count it if `key` was logged often enough.
 
         Args:
-            key: never a text that a client gives: with ever new keys it could flood the log.
+            key: the kind of the message. It must not contain text of a client, who could flood the
+                log with new keys.
             exc_info: an exception to log with its traceback.
         """
         now = time.monotonic()
@@ -63,7 +64,7 @@ class LogThrottle:
 
 
 def shown(value: object, most_characters: int = SHOWN_CHARACTERS) -> str:
-    """What a log line has of a value that a client gave: its `repr`, cut.
+    """The form of a client's value in a log line: its `repr`, shortened.
 
     Args:
         value: a text, bytes, or anything else with a repr.
@@ -75,7 +76,7 @@ def shown(value: object, most_characters: int = SHOWN_CHARACTERS) -> str:
 
 
 def whereabouts(exc: BaseException) -> str:
-    """The type of an exception and the line that raised it: a key for `LogThrottle`."""
+    """The type of an exception and the line that raised it, as a key for `LogThrottle`."""
     trace: TracebackType | None = exc.__traceback__
     if trace is None:
         return type(exc).__name__
@@ -85,15 +86,15 @@ def whereabouts(exc: BaseException) -> str:
 
 
 class _OneLine(logging.Filter):
-    """Writes control characters as escapes, and cuts what is too long."""
+    """Escapes control characters and shortens long messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             message = record.getMessage()
-        except Exception:  # The handlers report wrong arguments, and do not raise.
+        except Exception:  # The log handlers report wrong arguments.
             return True
         if len(message) > LINE_CHARACTERS:
-            # A reason stands at the end.
+            # Keep the end, because it holds the reason.
             half = LINE_CHARACTERS // 2
             record.msg, record.args = f"{message[:half]} ... {message[-half:]}", None
             message = record.msg

@@ -1,4 +1,4 @@
-"""What belongs to one event loop, and what is kept for each: it is let go when a loop is closed."""
+"""Objects that belong to one event loop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["OfOneLoop", "cancelling", "forget_closed", "uncancel"]
 
 
 class OfOneLoop:
-    """Base of what belongs to the event loop that first uses it."""
+    """Base class of objects that belong to the event loop that first uses them."""
 
     @functools.cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        # Asked for once: until Python 3.11 that is a system call.
+        # Cached, because up to Python 3.11 the lookup makes a system call.
         return asyncio.get_running_loop()
 
 
 def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:
-    """Drop the entries of closed loops; call it before a new loop gets one.
+    """Remove the entries of closed loops. Call it before adding an entry for a new loop.
 
-    A weak dictionary would not do: hubs and calls know their loop, so that each entry would keep
-    its own key alive for ever.
+    A weak dictionary does not work here: the values refer to their loop, so each entry would keep
+    its own key alive.
     """
     for loop in list(by_loop):
         if loop.is_closed():
@@ -31,4 +31,4 @@ def forget_closed(by_loop: dict[asyncio.AbstractEventLoop, Any]) -> None:
 
 cancelling: Any = getattr(asyncio.Task, "cancelling", lambda task: 0)
 uncancel: Any = getattr(asyncio.Task, "uncancel", lambda task: 0)
-"""How many want a task to end, and that without one; Python 3.10 does not count them."""
+"""`Task.cancelling` and `Task.uncancel`, or a stub that returns 0 on Python 3.10."""

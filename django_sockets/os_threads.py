@@ -1,8 +1,8 @@
-"""Threads of the operating system: started with a clear error, and known from greenlets.
+"""Starts threads of the operating system, with a clear error where that is not possible.
 
-gevent and eventlet replace `threading` for the whole process: a "thread" is then a greenlet, and
-one that blocks, or runs an event loop, stops all the others. Under gevent the original functions
-are still there, so that the library's own event loop gets a real thread.
+gevent and eventlet replace `threading` for the whole process. A "thread" is then a greenlet, and a
+greenlet that blocks or runs an event loop stops all others. gevent keeps the original functions, so
+the event loop of the library gets a real thread under gevent.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def start_thread(
     """Start a daemon thread that may block.
 
     Args:
-        purpose: what it is for, as the subject of the error message.
-        greenlet_will_do: it runs code of the application only, which knows where it runs.
+        purpose: the purpose of the thread, as the subject of the error message.
+        greenlet_will_do: start a greenlet if threads are replaced. For threads that run only code
+            of the application.
 
     Raises:
-        ThreadError: it cannot be started, or would be a greenlet.
+        ThreadError: the thread cannot be started, or would be a greenlet.
     """
     library = replaced_by()
     if library is not None and not greenlet_will_do:
@@ -59,14 +60,14 @@ def start_thread(
 
 
 class OsThread:
-    """A daemon thread that runs an event loop; a real one also under gevent.
+    """A daemon thread that runs an event loop. It is a real thread under gevent, too.
 
     Args:
         target: called without arguments.
         purpose: see `start_thread`.
 
     Raises:
-        ThreadError: it cannot be started.
+        ThreadError: the thread cannot be started.
     """
 
     def __init__(self, target: Callable[[], object], *, name: str, purpose: str) -> None:
@@ -85,19 +86,20 @@ class OsThread:
             self._ended.set()
 
     def is_alive(self) -> bool:
-        """Whether the target has not returned yet."""
+        """True until the target has returned."""
         return not self._ended.is_set()
 
     def join(self, timeout_seconds: float) -> None:
-        """Wait for the end, at most so long."""
+        """Wait until the target has returned, at most `timeout_seconds`."""
         self._ended.wait(timeout_seconds)
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Around a wait for another thread.
+    """A context for a wait for another thread.
 
-    gevent takes a wait for a deadlock while no timer or socket of the thread's hub is waited for.
+    gevent reports a deadlock if a thread waits while its hub has no timer or socket. The context
+    keeps a timer running.
     """
     if replaced_by() != "gevent":
         yield
@@ -112,7 +114,7 @@ def waiting() -> Iterator[None]:
 
 
 def original(module: str, name: str) -> Any:
-    """What `module.name` was before gevent replaced it."""
+    """The original of `module.name`, which gevent has replaced."""
     return sys.modules["gevent.monkey"].get_original(module, name)
 
 

@@ -1,9 +1,11 @@
-"""Keep secrets out of errors: out of their text and out of the frames that they refer to.
+"""Keeps secrets out of errors: out of their text and out of the frames of their tracebacks.
 
-Error reporters and Django's debug page print the local variables of each frame of a traceback, of
-the causes' tracebacks as well. A frame of a driver, or one of ours that reads a URL, holds the
-password. So an error that may have passed such a frame forgets its traceback and its causes before
-it leaves the library; its message says what the causes said. Anyone may import this module.
+Error reporters and Django's debug page print the local variables of each frame of a traceback, also
+of the tracebacks of the causes. A frame of a driver, or a frame that parses a URL, holds the
+password. An error that may have passed such a frame therefore loses its traceback and its causes
+before it leaves the library. Its message includes the messages of the causes.
+
+Any module may import this one.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 SHORTEST_SECRET = 4
-"""A shorter one would be found inside ordinary words."""
+"""Shorter secrets are not masked, because they also occur inside ordinary words."""
 
 
 def without_frames(error: _Error) -> _Error:
-    """Forget the traceback and the causes of an error.
+    """Remove the traceback and the causes of an error.
 
-    Raise the result outside of the `except` block, or the error gets its causes back.
+    Raise the result outside of the `except` block. Inside, the error would get a cause again.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def frameless(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function raise its ConfigurationError without frames, and without its arguments."""
+    """Decorate a function that raises its ConfigurationError without frames and arguments."""
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -49,7 +51,7 @@ def frameless(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def mask(text: str, *secrets: str | None) -> str:
-    """Replace each secret in a text by "***"."""
+    """Replace each secret in a text with "***"."""
     for secret in secrets:
         if secret and len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "***")

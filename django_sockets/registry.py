@@ -1,8 +1,8 @@
-"""Which backend serves which URL scheme, and opening one by URL.
+"""The backend of each URL scheme, and `open_broker`.
 
-The table holds strings only: nothing in the core imports a backend. Third parties add schemes
-through the entry-point group `django_sockets.brokers`, `scheme = "module:Class"`; the class is
-called as `Class(url, sink)` with a `BrokerURL` and a `Sink`.
+The table holds strings only, because the core imports no backend. Third parties add schemes through
+the entry-point group `django_sockets.brokers` as `scheme = "module:Class"`. The class is called as
+`Class(url, sink)` with a `BrokerURL` and a `Sink`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUILT_IN = {
     "rediss+serverless": "django_sockets.backends.serverless:ServerlessBroker",
 }
 _SHARDED = "django_sockets.backends.sharded:ShardedBroker"
-# Driver package of a scheme -> the extra of ours that installs it.
+# Driver package -> the extra of django-sockets that installs it.
 _EXTRAS = {"fakeredis": "fakeredis"}
 
 
@@ -47,21 +47,21 @@ class _DiscardSink:
 
 
 def schemes() -> dict[str, str]:
-    """Every known scheme -> "module:Class". A built-in scheme cannot be taken over."""
+    """Every known scheme -> "module:Class". An entry point cannot replace a built-in scheme."""
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {**found, **_BUILT_IN}
 
 
 @frameless
 def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
-    """Make the broker for a URL. It belongs to the event loop that first uses it.
+    """Make the broker of a URL. It belongs to the event loop that first uses it.
 
     Args:
         url: such as "redis://localhost:6379"; the README lists the schemes.
-        sink: takes what the broker hears; without one, messages are discarded.
+        sink: receives the messages; None discards them.
 
     Raises:
-        ConfigurationError: unknown scheme or option, a bad value, or a missing driver package.
+        ConfigurationError: an unknown scheme or option, a wrong value, or a missing driver package.
     """
     parsed = url if isinstance(url, BrokerURL) else BrokerURL.parse(url)
     if sink is None:
@@ -79,7 +79,7 @@ def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
 
 
 def _backend(url: BrokerURL, target: str) -> Callable[..., Broker]:
-    """The class that "module:Class" names."""
+    """Import the class that "module:Class" names."""
     module_name, _, class_name = target.partition(":")
     try:
         backend: Callable[..., Broker] = getattr(importlib.import_module(module_name), class_name)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .codec import Delivery, encode, send_event
+from .codec import encode, send_event
 from .conf import Source, check_hosts, load_config
 from .connection.asgi import AsgiApp
 from .connection.client_subscriptions import ClientSubscriptions
@@ -25,6 +25,7 @@ from .delivery.eager import Late, until_late
 from .delivery.events import OVERFLOW, EventQueue, Gap
 from .delivery.flow_control import STUCK_SECONDS, Backlog
 from .delivery.hold import NOT_YET, Hold
+from .delivery.message import Delivery
 from .delivery.send_queue import SendQueue
 from .errors import BrokerError, CallError, ChannelError, EncodeError, NotAllowed, SubscribeError
 from .hub.control import Control, check_close_code, control_of

@@ -1,4 +1,4 @@
-"""Typed messages: frames decoded to what a class declares, and given to the method that takes them.
+"""Typed messages: frames are decoded to declared types and passed to the method of their type.
 
     class Said(msgspec.Struct):
         text: str
@@ -10,7 +10,7 @@
         async def said(self, message: Said):  # {"type": "chat.message", "text": "hello"}
             await self.async_broadcast("lobby", {"text": message.text})
 
-It knows no sockets: `sockets` asks it what each frame calls.
+The module does not import the socket classes. They ask `Dispatch` which method takes a frame.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ Frame = str | bytes
 
 _MARK = "django_sockets_on"
 MAX_MESSAGE_CHARACTERS = 500
-"""Of an answer to an invalid message, which may quote what the client sent."""
+"""Length of the text in an answer to an invalid message. The text may quote the client."""
 
 
 def on(*types: str) -> Callable[[Method], Method]:
-    """Have a method, `def` or `async def`, take the frames `{"type": <one of these>, ...}`.
+    """Decorate a method, `def` or `async def`, that takes the frames of these types.
 
-    Its parameter gets the whole frame, validated against its annotation: a msgspec Struct, a
-    dataclass, a TypedDict, or whatever else msgspec decodes; without an annotation the plain dict.
-    A method without a parameter is just called. One that overrides it in a subclass takes the same
-    frames, unless it has an `@on` of its own.
+    A frame has the form `{"type": "chat.message", ...}`. The parameter of the method receives the
+    whole frame, validated against the annotation: a msgspec Struct, a dataclass, a TypedDict, or
+    another type that msgspec decodes. Without an annotation it is a dict. The method may have no
+    parameter. A method that overrides it in a subclass takes the same frames, unless it has its own
+    `@on`.
     """
     if not types or not all(isinstance(one, str) for one in types):
         raise ConfigurationError('@on needs the type of the messages, as in @on("chat.message")')
@@ -56,10 +57,10 @@ def on(*types: str) -> Callable[[Method], Method]:
 
 
 def taken_types(cls: type) -> dict[str, str]:
-    """Message type -> name of the method of a class that takes it.
+    """Message type -> name of the method that takes it.
 
     Raises:
-        ConfigurationError: two methods take the same one.
+        ConfigurationError: two methods take the same type.
     """
     marks: dict[str, tuple[str, ...]] = {}
     for owner in reversed(cls.__mro__):
@@ -68,7 +69,7 @@ def taken_types(cls: type) -> dict[str, str]:
             if isinstance(types, tuple):
                 marks[name] = types
             elif name in marks and not callable(value):
-                del marks[name]  # A subclass has taken it away: said = None.
+                del marks[name]  # A subclass has removed it, as in `said = None`.
     methods: dict[str, str] = {}
     for name, types in marks.items():
         for one in dict.fromkeys(types):
@@ -89,7 +90,7 @@ _read_head = msgspec.json.Decoder(_Head).decode
 
 
 class _Form:
-    """What one method, or `receive`, gets of a frame."""
+    """Converts a frame to the argument of one method, or of `receive`."""
 
     def __init__(self, form: Any) -> None:
         self._typed = None if form is None else TypedDecoder(form)
@@ -108,14 +109,14 @@ class _Taker(NamedTuple):
 
 
 class Dispatch:
-    """What the frames of one class call. Made once for each class.
+    """Selects the method for each frame of one class. Made once for each class.
 
     Args:
-        cls: the class; its `message_type` is what `receive` gets, None for plain data.
-        receives: whether it has a `receive` of its own.
+        cls: the class. Its `message_type` is the type for `receive`; None for plain data.
+        receives: True if the class has its own `receive`.
 
     Raises:
-        ConfigurationError: an annotation cannot be resolved, or is none that msgspec can decode.
+        ConfigurationError: an annotation cannot be resolved, or msgspec cannot decode it.
     """
 
     def __init__(self, cls: type, receives: bool) -> None:
@@ -133,11 +134,11 @@ class Dispatch:
         """The name of the method that takes a frame, and its arguments.
 
         Args:
-            decoder: a class's own, which makes data of a frame; None for JSON.
+            decoder: the decoder of the class, from a frame to data; None for JSON.
 
         Raises:
-            msgspec.MsgspecError: the frame does not fit.
-            Exception: it cannot be decoded at all.
+            msgspec.MsgspecError: the frame does not match its type.
+            Exception: the frame cannot be decoded.
         """
         if self._plain:
             return "receive", ((decoder or decode_json)(frame),)
@@ -145,7 +146,7 @@ class Dispatch:
             data = decoder(frame)
             taker = self._pick(data.get("type") if isinstance(data, Mapping) else None)
             return taker.name, () if taker.form is None else (taker.form.of_data(data),)
-        # msgspec does not look at the encoding of fields that it skips.
+        # msgspec does not check the encoding of fields that it skips.
         text = frame if isinstance(frame, str) else frame.decode()
         taker = self._pick(self._type_of(text))
         if taker.form is None:
@@ -161,7 +162,7 @@ class Dispatch:
         except msgspec.ValidationError:
             if not self._receives:
                 raise
-            return None  # Not an object, or one without a type: for `receive`.
+            return None  # Not an object, or an object without a type, goes to `receive`.
 
     def _pick(self, kind: object) -> _Taker:
         taker = self._takers.get(kind) if isinstance(kind, str) else None
@@ -198,13 +199,13 @@ def _form(form: Any, where: str) -> _Form:
 
 
 def message_id(frame: Frame, decoder: Callable[[Any], Any] | None) -> str | int | float | None:
-    """The `id` of a message that does not fit, so that its sender can tell which one it was.
+    """The `id` of an invalid message. The answer repeats it to identify the message.
 
     Returns:
         A number, or a text of at most `MAX_MESSAGE_CHARACTERS`; None if there is no such `id`.
     """
     try:
-        # Lenient on purpose: NaN in another field does not make the id worthless.
+        # `json.loads` is lenient: the id is valid even if another field holds NaN.
         data = json.loads(frame) if decoder is None else decoder(frame)
     except Exception:
         return None
@@ -217,15 +218,15 @@ def message_id(frame: Frame, decoder: Callable[[Any], Any] | None) -> str | int 
 
 
 def invalid_message(exc: Exception, request_id: str | int | float | None = None) -> dict[str, Any]:
-    """The answer to a frame that could not be decoded, without anything of our own inside it.
+    """The answer to a frame that could not be decoded. It reveals nothing about the server.
 
     Args:
-        request_id: the `id` of the message, which comes back in the answer; None for none.
+        request_id: the `id` of the message, which the answer repeats; None for no id.
     """
     known = isinstance(exc, (msgspec.MsgspecError, json.JSONDecodeError))
     text = str(exc) if known else "the message could not be decoded"
     if len(text) > MAX_MESSAGE_CHARACTERS:
-        half = MAX_MESSAGE_CHARACTERS // 2  # Where in the message stands at the end.
+        half = MAX_MESSAGE_CHARACTERS // 2  # The end names the position in the message.
         text = f"{text[:half]} ... {text[-half:]}"
     answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": text}}
     return answer if request_id is None else {"id": request_id, **answer}

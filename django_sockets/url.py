@@ -1,8 +1,10 @@
-"""Broker URLs and the options that every broker shares: parse, validate, redact.
+"""Parses, validates and redacts broker URLs and the options that all brokers share.
 
 The grammar: `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?option=value&...]`.
-What a scheme makes of hosts and path is its backend's business. The core and the backends import
-this module. No error repeats the value of an option, or what may be a part of a password.
+The backend of a scheme interprets hosts and path. No error repeats the value of an option, or text
+that may be part of a password.
+
+The core and the backends import this module.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .redaction import frameless
 __all__ = ["SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
 
 SHARDED = "sharded"
-"""The scheme of several hosts together; nobody writes it."""
+"""The internal scheme of several independent hosts. No URL contains it."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _BETWEEN_URLS = re.compile(r"\s+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
@@ -28,7 +30,7 @@ _MAY_HOLD_AT = frozenset(
     "user auth_file sentinel_username sentinel_password tls_ca_file tls_cert_file "
     "tls_key_file".split()
 )
-"""Options whose value may have an "@" that is not percent-encoded."""
+"""Options whose value may contain an "@" that is not percent-encoded."""
 _ADDRESS = re.compile(
     r"[A-Za-z0-9+.-]+:/{1,2}[A-Za-z0-9.-]*(:[0-9]{1,5})?|[A-Za-z0-9.-]+:[0-9]{1,5}"
 )
@@ -36,8 +38,8 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 def suggest(wrong: str, valid: Iterable[str]) -> str:
-    """The tail of an error message: did you mean ..., and the valid ones."""
-    import difflib  # Seldom needed, and a millisecond of every start.
+    """The end of an error message: the closest valid name, and all valid names."""
+    import difflib  # Imported here to save a millisecond at every start.
 
     names = sorted(valid)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
@@ -47,33 +49,33 @@ def suggest(wrong: str, valid: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class BrokerOptions:
-    """Options of every broker, each with its unit in its name; the defaults stand here only.
+    """The options of all brokers with their defaults. Each name contains the unit.
 
     Every field is also a URL option: `redis://host?dead_peer_seconds=2`.
     """
 
     prefix: str = "django_sockets"
-    """Stands before every name on the server, so that two applications do not hear each other."""
+    """Prefix of all names on the server. It separates applications that share a server."""
     connect_timeout_seconds: float = 5.0
-    """For one connection: TCP, TLS and the server's handshake together."""
+    """Time to open one connection: TCP, TLS and the handshake of the server together."""
     publish_timeout_seconds: float = 5.0
-    """A publish without a reply for so long raises `PublishError`."""
+    """Time to wait for the reply to a publish before `PublishError` is raised."""
     subscribe_timeout_seconds: float = 5.0
-    """A subscribe without an acknowledgement for so long raises `SubscribeError`."""
+    """Time to wait for the acknowledgement of a subscribe before `SubscribeError` is raised."""
     dead_peer_seconds: float = 5.0
-    """A server that stays silent for so long is taken for dead and its link is rebuilt."""
+    """Time after which a silent server counts as dead and its connection is replaced."""
     probe_interval_seconds: float = 2.0
-    """Time between two delivery probes of a link that carries subscriptions."""
+    """Time between two delivery probes of a connection that carries subscriptions."""
     log_interval_seconds: float = 10.0
-    """The same trouble is logged at most once per interval."""
+    """Minimum interval between two log lines of the same kind."""
     max_payload_bytes: int = 16 * _MIB
-    """Larger payloads are refused with `PayloadTooLarge`."""
+    """Largest payload of a publish. Larger ones raise `PayloadTooLarge`."""
     events_queue_size: int = 1024
-    """Events that wait for one reader of `hub.subscribe` before it gets an overflow gap."""
+    """Events queued for one reader of `hub.subscribe` before it gets an overflow gap."""
     channels_remembered: int = 100_000
-    """Channels on which a publishing process remembers its last message: see docs/promises.md."""
+    """Channels whose last message a publishing process remembers; see docs/promises.md."""
     publishers_remembered: int = 256
-    """Publishers that a subscribed channel remembers: see docs/promises.md."""
+    """Publishers that a subscribed channel remembers; see docs/promises.md."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -112,7 +114,7 @@ _OPTION_READERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """One `host[:port]` of a URL; `port` is None where the URL names none."""
+    """One `host[:port]` of a URL. `port` is None if the URL has none."""
 
     host: str
     port: int | None = None
@@ -124,16 +126,16 @@ class Address:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class BrokerURL:
-    """A parsed URL. `str()` and `repr()` leave the password out; equal URLs mean the same broker.
+    """A parsed URL. Equal URLs mean the same broker. `str()` and `repr()` omit the password.
 
     Attributes:
-        scheme: lower case, with `valkey` spelled `redis`.
-        addresses: 0..n hosts in the order given.
-        path: what stands between hosts and options, without its first slash.
-        options: the options of every broker.
-        extra: options that only this scheme knows, as text.
+        scheme: in lower case, with `redis` for `valkey`.
+        addresses: 0..n hosts in the order of the URL.
+        path: the text between hosts and options, without its first slash.
+        options: the options of all brokers.
+        extra: options of this scheme only, as text.
         driver_options: keyword arguments for the driver's connection, from a `hosts` entry.
-        shards: the URLs of several independent hosts that are one broker together.
+        shards: the URLs of several independent hosts that form one broker.
     """
 
     scheme: str
@@ -149,13 +151,13 @@ class BrokerURL:
     @classmethod
     @frameless
     def together(cls, urls: Sequence[BrokerURL]) -> BrokerURL:
-        """Several independent hosts as one broker; a single one stays as it is.
+        """Combine several independent hosts to one broker. A single URL is returned unchanged.
 
-        The options that concern the whole are those of the first; the smallest limit of a payload
-        holds.
+        The shared options are those of the first URL, except that the smallest
+        `max_payload_bytes` applies.
 
         Raises:
-            ConfigurationError: none, or one of them twice.
+            ConfigurationError: there is no URL, or a host occurs twice.
         """
         if len(urls) == 1:
             return urls[0]
@@ -164,7 +166,7 @@ class BrokerURL:
         names = [url.identity for url in urls]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigurationError(f"{name} stands twice in a list of hosts: keep one")
+                raise ConfigurationError(f"{name} occurs twice in a list of hosts: keep one")
         most = min(url.options.max_payload_bytes for url in urls)
         options = dataclasses.replace(urls[0].options, max_payload_bytes=most)
         return cls(scheme=SHARDED, options=options, shards=tuple(urls))
@@ -172,12 +174,12 @@ class BrokerURL:
     @classmethod
     @frameless
     def parse(cls, text: str, driver_options: Mapping[str, object] | None = None) -> BrokerURL:
-        """Parse and validate the parts that every scheme shares.
+        """Parse a URL and validate the parts that all schemes share.
 
-        Several URLs with white space between them are independent hosts (`together`).
+        Several URLs, separated by white space, are independent hosts (`together`).
 
         Raises:
-            ConfigurationError: naming the part at fault; a password is never repeated.
+            ConfigurationError: the URL is wrong. The message names the part, and no password.
         """
         if not isinstance(text, str):
             raise ConfigurationError(
@@ -197,7 +199,7 @@ class BrokerURL:
         username, password, hosts = _split_authority(authority)
         if _at_behind_hosts(scheme, hosts, path, query):
             raise ConfigurationError(
-                "a broker URL has an '@' behind its host: in a password write %2F for '/', %3F for "
+                "a broker URL has an '@' after its host: in a password write %2F for '/', %3F for "
                 "'?' and %40 for '@'; elsewhere write %40 for '@'"
             )
         options, extra = _split_options(query)
@@ -215,14 +217,14 @@ class BrokerURL:
     def check_extra(
         self, known: Mapping[str, str], hints: Mapping[str, str] | None = None
     ) -> dict[str, str]:
-        """The scheme's own options as a dict.
+        """The options of this scheme as a dict.
 
         Args:
-            known: option name -> one line of help; any other name is refused.
-            hints: other name -> what to write in its place.
+            known: option name -> one line of help. Other names are refused.
+            hints: refused name -> advice for the error message.
 
         Raises:
-            ConfigurationError: an option is neither a shared one nor in `known`.
+            ConfigurationError: an option is not in `known`.
         """
         extra = dict(self.extra)
         for name in extra:
@@ -231,7 +233,7 @@ class BrokerURL:
         return extra
 
     def _unknown(self, name: str, known: Mapping[str, str], hints: Mapping[str, str]) -> str:
-        """What to say of an unknown option; its name may be the rest of a password with a "&"."""
+        """The error text for an unknown option, whose name may be a part of a password."""
         if name in hints:
             return f"unknown option {name!r}: {hints[name]}"
         advice = suggest(name, [*_OPTION_READERS, *known])
@@ -245,12 +247,12 @@ class BrokerURL:
 
     @property
     def identity(self) -> str:
-        """What names this broker among others, whatever the credentials and options."""
+        """The URL without credentials and options, to compare brokers."""
         path = f"/{quote(self.path)}" if self.path else ""
         return f"{self.scheme}://{','.join(map(str, self.addresses))}{path}"
 
     def __str__(self) -> str:
-        """The URL without its password and without its options' values."""
+        """The URL without its password and its options."""
         if self.shards:
             return " + ".join(map(str, self.shards))
         user = ""
@@ -265,12 +267,12 @@ class BrokerURL:
 
 
 def canonical_scheme(scheme: str) -> str:
-    """`valkey`, `valkeys` and `valkey+...` are other spellings of the `redis` ones."""
+    """Replace `valkey` in a scheme with `redis`."""
     return re.sub(r"^valkey(s?)(?=\+|$)", r"redis\1", scheme)
 
 
 def _redact(text: str) -> str:
-    """What may be shown of a text that is no URL: an address, and nothing else."""
+    """The part of an invalid URL that a message may show: an address, and nothing else."""
     _, at, rest = text.rpartition("@")
     if at:
         host = re.split(r"[/?#]", rest)[0]
@@ -279,7 +281,7 @@ def _redact(text: str) -> str:
 
 
 def _at_behind_hosts(scheme: str, hosts: str, path: str, query: str) -> bool:
-    """Whether an "@" stands where it rather belongs to a password that is not percent-encoded."""
+    """True if an "@" probably belongs to a password that is not percent-encoded."""
     if "@" in path and (hosts or not scheme.endswith("+unix")):
         return True
     pieces = [piece for piece in query.split("&") if "@" in piece]
@@ -303,7 +305,7 @@ def _addresses(hosts: str) -> tuple[Address, ...]:
 def _address(part: str) -> Address:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", part)
     if match is None or not match[1]:
-        # What stands behind a colon is not repeated: it may be a password without its host.
+        # Text after a colon is not shown: it may be a password without a host.
         shown = part.partition(":")[0]
         raise ConfigurationError(
             f"host {shown!r} in a broker URL: write host:port, [IPv6 address]:port, or host alone"
@@ -323,13 +325,13 @@ def _split_options(query: str) -> tuple[BrokerOptions, tuple[tuple[str, str], ..
     shared: dict[str, Any] = {}
     extra: dict[str, str] = {}
     for piece in query.split("&"):
-        # Not by the rules of a form, in which a "+" is a space.
+        # Not `parse_qsl`, which turns a "+" into a space.
         name, _, text = (unquote(part) for part in piece.partition("="))
         if not piece:
             continue
         if name in shared or name in extra:
             shown = f" {name!r}" if text and re.fullmatch(r"[a-z]\w*", name) else ""
-            raise ConfigurationError(f"option{shown} stands twice in a broker URL: keep one")
+            raise ConfigurationError(f"option{shown} occurs twice in a broker URL: keep one")
         read = _OPTION_READERS.get(name)
         if read is None:
             extra[name] = text

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..codec import Delivery
 from ..delivery.events import OVERFLOW, Gap
 from ..delivery.flow_control import Backlog
 from ..delivery.hold import Hold, HoldOwner, event_bytes, event_channels
+from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import ConfigurationError
 from ..url import suggest

@@ -1,1 +1,1 @@
-"""From the bytes of a broker to its subscribers: in order, gaps signalled, bounded."""
+"""From received bytes to local subscribers: sequences, gaps, fan-out and bounded queues."""

@@ -1,9 +1,9 @@
-"""Run a coroutine at once, up to where it first has to wait; a task goes on with it from there.
+"""Start a coroutine at once. If it has to wait, a task continues it.
 
-A server's `send` rarely has to wait, and a task for each one would cost more than all else that a
-delivery takes. Python 3.12 has this as `Task(eager_start=True)`. Before it, the first step is made
-by hand, and nothing in the coroutine can tell: `current_task()` is the very task that goes on with
-it, so timeouts and cancel scopes that it opens hold; context variables are its own, as in a task.
+A server's `send` rarely has to wait, and a task for each `send` would cost more than the rest of a
+delivery. Python 3.12 and later offer `Task(eager_start=True)`. For older versions this module runs
+the first step itself. The coroutine cannot see a difference: `current_task()` is the task that will
+continue it, so timeouts and cancel scopes work, and it has its own copy of the context variables.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if sys.version_info >= (3, 12):
     def start(
         work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
     ) -> asyncio.Task[None] | None:
-        """Begin a coroutine on the running loop.
+        """Start a coroutine on the running loop.
 
         Returns:
-            The task that goes on with it, or None if it has ended already.
+            The task that continues it, or None if it has ended.
 
         Raises:
-            What it raised, if it has ended.
+            The exception of the coroutine, if it has ended with one.
         """
         task = asyncio.Task(work, loop=loop, eager_start=True)
         if not task.done():
@@ -46,15 +46,15 @@ else:
     def start(
         work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
     ) -> asyncio.Task[None] | None:
-        """Begin a coroutine on the running loop.
+        """Start a coroutine on the running loop.
 
         Returns:
-            The task that goes on with it, or None if it has ended already.
+            The task that continues it, or None if it has ended.
 
         Raises:
-            What it raised, if it has ended.
+            The exception of the coroutine, if it has ended with one.
         """
-        spare = _spares.pop(loop, None) or _Spare(loop)  # The coroutine may begin another one.
+        spare = _spares.pop(loop, None) or _Spare(loop)  # The coroutine may start another one.
         outer = asyncio.current_task(loop)
         context = contextvars.copy_context()
         if outer is not None:
@@ -71,13 +71,14 @@ else:
             _leave_task(loop, spare.task)
             if outer is not None:
                 _enter_task(loop, outer)
-        return spare.go_on(work, waits_for, context)
+        return spare.continue_with(work, waits_for, context)
 
 
 class _Spare(Coroutine[Any, Any, None]):
-    """What a task runs that was made to go on with whichever coroutine has to wait first.
+    """The body of a task that is made in advance, to continue the first coroutine that has to wait.
 
-    One serves for all that is started within a turn of the loop. If nothing had to wait, it ends.
+    One such task serves all coroutines that are started in one iteration of the loop. If none of
+    them has to wait, the task ends.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -86,20 +87,21 @@ class _Spare(Coroutine[Any, Any, None]):
         self._context = contextvars.Context()
         self._waits_for: Any = None
         self._begun = False
-        # Its first step is made when this turn of the loop is over.
+        # The loop runs the first step of this task after its present iteration.
         self.task = asyncio.Task(self, loop=loop, name="django_sockets delivery")
 
-    def go_on(
+    def continue_with(
         self, work: Coroutine[Any, Any, None], waits_for: Any, context: contextvars.Context
     ) -> asyncio.Task[None]:
-        """Let the task have a coroutine, and what this waits for at its first `await`."""
+        """Give the task a coroutine, and the future for which the coroutine waits first."""
         self._work, self._waits_for, self._context = work, waits_for, context
         if hasattr(waits_for, "_asyncio_future_blocking"):
-            waits_for._asyncio_future_blocking = False  # `await` has set it: a task takes note.
+            # `await` has set it. `_wait` sets it again when the task runs its first step.
+            waits_for._asyncio_future_blocking = False
         return self.task
 
     def send(self, value: Any) -> Any:
-        """The task's step."""
+        """Run one step of the task."""
         if self._work is None:
             self._retire()
             raise StopIteration
@@ -108,12 +110,12 @@ class _Spare(Coroutine[Any, Any, None]):
         return self._context.run(self._work.send, value)
 
     def throw(self, error: Any, *rest: Any) -> Any:
-        """The task's step when what it waited for has failed, or it was cancelled."""
+        """Run one step after the awaited future has failed or the task was cancelled."""
         if self._work is None:
             self._retire()
             raise error
         if not self._begun and hasattr(self._waits_for, "cancel") and self._waits_for.cancel():
-            return self._wait()  # As for any task: first what it waits for is cancelled.
+            return self._wait()  # As in any task, the awaited future is cancelled first.
         self._begun = True
         return self._context.run(self._work.throw, error, *rest)
 
@@ -133,33 +135,33 @@ class _Spare(Coroutine[Any, Any, None]):
         return self._waits_for
 
     def __await__(self) -> Generator[Any, Any, None]:
-        raise TypeError("only a task can await it")
+        raise TypeError("only a task can run it")
 
 
 _spares: dict[asyncio.AbstractEventLoop, _Spare] = {}
 
 
 class Late(Exception):
-    """A coroutine has waited for too long."""
+    """A coroutine did not end within its time."""
 
 
-class _Alarm:
-    """Cancels the present task after a time."""
+class _Timeout:
+    """A timer that cancels the present task."""
 
     def __init__(self, seconds: float) -> None:
-        self._rang = False
+        self._fired = False
         self._task = asyncio.current_task()
         self._earlier = cancelling(self._task)
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._fire)
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         if self._task is not None:
-            self._rang = True
+            self._fired = True
             self._task.cancel()
 
     def alone(self) -> bool:
-        """Whether a cancellation of the task was this one's, and nobody else's besides."""
-        return self._rang and uncancel(self._task) <= self._earlier
+        """Whether only this timer has cancelled the task."""
+        return self._fired and uncancel(self._task) <= self._earlier
 
     def stop(self) -> None:
         self._timer.cancel()
@@ -167,19 +169,19 @@ class _Alarm:
 
 @types.coroutine
 def until_late(work: Coroutine[Any, Any, T], seconds: float | None) -> Generator[Any, Any, T]:
-    """Await a coroutine. A timer is made when it first has to wait: most need none.
+    """Await a coroutine with a time limit. The timer starts when the coroutine first has to wait.
 
     Args:
-        seconds: how long it may wait from then on; None for any time.
+        seconds: the time limit; None for no limit.
 
     Raises:
-        Late: it has waited for longer, and was cancelled.
+        Late: the coroutine took longer and was cancelled.
     """
     alarm = None
     try:
         waits_for = work.send(None)
         if seconds is not None:
-            alarm = _Alarm(seconds)
+            alarm = _Timeout(seconds)
         while True:
             try:
                 yield waits_for

@@ -1,25 +1,25 @@
-"""The wire envelope: a small binary header before every payload.
+"""The wire envelope: a binary header before every payload.
 
-The counters in it form a chain for each publisher and channel. `Publisher` writes the chain here;
-`sequence` reads it.
+The header holds counters that let subscribers detect missing, late and repeated messages.
+`Publisher` writes the counters; `sequence` checks them.
 
     offset  size  field
-    0       3     magic D7 44 53 (it starts no UTF-8 text, hence no JSON of another program)
-    3       1     major version, 1; a reader takes a newer one for a gap
+    0       3     magic D7 44 53 (no UTF-8 text starts with it, so no JSON of another program)
+    3       1     major version, 1; a reader signals a gap for a newer one
     4       1     flags: bit 0, the payload is text; the other bits are sent as 0 and ignored
     5       1     reserved, sent as 0 and ignored
     6       2     length of the extension fields in bytes
     8       8     publisher: random id of one hub
-    16      8     counter of this message at its publisher, from 1
-    24      8     counter of its previous message on this channel, 0 for unknown
+    16      8     counter of this message at its publisher, starting at 1
+    24      8     counter of the publisher's previous message on this channel; 0 for unknown
     32      n     extension fields: type (1 byte), length (2), value; unknown types are skipped
     32+n          payload
 
     type  value
-    1     id of a socket that must not get the message
-    2     set aside
+    1     id of a socket that must not receive the message
+    2     reserved
     3     8 bytes: microseconds from the publisher's previous message on this channel to this one,
-          rounded down; only where the counter at offset 24 is not 0
+          rounded down; only if the counter at offset 24 is not 0
 
 Numbers are big-endian.
 """
@@ -49,7 +49,7 @@ __all__ = [
 
 _HEADER = struct.Struct(">4sBxH8sQQ")
 _FIELD = struct.Struct(">BH")
-# Most messages have one extension field, the age, right behind the header.
+# A header with the age as its only extension field, as in most messages.
 _WITH_AGE = struct.Struct(">4sBxH8sQQBHQ")
 _MAGIC = b"\xd7DS"
 _START = _MAGIC + b"\x01"
@@ -66,30 +66,30 @@ _unpack_with_age = _WITH_AGE.unpack_from
 
 
 class NotOurs(Exception):
-    """The payload has no envelope of ours: another program wrote on the channel."""
+    """The payload has no valid envelope: another program has published it."""
 
 
 class NewerVersion(Exception):
-    """The envelope is of a newer major version than this reader knows."""
+    """The envelope has a newer major version than this reader knows."""
 
 
 Envelope: TypeAlias = tuple[bytes, int, int, int | None, bool, bytes | None, bytes]
-"""Publisher, counter, previous counter, age of the previous message in microseconds (None: not
-told), whether it is text, origin, payload. A plain tuple: the hub unpacks every message, and a
-named one takes longer to make."""
+"""Publisher, counter, previous counter, age of the previous message in microseconds or None,
+is_text, origin, payload. A plain tuple, because a named one takes longer to create and the hub
+unpacks every message."""
 
 
 class Publisher:
-    """The publishing end of the chain: one for each hub.
+    """Writes the headers of one hub.
 
-    It remembers its last message on each of the channels it publishes to, up to a bound. Beyond
-    the bound, a channel takes the place of a random one. A forgotten channel's next message has
-    the previous counter 0, so that subscribers cannot tell whether one before it was lost. With
-    twice as many channels in use as are remembered, about one message in five still tells;
-    the cost of a header stays what it was.
+    A publisher remembers its last message on each channel, up to a number of channels. When the
+    number is reached, a new channel replaces a random one. The next message on a forgotten channel
+    has the previous counter 0, so subscribers cannot detect whether a message before it was lost.
+    With twice as many channels in use as are remembered, about one message in five still has a
+    previous counter. The cost of a header does not change.
 
     Args:
-        channels_remembered: the bound; a remembered channel takes about 150 bytes.
+        channels_remembered: the number of channels. Each takes about 150 bytes.
     """
 
     def __init__(self, channels_remembered: int = BrokerOptions.channels_remembered) -> None:
@@ -98,7 +98,7 @@ class Publisher:
         self._recent = array("d", bytes(8 * RECENT_MESSAGES))
         _local[self.id] = self
         self._most = channels_remembered
-        # The memory is a table of rows; arrays hold numbers at 8 bytes each, without objects.
+        # A table with one row for each channel. An array holds a number in 8 bytes.
         self._rows: dict[str, int] = {}
         self._names: list[str] = []
         self._counters = array("Q")
@@ -109,8 +109,7 @@ class Publisher:
     ) -> list[bytes]:
         """The next header for each channel.
 
-        A counter is used up whether or not the publish succeeds: what failed, or may have failed,
-        is a hole that subscribers must hear of.
+        A counter is used even if the publish fails. Subscribers then detect the missing message.
         """
         extension = b"" if origin is None else _FIELD.pack(_ORIGIN, len(origin)) + origin
         flags = _TEXT if is_text else 0
@@ -150,7 +149,8 @@ class Publisher:
             self._counters.append(counter)
             self._times.append(now)
         else:
-            # A random one: in turns, a cycle of one channel too many would find none of them.
+            # Random, because replacing in order would forget every channel of a cycle that is one
+            # channel too long.
             row = random.randrange(row)  # noqa: S311
             del self._rows[self._names[row]]
             self._names[row] = channel
@@ -159,30 +159,30 @@ class Publisher:
         self._rows[channel] = row
 
     def published_at(self, counter: int) -> float | None:
-        """When a message was published (`time.monotonic`), for the most recent ones."""
+        """The time of a message (`time.monotonic`); None if it is not one of the most recent."""
         if not max(0, self._counter - RECENT_MESSAGES) < counter <= self._counter:
             return None
         return self._recent[counter % RECENT_MESSAGES]
 
 
 RECENT_MESSAGES = 4096
-"""Of which a publisher remembers the time: more than are on their way in most processes."""
+"""The number of messages whose time a publisher remembers. Few processes have more in flight."""
 
 _local: WeakValueDictionary[bytes, Publisher] = WeakValueDictionary()
 
 
 def published_at(publisher: bytes, counter: int) -> float | None:
-    """When a message of this process was published (`time.monotonic`), if that is known."""
+    """The time of a message of this process (`time.monotonic`); None if it is unknown."""
     local = _local.get(publisher)
     return None if local is None else local.published_at(counter)
 
 
 def unpack(message: bytes) -> Envelope:
-    """Take a message apart.
+    """Split a message into the parts of its envelope and the payload.
 
     Raises:
-        NotOurs: no envelope, or a damaged one.
-        NewerVersion: an envelope that only a newer reader understands.
+        NotOurs: the message has no envelope, or a damaged one.
+        NewerVersion: the envelope has a newer major version.
     """
     try:
         start, flags, extension, publisher, counter, previous, kind, length, age = _unpack_with_age(

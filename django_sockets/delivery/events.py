@@ -1,19 +1,20 @@
-"""What subscribers get: messages and gaps in the order of the stream, and a queue of them."""
+"""Messages and gaps for subscribers, and a queue of them for one reader."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from ..codec import Delivery
 from .flow_control import Backlog, Congestion
+from .message import Delivery
 
 __all__ = [
     "LATE",
     "MISSED",
     "OVERFLOW",
     "VERSION",
+    "DroppedChannels",
     "Event",
     "EventQueue",
     "Events",
@@ -22,22 +23,22 @@ __all__ = [
 ]
 
 MISSED = "missed"
-"""Gap reason: the publisher's chain jumped, messages are missing before the next one."""
+"""Gap reason: messages of a publisher are missing before its next message."""
 LATE = "late"
-"""Gap reason: a message came after a newer one of its publisher and was dropped."""
+"""Gap reason: a message arrived after a newer one of its publisher and was dropped."""
 VERSION = "version"
-"""Gap reason: a message of a newer format than this process can read."""
+"""Gap reason: a message has a newer format than this process can read."""
 OVERFLOW = "overflow"
-"""Gap reason: this subscriber did not keep up and messages for it were dropped."""
+"""Gap reason: the subscriber was too slow, and messages for it were dropped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Message:
-    """A payload as it was published.
+    """A message as it was published.
 
     Attributes:
-        channel: where.
-        payload: the bytes; JSON text in UTF-8 if it was broadcast as data.
+        channel: the channel of the message.
+        payload: the published bytes. Data that was broadcast is JSON text in UTF-8.
     """
 
     channel: str
@@ -46,11 +47,12 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gap:
-    """Messages may be missing at this point of the stream: fetch the present state anew.
+    """Messages may be missing at this point of the stream: fetch the present state again.
 
     Attributes:
         channels: 1..n subscribed channels.
-        reason: "missed", "late", "version", "overflow", or the broker's words for a lost link.
+        reason: "missed", "late", "version", "overflow", or the text of the broker for a lost
+            connection.
     """
 
     channels: tuple[str, ...]
@@ -60,14 +62,39 @@ class Gap:
 Event: TypeAlias = Message | Gap
 
 
-class EventQueue:
-    """A subscriber with a bounded queue, for one reader that takes events one by one.
+class DroppedChannels:
+    """The channels on which messages were dropped for a slow consumer and no gap was signalled yet.
 
-    A reader that does not keep up gets `Gap(reason="overflow")` in place of what was dropped.
+    It is true while there are such channels.
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, channels: Iterable[str]) -> None:
+        """Record that messages on these channels were dropped."""
+        self._names.update(dict.fromkeys(channels))
+
+    def take_gap(self) -> Gap:
+        """The gap of all recorded channels. It also clears the record."""
+        gap = Gap(channels=tuple(self._names), reason=OVERFLOW)
+        self._names.clear()
+        return gap
+
+
+class EventQueue:
+    """A subscriber with a bounded queue and one reader.
+
+    If the reader is too slow, new events are dropped. A `Gap(reason="overflow")` takes their place.
 
     Args:
         max_items, max_bytes, congestion: see `Backlog`.
-        count_gap: called with the reason of each gap that the queue itself makes.
+        count_gap: called with the reason of each gap that the queue makes.
     """
 
     def __init__(
@@ -79,7 +106,7 @@ class EventQueue:
     ) -> None:
         self._count_gap = count_gap
         self._backlog = Backlog(max_items, max_bytes, congestion)
-        self._overflowed: dict[str, None] = {}
+        self._dropped = DroppedChannels()
         self._closed = False
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -91,42 +118,40 @@ class EventQueue:
         self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
 
     def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
-        if self._overflowed and not self._backlog.full:
-            self._backlog.put(self._overflow(), 0)
+        if self._dropped and not self._backlog.full:
+            self._backlog.put(self._take_gap(), 0)
         if not self._backlog.put(event, size_bytes):
-            self._overflowed.update(dict.fromkeys(channels))
+            self._dropped.add(channels)
 
-    def _overflow(self) -> Gap:
-        gap = Gap(channels=tuple(self._overflowed), reason=OVERFLOW)
-        self._overflowed.clear()
+    def _take_gap(self) -> Gap:
         self._count_gap(OVERFLOW)
-        return gap
+        return self._dropped.take_gap()
 
     async def next(self) -> Delivery | Gap | None:
-        """The next event, None once closed and empty; cancelling loses none."""
+        """The next event; None if the queue is closed and empty. Cancelling loses no event."""
         backlog = self._backlog
-        if not backlog and not self._overflowed and not self._closed:
+        if not backlog and not self._dropped and not self._closed:
             await backlog.wait()
         if backlog:
             event: Delivery | Gap = backlog.take()
             return event
-        return self._overflow() if self._overflowed else None
+        return self._take_gap() if self._dropped else None
 
     def drain(self) -> list[Delivery | Gap]:
-        """Everything that is queued, without waiting."""
+        """Remove and return all queued events without waiting."""
         left: list[Delivery | Gap] = self._backlog.clear()
-        if self._overflowed:
-            left.append(self._overflow())
+        if self._dropped:
+            left.append(self._take_gap())
         return left
 
     def close(self) -> None:
-        """End the reading after what is queued."""
+        """Let the reader end after the queued events."""
         self._closed = True
         self._backlog.wake()
 
 
 class Events(EventQueue):
-    """The events of one `hub.subscribe`, as an async iterator of `Message` and `Gap`."""
+    """An async iterator of `Message` and `Gap`, for one `hub.subscribe`."""
 
     def __aiter__(self) -> Events:
         return self

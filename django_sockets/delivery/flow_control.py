@@ -1,10 +1,11 @@
-"""A bounded queue between the hub and one consumer, which knows a slow consumer from a burst.
+"""Flow control between the hub and its consumers: bounded backlogs that detect slow consumers.
 
-The hub fills it without waiting. A backlog that becomes full says so; the hub then gives the event
-loop a turn (`Congestion.relieve`), so that a batch of a thousand messages read at once fills no
-queue of a healthy consumer. A consumer that makes no use of that time is slow: its backlog
-refuses items when it is full, until it has been emptied once; what that means is its owner's
-business.
+The hub appends to a backlog without waiting. A backlog that becomes full registers itself at the
+`Congestion` of the hub. The hub then waits (`Congestion.relieve`) until its consumer has taken
+items, so a burst of messages alone never makes a consumer slow.
+
+A consumer that does not use this time is slow. Its backlog refuses items while it is full, until
+it has been empty once. The owner of the backlog decides what to do with refused items.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from typing import Any
 __all__ = ["STUCK_SECONDS", "Backlog", "Congestion"]
 
 STUCK_SECONDS = 0.2
-"""A consumer of a full backlog that is busy with one item for so long is slow."""
+"""A consumer with a full backlog is slow if one item takes it this long."""
 STRAIN_SECONDS = 1.0
-"""So is one for which the hub waited so long in all since its backlog was last empty."""
+"""A consumer is also slow if the hub has waited this long for it, in total, since its backlog was
+last empty."""
 RETRY_AFTER_SECONDS = 60.0
-"""One that was slow lately is waited for a moment only, or it would slow down its neighbours anew
-each time that it has caught up."""
+"""For this time after a consumer was slow, the hub waits at most `RETRY_STUCK_SECONDS` for it.
+Otherwise it would slow down the other consumers again each time that it has caught up."""
 RETRY_STUCK_SECONDS = 0.02
 
 
 _NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
-"""In place of a queue where nothing ever waited: an empty one takes 760 bytes, for each socket."""
+"""Shared by all backlogs that never had an item: an empty deque takes 760 bytes for each socket."""
 
 
 class Congestion:
-    """The full backlogs of one hub, and the waiting for them.
+    """The full backlogs of one hub.
 
     Attributes:
-        full: those backlogs; to be looked at only.
+        full: the backlogs for which the hub has to wait. Read only.
     """
 
     def __init__(self) -> None:
@@ -50,14 +52,15 @@ class Congestion:
             self._changed.set()
 
     async def relieve(self) -> None:
-        """Return when every backlog has room again or belongs to a slow consumer."""
+        """Wait until every backlog has room or belongs to a slow consumer."""
         loop = asyncio.get_running_loop()
         while self.full:
             self._changed.clear()
             now = loop.time()
             wait = loop.create_task(self._changed.wait())
             try:
-                await asyncio.wait([wait], timeout=min(box.allowance(now) for box in self.full))
+                seconds = min(backlog.allowance(now) for backlog in self.full)
+                await asyncio.wait([wait], timeout=seconds)
             finally:
                 wait.cancel()
             now = loop.time()
@@ -69,12 +72,12 @@ class Backlog:
     """A bounded FIFO with one consumer, on one event loop.
 
     Args:
-        max_items: items that may wait.
-        max_bytes: bytes that may wait; an empty backlog takes one item of any size.
-        congestion: where a full backlog announces itself.
+        max_items: the most queued items.
+        max_bytes: the most queued bytes. An empty backlog takes one item of any size.
+        congestion: the place where a full backlog registers itself.
 
     Attributes:
-        slow: the consumer was given time and did not use it; `put` refuses until it caught up.
+        slow: the consumer is slow; `put` refuses items until the backlog has been empty.
     """
 
     __slots__ = (
@@ -100,7 +103,7 @@ class Backlog:
         self._congestion = congestion
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        # Nobody has asked for an item yet: as good as busy.
+        # A consumer that has not yet asked for an item counts as busy.
         self._busy_since: float | None = self._loop.time()
         self._full_since: float | None = None
         self._strain_seconds = 0.0
@@ -112,12 +115,13 @@ class Backlog:
 
     @property
     def full(self) -> bool:
+        """The number of items or bytes has reached its limit."""
         return bool(self._items) and (
             len(self._items) >= self._max_items or self._bytes >= self._max_bytes
         )
 
     def put(self, item: Any, size_bytes: int, *, force: bool = False) -> bool:
-        """Append an item; False if the backlog is full and its consumer slow, unless forced."""
+        """Append an item. Without `force`, return False if the backlog is full and slow."""
         if self.slow and self.full and not force:
             return False
         if self._items is _NOTHING:
@@ -131,7 +135,7 @@ class Backlog:
         return True
 
     def take(self) -> Any:
-        """Remove and return the first item; the consumer is busy with it until it asks again."""
+        """Remove and return the first item. The consumer is busy with it until its next call."""
         item, size_bytes = self._items.popleft()
         self._bytes -= size_bytes
         if self._full_since is not None and not self.full:
@@ -143,7 +147,7 @@ class Backlog:
         return item
 
     def evict(self, may_go: Callable[[Any], bool]) -> Any:
-        """Remove and return the oldest item that may go; None if there is none."""
+        """Remove and return the oldest item that `may_go` allows; None if there is none."""
         for index, (item, size_bytes) in enumerate(self._items):
             if may_go(item):
                 del self._items[index]
@@ -152,15 +156,15 @@ class Backlog:
         return None
 
     def begin(self) -> None:
-        """The consumer is busy with an item from now on."""
+        """Record that the consumer is busy with an item from now on."""
         self._busy_since = self._loop.time()
 
     def rest(self) -> None:
-        """The consumer has nothing to do."""
+        """Record that the consumer has nothing to do."""
         self._busy_since = None
 
     async def wait(self) -> None:
-        """Return when there is an item, or after `wake`; the consumer is idle meanwhile."""
+        """Wait for an item or for `wake`. The consumer is idle meanwhile."""
         self.rest()
         if not self._items:
             self._waiter = self._loop.create_future()
@@ -170,19 +174,19 @@ class Backlog:
                 self._waiter = None
 
     def wake(self) -> None:
-        """End the consumer's `wait`."""
+        """End the `wait` of the consumer."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def allowance(self, now: float) -> float:
-        """Seconds that the hub may wait for this backlog before it looks again."""
+        """The seconds that the hub may wait for this backlog before it calls `judge`."""
         return max(0.0, self._patience(now) - self._busy_seconds(now))
 
     def _patience(self, now: float) -> float:
         return RETRY_STUCK_SECONDS if now < self._retry_after else STUCK_SECONDS
 
     def judge(self, now: float) -> None:
-        """Give the consumer of a full backlog up as slow, if it is."""
+        """Decide whether the consumer of this full backlog is slow."""
         waited = 0.0 if self._full_since is None else now - self._full_since
         strain = self._strain_seconds + waited
         if now < self._retry_after:
@@ -191,18 +195,18 @@ class Backlog:
             self._busy_since is not None and strain >= STRAIN_SECONDS
         ):
             self._relieved(now)
-            self._give_up(now)
+            self._mark_slow(now)
 
     def _relieved(self, now: float) -> None:
-        """The hub waits for this backlog no longer; note how long it did."""
+        """Record that the hub no longer waits for this backlog, and how long it waited."""
         if self._full_since is not None and self._busy_since is not None:
             self._strain_seconds += now - self._full_since
             if self._strain_seconds >= STRAIN_SECONDS:
-                self._give_up(now)
+                self._mark_slow(now)
         self._full_since = None
         self._congestion.discard(self)
 
-    def _give_up(self, now: float) -> None:
+    def _mark_slow(self, now: float) -> None:
         self.slow = True
         self._retry_after = now + RETRY_AFTER_SECONDS
 
@@ -215,7 +219,7 @@ class Backlog:
         return self._busy_seconds(self._loop.time()) >= STUCK_SECONDS
 
     def clear(self) -> list[Any]:
-        """Remove and return everything."""
+        """Remove and return all items."""
         left = [item for item, _ in self._items]
         self._items = _NOTHING
         self._bytes = 0

@@ -1,7 +1,7 @@
-"""Broadcasts that wait while a hook of one socket sends the present state: `connect` or `gap`.
+"""Broadcasts that wait while the hook `connect` or `gap` of one socket sends the present state.
 
-The client then gets the state first and every change after it, however long the hook takes. Events
-wait as references, so one broadcast that waits for 1,000 sockets is in memory once.
+The client gets the state first and all changes after it, for any duration of the hook. Events wait
+as references, so one broadcast that waits for 1,000 sockets is in memory once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from ..codec import Delivery
 from .events import OVERFLOW, Gap
 from .fanout import TURN_DELIVERIES
 from .flow_control import Congestion
+from .message import Delivery
 from .send_queue import SendQueue
 
 __all__ = [
@@ -32,11 +32,10 @@ __all__ = [
 logger = logging.getLogger("django_sockets")
 
 HOLD_MESSAGES = 4096
-"""Events that may wait. It is more than an outbox holds: the client may be quick, only the hook
-is not."""
+"""The most events that wait. An outbox holds fewer: a slow hook does not mean a slow client."""
 
 _NOTHING: deque[Delivery | Gap] = deque(maxlen=0)
-"""In place of a queue where nothing waits yet: an empty one takes 760 bytes."""
+"""Shared by all holds without an event: an empty deque takes 760 bytes."""
 
 
 class HoldOwner(Protocol):
@@ -66,14 +65,14 @@ class HoldOwner(Protocol):
 class Hold:
     """The events that wait for one hook, in the order of the stream, on one event loop.
 
-    If too much waits, the oldest events go, and a `Gap(reason="overflow")` takes their place.
+    If too many events wait, the oldest are dropped. A `Gap(reason="overflow")` takes their place.
 
     Attributes:
-        passing: the hook has returned, and what waited is being handed on. New events still queue
-            up behind the others. Up to twice as many may wait then, because a burst that arrives
-            now is no fault of the client.
+        passing: the hook has returned, and the events are being handed over. New events still queue
+            behind the others. Twice as many may wait, because the client did not cause a burst that
+            arrives now.
         closed: the socket has ended; events are discarded and counted.
-        watched: set by the owner, while it watches whether the client reads.
+        watched: set by the owner while it checks whether the client reads.
     """
 
     __slots__ = ("_bytes", "_events", "_hole", "_owner", "closed", "passing", "watched")
@@ -130,9 +129,9 @@ class Hold:
         return event
 
     def take(self, most: int) -> Iterator[Delivery | Gap]:
-        """Remove and yield the first events, at most so many; the gap of an overflow comes first.
+        """Remove and yield at most `most` events. The gap of an overflow is the first one.
 
-        Events may be put, and the hold be closed, while it is iterated.
+        During the iteration, events may be added and the hold may be closed.
         """
         while self and most > 0:
             if self._hole is not None:
@@ -148,18 +147,18 @@ class Hold:
         send_queue: SendQueue,
         congestion: Congestion,
     ) -> None:
-        """Hand on what waits, and what comes meanwhile; returns when nothing waits any more.
+        """Hand over all events, with those that arrive meanwhile. Returns when none is left.
 
         Args:
             pass_on: puts one event into the send queue, by the overflow policy.
-            send_queue: while it is full, its consumer gets as much time as any other.
+            send_queue: while it is full, the hold waits for its consumer as the hub does.
         """
         while self:
             for event in self.take(TURN_DELIVERIES):
                 try:
                     pass_on(event)
                 except Exception:
-                    # As in the hub: one message that cannot be encoded stops no other.
+                    # As in the hub, an event that cannot be encoded must not stop the others.
                     logger.exception("a subscriber failed to take %r", type(event).__name__)
                 if send_queue.full:
                     break
@@ -169,7 +168,7 @@ class Hold:
                 await asyncio.sleep(0)
 
     def forget(self, channels: Iterable[str]) -> None:
-        """Discard what waits of channels that the socket has left."""
+        """Discard the events of channels that the socket has left."""
         gone = set(channels)
         kept: deque[Delivery | Gap] = deque()
         for event in self._events:
@@ -187,7 +186,7 @@ class Hold:
             self._hole = {name: None for name in self._hole if name not in gone} or None
 
     def close(self) -> None:
-        """Discard everything, now and from now on: the socket ends."""
+        """Discard all present and future events, because the socket ends."""
         self.closed = True
         events, self._events = self._events, _NOTHING
         self._bytes = 0
@@ -195,18 +194,18 @@ class Hold:
         self._owner._discarded(sum(isinstance(event, Delivery) for event in events))
 
     def expire(self) -> None:
-        """Called by `HoldTimer` when the time is over."""
+        """Called by `HoldTimer` after the time of the hold."""
         self._owner._hold_expired()
 
 
 NOT_YET: Hold = Hold.__new__(Hold)
-"""Stands for a hold that begins with the first subscription. Nothing is put into it."""
+"""A placeholder for a hold that begins with the first subscription. It never gets an event."""
 
 
 class HoldTimer:
-    """Expires the holds of one hub, with one timer for all of them.
+    """Expires the holds of one hub with a single timer of the event loop.
 
-    A timer for each hold would cost a tenth of a handshake and stay in the heap of the loop.
+    A timer for each hold would cost a tenth of a handshake, and would stay in the heap of the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -215,7 +214,7 @@ class HoldTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, hold: Hold, seconds: float) -> None:
-        """Call `hold.expire()` after that time, unless it is discarded before."""
+        """Call `hold.expire()` after that time, unless `discard` is called before."""
         if seconds == math.inf:
             return
         self._ends[hold] = ends = self._loop.time() + seconds
@@ -223,7 +222,7 @@ class HoldTimer:
             self._wake_at(ends)
 
     def discard(self, hold: Hold) -> None:
-        """The hold is over. The timer stays: most likely it serves the next one."""
+        """Remove a hold. The timer keeps running, because the next hold can use it."""
         self._ends.pop(hold, None)
 
     def _wake_at(self, when: float) -> None:
@@ -242,10 +241,10 @@ class HoldTimer:
 
 
 def event_bytes(event: Delivery | Gap) -> int:
-    """What an event counts for in `outbox_bytes`."""
+    """The bytes of an event that count against `outbox_bytes`."""
     return 0 if isinstance(event, Gap) else len(event.payload)
 
 
 def event_channels(event: Delivery | Gap) -> Sequence[str]:
-    """The channels that an event is about."""
+    """The channels of an event."""
     return event.channels if isinstance(event, Gap) else (event.channel,)

@@ -1,6 +1,7 @@
-"""A queue with a worker that exists only while there is something to wait for.
+"""A bounded queue of items that are handled one at a time.
 
-An idle socket costs no task and no queue, and neither does an item that is handled at once.
+An item is handled at once if the queue is idle. A worker task exists only while an item has to
+wait, so an idle socket costs neither a task nor a backlog.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ __all__ = ["SendQueue"]
 
 
 class SendQueue(abc.ABC):
-    """Items handled one at a time, in order, on one event loop. A subclass says how.
+    """Items handled one at a time, in order, on one event loop. A subclass handles them.
+
+    The fan-out may bypass `handle` and await `send` itself, while the queue is `idle` and `direct`.
+    It then clears `idle`, and afterwards either sets `idle` again, if nothing is `behind`, or calls
+    `rest`. No other code changes these attributes from outside.
 
     Attributes:
-        send: the hub may await this in place of `handle` while the queue is `idle` and `direct`.
-        owner: the subscriber that the queue belongs to, where the hub may `send`.
-        idle: no item is being handled. A caller that awaits `send` clears this, and calls `rest`
-            afterwards.
-        behind: an item waits behind the one that is being handled.
+        send: the ASGI `send` that the fan-out may await.
+        owner: the subscriber that owns the queue. Only a queue for the fan-out needs it.
+        idle: no item is being handled.
+        behind: an item waits behind the item that is being handled.
         held: nothing is handled until `release`.
-        direct: the hub need not ask the owner: the queue is not held, not sealed and not ended.
+        direct: the fan-out may use `send`: the queue is not held, not sealed and not ended.
     """
 
     __slots__ = (
@@ -53,28 +57,28 @@ class SendQueue(abc.ABC):
         self.behind = False
         self.direct = True
 
-    # What a subclass says
+    # For subclasses
 
     @abc.abstractmethod
     async def handle(self, item: Any) -> None:
-        """Handle an item; what it raises ends the send queue and goes to `failed`."""
+        """Handle an item. An exception ends the queue and is passed to `failed`."""
 
     @abc.abstractmethod
     def failed(self, exc: Exception) -> None:
-        """Called with the exception of `handle` or `send`."""
+        """Called with an exception of `handle` or `send`."""
 
     @abc.abstractmethod
     def dropped(self, items: list[Any]) -> None:
-        """Called with the items that were queued and are not handled any more."""
+        """Called with queued items that will not be handled."""
 
     @abc.abstractmethod
     def new_backlog(self) -> Backlog:
-        """What items wait in; asked for once, when the first one has to."""
+        """Make the backlog. Called once, when the first item has to wait."""
 
-    # What waits
+    # Queued items
 
     def backlog(self) -> Backlog:
-        """The items that wait."""
+        """The queued items."""
         if self._backlog is None:
             self._backlog = self.new_backlog()
             if self.idle and not self.held:
@@ -83,11 +87,12 @@ class SendQueue(abc.ABC):
 
     @property
     def full(self) -> bool:
+        """The backlog has reached one of its limits."""
         return self._backlog is not None and self._backlog.full
 
     @property
     def stuck(self) -> bool:
-        """The item in hand has waited for so long that the consumer counts as slow."""
+        """The present item has taken so long that the consumer counts as slow."""
         return not self.idle and self._backlog is not None and self._backlog.stuck
 
     @property
@@ -96,22 +101,22 @@ class SendQueue(abc.ABC):
         return not self._backlog
 
     def evict(self) -> Any:
-        """Drop and return the oldest item for which nobody waits; None if there is none."""
+        """Remove and return the oldest item without a waiting `run`; None if there is none."""
         entry = self.backlog().evict(_unawaited)
         return None if entry is None else entry[0]
 
     def put(self, item: Any, size_bytes: int) -> bool:
-        """Handle an item without waiting; False if the send queue is full and its consumer slow."""
+        """Handle or queue an item; False if the queue is full and its consumer slow."""
         if self._ended:
             self.dropped([item])
-            return True  # Nobody is there any more to miss it.
+            return True  # Not an overflow: the consumer is gone.
         if self.idle and not self.held:
             self._begin(self._one(item))
             return True
         return self._queue((item, None), size_bytes)
 
     async def run(self, item: Any) -> None:
-        """Handle an item behind the others; returns when that is done, or the queue has ended."""
+        """Handle an item after the queued ones. Returns when it is handled or the queue ended."""
         if self._ended:
             return
         if self.idle and not self.held:
@@ -120,7 +125,7 @@ class SendQueue(abc.ABC):
                 await asyncio.wait([worker])
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # At most one for each caller that waits, so this is bounded without the backlog's limits.
+        # Each caller waits for its item, so the number of callers bounds these items.
         self._queue((item, done), 0, force=True)
         await done
 
@@ -131,7 +136,7 @@ class SendQueue(abc.ABC):
         return True
 
     def forget(self) -> None:
-        """Drop what is queued; callers of `run` return."""
+        """Drop the queued items; callers of `run` return."""
         entries = self._backlog.clear() if self._backlog is not None else []
         for _, done in entries:
             if done is not None and not done.done():
@@ -139,35 +144,35 @@ class SendQueue(abc.ABC):
         if entries:
             self.dropped([item for item, _ in entries])
 
-    # When it is handled
+    # Holding and handling
 
     def hold(self) -> None:
-        """Handle nothing that comes from now on, until `release`."""
+        """Queue all new items until `release`."""
         self.held = True
         self.direct = False
 
     def release(self) -> None:
-        """Begin to handle what was held."""
+        """Begin to handle the held items."""
         self.held = False
         self.direct = not self._ended
         if self._backlog is not None:
             self.rest()
 
     def seal(self) -> None:
-        """Nothing is `direct` any more: `connect` is running, or the end is near."""
+        """Keep the fan-out from using `send`: `connect` is running, or the socket is closing."""
         self.direct = False
 
     def unseal(self) -> None:
-        """Take `seal` back."""
+        """Undo `seal`."""
         self.direct = not (self.held or self._ended)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-        """Handle something at once, as far as that need not wait; returns what goes on with it."""
+        """Start a coroutine. Returns the task that continues it if it has to wait, else None."""
         self.idle = False
         try:
             worker = start(work, asyncio.get_running_loop())
         except asyncio.CancelledError:
-            return None  # As for a task of its own: the item is done with.
+            return None  # The item is finished, as if a task had been cancelled.
         if worker is not None:
             self.wait_for(worker)
         return worker
@@ -195,12 +200,12 @@ class SendQueue(abc.ABC):
             self.rest()
 
     def wait_for(self, worker: asyncio.Task[None]) -> None:
-        """The item in hand has to wait; this task goes on with it."""
+        """Record that the present item has to wait, and that this task continues it."""
         self._worker = worker
         self.backlog().begin()
 
     def rest(self) -> None:
-        """Nothing is in hand any more: go on with what waits."""
+        """Record that the present item is finished, and continue with the queued items."""
         self.idle = True
         self.behind = False
         self._worker = None
@@ -209,15 +214,15 @@ class SendQueue(abc.ABC):
             if self._backlog and not self._ended:
                 self._begin(self._all(self._backlog))
 
-    # How it ends
+    # The end
 
     def fail(self, exc: Exception) -> None:
-        """`handle` or `send` has raised."""
+        """End the queue because `handle` or `send` has raised."""
         self.end()
         self.failed(exc)
 
     def end(self) -> None:
-        """Handle nothing more; callers of `run` return. The item at hand is cancelled."""
+        """End the queue: cancel the present item, drop the queued ones. Callers of `run` return."""
         if self._ended:
             return
         self._ended = True

@@ -1,6 +1,6 @@
-"""The connections of one hub that a server serves, and sending them away in good order.
+"""The websocket connections that use one hub, and draining them before a shutdown.
 
-It knows no sockets, only `Connection`.
+The module does not import the socket classes. It uses the protocol `Connection`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ __all__ = ["Connection", "Connections"]
 logger = logging.getLogger("django_sockets")
 
 CLOSING_SHARE = 0.8
-"""Part of the window in which closes begin; the rest is for handlers that are at work."""
+"""The part of the drain time in which the closes begin. Running handlers have the rest."""
 SLOWEST_STEP_SECONDS = 0.05
-"""Few connections need no whole window: at least 20 a second are closed."""
+"""The longest time between two closes, so that few connections do not need the whole time."""
 
 
 class Connection(Protocol):
-    """A connection that can be told to end."""
+    """A connection that can be drained."""
 
     def on_drain(self, patience_seconds: float) -> None:
-        """End soon, once the handler at work has returned, or after `patience_seconds`.
+        """Close after the running handler has returned, at the latest after `patience_seconds`.
 
-        Called on the event loop, and must not wait.
+        Called on the event loop; it must not wait.
         """
 
 
 class Connections:
-    """Who is there, on one event loop.
+    """The open connections of one hub, on one event loop.
 
     Attributes:
-        draining: everybody is being sent away; nobody may come in any more.
+        draining: `drain` was called; new connections must be refused.
     """
 
     def __init__(self) -> None:
         self._connections: dict[Connection, None] = {}
-        self._left = asyncio.Event()
+        self._empty = asyncio.Event()
         self.draining = False
 
     def __len__(self) -> int:
@@ -51,13 +51,13 @@ class Connections:
     def discard(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
         if not self._connections:
-            self._left.set()
+            self._empty.set()
 
     async def drain(self, seconds: float) -> int:
-        """Send everybody away, one after the other, within `seconds`.
+        """Close all connections, one after the other, within `seconds`.
 
         Returns:
-            How many are still there: their handlers did not return in time.
+            The number of connections that are still open because a handler did not return in time.
         """
         self.draining = True
         loop = asyncio.get_running_loop()
@@ -74,10 +74,10 @@ class Connections:
                 try:
                     connection.on_drain(max(0.0, left - seconds * (1 - CLOSING_SHARE) / 2))
                 except Exception:
-                    logger.exception("draining: a connection could not be told to end")
-        # Also those that were in their handshake when it began.
+                    logger.exception("draining: closing a connection failed")
+        # This includes connections that were in their handshake when the draining began.
         while self._connections and loop.time() < ends:
-            self._left.clear()
+            self._empty.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._left.wait(), ends - loop.time())
+                await asyncio.wait_for(self._empty.wait(), ends - loop.time())
         return len(self._connections)

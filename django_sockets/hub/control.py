@@ -1,8 +1,10 @@
-"""The tagged sockets of one hub, and the orders that other processes send them.
+"""The tagged sockets of one hub, and orders of other processes to close them.
 
-A tag is a name and a text, such as user = "7". A `Control` is subscribed to its hub's control
-channel while it has members. An order to close "all sockets of user 7" on every process arrives
-there. The module knows no sockets, only `Member`; `django_sockets.closing` gives the orders.
+A tag is a name and a text, such as user = "7". While a `Control` has members, it is subscribed to
+the control channel of its hub. There it receives orders such as "close all sockets of user 7".
+`django_sockets.closing` publishes the orders.
+
+The module does not import the socket classes. It uses the protocol `Member`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..codec import Delivery, decode_json
+from ..codec import decode_json
+from ..delivery.message import Delivery
 from ..errors import BrokerError, ConfigurationError
 from ..forks import after_fork_in_child
 from ..log import LogThrottle
@@ -38,65 +41,70 @@ logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 RETRY_SECONDS = 1.0
-"""Between two attempts to get onto the control channel."""
+"""Time between two attempts to subscribe to the control channel."""
 PATIENCE_SECONDS = 1.0
-"""How long a new member waits for the first attempt: a handshake waits with it."""
+"""The longest time that `add`, and so a handshake, waits for the first attempt."""
 
 on_missed_orders: list[Callable[[], object]] = []
-"""Called when orders may have been missed, on the event loop of the hub in question: what is called
-must not wait, and is told nothing. For a sweep that finds out by itself who must be closed."""
+"""Callbacks for the case that orders may have been missed. They are called without arguments on the
+event loop of the hub, and must not wait. A callback can look for sockets that must be closed."""
 
 
 class Member(Protocol):
-    """What is in a control."""
+    """A tagged socket."""
 
     def on_close_order(self, code: int) -> None:
-        """Close; called on the hub's loop, and must not wait."""
+        """Close the socket. Called on the event loop of the hub; it must not wait."""
 
 
 def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as texts: of an object with a `pk` that, of anything else `str()`; None is no tag."""
+    """Convert tag values to texts.
+
+    The text is `str(value.pk)` for an object with a `pk`, else `str(value)`. Tags with the value
+    None are left out.
+    """
     keys = {name: getattr(value, "pk", value) for name, value in tags.items()}
     return {str(name): str(key) for name, key in keys.items() if key is not None}
 
 
 def check_close_code(code: object, *, standard: bool = False) -> int:
-    """Return the code if an application may close with it (RFC 6455, section 7.4).
+    """Return the close code if an application may use it (RFC 6455, section 7.4).
 
     Args:
-        standard: also allow the standard's own codes that a close frame may carry.
+        standard: also allow the codes that the standard reserves for itself and that may stand in a
+            close frame.
 
     Raises:
-        ConfigurationError: it is neither 1000, nor in 3000 to 4999, nor such a code; a ValueError.
+        ConfigurationError: the code is not allowed. It is also a ValueError.
     """
     if isinstance(code, int):
         if code == 1000 or 3000 <= code <= 4999:
             return int(code)
         if standard and (1001 <= code <= 1003 or 1007 <= code <= 1014):
             return int(code)
-    others = "; 1001 to 1003 and 1007 to 1014 are the standard's" if standard else ""
+    others = "; 1001 to 1003 and 1007 to 1014 belong to the standard" if standard else ""
     raise ConfigurationError(
         f"close code {code!r}: use 1000, or a number from 3000 to 4999{others}"
     )
 
 
 def close_order(tags: Mapping[str, str], code: int) -> bytes:
-    """The message on the control channel that closes the members with all these tags."""
+    """The order that closes the members with all of these tags, as a message."""
     return json.dumps({"close": {"tags": dict(tags), "code": code}}).encode()
 
 
 class Control:
-    """The members of one hub by tag. Changed on the hub's loop only; read on any thread.
+    """The tagged sockets of one hub. Any thread may read it; only the hub's loop may change it.
 
     Attributes:
-        config: the hub's.
-        loop: the hub's.
+        config: the configuration of the hub.
+        loop: the event loop of the hub.
     """
 
     def __init__(self, hub: Hub) -> None:
         self.config = hub.config
         self.loop = hub.loop
-        self._hub = weakref.ref(hub)  # The registry would keep it for ever otherwise.
+        self._hub = weakref.ref(hub)  # A strong one would keep the hub in the registry for ever.
         self._tags_of: dict[Member, dict[str, str]] = {}
         self._index: dict[str, dict[str, dict[Member, None]]] = {}
         self._listening = False
@@ -111,10 +119,11 @@ class Control:
     # Members
 
     async def add(self, member: Member, tags: Mapping[str, Any]) -> None:
-        """Add a member, or give it other tags; returns once orders reach it.
+        """Add a member, or replace its tags. Returns when orders reach it.
 
-        While the server cannot be reached it returns after the first attempt, or a second of it,
-        which the log tells; more follow in the background, and then `on_missed_orders` is called.
+        If the control channel cannot be subscribed to, it logs a warning and returns after the
+        first attempt, or after one second. Further attempts follow in the background. After the
+        first success, `on_missed_orders` is called.
         """
         self._forget(member)
         texts = tag_texts(tags)
@@ -129,10 +138,10 @@ class Control:
             await asyncio.wait_for(self._tried.wait(), PATIENCE_SECONDS)
         except asyncio.TimeoutError:
             self._no_orders(f"no answer for {PATIENCE_SECONDS:g} s")
-            self._tried.set()  # The next ones need not wait for that too.
+            self._tried.set()  # The next members need not wait as well.
 
     def discard(self, member: Member) -> None:
-        """Take a member out. After the last one, the control channel is left soon."""
+        """Remove a member. After the last one, the control channel is unsubscribed from."""
         self._forget(member)
         self._settle()
 
@@ -146,8 +155,8 @@ class Control:
                 del self._index[name]
 
     def matching(self, tags: Mapping[str, str]) -> list[Member]:
-        """The members that carry all of the tags, at least one."""
-        # list() of a dict is one step for other threads.
+        """The members that have all of the tags. Without tags, there are none."""
+        # list(dict) is atomic, so other threads may call this.
         sets = [list(self._index.get(name, {}).get(text, ())) for name, text in tags.items()]
         if not sets:
             return []
@@ -156,11 +165,11 @@ class Control:
         return [member for member in fewest if wanted <= self._tags_of.get(member, {}).items()]
 
     def values(self, tag: str) -> set[str]:
-        """Every text that a member has for a tag."""
+        """The texts of all members for a tag."""
         return {*list(self._index.get(tag, ()))}
 
     def close(self, tags: Mapping[str, str], code: int) -> int:
-        """Close the members that carry all of the tags; returns how many. On the hub's loop."""
+        """Close the members that have all of the tags, and return their number."""
         members = self.matching(tags)
         for member in members:
             try:
@@ -178,7 +187,7 @@ class Control:
             self._keeper = self.loop.create_task(self._keep(), name="django_sockets control")
 
     async def _keep(self) -> None:
-        """Be on the control channel if there are members, else not. One task at a time does it."""
+        """Subscribe while there are members, else unsubscribe. At most one task runs this."""
         self._missing = False
         try:
             while bool(self._tags_of) != self._listening:
@@ -193,12 +202,12 @@ class Control:
         finally:
             self._keeper = None
             if self._tags_of:
-                self._tried.set()  # Nobody is left waiting.
+                self._tried.set()  # No call of `add` may wait for ever.
         if self._missing and self._listening:
             self._missed("no connection")
 
     async def _switch(self, hub: Hub) -> bool:
-        """Get onto the control channel, or off it; False if it has to be tried again."""
+        """Subscribe to the control channel, or unsubscribe; False if the attempt failed."""
         try:
             if self._listening:
                 self._listening = False
@@ -228,7 +237,7 @@ class Control:
             await asyncio.wait_for(self._left.wait(), RETRY_SECONDS)
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """An order. What this version does not know in it is for newer ones, and is ignored."""
+        """Carry out an order. Fields and orders of newer versions are ignored."""
         try:
             order = _read_order(delivery.payload)
         except Exception:  # Also RecursionError.
@@ -244,12 +253,12 @@ class Control:
         except ConfigurationError as exc:
             hub = self._hub()
             if hub is not None:
-                hub.count("poison")
+                hub.counters.poison += 1
             text = "refused an order of another process to close sockets: %.200s"
             _throttle.log(logging.WARNING, f"order {self.config.url}", text, exc)
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
-        """Orders may be missing."""
+        """Report that orders may be missing."""
         self._missed(reason)
 
     def _missed(self, reason: str) -> None:
@@ -263,19 +272,19 @@ class Control:
 
 
 def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
-    """The tags and the code of a close order; None for an order of another kind."""
+    """The tags and the code of a close order; None for any other order."""
     message: dict[str, Any] = decode_json(payload)
     if "close" not in message.keys():  # noqa: SIM118 - refuses lists and texts too
         return None
     order = message["close"]
     tags, code = order["tags"], order["code"]
     if not tags or not all(isinstance(text, str) for text in tags.values()):
-        raise ValueError("a close order has at least one tag, and tags are texts")
+        raise ValueError("a close order needs at least one tag, and tags must be texts")
     return tags, code
 
 
 class _Registry:
-    """Everything that a forked child must start afresh."""
+    """State that a forked child must not share with its parent."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -287,7 +296,7 @@ _abandoned: list[_Registry] = []
 
 
 def control_of(hub: Hub) -> Control:
-    """The control of a hub; made on first use."""
+    """The control of a hub. The first call makes it."""
     with _registry.lock:
         control = _registry.controls.get(hub)
         if control is None:
@@ -296,14 +305,14 @@ def control_of(hub: Hub) -> Control:
 
 
 def controls() -> list[Control]:
-    """Every control of this process, on whatever loop."""
+    """All controls of this process, on all event loops."""
     with _registry.lock:
         found = list(_registry.controls.values())
     return [control for control in found if not control.loop.is_closed()]
 
 
 def _after_fork_in_child() -> None:
-    """The sockets are the parent's: closing one here would wake the parent's loop."""
+    """Forget the sockets of the parent: closing one here would wake the loop of the parent."""
     global _registry
     _abandoned.append(_registry)
     _registry = _Registry()

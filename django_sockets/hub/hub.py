@@ -1,8 +1,10 @@
-"""The hub: one broker on one event loop, shared by every local subscriber.
+"""The hub: one broker on one event loop, shared by all local subscribers.
 
-It wraps each payload in the envelope, keeps `channel -> local subscribers`, subscribes at the
-broker for the first local subscriber of a channel and unsubscribes after the last, drops what
-comes late or twice, and signals a gap wherever something may be missing. It knows no sockets.
+The hub adds the envelope to each payload and keeps the local subscribers of each channel. It
+subscribes to a channel at the broker for the first local subscriber, and unsubscribes after the
+last one. It drops late and repeated messages, and signals a gap where messages may be missing.
+
+Sockets are subscribers like any other. `connections` holds the sockets for `drain`.
 """
 
 from __future__ import annotations
@@ -11,79 +13,53 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
-from itertools import chain
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 
 from ..broker import check_channel
-from ..codec import Delivery
 from ..conf import Config, Source, load_config
-from ..delivery.envelope import HEADER_BYTES, NewerVersion, NotOurs, Publisher, unpack
-from ..delivery.events import LATE, MISSED, VERSION, EventQueue, Events
-from ..delivery.fanout import RUN_BYTES, RUN_MESSAGES, Piece, Round, Subscriber, Topic
+from ..delivery.batch import GapBefore, read_batch
+from ..delivery.channel import Subscriber
+from ..delivery.envelope import HEADER_BYTES, Publisher
+from ..delivery.events import MISSED, EventQueue, Events
+from ..delivery.fanout import FanOut
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..delivery.sequence import Chain, Memory
 from ..errors import BrokerClosed, PayloadTooLarge
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..redaction import frameless
 from ..registry import open_broker
 from .connections import Connections
+from .stats import Counters
+from .subscriptions import LocalSubscriptions
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
 logger = logging.getLogger("django_sockets")
 
 CONTROL = "\x01control"
-"""The channel of orders between our own processes: `check_channel` lets no user utter it."""
-_ORDERS: list[str] = []
-"""In its place as an argument: this very object, which nobody else has."""
-_NO_CHANNELS: dict[str, tuple[object, ...]] = {}
-
-COUNTERS = (
-    "published",
-    "publish_errors",
-    "delivered",
-    "dropped_late",
-    "gaps",
-    "poison",
-    "dropped_overflow",
-    "discarded",
-    "closed_overflow",
-    "closed_too_big",
-    "closed_rate_limit",
-    "closed_idle",
-    "closed_drain",
-    "handshake_timeouts",
-    "refused_draining",
-)
-"""What `Hub.stats` counts; docs/limits.md says what each means."""
-
-
-PIECES_AHEAD = 32
-"""Pieces of a batch that are made before the first of them is handed out: what makes one is in the
-processor's caches then for the next."""
-
-DELIVER = Chain.DELIVER
-NEWER = -1
-"""Beside the verdicts of a `Chain`: the message is for newer readers."""
+"""The channel of orders between django_sockets processes. Applications cannot use the name, because
+`check_channel` refuses it."""
 
 taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
-"""For tests: called with the channels, payload and `is_text` of every publish of the process,
-before it is made; each returns the channels that it shall still go to."""
+"""For tests: called before each publish of the process, with its channels, payload and `is_text`.
+Each tap returns the channels to which the message is still published."""
 
 
 class Hub:
-    """One broker on one event loop. Made by `open_hub`; every method belongs to that loop.
+    """One broker on one event loop. `open_hub` makes it. Call its methods on that loop only.
 
     Attributes:
-        config: what it was opened with.
+        config: its configuration.
+        loop: its event loop.
         closed: `aclose` was called.
         congestion: the full backlogs of its subscribers.
-        connections: the sockets that a server serves with it.
-        holds: the broadcasts that wait for a `connect`.
+        connections: the sockets of a server that use this hub.
+        counters: the counters of `stats`.
+        holds: the timer for broadcasts that wait for the end of `connect`.
+        max_payload_bytes: the largest payload of `publish`.
+        subscriptions: its local subscribers by channel. Read only.
     """
 
     def __init__(self, config: Config) -> None:
@@ -93,16 +69,12 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
-        self._topics: dict[str, Topic] = {}
-        self._memory = Memory(self._options.publishers_remembered, self._topics)
-        # With the calls that wait for a channel which none of the subscriber's calls has got yet.
-        # The garbage collector passes over a dict of nothing but texts and empty tuples.
-        self._channels_of: dict[Subscriber, dict[str, tuple[object, ...]]] = {}
+        self.subscriptions = LocalSubscriptions(self._options.publishers_remembered)
         self._publisher = Publisher(self._options.channels_remembered)
-        self._counters: Counter[str] = Counter()
+        self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self._handing_out = asyncio.Lock()
+        self._delivering = asyncio.Lock()
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
@@ -126,19 +98,20 @@ class Hub:
         cancelled call may or may not have published.
 
         Args:
-            channels: one name, or several; a name that stands twice counts once.
+            channels: one name, or several. Repeated names count once.
             payload: at most `max_payload_bytes`.
-            is_text: the payload is JSON text in UTF-8, for sockets to send as a text frame.
-            origin: id of a socket that must not get it.
+            is_text: the payload is JSON text in UTF-8, which sockets send as a text frame.
+            origin: id of a socket that must not receive the message.
 
         Raises:
             ChannelError, PayloadTooLarge: nothing was published.
-            PublishError: it did not certainly reach the server for every channel.
+            PublishError: for some channels, the message did not reach the server, or it is unknown
+                whether it did.
+            BrokerClosed: after `aclose`.
         """
         names = self.check_channels(channels)
-        size = len(payload)
-        if size > self.max_payload_bytes:
-            raise PayloadTooLarge(size, self.max_payload_bytes)
+        if len(payload) > self.max_payload_bytes:
+            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
         if self.closed:
             raise BrokerClosed(self.config.url)
         for tap in tuple(taps):
@@ -146,28 +119,39 @@ class Hub:
         if not names:
             return
         headers = self._publisher.headers(names, is_text, origin)
-        self._counters["published"] += len(names)
+        self.counters.published += len(names)
         try:
             await self._broker.publish(names, payload, headers)
         except Exception:
-            self._counters["publish_errors"] += 1
+            self.counters.publish_errors += 1
             raise
 
     async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel; raises as `publish` does."""
-        await self.publish(_ORDERS, payload, is_text=True)
-
-    def check_channels(self, channels: str | Iterable[str]) -> list[str]:
-        """The valid channel names in `channels`, each once.
+        """Publish JSON text on the control channel, past the taps.
 
         Raises:
-            ChannelError: one of them cannot be used.
+            PublishError, BrokerClosed: see `publish`.
+        """
+        if self.closed:
+            raise BrokerClosed(self.config.url)
+        self.counters.published += 1
+        try:
+            await self._broker.publish(
+                [CONTROL], payload, self._publisher.headers([CONTROL], is_text=True)
+            )
+        except Exception:
+            self.counters.publish_errors += 1
+            raise
+
+    def check_channels(self, channels: str | Iterable[str]) -> list[str]:
+        """Return the channel names without repetitions.
+
+        Raises:
+            ChannelError: a name is not valid.
         """
         most = self._max_channel_bytes
-        if isinstance(channels, list) and len(channels) == 1:  # By far the most calls.
+        if isinstance(channels, list) and len(channels) == 1:  # True for nearly every call.
             return [check_channel(channels[0], most)]
-        if channels is _ORDERS:
-            return [CONTROL]
         if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
             return [check_channel(channels, most)]
         return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
@@ -176,7 +160,7 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def subscribe(self, *channels: str) -> AsyncIterator[Events]:
-        """Subscribe for the length of an `async with`; acknowledged on entry.
+        """Subscribe within an `async with`. On entry, the server has acknowledged the channels.
 
         Yields:
             An async iterator of `Message` and `Gap`.
@@ -193,7 +177,7 @@ class Hub:
             await self.remove(events)
 
     def new_queue(self) -> EventQueue:
-        """A queue to be subscribed with `add`."""
+        """A queue to subscribe with `add`."""
         return EventQueue(*self._queue_limits())
 
     def _queue_limits(self) -> tuple[int, int, Congestion, Callable[[str], None]]:
@@ -207,178 +191,109 @@ class Hub:
         *,
         direct: SendQueue | None = None,
     ) -> None:
-        """Subscribe a local subscriber; returns once the server has acknowledged every channel.
+        """Subscribe a local subscriber. Returns when the server has acknowledged every channel.
 
         Args:
             channels: one name, or several.
-            direct: takes the event of a delivery in place of `on_delivery`, when it is idle.
+            direct: while this queue is idle, it gets the events instead of `on_delivery`.
 
         Raises:
-            ChannelError, SubscribeError: the subscriber has none of the new channels.
+            ChannelError, SubscribeError: the subscriber is on none of the new channels.
+            BrokerClosed: after `aclose`.
         """
-        names = self.check_channels(channels)
+        await self._add(subscriber, self.check_channels(channels), direct)
+
+    async def add_control(self, subscriber: Subscriber) -> None:
+        """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
+        await self._add(subscriber, [CONTROL])
+
+    async def _add(
+        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None = None
+    ) -> None:
         if self.closed:
             raise BrokerClosed(self.config.url)
         if not names:
             return
-        owned = self._channels_of.setdefault(subscriber, {})
-        call = object()
-        for name in names:
-            if name in owned:
-                if owned[name]:
-                    owned[name] += (call,)
-                continue
-            topic = self._topics.get(name)
-            if topic is None:
-                topic = self._topics[name] = Topic(self._memory)
-            topic.add(subscriber, direct)
-            owned[name] = (call,)
+        subscriptions = self.subscriptions
+        call = subscriptions.request(subscriber, names, direct)
         try:
             await self._broker.subscribe(names)
         except BaseException:
-            # Not what another call of the subscriber's has got, or still waits for.
-            gone = []
-            for name in names:
-                calls = owned.get(name, ())
-                if call in calls:
-                    owned[name] = tuple(other for other in calls if other is not call)
-                    if not owned[name]:
-                        gone.append(name)
-            await self.remove(subscriber, gone)
+            await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
-        now = time.monotonic()
-        for name in names:
-            if call in owned.get(name, ()):
-                owned[name] = ()
-                self._topics[name].acknowledged(now)
-
-    async def add_control(self, subscriber: Subscriber) -> None:
-        """`add` to the control channel; `remove` ends it."""
-        await self.add(subscriber, _ORDERS)
+        subscriptions.acknowledge(subscriber, names, call, time.monotonic())
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
-        """Take a subscriber off some channels, or off all; it hears nothing more from now on."""
-        owned = self._channels_of.get(subscriber, {})
-        gone = list(owned) if channels is None else [name for name in channels if name in owned]
-        empty = []
-        for name in gone:
-            owned.pop(name, None)
-            topic = self._topics[name]
-            topic.remove(subscriber)
-            if topic.empty:
-                del self._topics[name]
-                empty.append(name)
-        if not owned:
-            self._channels_of.pop(subscriber, None)
+        """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
+        empty = self.subscriptions.remove(subscriber, channels)
         if empty and not self.closed:
             await self._broker.unsubscribe(empty)
 
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
-        """The channels a subscriber is on, as they are now and later."""
-        return self._channels_of.get(subscriber, _NO_CHANNELS).keys()
+        """A live view of the channels of a subscriber."""
+        return self.subscriptions.channels_of(subscriber)
 
-    # Receiving: the broker's sink
+    # Receiving (`broker.Sink`)
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Hand a batch of the broker's to the local subscribers; each hears it in order.
+        """Deliver a batch of messages to the local subscribers, in the order of the batch.
 
-        Batches of several readers go one after the other: a channel may move between their servers.
+        The broker may call it for several readers at the same time. Batches are then delivered one
+        after the other, because a channel may move from one server of a cluster to another.
         """
-        pieces = chain.from_iterable(self._pieces(batch, time.monotonic()))
         try:
-            async with self._handing_out:
-                await Round(pieces, self.congestion, self._counters).run(self.loop)
+            async with self._delivering:
+                await self._deliver(batch)
         except asyncio.CancelledError:
             if not self.closed:
-                # The chains know some of it that not all have got: no repetition will bring it.
-                self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
+                self._lost_batch(batch)
             raise
         except Exception as exc:
-            # The broker's reader must go on, and subscribers must know that something is missing.
-            text = "%s: handing out messages failed"
+            # The reader of the broker must continue, and subscribers must be told of the loss.
+            text = "%s: delivering messages failed"
             self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
-            self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
+            self._lost_batch(batch)
 
-    def _pieces(
-        self, batch: Sequence[tuple[str, bytes]], arrived_at: float
-    ) -> Iterator[list[Piece]]:
-        """Cut a batch into runs of messages on one channel; signal gaps where they belong.
+    async def _deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        segments = read_batch(
+            batch,
+            self.subscriptions.channels,
+            time.monotonic(),
+            on_poison=self.poison,
+            on_late=self._count_late,
+        )
+        for gap, runs in segments:
+            if gap is not None:
+                self._signal(gap)
+            if runs:
+                await FanOut(runs, self.congestion, self.counters).run(self.loop)
 
-        Yields:
-            Up to `PIECES_AHEAD` at a time, and all that precede a gap before it is signalled.
-        """
-        topics = self._topics
-        pieces: list[Piece] = []
-        run: list[Delivery] = []
-        topic, last, size = Topic(self._memory), "", 0
-        for channel, message in batch:
-            if run and (channel != last or size >= RUN_BYTES or len(run) == RUN_MESSAGES):
-                pieces.append(topic.piece(run))
-                run, size = [], 0
-                if len(pieces) >= PIECES_AHEAD:
-                    yield pieces
-                    pieces = []
-            found = topics.get(channel)
-            if found is None:
-                continue
-            topic, last = found, channel
-            try:
-                publisher, counter, previous, age_us, is_text, origin, payload = unpack(message)
-            except NotOurs:
-                self.poison(channel)
-                continue
-            except NewerVersion:
-                verdict = NEWER
-            else:
-                verdict = topic.take(publisher, counter, previous, age_us, arrived_at)
-            if verdict != DELIVER:
-                if run:
-                    pieces.append(topic.piece(run))
-                    run, size = [], 0
-                yield pieces
-                pieces = []
-                if topics.get(channel) is not topic or not self._is_news(channel, verdict):
-                    continue
-            delivery = Delivery(channel, payload, is_text, origin)
-            if is_text and not payload.isascii():
-                try:
-                    delivery.event()
-                except ValueError:
-                    self.poison(channel)  # It says that it is text, and is none.
-                    continue
-            run.append(delivery)
-            size += len(payload)
-        if run:
-            pieces.append(topic.piece(run))
-        yield pieces
+    def _lost_batch(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        """Signal a gap: the trackers have seen messages that not every subscriber has got."""
+        self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
 
-    def _is_news(self, channel: str, verdict: int) -> bool:
-        """Signal what a message's place in its chain tells; whether it is to be delivered."""
-        if verdict == Chain.GAP:
-            self._gap([channel], MISSED)
-            return True
-        if verdict == NEWER:
-            self._gap([channel], VERSION)
-            return False
-        self._counters["dropped_late"] += 1
-        if verdict == Chain.LATE:
-            self._gap([channel], LATE)
-        return False
+    def _count_late(self) -> None:
+        self.counters.dropped_late += 1
+
+    def _signal(self, gap: GapBefore) -> None:
+        """Signal a gap of a batch, unless all subscribers have left the channel meanwhile."""
+        if self.subscriptions.channels.get(gap.name) is gap.channel:
+            self._gap([gap.name], gap.reason)
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Signal what the broker lost."""
-        known = [channel for channel in channels if channel in self._topics]
+        """Signal a gap on channels of which the broker has lost messages."""
+        known = [channel for channel in channels if channel in self.subscriptions.channels]
         now = time.monotonic()
         for channel in known:
-            self._topics[channel].gap_signalled(now)
+            self.subscriptions.channels[channel].gap_signalled(now)
         self._gap(known, reason)
 
     def _gap(self, channels: Sequence[str], reason: str) -> None:
-        hit: dict[Subscriber, list[str]] = {}
+        affected: dict[Subscriber, list[str]] = {}
         for channel in channels:
-            for send_queue in self._topics[channel].present():
-                hit.setdefault(send_queue.owner, []).append(channel)
-        for subscriber, names in hit.items():
+            for recipient in self.subscriptions.channels[channel].current_recipients():
+                affected.setdefault(recipient.owner, []).append(channel)
+        for subscriber, names in affected.items():
             self.count_gap(reason)
             try:
                 subscriber.on_gap(names, reason)
@@ -387,17 +302,17 @@ class Hub:
                 self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
 
     def count(self, counter: str, count: int = 1) -> None:
-        """Add to one of the counters of `stats`."""
-        self._counters[counter] += count
+        """Add to a counter of `Counters`, by its name."""
+        self.counters.add(counter, count)
 
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
-        self._counters["gaps"] += 1
+        self.counters.gaps += 1
         self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
 
     def poison(self, channel: str) -> None:
-        """Count and log a payload that makes no sense to us; it was skipped."""
-        self._counters["poison"] += 1
+        """Count and log a skipped payload that no django_sockets process published."""
+        self.counters.poison += 1
         self._throttle.log(
             logging.WARNING,
             "poison",
@@ -406,29 +321,29 @@ class Hub:
             channel,
         )
 
-    # The rest
+    # Statistics and closing
 
     def stats(self) -> dict[str, int]:
-        """Counters since the hub was opened, and what it holds now."""
+        """The counters since the hub was opened, and the present numbers of what it holds."""
         return {
-            **dict.fromkeys(COUNTERS, 0),
-            **self._counters,
+            **self.counters.as_dict(),
             "sockets": len(self.connections),
-            "channels": len(self._topics),
-            "subscribers": len(self._channels_of),
+            "channels": len(self.subscriptions.channels),
+            "subscribers": len(self.subscriptions.subscribers),
         }
 
     async def drain(self, seconds: float | None = None) -> int:
-        """Close the sockets with 1012, spread over a time, and then the broker.
+        """Close all sockets with 1012, spread over a time, and then the broker.
 
-        Each close waits for the socket's handler at work; `disconnect` runs as always. New
-        handshakes are refused with 503. `django_sockets.drain` does it for all hubs of a loop.
+        Each close waits for the running handler of the socket. `disconnect` runs as usual. New
+        handshakes are refused with 503. `django_sockets.drain` drains all hubs of a loop.
 
         Args:
-            seconds: None for the setting `drain_seconds`.
+            seconds: the time; None for the setting `drain_seconds`.
 
         Returns:
-            How many sockets are left, because a handler did not return; the hub is open then.
+            The number of sockets whose handler did not return in time. The hub stays open if it is
+            not 0.
         """
         if seconds is None:
             seconds = self.config.settings.drain_window_seconds
@@ -440,12 +355,12 @@ class Hub:
         return left
 
     async def aclose(self) -> None:
-        """Close the broker; idempotent. Subscribers hear nothing more; open iterators end."""
+        """Close the broker. Idempotent. Subscribers get nothing more, and open iterators end."""
         if self.closed:
             return
         self.closed = True
         _forget(self)
-        for subscriber in list(self._channels_of):
+        for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
         await self._broker.aclose()
@@ -464,11 +379,11 @@ _hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
 def open_hub(source: Source | None = None) -> Hub:
     """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
 
-    It connects when it is first needed. Until it is closed, everything else that publishes on this
-    loop with the same configuration goes through it.
+    The hub connects when it is first needed. Until it is closed, all other publishers on this loop
+    with the same configuration use it, too.
 
     Args:
-        source: a URL, or None for Django's setting, the environment, or memory://.
+        source: a URL; None for Django's setting, the environment variable, or memory://.
 
     Raises:
         ConfigurationError: the URL is wrong.
@@ -481,7 +396,7 @@ def open_hub(source: Source | None = None) -> Hub:
 
 
 def hub_on(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
-    """The open hub of a loop for a configuration, if it has one."""
+    """The open hub of a loop for a configuration, or None."""
     return next((hub for hub in _hubs.get(loop, ()) if hub.config == config), None)
 
 

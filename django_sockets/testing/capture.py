@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..codec import encode
 from ..deadlines import with_deadline
-from ..hub.hub import CONTROL, taps
+from ..hub.hub import taps
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 
@@ -63,8 +63,7 @@ class CapturedBroadcasts(list[Broadcast]):
 
     def _tap(self, channels: Sequence[str], payload: bytes, is_text: bool) -> Sequence[str]:
         """Record a publish, and return the channels that it is still sent to."""
-        # An order to close sockets is not a broadcast: it is sent even with `deliver=False`.
-        mine = [name for name in channels if self._channel in (None, name) and name != CONTROL]
+        mine = [name for name in channels if self._channel in (None, name)]
         if not mine:
             return channels
         data = _data(payload, is_text)

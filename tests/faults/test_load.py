@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from django_sockets import Gap, Hub, Message, open_hub
-from django_sockets.codec import Delivery
+from django_sockets.delivery.message import Delivery
 from django_sockets.testing.contract.faults import flow, is_message, quick, traffic
 from django_sockets.testing.ledger import Ledger, listening
 from django_sockets.testing.servers import CacheServer

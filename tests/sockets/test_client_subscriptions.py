@@ -180,7 +180,9 @@ async def test_what_is_not_allowed_subscribes_nothing_and_closes_with_1008(
         assert await client.receive_json() == "subscribed"
         await client.send_json(asked)
         assert await client.receive_close() == 1008
-        assert not {"open:1", "secret"} & set(shared_hub(load_config(kind.config))._topics)
+        assert not {"open:1", "secret"} & set(
+            shared_hub(load_config(kind.config)).subscriptions.channels
+        )
     assert not any(record.exc_info for record in caplog.records), "a traceback for each such frame"
 
 
@@ -251,7 +253,7 @@ async def test_a_check_that_fails_allows_nothing(caplog: pytest.LogCaptureFixtur
     async with SocketClient(Failing.as_asgi) as client:
         await client.send_json("open")
         assert await client.receive_close() == 1011
-    assert "open" not in shared_hub(load_config(URL))._topics
+    assert "open" not in shared_hub(load_config(URL)).subscriptions.channels
 
 
 async def test_the_servers_own_subscribe_still_says_too_many() -> None:

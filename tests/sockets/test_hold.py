@@ -738,7 +738,7 @@ async def test_a_hook_that_waits_for_a_client_that_does_not_read_is_no_excuse(
         if hook == "gap":
             kind.gate.open()
             await client.until(lambda: client.got)
-        (socket,) = hub._channels_of
+        (socket,) = hub.subscriptions.subscribers
         client.stop_reading()
         hub.lost(["page"], "cut")
         kind.gate.open()
@@ -895,7 +895,7 @@ async def test_a_socket_keeps_nothing_of_it(memory: str) -> None:
         assert await client.receive_json() == {"state": 0}
         await publish(hub, [1])
         assert await client.receive_json() == 1
-        (socket,) = hub._channels_of
+        (socket,) = hub.subscriptions.subscribers
         assert socket._queue is None  # type: ignore[attr-defined]
         assert socket._outbox.direct  # type: ignore[attr-defined]
         assert not hub.holds._ends
@@ -910,7 +910,7 @@ async def test_what_is_closed_is_not_read_any_more(memory: str) -> None:
     async with SocketClient(kind.as_asgi) as client:
         await kind.gate.wait_reached()
         await publish(hub, [1])
-        (socket,) = hub._channels_of
+        (socket,) = hub.subscriptions.subscribers
         await socket.async_close(4000)  # type: ignore[attr-defined]
         kind.gate.open()
         with pytest.raises(SocketClosed, match="4000"):

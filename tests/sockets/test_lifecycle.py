@@ -221,7 +221,7 @@ async def test_disconnect_runs_once_and_no_subscription_stays_however_it_ends(ho
     assert Member.log == [("disconnect", codes.get(how, 4002))]
     (member,) = members
     assert member._hub is not None
-    assert "room" not in member._hub._topics
+    assert "room" not in member._hub.subscriptions.channels
 
 
 async def test_an_exception_is_logged_and_closes_only_that_socket(

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from django_sockets import CallError, Gap, hub, open_hub
+from django_sockets import CallError, Gap, open_hub
 from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.connection import receive_loop
 from django_sockets.connection.outbox import Outbox
+from django_sockets.hub import hub
 from django_sockets.hub.connections import Connections
 from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
@@ -202,7 +203,7 @@ async def test_an_order_that_makes_no_sense_is_refused_and_the_next_one_is_carri
 
 
 @pytest.mark.parametrize("exc", SURPRISES, ids=repr)
-@pytest.mark.parametrize("place", ["unpack", "Round"])
+@pytest.mark.parametrize("place", ["read_batch", "FanOut"])
 async def test_after_a_failed_delivery_there_is_a_gap_and_the_next_message(
     place: str, exc: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

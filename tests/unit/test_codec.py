@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_sockets import EncodeError
-from django_sockets.codec import Delivery, decode_json, encode, encode_json, send_event
+from django_sockets.codec import decode_json, encode, encode_json, send_event
+from django_sockets.delivery.message import Delivery
 
 
 class Colour(enum.Enum):

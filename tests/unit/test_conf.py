@@ -63,7 +63,7 @@ def test_settings_of_the_process_stand_beside_the_broker() -> None:
 BAD: list[tuple[Any, str]] = [
     (7, r"a configuration is a URL, a list or a dict, not int: write \"redis://"),
     ([], r"a list of hosts is empty: name one or more"),
-    ([URL, f"{URL}?prefix=x"], r"redis://localhost:6379 stands twice in a list of hosts: keep one"),
+    ([URL, f"{URL}?prefix=x"], r"redis://localhost:6379 occurs twice in a list of hosts: keep one"),
     ({"url": []}, r"a list of hosts is empty"),
     ([{"master_name": "main"}], r"'master_name' and 'sentinels'"),
     ([7], r"a host is a URL or a dict with 'address', not int"),

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from django_sockets import decoding
-from django_sockets.codec import Delivery, decode_json, encode_json
+from django_sockets.codec import decode_json, encode_json
 from django_sockets.decoding import TypedDecoder
+from django_sockets.delivery.message import Delivery
 
 MIB = 1024 * 1024
 SIZE = MIB // 4

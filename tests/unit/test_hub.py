@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from django_sockets import Gap, Message, open_hub
-from django_sockets.codec import Delivery
 from django_sockets.conf import load_config
+from django_sockets.delivery.message import Delivery
 from django_sockets.hub.hub import hub_on
 from django_sockets.testing.faulty import Faults
 from django_sockets.testing.ledger import Ledger, check_stream, listening

@@ -1,4 +1,4 @@
-"""The chain tells of every hole; a gap covers what was published before it; memory is bounded."""
+"""The tracker tells of every hole; a gap covers what was published before it; memory is bounded."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_sockets.delivery.envelope import RECENT_MESSAGES, Publisher, published_at, unpack
-from django_sockets.delivery.sequence import Chain, Memory
+from django_sockets.delivery.sequence import PublisherBudget, SequenceTracker, Verdict
 
-DROP, DELIVER, GAP, LATE = Chain.DROP, Chain.DELIVER, Chain.GAP, Chain.LATE
+DROP, DELIVER, GAP, LATE = Verdict.DROP, Verdict.DELIVER, Verdict.GAP, Verdict.LATE
 
 
-def new_chain(subscribed_at: float | None = 0.0, per_channel: int = 256) -> Chain:
-    chain = Chain(Memory(per_channel))
+def new_tracker(subscribed_at: float | None = 0.0, per_channel: int = 256) -> SequenceTracker:
+    tracker = SequenceTracker(PublisherBudget(per_channel))
     if subscribed_at is not None:
-        chain.acknowledged(subscribed_at)
-    return chain
+        tracker.acknowledged(subscribed_at)
+    return tracker
 
 
 class Published:
@@ -43,91 +43,91 @@ class Published:
 
 
 def test_a_hole_behind_a_gap_is_another_gap() -> None:
-    chain, p = new_chain(), Published(b"p")
-    assert chain.take(*p.at_time(1), 1.1) == DELIVER
-    chain.gap_signalled(2)
+    tracker, p = new_tracker(), Published(b"p")
+    assert tracker.observe(*p.at_time(1), 1.1) == DELIVER
+    tracker.gap_signalled(2)
     p.at_time(3)  # Published after the gap, and lost.
-    assert chain.take(*p.at_time(4), 4.1) == GAP
-    assert chain.take(*p.at_time(5), 5.1) == DELIVER
+    assert tracker.observe(*p.at_time(4), 4.1) == GAP
+    assert tracker.observe(*p.at_time(5), 5.1) == DELIVER
 
 
 def test_what_was_published_before_a_gap_is_covered_by_it() -> None:
-    chain, p = new_chain(), Published(b"p")
-    assert chain.take(*p.at_time(1), 1.1) == DELIVER
+    tracker, p = new_tracker(), Published(b"p")
+    assert tracker.observe(*p.at_time(1), 1.1) == DELIVER
     for lost in (1.2, 1.5, 1.9):
         p.at_time(lost)
-    chain.gap_signalled(2)
-    assert chain.take(*p.at_time(4), 4.05) == DELIVER
+    tracker.gap_signalled(2)
+    assert tracker.observe(*p.at_time(4), 4.05) == DELIVER
 
 
 def test_a_gap_before_the_last_message_covers_no_hole_after_it() -> None:
     """However old the lost message is: a gap stands between what surrounds the hole."""
-    chain, p = new_chain(), Published(b"p")
+    tracker, p = new_tracker(), Published(b"p")
     first, lost, third = p.at_time(1), p.at_time(1.1), p.at_time(1.2)
     del lost
-    chain.gap_signalled(2)
-    assert chain.take(*first, 3) == DELIVER
-    assert chain.take(*third, 3) == GAP
+    tracker.gap_signalled(2)
+    assert tracker.observe(*first, 3) == DELIVER
+    assert tracker.observe(*third, 3) == GAP
 
 
 def test_a_gap_with_nothing_lost_is_no_other_gap() -> None:
-    chain, p, q = new_chain(), Published(b"p"), Published(b"q")
+    tracker, p, q = new_tracker(), Published(b"p"), Published(b"q")
     for publisher in (p, q):
-        assert chain.take(*publisher.at_time(1), 1) == DELIVER
-    chain.gap_signalled(2)
+        assert tracker.observe(*publisher.at_time(1), 1) == DELIVER
+    tracker.gap_signalled(2)
     for publisher in (p, q):
-        assert chain.take(*publisher.at_time(3), 3) == DELIVER
+        assert tracker.observe(*publisher.at_time(3), 3) == DELIVER
 
 
 def test_a_hole_of_unknown_age_behind_a_gap_is_another_gap() -> None:
-    chain = new_chain()
-    assert chain.take(b"p", 1, 0, None, 1) == DELIVER
-    chain.gap_signalled(2)
-    assert chain.take(b"p", 5, 4, None, 3) == GAP
-    assert chain.take(b"p", 1, 0, None, 3) == DROP
+    tracker = new_tracker()
+    assert tracker.observe(b"p", 1, 0, None, 1) == DELIVER
+    tracker.gap_signalled(2)
+    assert tracker.observe(b"p", 5, 4, None, 3) == GAP
+    assert tracker.observe(b"p", 1, 0, None, 3) == DROP
 
 
 # Publishers that are new to a subscription
 
 
 def test_a_lost_first_message_is_a_gap() -> None:
-    chain, p = new_chain(subscribed_at=10), Published(b"p")
+    tracker, p = new_tracker(subscribed_at=10), Published(b"p")
     p.at_time(11)  # Lost.
-    assert chain.take(*p.at_time(12), 12.001) == GAP
-    assert chain.take(*p.at_time(13), 13.001) == DELIVER
+    assert tracker.observe(*p.at_time(12), 12.001) == GAP
+    assert tracker.observe(*p.at_time(13), 13.001) == DELIVER
 
 
 @pytest.mark.parametrize("microseconds_after", [1, 100, 10_000])
 def test_a_first_message_right_behind_the_subscription_counts(microseconds_after: int) -> None:
-    chain, p = new_chain(subscribed_at=10), Published(b"p")
+    tracker, p = new_tracker(subscribed_at=10), Published(b"p")
     p.at_time(10 + microseconds_after / 1e6)
     second = 10 + 2 * microseconds_after / 1e6
-    assert chain.take(*p.at_time(second), second) == GAP
+    assert tracker.observe(*p.at_time(second), second) == GAP
 
 
 def test_what_was_published_before_the_subscription_is_no_gap() -> None:
-    chain, p = new_chain(subscribed_at=10), Published(b"p")
+    tracker, p = new_tracker(subscribed_at=10), Published(b"p")
     p.at_time(9.5)
-    assert chain.take(*p.at_time(12), 12.001) == DELIVER
+    assert tracker.observe(*p.at_time(12), 12.001) == DELIVER
 
 
 def test_a_subscription_that_is_not_acknowledged_has_missed_nothing() -> None:
-    chain, p = new_chain(subscribed_at=None), Published(b"p")
+    tracker, p = new_tracker(subscribed_at=None), Published(b"p")
     p.at_time(9.5)
-    assert chain.take(*p.at_time(12), 12.001) == DELIVER
+    assert tracker.observe(*p.at_time(12), 12.001) == DELIVER
 
 
 def test_a_new_publisher_of_unknown_age_is_taken_as_it_comes() -> None:
-    chain = new_chain(subscribed_at=10)
-    assert chain.take(b"p", 5, 4, None, 12) == DELIVER
-    assert chain.take(b"p", 6, 5, None, 12) == DELIVER
+    tracker = new_tracker(subscribed_at=10)
+    assert tracker.observe(b"p", 5, 4, None, 12) == DELIVER
+    assert tracker.observe(b"p", 6, 5, None, 12) == DELIVER
 
 
 def test_a_gap_covers_the_first_message_of_a_new_publisher() -> None:
-    chain, p = new_chain(subscribed_at=10), Published(b"p")
+    tracker, p = new_tracker(subscribed_at=10), Published(b"p")
     p.at_time(11)
-    chain.gap_signalled(12)
-    assert chain.take(*p.at_time(13), 13.001) == DELIVER
+    tracker.gap_signalled(12)
+    assert tracker.observe(*p.at_time(13), 13.001) == DELIVER
 
 
 # Messages of the same process
@@ -137,11 +137,11 @@ def test_a_message_of_this_process_is_dated_exactly(monkeypatch: pytest.MonkeyPa
     """However long it took to arrive: a busy loop causes no gap that nobody needs."""
     now = [9.9]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    chain, publisher = new_chain(subscribed_at=10), Publisher()
+    tracker, publisher = new_tracker(subscribed_at=10), Publisher()
     publisher.headers(["room"], False)
     now[0] = 10.1
     second = unpack(publisher.headers(["room"], False)[0])[:4]
-    assert chain.take(*second, 15) == DELIVER
+    assert tracker.observe(*second, 15) == DELIVER
     for counter in (0, 3, 3 - RECENT_MESSAGES):
         assert published_at(publisher.id, counter) is None
     assert published_at(b"another", 1) is None
@@ -159,8 +159,8 @@ class Model:
     """A gap has been signalled since the last message delivered."""
     models: Sequence[Model] = ()
 
-    def __init__(self, chain: Chain, name: bytes) -> None:
-        self.chain = chain
+    def __init__(self, tracker: SequenceTracker, name: bytes) -> None:
+        self.tracker = tracker
         self.name = name
         self.delivered: list[int] = []
 
@@ -168,7 +168,7 @@ class Model:
         age_us = None
         if counter > 1:
             age_us = int((published_at[counter] - published_at[counter - 1]) * 1e6)
-        verdict = self.chain.take(self.name, counter, counter - 1, age_us, now)
+        verdict = self.tracker.observe(self.name, counter, counter - 1, age_us, now)
         if verdict in (GAP, LATE):
             self.told_of_gap(now)
         if verdict in (DELIVER, GAP):
@@ -191,8 +191,8 @@ class Model:
 def test_no_stream_gets_past_the_chain_in_disorder(seed: int, count: int, per_channel: int) -> None:
     """Each message takes up to 5 units of time to arrive; some are lost, repeated or late."""
     rng = random.Random(seed)
-    chain = new_chain(subscribed_at=1, per_channel=per_channel)
-    models = [Model(chain, name) for name in (b"p", b"q")]
+    tracker = new_tracker(subscribed_at=1, per_channel=per_channel)
+    models = [Model(tracker, name) for name in (b"p", b"q")]
     Model.models, Model.told_at = models, 0.0
     step = rng.choice((0.5, 10))
     published_at = {n: 2 + n * step for n in range(1, count + 1)}
@@ -212,64 +212,64 @@ def test_no_stream_gets_past_the_chain_in_disorder(seed: int, count: int, per_ch
     for model, n in stream:
         now = max(now, published_at[n] + rng.uniform(0, 5))
         if rng.random() < 0.1:
-            chain.gap_signalled(now)
+            tracker.gap_signalled(now)
             model.told_of_gap(now)
         model.receive(n, now, published_at)
 
 
 def test_a_healthy_stream_of_many_publishers_has_no_gap() -> None:
     rng = random.Random(1)
-    chain = new_chain()
+    tracker = new_tracker()
     publishers = [Published(b"%d" % number) for number in range(20)]
     for step in range(5000):
         publisher = rng.choice(publishers)
         now = 1 + step / 1000
-        assert chain.take(*publisher.at_time(now), now + 0.0005) == DELIVER
+        assert tracker.observe(*publisher.at_time(now), now + 0.0005) == DELIVER
 
 
 def test_what_precedes_the_first_message_seen_is_dropped_and_signalled_once() -> None:
-    chain = new_chain()
-    assert chain.take(b"p", 5, 4) == DELIVER
-    assert chain.take(b"p", 4, 3) == LATE
-    assert chain.take(b"p", 4, 3) == DROP
-    assert chain.take(b"p", 5, 4) == DROP
-    assert chain.take(b"p", 6, 5) == DELIVER
+    tracker = new_tracker()
+    assert tracker.observe(b"p", 5, 4) == DELIVER
+    assert tracker.observe(b"p", 4, 3) == LATE
+    assert tracker.observe(b"p", 4, 3) == DROP
+    assert tracker.observe(b"p", 5, 4) == DROP
+    assert tracker.observe(b"p", 6, 5) == DELIVER
 
 
 def test_unknown_history_is_no_gap() -> None:
-    chain = new_chain()
-    assert chain.take(b"p", 1, 0) == DELIVER
-    assert chain.take(b"p", 9, 0) == DELIVER
-    assert chain.take(b"p", 11, 10) == GAP
+    tracker = new_tracker()
+    assert tracker.observe(b"p", 1, 0) == DELIVER
+    assert tracker.observe(b"p", 9, 0) == DELIVER
+    assert tracker.observe(b"p", 11, 10) == GAP
 
 
 # How much is remembered
 
 
 def test_more_publishers_than_are_remembered_cause_no_gap() -> None:
-    chain = new_chain(per_channel=4)
+    tracker = new_tracker(per_channel=4)
     publishers = [Published(b"%d" % number) for number in range(10)]
     for step in range(500):
         now = 1 + step / 100
-        assert chain.take(*publishers[step % 10].at_time(now), now + 0.0005) == DELIVER
+        assert tracker.observe(*publishers[step % 10].at_time(now), now + 0.0005) == DELIVER
 
 
 def test_a_forgotten_publisher_that_lost_a_message_lately_still_tells() -> None:
-    chain = new_chain(per_channel=4)
+    tracker = new_tracker(per_channel=4)
     p, others = Published(b"p"), [Published(b"%d" % number) for number in range(10)]
-    assert chain.take(*p.at_time(1), 1) == DELIVER
+    assert tracker.observe(*p.at_time(1), 1) == DELIVER
     for step, other in enumerate(others):
-        assert chain.take(*other.at_time(2 + step), 2 + step) == DELIVER
+        assert tracker.observe(*other.at_time(2 + step), 2 + step) == DELIVER
     p.at_time(20)  # Lost.
-    assert chain.take(*p.at_time(21), 21) == GAP
+    assert tracker.observe(*p.at_time(21), 21) == GAP
 
 
 def test_short_lived_publishers_take_a_bounded_amount_of_memory() -> None:
-    chain = new_chain()
+    tracker = new_tracker()
     for number in range(1, 2000):
-        assert chain.take(number.to_bytes(8, "big"), 5, 4, None, number) == DELIVER
-        assert chain.take(number.to_bytes(8, "big"), 6, 5, None, number) == DELIVER
-    tables = [chain._others or {}, chain._older or {}, chain._first or {}]
+        assert tracker.observe(number.to_bytes(8, "big"), 5, 4, None, number) == DELIVER
+        assert tracker.observe(number.to_bytes(8, "big"), 6, 5, None, number) == DELIVER
+    tables = [tracker._others or {}, tracker._older or {}, tracker._first or {}]
     assert sum(map(len, tables[:2])) <= 256
     assert len(tables[2]) <= 257
     held = sum(map(sys.getsizeof, tables)) + sum(41 + 28 for table in tables for _ in table)
@@ -278,7 +278,7 @@ def test_short_lived_publishers_take_a_bounded_amount_of_memory() -> None:
 
 def test_all_channels_share_what_a_hub_may_remember() -> None:
     channels: list[int] = []
-    memory = Memory(per_channel=256, channels=channels)
+    memory = PublisherBudget(per_channel=256, channels=channels)
     assert memory.share == 256
     channels.extend(range(1024))
     assert memory.share == 64

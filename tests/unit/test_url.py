@@ -81,8 +81,8 @@ BAD = {
     "redis://h?publish_timeout_seconds=-1": (r"option publish_timeout_seconds: must be over 0"),
     "redis://h?prefix=a b": r"option prefix: use 1 to 64 letters",
     "redis://h?prefix=": r"option prefix: use",
-    "redis://h?prefix=x&prefix=y": r"option 'prefix' stands twice in a broker URL: keep one",
-    "redis://h?tls_verify=a&tls_verify=b": r"option 'tls_verify' stands twice",
+    "redis://h?prefix=x&prefix=y": r"option 'prefix' occurs twice in a broker URL: keep one",
+    "redis://h?tls_verify=a&tls_verify=b": r"option 'tls_verify' occurs twice",
 }
 
 
