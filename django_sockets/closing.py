@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from .broadcaster import Broadcaster
 from .conf import Config, Source, load_config
+from .connection.close_codes import UNAUTHORIZED
 from .errors import ConfigurationError
 from .hub.control import check_close_code, close_order, controls, on_missed_orders, tag_texts
 from .runtime.background import through_hub
+from .runtime.broadcaster_connection import BroadcasterConnection
 
 __all__ = [
     "UNAUTHORIZED",
@@ -22,9 +23,6 @@ __all__ = [
     "close_sockets",
     "on_missed_orders",
 ]
-
-UNAUTHORIZED = 4401
-"""Close code: log in again. From the range for applications, after HTTP's 401."""
 
 
 def close_sockets(*, code: int = UNAUTHORIZED, config: Source | None = None, **tags: Any) -> None:
@@ -51,7 +49,7 @@ def close_sockets(*, code: int = UNAUTHORIZED, config: Source | None = None, **t
     loaded = load_config(config)
     _close_local(texts, code, None if config is None else loaded)
     order = close_order(texts, code)
-    _publisher(loaded)._calls.plain(lambda: _publish(loaded, order))
+    _publisher(loaded).calls.plain(lambda: _publish(loaded, order))
 
 
 async def async_close_sockets(
@@ -109,6 +107,6 @@ async def _publish(config: Config, order: bytes) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _publisher(config: Config) -> Broadcaster:
-    """Whose plain calls are made where there is a connection, in order."""
-    return Broadcaster(config)
+def _publisher(config: Config) -> BroadcasterConnection:
+    """Makes the plain calls where there is a connection, in order."""
+    return BroadcasterConnection(config)

@@ -9,11 +9,14 @@ from typing import Any
 from ..runtime.background import close_shared_hubs
 from ..runtime.shutdown import chain_sigterm, unchain_sigterm
 from ..runtime.startup import announce_default
+from .admission import admit
+from .connection import Connection
 
 __all__ = ["AsgiApp", "Receive", "Send"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Connect = Callable[[Any, MutableMapping[str, Any], Receive, Send], Connection]
 
 
 class AsgiApp:
@@ -24,16 +27,21 @@ class AsgiApp:
     returns the application itself, so that `MySocket.as_asgi()` may be written as in Channels.
     """
 
-    def __init__(self, socket_class: Any) -> None:
+    def __init__(self, socket_class: Any, connect: Connect) -> None:
         self.socket_class = socket_class
+        self._connect = connect
         # `app(...)` uses the class's `__call__`, which is a `def` because it may return the
         # application; a server that looks at `app.__call__` finds the coroutine function.
         self.__call__ = self._serve  # type: ignore[method-assign]
 
     @classmethod
-    def descriptor(cls) -> Any:
-        """A class attribute that makes the application of the class it is looked up on."""
-        return _AsAsgi()
+    def descriptor(cls, connect: Connect) -> Any:
+        """A class attribute that makes the application of the class it is looked up on.
+
+        Args:
+            connect: makes an object of that class, and returns its connection.
+        """
+        return _AsAsgi(connect)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs:
@@ -47,10 +55,10 @@ class AsgiApp:
 
     async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            socket = self.socket_class(scope, receive, send)
-            chain_sigterm(socket._home)
-            if await socket._admitted():
-                await socket._serve()
+            connection = self._connect(self.socket_class, scope, receive, send)
+            chain_sigterm(connection.home)
+            if await admit(connection):
+                await connection.serve()
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send, self.socket_class)
         else:
@@ -58,8 +66,11 @@ class AsgiApp:
 
 
 class _AsAsgi:
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
     def __get__(self, instance: object, owner: type) -> AsgiApp:
-        return AsgiApp(owner)
+        return AsgiApp(owner, self._connect)
 
 
 async def _lifespan(receive: Receive, send: Send, socket_class: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Reject
 from ..log import LogThrottle, shown, whereabouts
 from ..url import BrokerOptions
+from .close_codes import NORMAL
 from .origin import origin_problem
 
 __all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal", "report_error"]
@@ -19,8 +20,6 @@ _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 
 FORBIDDEN = 403
 """HTTP status (RFC 9110, section 15.5.4)."""
-NORMAL = 1000
-"""A close before the accept; the server makes HTTP 403 of it."""
 ERRORS = "django_sockets.errors"
 """Key of the scope under which the test kit passes a callable that is told of each error."""
 

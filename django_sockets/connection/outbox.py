@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..delivery.flow_control import Backlog
 from ..delivery.send_queue import SendQueue
+from .close_codes import close_code_for_autobahn
 
 __all__ = ["Outbox", "Sender"]
 
@@ -19,19 +20,22 @@ CLOSE_SECONDS = 1.0
 
 
 class Sender(Protocol):
-    """The socket, as its outbox knows it. An object and no callables: an idle socket is small."""
+    """The subscriber of the connection, as its outbox knows it.
 
-    def _no_send(self) -> None:
-        """Something is to be sent and there is no `send`."""
+    It is an object and no set of callables, so that an idle connection is small.
+    """
 
-    def _client_gone(self, exc: Exception) -> None:
-        """`send` raised this: the client has left."""
+    def no_send(self) -> None:
+        """Warn that there is no `send` for an event."""
 
-    def _new_backlog(self) -> Backlog:
-        """What may wait for a client that reads slowly."""
+    def client_gone(self, exc: Exception) -> None:
+        """End: `send` raised this, so the client has left."""
 
-    def _discarded(self, count: int) -> None:
-        """So many messages were queued and never sent."""
+    def new_backlog(self) -> Backlog:
+        """Make the queue for messages that wait for a client that reads slowly."""
+
+    def discarded(self, count: int) -> None:
+        """Count messages that were queued and never sent."""
 
 
 class Outbox(SendQueue):
@@ -60,25 +64,25 @@ class Outbox(SendQueue):
 
     async def handle(self, event: Event) -> None:
         if self._send is None:
-            self.owner._no_send()
+            self.owner.no_send()
         elif not self.muted:
             try:
                 await self._send(event)
             except BaseException as exc:
-                self.owner._discarded(_is_message(event))
+                self.owner.discarded(_is_message(event))
                 again = _close_for_autobahn(event, exc)
                 if again is None:
                     raise
                 await self._send(again)
 
     def failed(self, exc: Exception) -> None:
-        self.owner._client_gone(exc)
+        self.owner.client_gone(exc)
 
     def dropped(self, items: list[Event]) -> None:
-        self.owner._discarded(sum(map(_is_message, items)))
+        self.owner.discarded(sum(map(_is_message, items)))
 
     def new_backlog(self) -> Backlog:
-        return self.owner._new_backlog()
+        return self.owner.new_backlog()
 
     # What it is for a socket
 
@@ -115,13 +119,13 @@ class Outbox(SendQueue):
 
 
 def _close_for_autobahn(event: Event, refusal: BaseException) -> Event | None:
-    """daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only."""
-    code: int = event.get("code") or 0
-    if event["type"] != "websocket.close" or code not in range(1001, 1016):
+    """The close to send after autobahn has refused one; None if that is not what happened."""
+    if event["type"] != "websocket.close":
         return None
     if isinstance(refusal, OSError) or not isinstance(refusal, Exception):
         return None
-    return {**event, "code": code + 2000}
+    code = close_code_for_autobahn(event.get("code") or 0)
+    return None if code is None else {**event, "code": code}
 
 
 def _is_message(event: Event) -> bool:

@@ -92,19 +92,22 @@ class Overflow:
 
 
 class InboxOwner(HoldOwner, Protocol):
-    """The socket, as its inbox knows it. An object and no callables: an idle socket is small."""
+    """The delivery of one socket, as its inbox knows it.
 
-    async def _take(self, event: Delivery | Gap) -> None:
-        """Give one event to a hook; what it raises ends the inbox."""
+    It is an object and no set of callables, so that an idle connection is small.
+    """
 
-    def _inbox_failed(self, exc: Exception) -> None:
-        """`_take` has raised this."""
+    async def take(self, event: Delivery | Gap) -> None:
+        """Give one event to a hook; an exception ends the inbox."""
 
-    def _policy(self) -> Overflow:
-        """What is done when the inbox is full."""
+    def inbox_failed(self, exc: Exception) -> None:
+        """Report that `take` raised this."""
 
-    def _new_backlog(self) -> Backlog:
-        """What events wait in."""
+    def policy(self) -> Overflow:
+        """The policy for a full inbox."""
+
+    def new_backlog(self) -> Backlog:
+        """Make the queue that events wait in."""
 
 
 class Inbox(SendQueue):
@@ -133,46 +136,46 @@ class Inbox(SendQueue):
         if self.waiting is not None:
             self.waiting.put(event)
             return
-        policy = self.owner._policy()
+        policy = self.owner.policy()
         if self._hole and policy.policy == DROP_NEWEST and not self.full:
             self.put(self._take_gap(), 0)
         for gone in policy.put(self, event, event_bytes(event)):
             self._hole.update(dict.fromkeys(event_channels(gone)))
 
     async def handle(self, event: Delivery | Gap) -> None:
-        if self._hole and self.owner._policy().policy == DROP_OLDEST:
+        if self._hole and self.owner.policy().policy == DROP_OLDEST:
             await self._signal(self._take_gap())
         if isinstance(event, Gap):
             await self._signal(event)
         else:
-            await self.owner._take(event)
-        while self._hole and self.empty and self.owner._policy().policy != CLOSE:
+            await self.owner.take(event)
+        while self._hole and self.empty and self.owner.policy().policy != CLOSE:
             await self._signal(self._take_gap())
 
     async def _signal(self, gap: Gap) -> None:
         """Give a gap to the hook, and queue behind it what has come meanwhile."""
         self.waiting = hold = Hold(self.owner)
         try:
-            await self.owner._take(gap)
+            await self.owner.take(gap)
         finally:
             self.waiting = None
             waiting: list[Delivery | Gap] = list(hold.take(len(hold)))
             if self._ended:
                 self.dropped(waiting)
             elif waiting:
-                if self._hole and self.owner._policy().policy == DROP_NEWEST:
+                if self._hole and self.owner.policy().policy == DROP_NEWEST:
                     waiting.insert(0, self._take_gap())  # It was there before them.
                 for one in waiting:
                     self._queue((one, None), event_bytes(one), force=True)
 
     def failed(self, exc: Exception) -> None:
-        self.owner._inbox_failed(exc)
+        self.owner.inbox_failed(exc)
 
     def dropped(self, items: list[Any]) -> None:
-        self.owner._discarded(sum(not isinstance(one, Gap) for one in items))
+        self.owner.discarded(sum(not isinstance(one, Gap) for one in items))
 
     def new_backlog(self) -> Backlog:
-        return self.owner._new_backlog()
+        return self.owner.new_backlog()
 
     def _take_gap(self) -> Gap:
         gap = Gap(channels=tuple(self._hole), reason=OVERFLOW)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from ..log import LogThrottle, whereabouts
 from ..loops import cancelling, forget_closed, uncancel
 from ..url import BrokerOptions
+from .close_codes import GOING_AWAY, INTERNAL_ERROR, NO_CODE
 
 __all__ = ["Listener", "ReceiveLoop"]
 
@@ -32,41 +33,51 @@ READ_AHEAD = 16
 `max_message_bytes` in all."""
 FRAMES_IN_A_ROW = 16
 """Frames that a client may have waiting and nobody else on the event loop has a turn in between."""
-GOING_AWAY, NO_CODE, INTERNAL_ERROR = 1001, 1005, 1011
-"""Close codes of RFC 6455, section 7.4.1: the server has cancelled our task; the client gave none;
-the server's `receive` has failed."""
-
 _NOTHING: deque[tuple[Event, int]] = deque(maxlen=0)
 """In place of a queue where no frame ever waited."""
 
 
-class Listener(Protocol):
-    """The socket, as its frames know it. An object and no callables: an idle socket is small.
+class FrameOptions(Protocol):
+    """The options of a socket class that the receive loop reads.
 
     Attributes:
-        _home: the event loop it lives on.
-        _asgi_receive: None: nothing is heard.
         max_message_bytes: the largest frame.
     """
 
-    _home: asyncio.AbstractEventLoop
-    _asgi_receive: Receive | None
     max_message_bytes: int
 
-    def _begin(self) -> None:
-        """Nothing was read yet."""
 
-    def _handle(self, event: Event) -> Coroutine[Any, Any, None]:
-        """Handle an event, each but the last."""
+class Listener(Protocol):
+    """The connection, as its receive loop knows it.
 
-    async def _failed(self, exc: Exception) -> None:
-        """Handling one has raised this; must not raise itself."""
+    It is an object and no set of callables, so that an idle connection is small.
 
-    def _too_big(self) -> None:
-        """A frame is too large: end soon. Nothing more is handled."""
+    Attributes:
+        home: the event loop of the connection.
+        asgi_receive: the ASGI callable; None: nothing is received.
+    """
 
-    def _over(self, code: int) -> asyncio.Task[None]:
-        """Begin to end: nothing is read any more. What was read may still be at work."""
+    home: asyncio.AbstractEventLoop
+    asgi_receive: Receive | None
+
+    @property
+    def socket(self) -> FrameOptions:
+        """The application's object."""
+
+    def begin(self) -> None:
+        """Prepare; called before anything is read."""
+
+    def handle(self, event: Event) -> Coroutine[Any, Any, None]:
+        """Handle any event except the final disconnect."""
+
+    async def failed(self, exc: Exception) -> None:
+        """Report that handling an event raised this; must not raise itself."""
+
+    def too_big(self) -> None:
+        """End soon, because a frame is too large. Nothing more is handled."""
+
+    def over(self, code: int) -> asyncio.Task[None]:
+        """Begin to end: nothing more is read. Frames that were read may still be handled."""
 
 
 class ReceiveLoop:
@@ -132,23 +143,23 @@ class ReceiveLoop:
         the handler at work, too.
         """
         owner = self._owner
-        loop = owner._home
-        receive = owner._asgi_receive or loop.create_future
+        loop = owner.home
+        receive = owner.asgi_receive or loop.create_future
         task = asyncio.current_task(loop)
         earlier = cancelling(task)
         at_work = _at_work.get(loop) or _at_work_on(loop)
         in_a_row = 0
         try:
             self.heard_at = loop.time()
-            owner._begin()
+            owner.begin()
             self._task = task
             while True:
                 while self._event is not None:
                     at_work.add(self, self.heard_at)
                     try:
-                        await owner._handle(self._event)
+                        await owner.handle(self._event)
                     except Exception as exc:
-                        await owner._failed(exc)
+                        await owner.failed(exc)
                     at_work.discard(self)
                     in_a_row += 1
                     if in_a_row == FRAMES_IN_A_ROW:
@@ -183,7 +194,7 @@ class ReceiveLoop:
             if self._idle is not None:
                 _wake(self._idle)
             self.end(GOING_AWAY)
-            ending = self._ending or owner._over(self.code or GOING_AWAY)
+            ending = self._ending or owner.over(self.code or GOING_AWAY)
             # A server that loses patience now cancels only us.
             await asyncio.wait([ending])
             ending.result()
@@ -198,16 +209,16 @@ class ReceiveLoop:
         return event
 
     def _heard(self, event: Event) -> None:
-        self.heard_at = self._owner._home.time()
+        self.heard_at = self._owner.home.time()
         if event["type"] == "websocket.disconnect":
             self.end(event.get("code") or NO_CODE)
         elif not self._stopped:
             text: Any = event.get("text")
             ascii_text = text is not None and text.isascii()  # By far the most.
             size_bytes = len(text) if ascii_text else _size_bytes(event)
-            if size_bytes > self._owner.max_message_bytes:
+            if size_bytes > self._owner.socket.max_message_bytes:
                 self.stop()
-                self._owner._too_big()
+                self._owner.too_big()
             elif self._event is None:
                 self._event = event
             else:
@@ -221,11 +232,11 @@ class ReceiveLoop:
     def read_beside(self) -> None:
         """The handler at work takes long: read on in another task."""
         if self._beside is None and self.code is None:
-            self._beside = self._owner._home.create_task(self._read_beside())
+            self._beside = self._owner.home.create_task(self._read_beside())
 
     async def _read_beside(self) -> None:
-        loop = self._owner._home
-        receive = self._owner._asgi_receive or loop.create_future
+        loop = self._owner.home
+        receive = self._owner.asgi_receive or loop.create_future
         try:
             # Until the handlers have caught up: then who waits for an arrival reads on.
             while self._arrival is None and self.code is None:
@@ -243,7 +254,7 @@ class ReceiveLoop:
     def _enough_waits(self) -> bool:
         return (
             len(self._waiting) >= READ_AHEAD
-            or 0 < self._waiting_bytes >= self._owner.max_message_bytes
+            or 0 < self._waiting_bytes >= self._owner.socket.max_message_bytes
         )
 
     def end(self, code: int) -> None:
@@ -253,7 +264,7 @@ class ReceiveLoop:
         self.code = code
         if self._task is None:
             return  # It has not begun, and is to end at once.
-        self._ending = self._owner._over(code)
+        self._ending = self._owner.over(code)
         current = asyncio.current_task()
         if self._reading and self._task is not current:
             self._cancelled = True
@@ -288,7 +299,7 @@ class ReceiveLoop:
         if self._event is None:
             return True
         if self._idle is None:
-            self._idle = self._owner._home.create_future()
+            self._idle = self._owner.home.create_future()
         await asyncio.wait([self._idle], timeout=timeout_seconds)
         return self._idle.done()
 

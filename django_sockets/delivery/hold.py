@@ -39,27 +39,27 @@ _NOTHING: deque[Delivery | Gap] = deque(maxlen=0)
 
 
 class HoldOwner(Protocol):
-    """The socket, as its holds know it.
+    """The delivery of one socket, as its holds know it."""
 
-    Attributes:
-        outbox_bytes: bytes of payloads that may wait; one event of any size may.
-        outbox_messages: where more events wait, `_much_waits` is called.
-    """
+    @property
+    def outbox_bytes(self) -> int:
+        """Bytes of payloads that may wait; one event of any size may."""
 
-    outbox_bytes: int
-    outbox_messages: int
+    @property
+    def outbox_messages(self) -> int:
+        """`much_waits` is called while more events than this wait."""
 
-    def _overran(self, event: Delivery | Gap, first: bool) -> None:
-        """Too much waits: this event, the oldest, was removed; `first` for the first of a hole."""
+    def overran(self, event: Delivery | Gap, first: bool) -> None:
+        """Count this event, the oldest, which was removed; `first` for the first of a hole."""
 
-    def _much_waits(self, hold: Hold) -> None:
+    def much_waits(self, hold: Hold) -> None:
         """More than `outbox_messages` wait, or events were removed; called for each event more."""
 
-    def _discarded(self, count: int) -> None:
-        """So many messages are not handed on: the socket ends, or has left their channel."""
+    def discarded(self, count: int) -> None:
+        """Count messages that are not handed on: the socket ends, or has left their channel."""
 
-    def _hold_expired(self) -> None:
-        """`connect` has not returned in time."""
+    def hold_expired(self) -> None:
+        """End the hold: `connect` has not returned in time."""
 
 
 class Hold:
@@ -100,7 +100,7 @@ class Hold:
     def put(self, event: Delivery | Gap) -> None:
         """Append an event."""
         if self.closed:
-            self._owner._discarded(isinstance(event, Delivery))
+            self._owner.discarded(isinstance(event, Delivery))
             return
         if self._events is _NOTHING:
             self._events = deque()
@@ -113,7 +113,7 @@ class Hold:
         ):
             self._drop_oldest()
         if len(events) > self._owner.outbox_messages or self._hole is not None:
-            self._owner._much_waits(self)
+            self._owner.much_waits(self)
 
     def _drop_oldest(self) -> None:
         oldest = self._take()
@@ -121,7 +121,7 @@ class Hold:
         if self._hole is None:
             self._hole = {}
         self._hole.update(dict.fromkeys(event_channels(oldest)))
-        self._owner._overran(oldest, first)
+        self._owner.overran(oldest, first)
 
     def _take(self) -> Delivery | Gap:
         event = self._events.popleft()
@@ -180,7 +180,7 @@ class Hold:
                 kept.append(event)
             else:
                 self._bytes -= event_bytes(event)
-                self._owner._discarded(1)
+                self._owner.discarded(1)
         self._events = kept
         if self._hole is not None:
             self._hole = {name: None for name in self._hole if name not in gone} or None
@@ -191,11 +191,11 @@ class Hold:
         events, self._events = self._events, _NOTHING
         self._bytes = 0
         self._hole = None
-        self._owner._discarded(sum(isinstance(event, Delivery) for event in events))
+        self._owner.discarded(sum(isinstance(event, Delivery) for event in events))
 
     def expire(self) -> None:
         """Called by `HoldTimer` after the time of the hold."""
-        self._owner._hold_expired()
+        self._owner.hold_expired()
 
 
 NOT_YET: Hold = Hold.__new__(Hold)

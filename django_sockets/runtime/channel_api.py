@@ -1,4 +1,4 @@
-"""Broadcasting and subscribing by channel name, plain and async, for sockets and broadcasters."""
+"""Broadcasting and subscribing by name: the machinery that sockets and broadcasters share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ChannelError
 from .background import publish
 from .sync_calls import Calls, Operation
 
-__all__ = ["ChannelNames", "Channels", "channel_names"]
+__all__ = ["ChannelCalls", "Channels", "channel_list", "channel_names"]
 
 T = TypeVar("T")
 
@@ -39,86 +39,61 @@ def channel_names(channels: object) -> list[str]:
     return names
 
 
-class ChannelNames(abc.ABC):
-    """Base of `BaseSocketServer` and `Broadcaster`, which define where their calls run.
+def channel_list(channels: Iterable[str | int]) -> list[str | int]:
+    """The argument of `broadcast_many` as a list.
 
-    The plain methods may be called from any thread. On a thread without a running event loop they
-    wait for the result and raise its error. On a thread that runs a loop they are scheduled, in
-    order, and a failure is logged. The `async_` methods are the same calls for coroutines.
+    Raises:
+        ChannelError: it is one name.
+    """
+    if isinstance(channels, (str, bytes)):
+        raise ChannelError(channels, "is one name and no list: use broadcast, or write [...]")
+    return list(channels)
+
+
+class ChannelCalls(abc.ABC):
+    """The calls of one socket or broadcaster; a subclass decides on which loop they run.
+
+    Attributes:
+        config: the broker to publish and subscribe with.
     """
 
-    _config: Config
+    __slots__ = ("config",)
+
+    config: Config
 
     @property
     @abc.abstractmethod
-    def _calls(self) -> Calls:
-        """The calls of this object."""
+    def calls(self) -> Calls:
+        """Where the calls run."""
 
-    def _awaited(self, operation: Operation[T]) -> Awaitable[T]:
+    def awaited(self, operation: Operation[T]) -> Awaitable[T]:
         """See `Calls.awaited`."""
-        return self._calls.awaited(operation)
+        return self.calls.awaited(operation)
 
     @abc.abstractmethod
-    def _add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """Subscribe; on the home loop."""
+    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+        """On the home loop: subscribe."""
 
     @abc.abstractmethod
-    async def _remove(self, names: list[str]) -> None:
-        """Unsubscribe; on the home loop."""
+    async def remove(self, names: list[str]) -> None:
+        """On the home loop: unsubscribe."""
 
-    # Broadcasting
-
-    def broadcast(self, channel: Channels, data: Any) -> None:
-        """Send data to all subscribers of a channel, or of several channels.
+    async def broadcast(self, channel: Channels, data: Any, origin: bytes | None = None) -> None:
+        """Publish data to one or several channels.
 
         Args:
-            channel: one channel, or a list, tuple or set of them.
-            data: anything with a JSON form, or bytes for a binary frame.
-
-        Raises:
-            ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
-            PublishError: it is not certain that the server received the data.
-            CallError: the event loop did not finish the call in time.
+            origin: id of a socket that does not get it.
         """
-        self._calls.plain(lambda: self.async_broadcast(channel, data))
-
-    async def async_broadcast(self, channel: Channels, data: Any) -> None:
-        """See `broadcast`."""
         names = channel_names(channel)
         payload, is_text = encode(data)
-        # A lambda would keep its cells alive for each of what may be thousands of calls.
-        await self._awaited(partial(publish, self._config, names, payload, is_text=is_text))
+        # No lambda: its cells would stay, for each of thousands of calls at once.
+        operation = partial(publish, self.config, names, payload, is_text=is_text, origin=origin)
+        await self.awaited(operation)
 
-    def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
-        """`broadcast` to several channels."""
-        self._calls.plain(lambda: self.async_broadcast_many(channels, data))
+    async def subscribe(self, channel: Channels) -> None:
+        """Subscribe to one or several channels."""
+        await self.awaited(partial(self.add, channel_names(channel)))
 
-    async def async_broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
-        """See `broadcast_many`."""
-        if isinstance(channels, (str, bytes)):
-            raise ChannelError(channels, "is one name and no list: use broadcast, or write [...]")
-        await self.async_broadcast(list(channels), data)
-
-    # Subscribing
-
-    def subscribe(self, channel: Channels) -> None:
-        """Receive the broadcasts to a channel, or to several; acknowledged by the server on return.
-
-        Raises:
-            ChannelError, SubscribeError, CallError: this call has subscribed none of them.
-        """
-        self._calls.plain(lambda: self.async_subscribe(channel))
-
-    async def async_subscribe(self, channel: Channels) -> None:
-        """See `subscribe`."""
-        names = channel_names(channel)
-        await self._awaited(partial(self._add, names))
-
-    def unsubscribe(self, channel: Channels) -> None:
-        """Stop receiving the broadcasts to a channel, or to several."""
-        self._calls.plain(lambda: self.async_unsubscribe(channel))
-
-    async def async_unsubscribe(self, channel: Channels) -> None:
-        """See `unsubscribe`."""
-        names = channel_names(channel)
-        await self._awaited(partial(self._remove, names))
+    async def unsubscribe(self, channel: Channels) -> None:
+        """Unsubscribe from one or several channels."""
+        await self.awaited(partial(self.remove, channel_names(channel)))

@@ -218,7 +218,7 @@ async def test_the_first_failed_connection_spoils_nothing_for_later(
     await broadcaster.async_broadcast("room", "after")
     assert await broadcaster.async_receive_broadcast() == ("room", "after")
     await broadcaster.aclose()
-    await shared_hub(broadcaster._config).aclose()
+    await shared_hub(broadcaster._connection.config).aclose()
 
 
 async def test_a_client_that_leaves_while_subscribing_leaves_nothing_on_the_server(

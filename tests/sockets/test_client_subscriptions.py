@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from django_sockets import NotAllowed, SubscribeError, open_hub, sockets
+from django_sockets import NotAllowed, SubscribeError, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
+from django_sockets.runtime import hooks
 from django_sockets.runtime.background import shared_hub
 from django_sockets.runtime.worker_threads import WorkerPool
 from django_sockets.sockets import BaseSocketServer
@@ -199,7 +200,7 @@ async def test_a_check_runs_even_if_all_threads_wait_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = WorkerPool(1)
-    monkeypatch.setattr(sockets, "worker_pool", lambda settings: pool)
+    monkeypatch.setattr(hooks, "worker_pool", lambda settings: pool)
     async with SocketClient(PlainAsking.as_asgi) as client:
         await client.send_json("open")
         assert await client.receive_json() == "subscribed"

@@ -25,6 +25,7 @@ from django_sockets.closing import (
     on_missed_orders,
 )
 from django_sockets.conf import load_config
+from django_sockets.connection.connection import Connection
 from django_sockets.hub.control import control_of, controls
 from django_sockets.hub.hub import CONTROL
 from django_sockets.runtime.background import shared_hub
@@ -124,18 +125,18 @@ async def test_tags_that_connect_adds_count_even_if_it_fails(
             assert await chosen.receive_close() == 4401
 
 
-async def test_an_order_during_the_handshake_refuses_it() -> None:
+async def test_an_order_during_the_handshake_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Connection.join_tags
+
+    async def join(connection: Connection) -> None:
+        await original(connection)
+        assert close_local_sockets(user=7) == 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
     class Slow(Member):
         async def authorize(self) -> None:
-            original = self._join
-
-            async def join() -> None:
-                await original()
-                assert close_local_sockets(user=7) == 1
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-
-            self._join = join  # type: ignore[method-assign]
+            monkeypatch.setattr(Connection, "join_tags", join)
 
     with pytest.raises(HandshakeRefused) as refused:
         await client(Slow.as_asgi, user="7").connect()

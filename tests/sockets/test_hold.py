@@ -338,7 +338,7 @@ async def test_from_wherever_it_is_subscribed_before_connect_returns(
             elif where == "scheduled":
                 self.subscribe("page")
                 self.send("first")  # Scheduled behind the other, and after `connect` has returned.
-                self._calls.plain(gate.pass_async)
+                self._connection.calls.plain(gate.pass_async)
                 self.send("state")
                 return
             elif where == "twice":
@@ -738,11 +738,11 @@ async def test_a_hook_that_waits_for_a_client_that_does_not_read_is_no_excuse(
         if hook == "gap":
             kind.gate.open()
             await client.until(lambda: client.got)
-        (socket,) = hub.subscriptions.subscribers
+        (delivery,) = hub.subscriptions.subscribers
         client.stop_reading()
         hub.lost(["page"], "cut")
         kind.gate.open()
-        await until(lambda: not socket._outbox.idle)  # type: ignore[attr-defined]
+        await until(lambda: not delivery._connection.outbox.idle)  # type: ignore[attr-defined]
         await publish(hub, range(5))
         await asyncio.wait_for(client.task, WAIT_SECONDS)
     assert kind.codes == [1013]
@@ -801,8 +801,8 @@ async def test_what_waits_when_the_socket_ends_is_discarded(
         incoming.put_nowait({"type": "websocket.disconnect", "code": code})
         await until(lambda: not sockets[0].is_alive)
     elif how == "closed by others":
-        sockets[0].on_close_order(code)
-        await until(lambda: sockets[0]._closing)
+        sockets[0]._connection.on_close_order(code)
+        await until(lambda: sockets[0]._connection.closing)
     kind.gate.open()
     await asyncio.wait([served], timeout=WAIT_SECONDS)
     assert served.done()
@@ -895,11 +895,11 @@ async def test_a_socket_keeps_nothing_of_it(memory: str) -> None:
         assert await client.receive_json() == {"state": 0}
         await publish(hub, [1])
         assert await client.receive_json() == 1
-        (socket,) = hub.subscriptions.subscribers
-        assert socket._queue is None  # type: ignore[attr-defined]
-        assert socket._outbox.direct  # type: ignore[attr-defined]
+        (delivery,) = hub.subscriptions.subscribers
+        assert delivery.queue is None  # type: ignore[attr-defined]
+        assert delivery._connection.outbox.direct  # type: ignore[attr-defined]
         assert not hub.holds._ends
-        del socket
+        del delivery
         assert len(list(holds())) == before
     await hub.aclose()
 
@@ -910,8 +910,8 @@ async def test_what_is_closed_is_not_read_any_more(memory: str) -> None:
     async with SocketClient(kind.as_asgi) as client:
         await kind.gate.wait_reached()
         await publish(hub, [1])
-        (socket,) = hub.subscriptions.subscribers
-        await socket.async_close(4000)  # type: ignore[attr-defined]
+        (delivery,) = hub.subscriptions.subscribers
+        await delivery._connection.close(4000)  # type: ignore[attr-defined]
         kind.gate.open()
         with pytest.raises(SocketClosed, match="4000"):
             await client.receive_json()

@@ -82,7 +82,7 @@ def busy(plain: bool) -> Any:
 
         def work_began(self, data: int) -> None:
             self.handled.append(data)
-            self._home.call_soon_threadsafe(self.began.set)
+            self._connection.home.call_soon_threadsafe(self.began.set)
 
     return Busy
 

@@ -125,8 +125,8 @@ async def test_a_client_that_leaves_in_the_middle_of_a_send_leaves_nothing_behin
     await asyncio.wait_for(served, 5)
     member, ended = Member.log
     assert ended == ("disconnect", 1001)
-    assert member._hub is not None
-    assert member._hub.channels_of(member) == frozenset()
+    assert member._connection.hub is not None
+    assert member._connection.hub.channels_of(member._connection.delivery) == frozenset()
 
 
 async def test_what_looks_like_a_marker_is_delivered_as_it_is() -> None:
@@ -220,8 +220,8 @@ async def test_disconnect_runs_once_and_no_subscription_stays_however_it_ends(ho
     codes = {"client": 4009, "cancelled": 1001, "error": 1011}
     assert Member.log == [("disconnect", codes.get(how, 4002))]
     (member,) = members
-    assert member._hub is not None
-    assert "room" not in member._hub.subscriptions.channels
+    assert member._connection.hub is not None
+    assert "room" not in member._connection.hub.subscriptions.channels
 
 
 async def test_an_exception_is_logged_and_closes_only_that_socket(
@@ -487,7 +487,8 @@ async def test_a_subscribe_after_the_client_has_left_subscribes_nothing() -> Non
             entered.set()
             await left.wait()
             await self.async_subscribe("late")
-            self.log.append(self._shared_hub().channels_of(self))
+            connection = self._connection
+            self.log.append(connection.shared_hub().channels_of(connection.delivery))
 
     client = SocketClient(Late.as_asgi)
     await client.connect()

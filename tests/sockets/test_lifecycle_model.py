@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.connection import receive_loop
+from django_sockets.connection.admission import admit
 from django_sockets.runtime.background import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
@@ -161,8 +162,8 @@ class LifeMachine(RuleBasedStateMachine):
             self.over = True
 
     async def _serve_socket(self) -> None:
-        if await self.socket._admitted():
-            await self.socket._serve()
+        if await admit(self.socket._connection):
+            await self.socket._connection.serve()
 
     def frame(self, do: str, **more: Any) -> None:
         self.number += 1
@@ -201,7 +202,11 @@ class LifeMachine(RuleBasedStateMachine):
     def somebody_broadcasts(self, channel: str) -> None:
         self.number += 1
         # Only what is sure counts: neither a subscribe nor an unsubscribe is under way.
-        quiet = self.to_app.empty() and not self.inside and not self.socket._receive_loop.busy
+        quiet = (
+            self.to_app.empty()
+            and not self.inside
+            and not self.socket._connection.receive_loop.busy
+        )
         if quiet and channel in self.subscribed and self.open and self.gate.is_set():
             self.expected[channel].append(self.number)
         if self.holding and channel in self.subscribed and self.open:
@@ -210,7 +215,9 @@ class LifeMachine(RuleBasedStateMachine):
 
     @property
     def open(self) -> bool:
-        return not (self.over or self.socket._closing or self.disconnects or self.served.done())
+        return not (
+            self.over or self.socket._connection.closing or self.disconnects or self.served.done()
+        )
 
     @precondition(lambda self: self.holding or self.released)
     @rule()
@@ -318,7 +325,7 @@ class LifeMachine(RuleBasedStateMachine):
         assert not any("after the end" in event.get("text", "") for event in self.events)
         self._broadcasts_came()
         # Nothing is left behind.
-        hub = shared_hub(self.socket._config)
+        hub = shared_hub(self.socket._connection.config)
         assert hub.channels_of(self.socket) == frozenset()
         assert not hub.holds._ends
         # What was delivered was sent or is counted. (An own `send` that was lost is counted, too.)

@@ -119,9 +119,10 @@ async def test_a_call_from_there_ends_and_has_its_effect(name: str, place: Place
             assert await client.receive_json() == "x"
         await made[0].async_send("after what was scheduled")
         assert await client.receive_json() == "after what was scheduled"
-        hub = made[0]._shared_hub()
+        connection = made[0]._connection
+        hub = connection.shared_hub()
         subscribed = {"subscribe": {"room", "hall"}, "unsubscribe": set()}.get(name, {"room"})
-        assert hub.channels_of(made[0]) == subscribed
+        assert hub.channels_of(connection.delivery) == subscribed
 
 
 @pytest.mark.parametrize("name", CALLS)

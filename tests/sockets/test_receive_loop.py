@@ -107,7 +107,7 @@ async def test_a_server_that_gives_up_while_the_socket_ends_is_heard(server_firs
     # In one turn of the loop: the task sees a single CancelledError for both.
     if server_first:
         server.cancel()
-    socket._end(1000)
+    socket._connection.end(1000)
     if not server_first:
         server.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -181,12 +181,12 @@ async def test_a_drain_waits_for_a_disconnect_that_the_server_has_lost_patience_
 
     server = asyncio.ensure_future(Served(Slow).app)
     socket = await asyncio.wait_for(connected.get(), WAIT_SECONDS)
-    socket._end(4000)
+    socket._connection.end(4000)
     await asyncio.wait_for(begun.wait(), WAIT_SECONDS)
     server.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(server, WAIT_SECONDS)
-    draining = asyncio.create_task(socket._shared_hub().drain(WAIT_SECONDS))
+    draining = asyncio.create_task(socket._connection.shared_hub().drain(WAIT_SECONDS))
     await asyncio.sleep(0.05)
     assert not draining.done()
     go_on.set()
@@ -387,13 +387,13 @@ async def test_a_socket_that_ended_before_it_was_served_is_not_begun_after_its_e
         idle_timeout_seconds = 0.01
 
     socket = Member({}, asyncio.Queue().get)
-    serving = socket._serve()
-    socket._end(4000)
+    serving = socket._connection.serve()
+    socket._connection.end(4000)
     await asyncio.sleep(0.01)
     await asyncio.wait_for(serving, WAIT_SECONDS)
     assert Member.log == [("disconnect", 4000)]
     await asyncio.sleep(0.05)
-    assert socket._shared_hub().stats()["closed_idle"] == 0
+    assert socket._connection.shared_hub().stats()["closed_idle"] == 0
 
 
 async def test_a_handler_that_took_long_once_costs_no_task_for_ever() -> None:

@@ -18,6 +18,7 @@ from asgiref.sync import async_to_sync
 
 from django_sockets import CallError, ChannelError, EncodeError, open_hub
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.connection.connection import Connection
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
@@ -155,7 +156,9 @@ def test_a_plain_call_fails_at_once_when_its_loop_has_stopped() -> None:
         sockets[0].broadcast("room", 1)
 
 
-def test_a_waiting_call_ends_when_its_loop_is_shut_down() -> None:
+def test_a_waiting_call_ends_when_its_loop_is_shut_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     caught: list[BaseException] = []
 
     async def main() -> None:
@@ -166,7 +169,7 @@ def test_a_waiting_call_ends_when_its_loop_is_shut_down() -> None:
             stuck.set()
             await asyncio.Event().wait()
 
-        socket._send_event = never  # type: ignore[method-assign]
+        monkeypatch.setattr(Connection, "send_event", never)
 
         def call() -> None:
             try:

@@ -1,0 +1,134 @@
+"""The opening of one connection: the decision to accept it, the accept, and the hook `connect`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ..delivery.eager import Late, until_late
+from .close_codes import GOING_AWAY
+from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .tasks import spawn
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .socket_class import Socket
+
+__all__ = ["admit", "handle_connect"]
+
+UNAVAILABLE = 503
+"""HTTP status (RFC 9110, section 15.6.4)."""
+
+
+async def admit(connection: Connection) -> bool:
+    """Begin the handshake of an ASGI server; False if it was refused.
+
+    If it is True, the caller awaits `Connection.serve` next, which sends the accept.
+    """
+    receive, send = connection.asgi_receive, connection.asgi_send
+    if receive is None or send is None:
+        raise TypeError("an ASGI application needs receive and send")
+    event = await receive()
+    if event["type"] != "websocket.connect":
+        return False
+    socket = connection.socket
+    connection.outbox.hold()
+    connections = connection.shared_hub().connections
+    if connections.draining:
+        connection.count("refused_draining")
+        await deny(socket.scope, send, UNAVAILABLE)
+        return False
+    connections.add(connection)
+    admitted = False
+    try:
+        if connection.has_tags or (
+            type(socket).authorize is not connection.definition.base.authorize
+        ):
+            status = await _in_time(connection, _decide(connection))
+        else:
+            status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
+        closing = connection.closing  # The hook may have closed it.
+        if closing and connection.shared_hub().connections.draining:
+            status = UNAVAILABLE
+        if status is not None or closing:
+            await deny(socket.scope, send, status or FORBIDDEN)
+        else:
+            connection.receive_loop.push(event)
+            admitted = True
+    finally:
+        if not admitted:
+            connection.leave_tags()
+            connections.discard(connection)
+    return admitted
+
+
+async def _decide(connection: Connection) -> int | None:
+    """The HTTP status to refuse with, or None once the socket is found by its tags."""
+    socket = connection.socket
+    status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
+    if status is None:
+        status = await refusal(socket.scope, lambda: connection.call(socket.authorize))
+    if status is None and not connection.closing:
+        await connection.join_tags()
+    return status
+
+
+async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | None]) -> int | None:
+    task = asyncio.ensure_future(decision)
+    try:
+        await asyncio.wait([task], timeout=connection.socket.handshake_timeout_seconds)
+        if task.done():
+            return task.result()
+    finally:
+        task.cancel()
+    connection.cancel_thread_call()
+    connection.note("handshake_timeouts", "refused a handshake: authorize takes too long")
+    return UNAVAILABLE
+
+
+async def handle_connect(connection: Connection) -> None:
+    """Send the accept, call `connect`, and then let the broadcasts through that wait for it."""
+    socket, delivery, outbox = connection.socket, connection.delivery, connection.outbox
+    accept: dict[str, Any] = {"type": "websocket.accept"}
+    subprotocol = _agreed_subprotocol(socket)
+    if subprotocol is not None:
+        accept["subprotocol"] = subprotocol
+    sending = outbox.accept if outbox.held else connection.send_event
+    try:
+        await until_late(sending(accept), socket.handshake_timeout_seconds)
+    except Late:
+        text = "gave a client up that does not take the accept"
+        connection.note("handshake_timeouts", text)
+        connection.end(GOING_AWAY)
+        return
+    if delivery.queue is not None:
+        outbox.seal()  # The hub must ask `on_delivery` until the hold is over.
+    known = dict(connection.tags) if connection.has_tags else {}
+    try:
+        try:
+            await connection.call(socket.connect)
+        finally:
+            if (connection.tags if connection.has_tags else {}) != known:
+                await connection.join_tags()
+    except Exception as exc:
+        await connection.failed(exc)
+    if delivery.queue is None:
+        return
+    if connection.calls_scheduled:
+        spawn(_release_after_calls(connection))
+    elif not delivery.release_empty():
+        await delivery.release()
+
+
+async def _release_after_calls(connection: Connection) -> None:
+    """Release when the plain calls that `async def connect` has made are done."""
+    await connection.calls.awaited(connection.delivery.release)
+
+
+def _agreed_subprotocol(socket: Socket) -> str | None:
+    """The class's own; but what middleware agreed on if the client did not offer that."""
+    agreed: str | None = socket.scope.get("django_sockets.subprotocol")
+    if agreed is None or socket.subprotocol in (socket.scope.get("subprotocols") or ()):
+        return socket.subprotocol
+    return agreed

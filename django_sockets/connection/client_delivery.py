@@ -1,0 +1,381 @@
+"""The delivery of broadcasts to one client: what the hub subscribes.
+
+Broadcasts go straight to the outbox, or through an inbox to the hooks of a class that has its own.
+While `connect` runs they wait in a `Hold`. If a client reads too slowly, the overflow policy
+decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..delivery.events import OVERFLOW, EventQueue, Gap
+from ..delivery.flow_control import STUCK_SECONDS, Backlog
+from ..delivery.hold import NOT_YET, Hold
+from ..delivery.message import Delivery
+from ..delivery.send_queue import SendQueue
+from ..errors import CallError, SubscribeError
+from ..hub.hub import Hub
+from ..log import LogThrottle
+from ..runtime.async_hygiene import tidied
+from ..url import BrokerOptions
+from .close_codes import NO_CODE, TRY_AGAIN
+from .overflow import CLOSE, Inbox, Overflow
+from .socket_class import Socket
+from .tasks import spawn
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["ClientDelivery"]
+
+logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+
+
+class ClientDelivery:
+    """The subscriber of one connection.
+
+    Attributes:
+        queue: where broadcasts wait: for `async_receive_broadcast` before the listeners run, or
+            for `connect`. None: they go on at once.
+    """
+
+    __slots__ = ("_connection", "_inbox", "_overflow", "_slow", "_socket", "queue")
+
+    def __init__(self, connection: Connection, socket: Socket) -> None:
+        self._connection = connection
+        self._socket = socket
+        self.queue: EventQueue | Hold | None = None
+        self._inbox: Inbox | None = None
+        self._overflow: Overflow | None = None
+        self._slow = False
+
+    # Subscribing
+
+    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+        """Subscribe to channels; await what it returns.
+
+        Raises:
+            SubscribeError: they are too many.
+        """
+        connection = self._connection
+        hub = connection.shared_hub()
+        if self.too_many(names):
+            limit = self._socket.max_subscriptions
+            problem = f"a socket may have {limit} channels (max_subscriptions)"
+            raise SubscribeError(connection.config.url, problem, channels=names)
+        if self.queue is NOT_YET:
+            self._hold(hub)
+        elif self.queue is None and not connection.serving:
+            self.queue = hub.new_queue()
+        return hub.add(self, names, direct=self._direct())
+
+    def _direct(self) -> SendQueue | None:
+        """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
+        connection = self._connection
+        if isinstance(self.queue, EventQueue) or self._inbox is not None or not connection.serving:
+            return None
+        return connection.outbox if self._socket.ws_encoder is None and self._can_send else None
+
+    @property
+    def _can_send(self) -> bool:
+        return self._connection.asgi_send is not None
+
+    def too_many(self, names: Sequence[str]) -> bool:
+        """The socket would be on more than `max_subscriptions` channels."""
+        hub = self._connection.hub
+        owned = () if hub is None else hub.channels_of(self)
+        limit = self._socket.max_subscriptions
+        if len(owned) + len(names) <= limit:
+            return False
+        new = {name for name in names if name not in owned}
+        return len(owned) + len(new) > limit
+
+    async def remove(self, names: list[str]) -> None:
+        """Unsubscribe from channels."""
+        hold = self._held()
+        if hold is not None:
+            hold.forget(names)
+        hub = self._connection.hub
+        if hub is not None:
+            await hub.remove(self, names)
+
+    # Beginning and end
+
+    def start(self) -> None:
+        """From now on broadcasts go to the client, or to the class's own hooks, in order."""
+        cls = type(self._socket)
+        base = self._connection.definition.base
+        if (
+            cls.async_handle_received_broadcast is not base.async_handle_received_broadcast
+            or cls.gap is not base.gap
+        ):
+            self._inbox = Inbox(self)
+        queue, self.queue = self.queue, None
+        pass_on = self._pass_on
+        # Under a server, `connect` comes first.
+        if self._socket.hold_broadcasts and self._connection.outbox.held:
+            self.queue = NOT_YET
+            if queue is not None:  # `authorize` has subscribed.
+                pass_on = self._hold(self._connection.shared_hub()).put
+        if isinstance(queue, EventQueue):
+            for event in queue.drain():
+                pass_on(event)
+
+    async def end(self) -> None:
+        """The connection has ended: unsubscribe from everything, and drop what waits for hooks."""
+        hub = self._connection.hub
+        if hub is not None:
+            await hub.remove(self)
+        if self._inbox is not None:
+            self._inbox.end()
+
+    async def receive(self) -> tuple[str, Any]:
+        """See `BaseSocketServer.async_receive_broadcast`."""
+        connection = self._connection
+        queue = self.queue
+        if not isinstance(queue, EventQueue) or connection.serving:
+            raise CallError(
+                "subscribe first; once listeners run, override async_handle_received_broadcast"
+            )
+        while True:
+            event = await connection.awaited(queue.next)
+            if event is None:
+                raise CallError("the socket has ended")
+            if not isinstance(event, Gap):
+                return event.channel, event.data()
+            await connection.call(self._socket.gap, event.channels, event.reason)
+
+    # Called by the hub
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Take a broadcast."""
+        if delivery.origin is not None and delivery.origin == self._connection.origin:
+            return
+        if self.queue is not None:
+            self.queue.on_delivery(delivery)
+        else:
+            self._pass_on(delivery)
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        """Broadcasts may be missing here."""
+        if self.queue is not None:
+            self.queue.on_gap(channels, reason)
+        elif self._inbox is not None:
+            self._inbox.offer(Gap(channels=tuple(channels), reason=reason))
+
+    # To the hooks of the class, or to the client
+
+    def _pass_on(self, event: Delivery | Gap) -> None:
+        if self._inbox is not None:
+            self._inbox.offer(event)
+        elif isinstance(event, Delivery):
+            self._push(event)
+
+    def _push(self, delivery: Delivery) -> None:
+        connection = self._connection
+        if connection.asgi_send is None:
+            self.no_send()
+        elif connection.closing:
+            self.discarded(1)
+        else:
+            event = self._event_of(delivery)
+            self.policy().put(connection.outbox, event, len(delivery.payload))
+
+    async def _send_on(self, delivery: Delivery) -> None:
+        """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
+        connection = self._connection
+        if connection.asgi_send is None or connection.closing or connection.outbox.idle:
+            self._push(delivery)
+        else:
+            await connection.outbox.run(self._event_of(delivery))
+
+    def _event_of(self, delivery: Delivery) -> MutableMapping[str, Any]:
+        encoder = self._socket.ws_encoder
+        if encoder is None:
+            return delivery.event()
+        return delivery.event_by(encoder, self._socket.ws_encoder_is_bytes)
+
+    # Called by the inbox
+
+    async def take(self, event: Delivery | Gap) -> None:
+        """Give one event to the hooks, in a class with hooks of its own."""
+        connection, socket = self._connection, self._socket
+        try:
+            if isinstance(event, Gap):
+                await connection.call(socket.gap, event.channels, event.reason)
+            elif (
+                type(socket).async_handle_received_broadcast
+                is connection.definition.base.async_handle_received_broadcast
+            ):
+                await self._send_on(event)
+            else:
+                await tidied(socket.async_handle_received_broadcast(event.channel, event.data()))
+        except Exception as exc:
+            await connection.failed(exc)
+
+    def inbox_failed(self, exc: Exception) -> None:
+        """`take` has raised this."""
+        spawn(self._connection.failed(exc))
+
+    # Called by the outbox
+
+    def new_backlog(self) -> Backlog:
+        """Make the queue for messages that wait for a client that reads slowly."""
+        socket, hub = self._socket, self._connection.shared_hub()
+        return Backlog(socket.outbox_messages, socket.outbox_bytes, hub.congestion)
+
+    def no_send(self) -> None:
+        """Warn that there is no `send` for an event."""
+        self._connection.warn_once("send side", "%s has no send callable: nothing is sent")
+
+    def client_gone(self, exc: Exception) -> None:
+        """End the connection: the server's `send` raised this."""
+        # A server's `send` raises OSError for a client that has left (ASGI 2.4): no news. For
+        # one that it has closed itself, for a bad frame, uvicorn raises RuntimeError: clients can
+        # bring that about at will.
+        name = type(self._socket).__name__
+        logger.debug("%s: sending to the client failed", name, exc_info=exc)
+        if not isinstance(exc, OSError):
+            text = "%s: sending to the client failed: %r"
+            _throttle.log(logging.WARNING, f"{name} send", text, name, exc)
+        self._connection.end(NO_CODE)
+
+    def discarded(self, count: int) -> None:
+        """Count messages that never reached the client because it ended."""
+        if count:
+            self._connection.count("discarded", count)
+
+    # Broadcasts that wait for `connect`
+
+    @property
+    def outbox_bytes(self) -> int:
+        """See `HoldOwner`."""
+        return self._socket.outbox_bytes
+
+    @property
+    def outbox_messages(self) -> int:
+        """See `HoldOwner`."""
+        return self._socket.outbox_messages
+
+    @property
+    def _hold_seconds(self) -> float:
+        return self._socket.hold_seconds or self._connection.config.settings.hold_seconds
+
+    def _hold(self, hub: Hub) -> Hold:
+        """From now on broadcasts wait, for at most `hold_seconds`."""
+        self.queue = hold = Hold(self)
+        hub.holds.add(hold, self._hold_seconds)
+        return hold
+
+    def _held(self) -> Hold | None:
+        """What waits for `connect`, if something may."""
+        queue = self.queue
+        return queue if isinstance(queue, Hold) and queue is not NOT_YET else None
+
+    async def release(self) -> None:
+        """Hand on what has waited for `connect`, in order; nothing waits any more after it."""
+        if not self.release_empty():
+            hold = self._held()
+            if hold is not None and not (hold.passing or hold.closed):
+                hold.passing = True
+                # A task of its own: the caller may be cancelled, and may not leave it half done.
+                await asyncio.wait([spawn(self._hand_over(hold))])
+
+    def release_empty(self) -> bool:
+        """End the hold and return True, unless something waits or nothing is held."""
+        queue = self.queue
+        if not isinstance(queue, Hold) or self._connection.closing:
+            return False
+        if queue is not NOT_YET:
+            if queue:
+                return False
+            self._connection.shared_hub().holds.discard(queue)
+        self.queue = None
+        self._connection.outbox.unseal()
+        return True
+
+    async def _hand_over(self, hold: Hold) -> None:
+        hub = self._connection.shared_hub()
+        hub.holds.discard(hold)
+        send_queue = self._connection.outbox if self._inbox is None else self._inbox
+        await hold.hand_over(self._pass_on, send_queue, hub.congestion)
+        self.release_empty()
+
+    def discard_held(self) -> None:
+        """The connection ends: drop what waits for `connect`."""
+        hold = self._held()
+        if hold is not None:
+            hold.close()
+            self._connection.shared_hub().holds.discard(hold)
+
+    def hold_expired(self) -> None:
+        """`connect` has not returned in time."""
+        name = type(self._socket).__name__
+        text = (
+            "%s: connect has not returned within %g s (hold_seconds); broadcasts no longer wait "
+            "for it. Call self.release() in connect once the present state is sent"
+        )
+        key = f"{name} {id(type(self._socket))} hold"
+        _throttle.log(logging.WARNING, key, text, name, self._hold_seconds)
+        spawn(self.release())
+
+    def overran(self, event: Delivery | Gap, first: bool) -> None:
+        """Too much waits for `connect` or `gap`, and the oldest event was removed."""
+        count = int(isinstance(event, Delivery))
+        default_gap = type(self._socket).gap is self._connection.definition.base.gap
+        if self._socket.overflow == CLOSE and default_gap:
+            self.discarded(count)
+            self._close_slow("closed with 1013: too much waits for connect")
+            return
+        if count:
+            self._connection.count("dropped_overflow")
+        if first:
+            self._gap_began("too much waits for connect or gap")
+
+    def much_waits(self, hold: Hold) -> None:
+        """Close the client if it does not read what the hook sends."""
+        idle = self._connection.outbox.idle
+        if self._socket.overflow == CLOSE and not (idle or hold.watched):
+            hold.watched = True
+            self._connection.home.call_later(STUCK_SECONDS, self._look_at_client, hold)
+
+    def _look_at_client(self, hold: Hold) -> None:
+        hold.watched = False
+        inbox = self._inbox
+        in_force = self.queue is hold or (inbox is not None and inbox.waiting is hold)
+        if in_force and not hold.closed and self._connection.outbox.stuck:
+            self._close_slow()
+
+    # Clients that read too slowly
+
+    def policy(self) -> Overflow:
+        """The overflow policy of this socket."""
+        if self._overflow is None:
+            self._overflow = Overflow(
+                self._socket.overflow,
+                self._too_slow,
+                lambda count: self._connection.count("dropped_overflow", count),
+                self._gap_began,
+            )
+        return self._overflow
+
+    def _too_slow(self, item: Any) -> None:
+        self.discarded(not isinstance(item, Gap))
+        self._close_slow()
+
+    def _close_slow(self, what: str = "closed with 1013: the client reads too slowly") -> None:
+        if not self._slow:
+            self._slow = True
+            self._connection.note("closed_overflow", what)
+            spawn(self._connection.close(TRY_AGAIN))
+
+    def _gap_began(self, why: str = "the client reads too slowly") -> None:
+        self._connection.shared_hub().count_gap(OVERFLOW)
+        name = type(self._socket).__name__
+        text = "%s: broadcasts are dropped: %s"
+        _throttle.log(logging.WARNING, f"{name} dropped", text, name, why)

@@ -1,0 +1,101 @@
+"""One frame of a client: its rate, its decoding, and the method that takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from ..decoding import LARGE_CHARACTERS
+from ..log import LogThrottle, shown
+from ..typed import message_id
+from ..url import BrokerOptions
+from .close_codes import IDLE, POLICY
+from .limits import TokenBucket
+from .tasks import spawn
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["IdleTimer", "handle_frame"]
+
+logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+
+
+async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) -> None:
+    """Call the method that takes a `websocket.receive` event; raises what it raises."""
+    if event["type"] != "websocket.receive":
+        text = "ignored an ASGI event of type %s"
+        _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
+        return
+    socket = connection.socket
+    if socket.rate_limit_per_second is not None and not _may_send(connection):
+        connection.note("closed_rate_limit", "closed with 1008: the client sends too often")
+        await socket.async_close(POLICY)
+        return
+    frame = event.get("text")
+    if frame is None:
+        frame = event.get("bytes") or b""
+    if len(frame) > LARGE_CHARACTERS:
+        await asyncio.sleep(0)  # Others have a turn between two frames that take long to read.
+    try:
+        name, args = connection.definition.dispatch.read(frame, socket.ws_decoder)
+    except Exception as exc:
+        _note_undecoded(type(socket).__name__, exc)
+        if socket.answer_invalid:
+            connection.invalid_id = message_id(frame, socket.ws_decoder)
+        await connection.call(socket.decode_error, exc)
+        return
+    await connection.call(getattr(socket, name), *args)
+
+
+def _may_send(connection: Connection) -> bool:
+    now = connection.home.time()
+    if connection.rate is None:
+        socket = connection.socket
+        per_second = socket.rate_limit_per_second or math.inf
+        burst = socket.rate_limit_burst or max(1.0, per_second)
+        connection.rate = TokenBucket(per_second, burst, now)
+    return connection.rate.take(now)
+
+
+def _note_undecoded(name: str, exc: Exception) -> None:
+    # The error may quote the client: escaped, and cut.
+    text = "%s: a frame of the client could not be decoded: %s: %.300r"
+    _throttle.log(logging.INFO, f"{name} decode", text, name, type(exc).__name__, str(exc))
+    logger.debug("%s: a frame of the client could not be decoded", name, exc_info=exc)
+
+
+class IdleTimer:
+    """Closes a client that sends nothing; one that waits for a handler is not idle.
+
+    Made only for sockets with `idle_timeout_seconds`.
+    """
+
+    __slots__ = ("_connection", "_timer")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def _look(self) -> None:
+        connection = self._connection
+        limit_seconds = connection.socket.idle_timeout_seconds
+        if limit_seconds is None or connection.closing:
+            return
+        frames = connection.receive_loop
+        quiet = 0.0 if frames.busy else connection.home.time() - frames.heard_at
+        if quiet >= limit_seconds:
+            spawn(connection.close(IDLE))
+            connection.note("closed_idle", "closed with 4408: the client sends nothing")
+        else:
+            self._timer = connection.home.call_later(limit_seconds - quiet, self._look)
+
+    def cancel(self) -> None:
+        """Stop watching: the connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,153 @@
+"""Calling the hooks of one socket, and reporting what they raise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from ..errors import BrokerError, ChannelError, NotAllowed
+from ..log import LogThrottle, whereabouts
+from ..runtime.async_hygiene import tidied
+from ..runtime.channel_api import ChannelCalls
+from ..runtime.hooks import call_in_thread, is_coroutine_function
+from ..runtime.sync_calls import Calls, Operation, running_loop
+from ..url import BrokerOptions
+from .close_codes import INTERNAL_ERROR
+from .handshake import report_error
+from .outbox import Outbox
+from .socket_class import Socket, SocketClass
+from .tasks import spawn
+
+__all__ = ["HookCalls"]
+
+logger = logging.getLogger("django_sockets")
+_throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
+_failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
+"""For log lines with a traceback: the first few of each kind are enough to find the cause."""
+_first_call = threading.Lock()
+"""Guards the `Calls` object of a socket, which the first plain call on any thread makes."""
+
+T = TypeVar("T")
+
+
+class HookCalls(ChannelCalls):
+    """The calls of one socket: the application's own, and those of its hooks.
+
+    Attributes:
+        socket: the application's object.
+        definition: what its class overrides.
+        home: the event loop of the connection.
+        outbox: the way to the client.
+    """
+
+    __slots__ = ("_home_calls", "_in_thread", "_warned", "definition", "home", "outbox", "socket")
+
+    socket: Socket
+    definition: SocketClass
+    home: asyncio.AbstractEventLoop
+    outbox: Outbox
+
+    def __init__(self) -> None:
+        self._home_calls: Calls | None = None
+        self._in_thread: asyncio.Task[Any] | None = None
+        self._warned: tuple[str, ...] = ()
+
+    # The application's calls
+
+    @property
+    def calls(self) -> Calls:
+        if self._home_calls is None:
+            with _first_call:  # Another thread may have come first.
+                if self._home_calls is None:
+                    timeout_seconds = self.config.settings.sync_call_timeout_seconds
+                    self._home_calls = Calls(self.home, timeout_seconds)
+        return self._home_calls
+
+    @property
+    def calls_scheduled(self) -> bool:
+        """A plain call is scheduled and not done yet."""
+        return self._home_calls is not None and self._home_calls.scheduled
+
+    def awaited(self, operation: Operation[T]) -> Awaitable[T]:
+        if self._home_calls is None and running_loop() is self.home:
+            return operation()  # Nothing is scheduled that it would have to wait for.
+        return self.calls.awaited(operation)
+
+    # Calls of hooks
+
+    def call(self, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run a hook: on the loop if it is `async def`, else on a worker thread."""
+        function = getattr(hook, "__func__", hook)
+        if function in self.definition.plain_defaults:
+            return _returned(hook(*args))
+        if function in self.definition.awaitable_defaults:
+            awaitable: Awaitable[Any] = hook(*args)
+            return awaitable
+        if is_coroutine_function(function):
+            return tidied(hook(*args))
+        return self._call_in_thread(hook, args)
+
+    async def _call_in_thread(self, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
+        handshake = self.outbox.held
+        call = call_in_thread(self.config.settings, hook, args, handshake=handshake)
+        self._in_thread = thread = spawn(call)
+        await asyncio.wait([thread])
+        if self._in_thread is thread:
+            self._in_thread = None
+        return thread.result()
+
+    def cancel_thread_call(self) -> None:
+        """Drop a call that still waits for a worker thread. One that runs cannot be stopped."""
+        if self._in_thread is not None:
+            self._in_thread.cancel()
+
+    async def finish_thread_call(self) -> None:
+        """Wait for a hook on a worker thread whose task was cancelled: the thread goes on."""
+        call = self._in_thread
+        if call is not None:
+            await asyncio.wait([call])
+            error = call.exception()
+            if isinstance(error, Exception):
+                await self.failed(error)
+
+    def from_default(self, operation: Operation[None]) -> Awaitable[None] | None:
+        """Run it for the default of a hook: at once on a worker thread, else to be awaited."""
+        if running_loop() is not None:
+            return operation()
+        return self.calls.plain(operation)
+
+    # What hooks raise
+
+    async def failed(self, exc: Exception) -> None:
+        """Log an exception of a handler, and give it to the hook `error`."""
+        name = type(self.socket).__name__
+        if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
+            # Its message is complete; an outage, or one client, can make it come often.
+            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
+        else:
+            self._log_failure("a handler failed", exc)
+        try:
+            await self.call(self.socket.error, exc)
+        except Exception as failure:
+            report_error(self.socket.scope, failure)
+            self._log_failure("error() failed itself", failure)
+            await self.socket.async_close(INTERNAL_ERROR)
+
+    def _log_failure(self, what: str, exc: Exception) -> None:
+        """Log with a traceback, but not for each frame of a client that has found out how."""
+        name = type(self.socket).__name__
+        key = f"{name} {what} {whereabouts(exc)}"
+        _failures.log(logging.ERROR, key, "%s: %s", name, what, exc_info=exc)
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Log a warning with the name of the class, once for each key and socket."""
+        if key not in self._warned:
+            self._warned += (key,)
+            logger.warning(message, type(self.socket).__name__)
+
+
+async def _returned(result: Any) -> Any:
+    return result

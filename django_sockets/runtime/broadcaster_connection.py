@@ -1,0 +1,119 @@
+"""The machinery of a `Broadcaster`: on which loop its calls run, and what it has subscribed to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..conf import Config
+from ..delivery.events import EventQueue, Gap
+from ..errors import CallError
+from ..loops import forget_closed
+from .background import background_loop, existing_hub, shared_hub
+from .channel_api import ChannelCalls, Channels
+from .sync_calls import Calls, running_loop
+
+__all__ = ["BroadcasterConnection"]
+
+
+class BroadcasterConnection(ChannelCalls):
+    """Publishes on the running loop if that has a hub already, else on the background loop.
+
+    Its subscriptions belong to the loop that made the first one. They end with that loop, or with
+    the process in which they were made.
+    """
+
+    __slots__ = ("_calls_on", "_home", "_pid", "_queue")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._home: Calls | None = None
+        self._calls_on: dict[asyncio.AbstractEventLoop, Calls] = {}
+        self._queue: EventQueue | None = None
+        self._pid = os.getpid()
+
+    @property
+    def calls(self) -> Calls:
+        self._forget_ended()
+        if self._home is not None:
+            return self._home
+        loop = running_loop()
+        known = self._calls_on.get(loop) if loop is not None else None
+        if known is not None:
+            return known
+        if loop is None or existing_hub(loop, self.config) is None:
+            loop = background_loop()
+        return self._calls_of(loop)
+
+    def _forget_ended(self) -> None:
+        """Forget the loops of the parent after a fork, and a subscription whose loop has ended."""
+        if self._pid != os.getpid():
+            self._pid, self._home, self._queue = os.getpid(), None, None
+            self._calls_on.clear()
+        elif self._home is not None and self._home.home.is_closed():
+            self._home = self._queue = None
+
+    def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
+        calls = self._calls_on.get(loop)
+        if calls is None:
+            forget_closed(self._calls_on)
+            timeout_seconds = self.config.settings.sync_call_timeout_seconds
+            # Another thread may have come first.
+            calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
+        return calls
+
+    async def subscribe(self, channel: Channels) -> None:
+        self._forget_ended()
+        if self._home is None:
+            # What is received belongs to the loop that asked for it first.
+            self._home = self._calls_of(asyncio.get_running_loop())
+        await super().subscribe(channel)
+
+    async def add(self, names: list[str]) -> None:
+        hub = shared_hub(self.config)
+        if self._queue is None:
+            self._queue = hub.new_queue()
+        queue = self._queue
+        try:
+            await hub.add(queue, names)
+        except BaseException:
+            if queue is self._queue and not hub.channels_of(queue):
+                self._queue = self._home = None  # It is subscribed to nothing.
+            raise
+
+    async def remove(self, names: list[str]) -> None:
+        if self._queue is not None:
+            await shared_hub(self.config).remove(self._queue, names)
+
+    async def receive(self, on_gap: Callable[[Sequence[str], str], object]) -> tuple[str, Any]:
+        """Wait for the next broadcast; returns its channel and data.
+
+        Args:
+            on_gap: called with channels and a reason for each gap on the way.
+
+        Raises:
+            CallError: nothing is subscribed, or the broadcaster was closed.
+        """
+        self._forget_ended()
+        queue = self._queue
+        if queue is None:
+            raise CallError("subscribe to a channel before waiting for broadcasts")
+        while True:
+            event = await self.calls.awaited(queue.next)
+            if event is None:
+                raise CallError("the connection was closed")
+            if not isinstance(event, Gap):
+                return event.channel, event.data()
+            on_gap(event.channels, event.reason)
+
+    async def aclose(self) -> None:
+        """Drop all subscriptions; publishing goes on working."""
+        self._forget_ended()
+        queue = self._queue
+        if queue is not None and self._home is not None:
+            self._queue = None
+            queue.close()
+            await self._home.awaited(lambda: shared_hub(self.config).remove(queue))
+            self._home = None
