@@ -1,4 +1,4 @@
-"""Broadcasting and subscribing by channel name, plain and async, for sockets and broadcasters."""
+"""Broadcasting and subscribing by name, plain and async: what sockets and broadcasters share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def channel_names(channels: object) -> list[str]:
     """The names in one channel, or in a list, tuple or set of them; an `int` is its digits.
 
     Raises:
-        ChannelError: a channel has another type. The hub checks the other rules.
+        ChannelError: another type; the rest of the rules is checked by the hub.
     """
     if isinstance(channels, str):
         return [channels]
@@ -40,11 +40,11 @@ def channel_names(channels: object) -> list[str]:
 
 
 class ChannelNames(abc.ABC):
-    """Base of `BaseSocketServer` and `Broadcaster`, which define where their calls run.
+    """Base of `BaseSocketServer` and `Broadcaster`; they say where their calls run.
 
     The plain methods may be called from any thread. On a thread without a running event loop they
-    wait for the result and raise its error. On a thread that runs a loop they are scheduled, in
-    order, and a failure is logged. The `async_` methods are the same calls for coroutines.
+    wait for the result and raise its error; on one that runs a loop they are scheduled, in order,
+    and log a failure. The `async_` ones are the same calls for coroutines.
     """
 
     _config: Config
@@ -52,7 +52,7 @@ class ChannelNames(abc.ABC):
     @property
     @abc.abstractmethod
     def _calls(self) -> Calls:
-        """The calls of this object."""
+        """Where the calls run."""
 
     def _awaited(self, operation: Operation[T]) -> Awaitable[T]:
         """See `Calls.awaited`."""
@@ -60,16 +60,16 @@ class ChannelNames(abc.ABC):
 
     @abc.abstractmethod
     def _add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """Subscribe; on the home loop."""
+        """On the home loop: subscribe."""
 
     @abc.abstractmethod
     async def _remove(self, names: list[str]) -> None:
-        """Unsubscribe; on the home loop."""
+        """On the home loop: unsubscribe."""
 
     # Broadcasting
 
     def broadcast(self, channel: Channels, data: Any) -> None:
-        """Send data to all subscribers of a channel, or of several channels.
+        """Send data to everybody who is subscribed to a channel, or to several channels.
 
         Args:
             channel: one channel, or a list, tuple or set of them.
@@ -77,8 +77,8 @@ class ChannelNames(abc.ABC):
 
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
-            PublishError: it is not certain that the server received the data.
-            CallError: the event loop did not finish the call in time.
+            PublishError: it did not certainly reach the server.
+            CallError: the event loop did not do it in time.
         """
         self._calls.plain(lambda: self.async_broadcast(channel, data))
 
@@ -86,7 +86,7 @@ class ChannelNames(abc.ABC):
         """See `broadcast`."""
         names = channel_names(channel)
         payload, is_text = encode(data)
-        # A lambda would keep its cells alive for each of what may be thousands of calls.
+        # No lambda: its cells would stay, for each of thousands of calls at once.
         await self._awaited(partial(publish, self._config, names, payload, is_text=is_text))
 
     def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
@@ -102,7 +102,7 @@ class ChannelNames(abc.ABC):
     # Subscribing
 
     def subscribe(self, channel: Channels) -> None:
-        """Receive the broadcasts to a channel, or to several; acknowledged by the server on return.
+        """Receive what is broadcast to a channel, or to several; acknowledged on return.
 
         Raises:
             ChannelError, SubscribeError, CallError: this call has subscribed none of them.
@@ -115,7 +115,7 @@ class ChannelNames(abc.ABC):
         await self._awaited(partial(self._add, names))
 
     def unsubscribe(self, channel: Channels) -> None:
-        """Stop receiving the broadcasts to a channel, or to several."""
+        """Receive nothing more from a channel, or from several."""
         self._calls.plain(lambda: self.async_unsubscribe(channel))
 
     async def async_unsubscribe(self, channel: Channels) -> None:

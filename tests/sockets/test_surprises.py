@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from django_sockets import CallError, Gap, hub, open_hub
+from django_sockets import CallError, Gap, open_hub
 from django_sockets.backends.memory import MemoryBroker
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.connection import receive_loop
 from django_sockets.connection.outbox import Outbox
+from django_sockets.hub import hub
 from django_sockets.hub.connections import Connections
 from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
