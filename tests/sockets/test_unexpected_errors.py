@@ -326,7 +326,7 @@ def watched(key: str, survivors: Any, tag: str = "key") -> watch.Watched:
 
 
 @pytest.mark.parametrize("exc", [*SURPRISES, *ENDINGS], ids=repr)
-@pytest.mark.parametrize("place", ["survivors", "_next", "look"])
+@pytest.mark.parametrize("place", ["survivors", "_next", "check"])
 def test_the_login_watch_goes_on(
     place: str, exc: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
