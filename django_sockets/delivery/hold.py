@@ -194,7 +194,7 @@ class Hold:
         self._owner._discarded(sum(isinstance(event, Delivery) for event in events))
 
     def expire(self) -> None:
-        """Called by `HoldTimer` after the time of the hold."""
+        """Called by `HoldTimer` when the time is over."""
         self._owner._hold_expired()
 
 
