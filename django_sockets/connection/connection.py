@@ -225,8 +225,8 @@ class Connection(HookCalls):
 
     # Events to the client
 
-    async def send(self, data: Any, raw: bool) -> None:
-        """See `BaseSocketServer.send`."""
+    def send(self, data: Any, raw: bool) -> Awaitable[None]:
+        """See `BaseSocketServer.send`; await what it returns."""
         socket = self.socket
         if raw:
             if not isinstance(data, (str, bytes, bytearray, memoryview)):
@@ -237,7 +237,7 @@ class Connection(HookCalls):
         else:
             payload, is_text = encode(data)
             event = send_event(payload.decode() if is_text else payload)
-        await self.awaited(lambda: self.send_event(event))
+        return self.awaited(lambda: self.send_event(event))
 
     async def send_event(self, event: Event) -> None:
         """Send an event behind those that wait; nothing once the connection ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..conf import Config
@@ -64,12 +64,12 @@ class BroadcasterConnection(ChannelCalls):
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
         return calls
 
-    async def subscribe(self, channel: Channels) -> None:
+    def subscribe(self, channel: Channels) -> Awaitable[None]:
         self._forget_ended()
         if self._home is None:
             # What is received belongs to the loop that asked for it first.
             self._home = self._calls_of(asyncio.get_running_loop())
-        await super().subscribe(channel)
+        return super().subscribe(channel)
 
     async def add(self, names: list[str]) -> None:
         hub = shared_hub(self.config)

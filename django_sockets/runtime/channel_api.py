@@ -78,8 +78,12 @@ class ChannelCalls(abc.ABC):
     async def remove(self, names: list[str]) -> None:
         """On the home loop: unsubscribe."""
 
-    async def broadcast(self, channel: Channels, data: Any, origin: bytes | None = None) -> None:
-        """Publish data to one or several channels.
+    # No coroutines of their own: each of a thousand calls at once would pay for one.
+
+    def broadcast(
+        self, channel: Channels, data: Any, origin: bytes | None = None
+    ) -> Awaitable[None]:
+        """Publish data to one or several channels; await what it returns.
 
         Args:
             origin: id of a socket that does not get it.
@@ -88,12 +92,12 @@ class ChannelCalls(abc.ABC):
         payload, is_text = encode(data)
         # No lambda: its cells would stay, for each of thousands of calls at once.
         operation = partial(publish, self.config, names, payload, is_text=is_text, origin=origin)
-        await self.awaited(operation)
+        return self.awaited(operation)
 
-    async def subscribe(self, channel: Channels) -> None:
-        """Subscribe to one or several channels."""
-        await self.awaited(partial(self.add, channel_names(channel)))
+    def subscribe(self, channel: Channels) -> Awaitable[None]:
+        """Subscribe to one or several channels; await what it returns."""
+        return self.awaited(partial(self.add, channel_names(channel)))
 
-    async def unsubscribe(self, channel: Channels) -> None:
-        """Unsubscribe from one or several channels."""
-        await self.awaited(partial(self.remove, channel_names(channel)))
+    def unsubscribe(self, channel: Channels) -> Awaitable[None]:
+        """Unsubscribe from one or several channels; await what it returns."""
+        return self.awaited(partial(self.remove, channel_names(channel)))
