@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from ..broker import Limits, Report, Sink
+from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .client.deadlines import with_deadline
 
 __all__ = ["MemoryBroker"]
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from .broker import Inspectable
 from .conf import Config, default_config_and_origin, load_config
+from .deadlines import with_deadline
 from .delivery.events import Gap
 from .errors import BrokerError, ConfigurationError
 from .hub.hub import Hub, open_hub
@@ -116,7 +117,7 @@ async def _measure(hub: Hub, findings: Findings) -> None:
             started = time.perf_counter()
             await hub.publish(channel, b"round trip")
             try:
-                event = await asyncio.wait_for(anext(events), seconds)
+                event = await with_deadline(seconds, anext(events))
             except asyncio.TimeoutError:
                 problem = f"it took a message, but did not deliver it within {seconds:g} s"
                 raise BrokerError(hub.config.url, problem) from None

@@ -39,28 +39,12 @@ EXCEPTIONS = {
 }
 """Names that are too ordinary to be allowed everywhere, by file."""
 
-KNOWN = {
-    f"django_sockets/{file} {name}"
-    for file, names in {
-        "closing.py": "_calls",
-        "connection/asgi.py": "_admitted _home",
-        "connection/outbox.py": "_client_gone _discarded _new_backlog _no_send",
-        "connection/overflow.py": "_discarded _inbox_failed _new_backlog _policy _take",
-        "connection/receive_loop.py": "_asgi_receive _begin _failed _handle _home _over _too_big",
-        "delivery/hold.py": "_discarded _hold_expired _much_waits _overran",
-        "testing/sync_client.py": "_raise_errors",
-    }.items()
-    for name in names.split()
-}
-"""Uses that have no good reason. Remove an entry together with its use, and add none."""
-
 
 def test_a_private_name_is_used_only_in_the_file_that_defines_it() -> None:
-    allowed = EXCEPTIONS.keys() | KNOWN
     found = [
         str(use)
         for use in uses_in_tree(ROOT)
-        if use.name not in LIBRARY_NAMES and f"{use.path} {use.name}" not in allowed
+        if use.name not in LIBRARY_NAMES and f"{use.path} {use.name}" not in EXCEPTIONS
     ]
     assert found == []
 

@@ -20,13 +20,13 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDoma
 from redis.asyncio.connection import Connection as TCPConnection
 from redis.exceptions import RedisError
 
+from ...deadlines import with_deadline
 from ...errors import ConfigurationError, ConnectError
 from ...url import Address, BrokerURL
 from .addresses import addresses_of, first_success
 from .connect_errors import Refused, connect_error
 from .connection import Connection, ServerConnection
 from .credentials import CredentialProvider, auth_options, load_provider
-from .deadlines import with_deadline
 from .driver_options import (
     PROTOCOL_OPTION,
     TLS_FILES,

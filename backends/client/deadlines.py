@@ -1,14 +1,11 @@
-"""Deadlines and pauses: waiting for replies, and the back-off between attempts.
-
-Use `with_deadline` instead of `asyncio.wait_for`, which swallows cancellations before Python 3.12.
-"""
+"""Deadlines and pauses: waiting for replies, and the back-off between attempts."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from .parser import ConnectionLost
@@ -21,7 +18,6 @@ __all__ = [
     "first_of",
     "ignore_result",
     "keepalive",
-    "with_deadline",
 ]
 
 T = TypeVar("T")
@@ -41,30 +37,6 @@ class Progress(Protocol):
 
     @property
     def partial_bytes(self) -> int: ...
-
-
-async def with_deadline(seconds: float, awaitable: Awaitable[T]) -> T:
-    """Wait at most `seconds` for a result. After a timeout or a cancellation the awaitable is
-    cancelled and has ended.
-
-    A task that is cancelled and awaited would go on if the cancellation were lost. Unlike
-    `asyncio.wait_for` before Python 3.12, this function never swallows a cancellation that arrives
-    together with the result.
-
-    Raises:
-        asyncio.TimeoutError: there is no result yet.
-    """
-    future = asyncio.ensure_future(awaitable)
-    try:
-        await asyncio.wait([future], timeout=seconds)
-        if future.done():
-            return future.result()
-        raise asyncio.TimeoutError
-    finally:
-        if not future.done():
-            future.cancel()
-            await asyncio.wait([future])
-        ignore_result(future)
 
 
 def ignore_result(future: asyncio.Future[Any]) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...broker import Report
+from ...deadlines import with_deadline
 from ...url import BrokerURL
 from .connection import Connection, ConnectionLost, ask
-from .deadlines import with_deadline
 from .identity import PRIMARY, read_role
 from .parser import pairs
 

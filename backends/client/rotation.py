@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...deadlines import with_deadline
 from ...errors import ConnectError
 from ...url import BrokerOptions
 from .connection import ConnectionLost
-from .deadlines import with_deadline
 from .subscriber import Subscriber
 from .subscription_state import Owner
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ...broker import Report, Sink
+from ...deadlines import with_deadline
 from ...errors import AuthError, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
@@ -23,7 +24,6 @@ from ..client.base import ServerBroker
 from ..client.commands import PLAIN, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
-from ..client.deadlines import with_deadline
 from ..client.driver_options import DRIVER_OPTIONS
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown

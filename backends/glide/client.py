@@ -13,12 +13,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...deadlines import with_deadline
 from ...errors import AuthError, ConnectError
 from ...log import LogThrottle
 from ...redaction import mask
 from ...url import BrokerURL
 from ..client.connection import Connection, ReplyError
-from ..client.deadlines import with_deadline
 from ..client.identity import PRIMARY, RefusalBackoff
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.supervision import Supervisor

@@ -10,6 +10,8 @@ import contextlib
 import logging
 from typing import Protocol
 
+from ..deadlines import with_deadline
+
 __all__ = ["Connection", "Connections"]
 
 logger = logging.getLogger("django_sockets")
@@ -79,5 +81,5 @@ class Connections:
         while self._connections and loop.time() < ends:
             self._empty.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), ends - loop.time())
+                await with_deadline(ends - loop.time(), self._empty.wait())
         return len(self._connections)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..codec import decode_json
+from ..deadlines import with_deadline
 from ..delivery.message import Delivery
 from ..errors import BrokerError, ConfigurationError
 from ..forks import after_fork_in_child
@@ -135,7 +136,7 @@ class Control:
             self._index.setdefault(name, {}).setdefault(text, {})[member] = None
         self._settle()
         try:
-            await asyncio.wait_for(self._tried.wait(), PATIENCE_SECONDS)
+            await with_deadline(PATIENCE_SECONDS, self._tried.wait())
         except asyncio.TimeoutError:
             self._no_orders(f"no answer for {PATIENCE_SECONDS:g} s")
             self._tried.set()  # The next members need not wait as well.
@@ -234,7 +235,7 @@ class Control:
 
     async def _pause(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._left.wait(), RETRY_SECONDS)
+            await with_deadline(RETRY_SECONDS, self._left.wait())
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Carry out an order. Fields and orders of newer versions are ignored."""

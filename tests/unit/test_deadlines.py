@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from django_sockets.backends.client.deadlines import with_deadline
+from django_sockets.deadlines import with_deadline
 
 
 async def test_a_cancellation_beside_the_result_is_not_lost() -> None:
