@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from ..codec import encode, send_event
 from ..conf import load_config
-from ..errors import CallError, EncodeError, NotAllowed
+from ..errors import CallError, EncodeError
 from ..hub.control import Control, control_of
 from ..hub.hub import Hub
 from ..log import LogThrottle
@@ -30,20 +30,15 @@ from ..runtime.background import (
 )
 from ..runtime.hooks import takes_code
 from ..runtime.sync_calls import running_loop
-from ..typed import invalid_message
 from ..url import BrokerOptions
 from .admission import handle_connect
 from .client_delivery import ClientDelivery
 from .close_codes import (
-    BAD_DATA,
     GOING_AWAY,
-    INTERNAL_ERROR,
-    POLICY,
     RESTART,
     TOO_BIG,
 )
 from .frame_handler import IdleTimer, handle_frame
-from .handshake import report_error
 from .hook_calls import HookCalls
 from .limits import TokenBucket
 from .outbox import Outbox
@@ -78,7 +73,6 @@ class Connection(HookCalls):
         closing: a close frame is on its way.
         hub: the hub it publishes and subscribes with; None until something needs it.
         origin: the id that leaves this socket out of a broadcast; None until it is used.
-        invalid_id: the `id` of the last message that did not fit.
         rate: the rate limit, once a frame has come.
     """
 
@@ -92,7 +86,6 @@ class Connection(HookCalls):
         "closing",
         "delivery",
         "hub",
-        "invalid_id",
         "is_alive",
         "origin",
         "rate",
@@ -119,7 +112,6 @@ class Connection(HookCalls):
         self._idle_timer: IdleTimer | None = None
         self.hub: Hub | None = None
         self.origin: bytes | None = None
-        self.invalid_id: str | int | float | None = None
         self.rate: TokenBucket | None = None
         self.delivery = ClientDelivery(self, socket)
         self.outbox = Outbox(self.delivery, asgi_send)
@@ -206,22 +198,6 @@ class Connection(HookCalls):
         """Called by the receive loop: a frame is larger than `max_message_bytes`."""
         spawn(self.close(TOO_BIG))
         self.note("closed_too_big", "closed with 1009: a frame of the client is too large")
-
-    # The defaults of hooks
-
-    def default_error(self, exc: Exception) -> Awaitable[None] | None:
-        """See `BaseSocketServer.error`."""
-        if isinstance(exc, NotAllowed):
-            return self.from_default(lambda: self.socket.async_close(POLICY))
-        report_error(self.socket.scope, exc)
-        return self.from_default(lambda: self.socket.async_close(INTERNAL_ERROR))
-
-    def default_decode_error(self, exc: Exception) -> Awaitable[None] | None:
-        """See `BaseSocketServer.decode_error`."""
-        if not self.socket.answer_invalid:
-            return self.from_default(lambda: self.socket.async_close(BAD_DATA))
-        answer = invalid_message(exc, self.invalid_id)
-        return self.from_default(lambda: self.socket.async_send(answer))
 
     # Events to the client
 

@@ -14,8 +14,9 @@ from ..runtime.async_hygiene import tidied
 from ..runtime.channel_api import ChannelCalls
 from ..runtime.hooks import call_in_thread, is_coroutine_function
 from ..runtime.sync_calls import Calls, Operation, running_loop
+from ..typed import invalid_message
 from ..url import BrokerOptions
-from .close_codes import INTERNAL_ERROR
+from .close_codes import BAD_DATA, INTERNAL_ERROR, POLICY
 from .handshake import report_error
 from .outbox import Outbox
 from .socket_class import Socket, SocketClass
@@ -41,9 +42,19 @@ class HookCalls(ChannelCalls):
         definition: what its class overrides.
         home: the event loop of the connection.
         outbox: the way to the client.
+        invalid_id: the `id` of the last message that did not fit.
     """
 
-    __slots__ = ("_home_calls", "_in_thread", "_warned", "definition", "home", "outbox", "socket")
+    __slots__ = (
+        "_home_calls",
+        "_in_thread",
+        "_warned",
+        "definition",
+        "home",
+        "invalid_id",
+        "outbox",
+        "socket",
+    )
 
     socket: Socket
     definition: SocketClass
@@ -54,6 +65,7 @@ class HookCalls(ChannelCalls):
         self._home_calls: Calls | None = None
         self._in_thread: asyncio.Task[Any] | None = None
         self._warned: tuple[str, ...] = ()
+        self.invalid_id: str | int | float | None = None
 
     # The application's calls
 
@@ -118,6 +130,22 @@ class HookCalls(ChannelCalls):
         if running_loop() is not None:
             return operation()
         return self.calls.plain(operation)
+
+    # The defaults of hooks
+
+    def default_error(self, exc: Exception) -> Awaitable[None] | None:
+        """See `BaseSocketServer.error`."""
+        if isinstance(exc, NotAllowed):
+            return self.from_default(lambda: self.socket.async_close(POLICY))
+        report_error(self.socket.scope, exc)
+        return self.from_default(lambda: self.socket.async_close(INTERNAL_ERROR))
+
+    def default_decode_error(self, exc: Exception) -> Awaitable[None] | None:
+        """See `BaseSocketServer.decode_error`."""
+        if not self.socket.answer_invalid:
+            return self.from_default(lambda: self.socket.async_close(BAD_DATA))
+        answer = invalid_message(exc, self.invalid_id)
+        return self.from_default(lambda: self.socket.async_send(answer))
 
     # What hooks raise
 
