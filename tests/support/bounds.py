@@ -33,11 +33,9 @@ EXCEPTIONS = {
     "django_sockets/connection/connection.py:Connection": "the life of one websocket, in order",
     "django_sockets/connection/client_delivery.py:ClientDelivery": "one path to one client",
     "backends/client/pipeline.py:Pipeline": "one queue with its writer and its reader",
-    "backends/client/subscription_state.py:Grants": "one state machine with many inputs",
     "backends/client/subscription_state.py:SubscriptionState": "one state machine with many inputs",
     "django_sockets/connection/receive_loop.py:ReceiveLoop.serve": "one loop and its one end",
     "backends/client/addresses.py:first_success": "half of it documents its arguments",
-    "django_sockets/testing/ledger.py:check_stream": "a third of it documents its arguments",
 }
 """The reason why each of these is over its bound."""
 
