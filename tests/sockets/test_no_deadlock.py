@@ -243,13 +243,16 @@ ENDINGS = {
         """,
     "in a signal handler that interrupts a call": """
         socket, other = member(), member()
-        signal.signal(signal.SIGALRM, lambda *_: all_calls(socket))
+        handled = threading.Event()
+        signal.signal(signal.SIGALRM, lambda *_: (all_calls(socket), handled.set()))
         class Slow(BaseSocketServer):
             async def async_send(self, data, raw=False):
-                await asyncio.sleep(0.2)
+                # The main thread waits for this call, and the signal interrupts it.
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                while not handled.is_set():
+                    await asyncio.sleep(0.01)
                 await super().async_send(data, raw)
         slow = Slow({}, forever, sent)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         slow.send("sent")
         slow.close()
         """,
