@@ -314,6 +314,6 @@ def test_a_forked_child_watches_afresh() -> None:
 
 
 def test_a_look_that_is_asked_for_while_nothing_is_open_is_not_made_up_for() -> None:
-    looked = watch._Watch()
+    looked = watch.Watch()
     looked.check_soon(now=True)
     assert (looked.soon, looked.now) == (False, False)
