@@ -137,6 +137,11 @@ def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:
         )
     if name.endswith(".localhost") or name.startswith("[") or "." not in name:
         return True  # It is an IPv6 address, or a name that nobody can register.
+    return _is_ipv4(name)
+
+
+@functools.lru_cache(maxsize=256)  # For the storm in docs/benchmarks: most hosts are the same one.
+def _is_ipv4(name: str) -> bool:
     try:
         ipaddress.IPv4Address(name)
     except ValueError:
