@@ -23,7 +23,7 @@ from .errors import (
 )
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
-from .runtime.background import local_hubs
+from .runtime import local_hubs
 from .runtime.shutdown import drain
 
 __all__ = [

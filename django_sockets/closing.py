@@ -13,7 +13,7 @@ from .conf import Config, Source, load_config
 from .connection.close_codes import UNAUTHORIZED
 from .errors import ConfigurationError
 from .hub.control import check_close_code, close_order, controls, on_missed_orders, tag_texts
-from .runtime.background import through_hub
+from .runtime import through_hub
 from .runtime.broadcaster_connection import BroadcasterConnection
 
 __all__ = [

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ..runtime.background import close_shared_hubs
+from ..runtime import close_shared_hubs
 from ..runtime.shutdown import chain_sigterm, unchain_sigterm
 from ..runtime.startup import announce_default
 from .admission import admit

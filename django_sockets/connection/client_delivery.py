@@ -273,7 +273,7 @@ class ClientDelivery:
         return hold
 
     def _held(self) -> Hold | None:
-        """What waits for `connect`, if something may."""
+        """The hold of broadcasts until `connect` returns; None if there is none."""
         queue = self.queue
         return queue if isinstance(queue, Hold) and queue is not NOT_YET else None
 

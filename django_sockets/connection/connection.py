@@ -19,7 +19,7 @@ from ..errors import CallError, EncodeError
 from ..hub.control import Control, control_of
 from ..hub.hub import Hub
 from ..log import LogThrottle
-from ..runtime.background import (
+from ..runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
     at_exit,

@@ -147,7 +147,7 @@ class HookCalls(ChannelCalls):
         answer = invalid_message(exc, self.invalid_id)
         return self.from_default(lambda: self.socket.async_send(answer))
 
-    # What hooks raise
+    # Errors of hooks
 
     async def failed(self, exc: Exception) -> None:
         """Log an exception of a handler, and give it to the hook `error`."""

@@ -155,7 +155,7 @@ def _is_port(digits: str | None) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _parts(origin: str) -> _Parts | None:
-    """What an origin of the web consists of, None if it is not one."""
+    """The scheme, host and port of an origin; None if the text is not an origin."""
     scheme, _, authority = origin.partition("://")
     scheme = scheme.lower()
     found = _AUTHORITY.fullmatch(authority)
@@ -175,7 +175,7 @@ def _matches(wanted: _Parts, pattern: str) -> bool:
     return wanted[::2] == parts[::2] and wanted.host.endswith("." + parts.host)
 
 
-# What was configured
+# Checks of the configuration
 
 
 def entry_problem(entry: object) -> str | None:

@@ -60,7 +60,7 @@ class Outbox(SendQueue):
             self.send = send
         self.muted = False
 
-    # What it is as a send queue
+    # The methods of a send queue
 
     async def handle(self, event: Event) -> None:
         if self._send is None:

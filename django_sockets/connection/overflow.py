@@ -1,4 +1,4 @@
-"""What becomes of broadcasts for a client that reads too slowly, and the queue before its hooks.
+"""The policy for broadcasts to a client that reads too slowly, and the queue before its hooks.
 
 The policy is a class attribute of a socket. A message that a policy drops is counted, and the hole
 that it leaves is a gap: `Gap(reason="overflow")`.

@@ -57,7 +57,7 @@ class Socket(Protocol):
 
 
 class SocketClass:
-    """What is found out once for each class.
+    """The facts about a socket class, determined once for each class.
 
     Args:
         cls: the application's class.

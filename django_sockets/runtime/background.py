@@ -17,41 +17,16 @@ from ..forks import PerProcess
 from ..hub.hub import Hub
 from ..os_threads import OsThread, waiting
 from .interpreter_exit import (
-    EXIT_SECONDS,
-    at_exit,
     call_before_exit,
     end_loop,
-    finish_before_exit,
-    not_at_exit,
 )
 from .shared_hubs import (
-    close_shared_hubs,
     existing_hub,
-    hubs_of_running_loop,
-    local_hubs,
-    set_draining,
     shared_hub,
 )
 from .thread_safe_loop import BackgroundLoop, run_loop
-from .worker_threads import worker_pool
 
-__all__ = [
-    "EXIT_SECONDS",
-    "BackgroundLoop",
-    "at_exit",
-    "background_loop",
-    "close_shared_hubs",
-    "existing_hub",
-    "finish_before_exit",
-    "hubs_of_running_loop",
-    "local_hubs",
-    "not_at_exit",
-    "publish",
-    "set_draining",
-    "shared_hub",
-    "through_hub",
-    "worker_pool",
-]
+__all__ = ["background_loop", "publish", "through_hub"]
 
 
 class Background:

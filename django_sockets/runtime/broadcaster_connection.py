@@ -11,8 +11,9 @@ from ..conf import Config
 from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
 from ..loops import forget_closed
-from .background import background_loop, existing_hub, shared_hub
+from .background import background_loop
 from .channel_api import ChannelCalls, Channels
+from .shared_hubs import existing_hub, shared_hub
 from .sync_calls import Calls, running_loop
 
 __all__ = ["BroadcasterConnection"]

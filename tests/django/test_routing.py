@@ -219,7 +219,7 @@ async def test_shutdown_of_the_server_closes_the_broker() -> None:
     with override_broker() as config:
         async with SocketClient(router, "/ws/") as client:
             await client.receive_json()
-        from django_sockets.runtime.background import shared_hub
+        from django_sockets.runtime import shared_hub
 
         hub = shared_hub(config)
         assert not hub.closed

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.inside.delivery import Client
 from benchmarks.inside.reading import Counting
 from django_sockets import open_hub
-from django_sockets.runtime.background import close_shared_hubs
+from django_sockets.runtime import close_shared_hubs
 from django_sockets.testing.servers import CacheServer
 
 pytestmark = pytest.mark.load

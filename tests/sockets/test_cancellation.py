@@ -18,7 +18,7 @@ import pytest
 from django_sockets import Gap, Hub, Message, open_hub
 from django_sockets.conf import load_config
 from django_sockets.delivery.events import EventQueue
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.contract.faults import eventually
 from django_sockets.testing.servers import CacheServer

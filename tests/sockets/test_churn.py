@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from django_sockets.conf import load_config
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
 CYCLES = int(os.environ.get("DJANGO_SOCKETS_CHURN_CYCLES", "3000"))

@@ -28,7 +28,7 @@ from django_sockets.conf import load_config
 from django_sockets.connection.connection import Connection
 from django_sockets.hub.control import control_of, controls
 from django_sockets.hub.hub import CONTROL
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 from django_sockets.testing.servers import CacheServer

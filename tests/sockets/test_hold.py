@@ -22,7 +22,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import Settings, load_config
 from django_sockets.delivery.hold import HOLD_MESSAGES, Hold
 from django_sockets.hub.hub import Hub
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient, SocketClosed
 from django_sockets.testing.servers import CacheServer

@@ -24,7 +24,7 @@ from asgiref.sync import async_to_sync
 
 from django_sockets import CallError, Gap, Hub, Message, open_hub
 from django_sockets.broadcaster import Broadcaster
-from django_sockets.runtime.background import local_hubs
+from django_sockets.runtime import local_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.census import until
 from django_sockets.testing.client import SocketClient

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from django_sockets.conf import load_config
-from django_sockets.runtime import hooks
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import hooks, shared_hub
 from django_sockets.runtime.worker_threads import WorkerPool
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient

@@ -12,7 +12,7 @@ import pytest
 from django_sockets import Reject
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient, SocketClosed
 

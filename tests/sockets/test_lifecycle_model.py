@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.connection import receive_loop
 from django_sockets.connection.admission import admit
-from django_sockets.runtime.background import close_shared_hubs, shared_hub
+from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 
 NUMBERS = itertools.count()

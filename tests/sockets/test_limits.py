@@ -11,7 +11,7 @@ import pytest
 from django_sockets import ConfigurationError
 from django_sockets.conf import load_config
 from django_sockets.connection.limits import TokenBucket
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import HandshakeRefused, SocketClient
 

@@ -13,7 +13,7 @@ from django_sockets import ConfigurationError
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from support.slow_client import Reluctant
 

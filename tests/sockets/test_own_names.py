@@ -14,7 +14,7 @@ import pytest
 
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient
 from support.own_names import (

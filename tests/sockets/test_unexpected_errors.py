@@ -24,8 +24,13 @@ from django_sockets.hub.connections import Connections
 from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
 from django_sockets.middleware import watch
-from django_sockets.runtime import background, shutdown
-from django_sockets.runtime.background import shared_hub
+from django_sockets.runtime import (
+    BackgroundLoop,
+    background,
+    close_shared_hubs,
+    shared_hub,
+    shutdown,
+)
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.capture import capture_broadcasts
 from django_sockets.testing.client import SocketClient, SocketClosed
@@ -64,7 +69,7 @@ def own_background(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     background.end_background()
 
 
-def stop_by(loop: background.BackgroundLoop, exc: BaseException | None) -> None:
+def stop_by(loop: BackgroundLoop, exc: BaseException | None) -> None:
     stopped = threading.Event()
 
     def act() -> None:
@@ -317,7 +322,7 @@ async def test_a_hub_that_fails_to_drain_or_close_keeps_no_other_from_it(
     again = [shared_hub(load_config(f"{URL}-{number}")) for number in range(3)]
     for own in again[:2]:
         monkeypatch.setattr(own, "aclose", fail)
-    await background.close_shared_hubs()
+    await close_shared_hubs()
     assert again[2].closed
 
 
