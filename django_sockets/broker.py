@@ -29,13 +29,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from .errors import ChannelError
 from .url import BrokerURL
 
-__all__ = ["Broker", "Inspectable", "Limits", "Report", "Sink", "check_channel"]
+__all__ = [
+    "Broker",
+    "EagerSink",
+    "Inspectable",
+    "Limits",
+    "Report",
+    "Sink",
+    "check_channel",
+    "deliver_now",
+]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -64,6 +73,24 @@ class Sink(Protocol):
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """Take note that messages on these subscribed channels may be missing at this point."""
+
+
+@runtime_checkable
+class EagerSink(Sink, Protocol):
+    """A sink that takes messages without a task, as the hub does."""
+
+    def deliver_now(self, batch: Sequence[tuple[str, bytes]]) -> Awaitable[None] | None:
+        """`deliver` within the call.
+
+        Returns:
+            None if the sink has taken the batch; else an object that the reader awaits before it
+            delivers anything more.
+        """
+
+
+def deliver_now(sink: Sink) -> Callable[[Sequence[tuple[str, bytes]]], Awaitable[None] | None]:
+    """`deliver_now` of a sink, or in its place `deliver`, which always has to be awaited."""
+    return sink.deliver_now if isinstance(sink, EagerSink) else sink.deliver
 
 
 class Broker(Protocol):

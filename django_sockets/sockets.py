@@ -97,6 +97,14 @@ class BaseSocketServer:
     idle_timeout_seconds: float | None = None
     """A client that sends no frame for so long is closed with 4408."""
 
+    frames: str = "auto"
+    """Whether broadcasts go to a server with prepared frames (docs/server-extension.md) as frames.
+    "auto": unless middleware wraps the server's `send`. "always": past such middleware, too.
+    "never": each message is an ASGI event."""
+    compress: bool = True
+    """Frames of 512 bytes and more are compressed for clients that can read it, once for all of
+    them. Other servers decide themselves."""
+
     max_subscriptions: int = 1000
     """Channels of one socket."""
 

@@ -94,7 +94,7 @@ async def handle_connect(connection: Connection) -> None:
     subprotocol = _agreed_subprotocol(socket)
     if subprotocol is not None:
         accept["subprotocol"] = subprotocol
-    sending = outbox.accept if outbox.held else connection.send_event
+    sending = outbox.accept if outbox.held else connection.send_item
     try:
         await until_late(sending(accept), socket.handshake_timeout_seconds)
     except Late:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, MutableMapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.events import OVERFLOW, EventQueue, Gap
@@ -23,6 +23,7 @@ from ..log import LogThrottle
 from ..runtime.async_hygiene import tidied
 from ..url import BrokerOptions
 from .close_codes import NO_CODE, TRY_AGAIN
+from .outbox import Item
 from .overflow import CLOSE, Inbox, Overflow
 from .socket_class import Socket
 from .tasks import spawn
@@ -77,13 +78,15 @@ class ClientDelivery:
     def _direct(self) -> SendQueue | None:
         """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
         connection = self._connection
-        if isinstance(self.queue, EventQueue) or self._inbox is not None or not connection.serving:
+        if (
+            not connection.serving
+            or connection.definition.own_broadcast_hook
+            or isinstance(self.queue, EventQueue)
+            or self._socket.ws_encoder is not None
+            or connection.asgi_send is None
+        ):
             return None
-        return connection.outbox if self._socket.ws_encoder is None and self._can_send else None
-
-    @property
-    def _can_send(self) -> bool:
-        return self._connection.asgi_send is not None
+        return connection.outbox
 
     def too_many(self, names: Sequence[str]) -> bool:
         """The socket would be on more than `max_subscriptions` channels."""
@@ -108,12 +111,7 @@ class ClientDelivery:
 
     def start(self) -> None:
         """From now on broadcasts go to the client, or to the class's own hooks, in order."""
-        cls = type(self._socket)
-        base = self._connection.definition.base
-        if (
-            cls.async_handle_received_broadcast is not base.async_handle_received_broadcast
-            or cls.gap is not base.gap
-        ):
+        if self._connection.definition.own_broadcast_hook:
             self._inbox = Inbox(self)
         queue, self.queue = self.queue, None
         pass_on = self._pass_on
@@ -154,7 +152,7 @@ class ClientDelivery:
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a broadcast."""
-        if delivery.origin is not None and delivery.origin == self._connection.origin:
+        if delivery.origin is not None and delivery.origin == self._connection.outbox.origin:
             return
         if self.queue is not None:
             self.queue.on_delivery(delivery)
@@ -165,16 +163,41 @@ class ClientDelivery:
         """Broadcasts may be missing here."""
         if self.queue is not None:
             self.queue.on_gap(channels, reason)
-        elif self._inbox is not None:
-            self._inbox.offer(Gap(channels=tuple(channels), reason=reason))
+        else:
+            self._pass_on(Gap(channels=tuple(channels), reason=reason))
 
     # To the hooks of the class, or to the client
 
     def _pass_on(self, event: Delivery | Gap) -> None:
+        definition = self._connection.definition
+        if self._inbox is None and definition.own_gap_hook:
+            if isinstance(event, Delivery) and self.takes_whole_runs:
+                self._push(event)
+                return
+            # What follows waits for the hook, so the fan-out must not use the outbox.
+            self._connection.outbox.seal()
+            self._inbox = Inbox(self)
         if self._inbox is not None:
             self._inbox.offer(event)
         elif isinstance(event, Delivery):
             self._push(event)
+
+    def inbox_rests(self, inbox: Inbox) -> None:
+        """Called by an inbox when it is empty."""
+        if self._inbox is inbox and not self._connection.definition.own_broadcast_hook:
+            self._inbox = None
+            self._unseal()
+
+    def _unseal(self) -> None:
+        """Let the fan-out use the outbox again, unless something waits before it."""
+        connection = self._connection
+        if self.queue is None and self._inbox is None and not connection.closing:
+            connection.outbox.unseal()
+
+    @property
+    def takes_whole_runs(self) -> bool:
+        """See `Sender`. A policy that drops messages must be able to call `gap` at the hole."""
+        return self._socket.overflow == CLOSE or not self._connection.definition.own_gap_hook
 
     def _push(self, delivery: Delivery) -> None:
         connection = self._connection
@@ -183,8 +206,8 @@ class ClientDelivery:
         elif connection.closing:
             self.discarded(1)
         else:
-            event = self._event_of(delivery)
-            self.policy().put(connection.outbox, event, len(delivery.payload))
+            item = self._item_of(delivery)
+            self.policy().put(connection.outbox, item, len(delivery.payload))
 
     async def _send_on(self, delivery: Delivery) -> None:
         """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
@@ -192,13 +215,13 @@ class ClientDelivery:
         if connection.asgi_send is None or connection.closing or connection.outbox.idle:
             self._push(delivery)
         else:
-            await connection.outbox.run(self._event_of(delivery))
+            await connection.outbox.run(self._item_of(delivery))
 
-    def _event_of(self, delivery: Delivery) -> MutableMapping[str, Any]:
+    def _item_of(self, delivery: Delivery) -> Item:
         encoder = self._socket.ws_encoder
-        if encoder is None:
-            return delivery.event()
-        return delivery.event_by(encoder, self._socket.ws_encoder_is_bytes)
+        if encoder is not None:
+            return delivery.event_by(encoder, self._socket.ws_encoder_is_bytes)
+        return delivery.event() if self._connection.outbox.write is None else delivery
 
     # Called by the inbox
 
@@ -208,10 +231,7 @@ class ClientDelivery:
         try:
             if isinstance(event, Gap):
                 await connection.call(socket.gap, event.channels, event.reason)
-            elif (
-                type(socket).async_handle_received_broadcast
-                is connection.definition.base.async_handle_received_broadcast
-            ):
+            elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
                 await tidied(socket.async_handle_received_broadcast(event.channel, event.data()))
@@ -296,7 +316,7 @@ class ClientDelivery:
                 return False
             self._connection.shared_hub().holds.discard(queue)
         self.queue = None
-        self._connection.outbox.unseal()
+        self._unseal()
         return True
 
     async def _hand_over(self, hold: Hold) -> None:
@@ -327,8 +347,7 @@ class ClientDelivery:
     def overran(self, event: Delivery | Gap, first: bool) -> None:
         """Too much waits for `connect` or `gap`, and the oldest event was removed."""
         count = int(isinstance(event, Delivery))
-        default_gap = type(self._socket).gap is self._connection.definition.base.gap
-        if self._socket.overflow == CLOSE and default_gap:
+        if self._socket.overflow == CLOSE and not self._connection.definition.own_gap_hook:
             self.discarded(count)
             self._close_slow("closed with 1013: too much waits for connect")
             return

@@ -11,9 +11,10 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias
 
-from ..codec import encode, send_event
+from ..codec import encode
 from ..conf import load_config
 from ..errors import CallError, EncodeError
 from ..hub.control import Control, control_of
@@ -41,8 +42,9 @@ from .close_codes import (
 from .frame_handler import IdleTimer, handle_frame
 from .hook_calls import HookCalls
 from .limits import TokenBucket
-from .outbox import Outbox
+from .outbox import Item, Outbox
 from .receive_loop import ReceiveLoop
+from .server_frames import server_frames
 from .socket_class import Socket, check_options, socket_class
 from .tasks import spawn
 
@@ -72,7 +74,6 @@ class Connection(HookCalls):
         serving: the listeners were started.
         closing: a close frame is on its way.
         hub: the hub it publishes and subscribes with; None until something needs it.
-        origin: the id that leaves this socket out of a broadcast; None until it is used.
         rate: the rate limit, once a frame has come.
     """
 
@@ -87,7 +88,6 @@ class Connection(HookCalls):
         "delivery",
         "hub",
         "is_alive",
-        "origin",
         "rate",
         "receive_loop",
         "serving",
@@ -111,7 +111,6 @@ class Connection(HookCalls):
         self._finished: asyncio.Future[None] | None = None
         self._idle_timer: IdleTimer | None = None
         self.hub: Hub | None = None
-        self.origin: bytes | None = None
         self.rate: TokenBucket | None = None
         self.delivery = ClientDelivery(self, socket)
         self.outbox = Outbox(self.delivery, asgi_send)
@@ -135,6 +134,9 @@ class Connection(HookCalls):
             if socket.config is not None or socket.hosts is None
             else {"hosts": socket.hosts}
         )
+        frames = server_frames(socket.scope, self.asgi_send, socket.frames)
+        if frames is not None:
+            self.outbox.use_frames(frames, compress=socket.compress)
         self.home = running_loop() or background_loop()
 
     def shared_hub(self) -> Hub:
@@ -207,24 +209,23 @@ class Connection(HookCalls):
         if raw:
             if not isinstance(data, (str, bytes, bytearray, memoryview)):
                 raise EncodeError(f"raw=True sends str or bytes, not {type(data).__name__}")
-            event = send_event(data)
+            payload, is_text = _as_bytes(data)
         elif socket.ws_encoder is not None:
-            event = send_event(socket.ws_encoder(data), socket.ws_encoder_is_bytes)
+            payload, is_text = _as_bytes(socket.ws_encoder(data))
+            is_text = is_text and not socket.ws_encoder_is_bytes
         else:
             payload, is_text = encode(data)
-            event = send_event(payload.decode() if is_text else payload)
-        return self.awaited(lambda: self.send_event(event))
+        item = self.outbox.message(payload, is_text)
+        return self.awaited(partial(self.send_item, item, len(payload)))
 
-    async def send_event(self, event: Event) -> None:
-        """Send an event behind those that wait; nothing once the connection ends."""
+    async def send_item(self, item: Item, size_bytes: int = 0) -> None:
+        """Send an item behind those that wait; nothing once the connection ends."""
         if not self.is_alive or self.closing:
             return
         if not self.outbox.held:
-            await self.outbox.run(event)
+            await self.outbox.run(item)
         # `authorize` cannot wait for the accept that waits for it.
-        elif not self.outbox.put(
-            event, _size_bytes(event.get("text") or event.get("bytes") or b"")
-        ):
+        elif not self.outbox.put(item, size_bytes):
             raise CallError("too much is sent before the handshake is accepted (outbox_messages)")
 
     async def close(self, code: int) -> None:
@@ -342,11 +343,12 @@ class Connection(HookCalls):
 
     def own_id(self) -> bytes:
         """The id that leaves this socket out of a broadcast."""
-        if self.origin is None:
+        outbox = self.outbox
+        if outbox.origin is None:
             with _first_origin:  # Another thread may have come first.
-                if self.origin is None:
-                    self.origin = os.urandom(ORIGIN_BYTES)
-        return self.origin
+                if outbox.origin is None:
+                    outbox.origin = os.urandom(ORIGIN_BYTES)
+        return outbox.origin
 
     # Counters
 
@@ -365,7 +367,11 @@ async def _nothing() -> None:
     """In place of a subscription."""
 
 
-def _size_bytes(frame: str | bytes) -> int:
-    if isinstance(frame, str) and not frame.isascii():
-        return len(frame.encode(errors="surrogatepass"))
-    return len(frame)
+def _as_bytes(data: str | bytes | bytearray | memoryview) -> tuple[bytes, bool]:
+    """The payload of a frame, and whether it is a text frame."""
+    if not isinstance(data, str):
+        return bytes(data), False
+    try:
+        return data.encode(), True
+    except UnicodeEncodeError as exc:
+        raise EncodeError(f"a text frame has to be valid UTF-8: {exc}") from exc

@@ -1,19 +1,38 @@
-"""The way from a socket to an ASGI `send`: one event at a time, in order, and bounded."""
+"""The way from a socket to its server, in order and bounded.
+
+A message goes to a server that takes prepared frames as a frame, with one call that does not wait.
+For other servers, and for the accept and the close, it is an ASGI event for `send`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..delivery.flow_control import Backlog
+from ..delivery.message import Delivery
+from ..delivery.run import RUN_BYTES, Run, delivery_frame
 from ..delivery.send_queue import SendQueue
 from .close_codes import close_code_for_autobahn
+from .server_frames import ServerFrames
 
-__all__ = ["Outbox", "Sender"]
+__all__ = ["Frames", "Item", "Outbox", "Sender"]
 
 Event: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
+
+
+class Frames(NamedTuple):
+    """The frames of 1..n messages for one connection."""
+
+    data: bytes
+    messages: int
+
+
+Item: TypeAlias = Event | Frames | Delivery | Run
+"""An ASGI event, or messages for a server that takes frames."""
 
 CLOSE_SECONDS = 1.0
 """How long a close waits for what is queued before it."""
@@ -24,6 +43,10 @@ class Sender(Protocol):
 
     It is an object and no set of callables, so that an idle connection is small.
     """
+
+    @property
+    def takes_whole_runs(self) -> bool:
+        """The fan-out may queue messages that have to wait, without `on_delivery`."""
 
     def no_send(self) -> None:
         """Warn that there is no `send` for an event."""
@@ -39,7 +62,7 @@ class Sender(Protocol):
 
 
 class Outbox(SendQueue):
-    """Events on their way to one client, on one event loop.
+    """Events and frames on their way to one client, on one event loop.
 
     Args:
         send: the ASGI callable, or None.
@@ -48,7 +71,7 @@ class Outbox(SendQueue):
         muted: nothing goes out any more: the interpreter is exiting.
     """
 
-    __slots__ = ("_send", "muted")
+    __slots__ = ("_drain", "_send", "muted")
 
     owner: Sender
 
@@ -56,44 +79,124 @@ class Outbox(SendQueue):
         super().__init__()
         self.owner = owner
         self._send = send
+        self._drain: Callable[[], Awaitable[None]] | None = None
         if send is not None:
             self.send = send
         self.muted = False
 
+    def use_frames(self, frames: ServerFrames, *, compress: bool) -> None:
+        """Send messages as frames from now on."""
+        self.write = frames.write
+        self._drain = frames.drain
+        self.window_bits = frames.window_bits if compress else 0
+
     # The methods of a send queue
 
-    async def handle(self, event: Event) -> None:
+    async def handle(self, item: Item) -> None:
         if self._send is None:
             self.owner.no_send()
-        elif not self.muted:
-            try:
-                await self._send(event)
-            except BaseException as exc:
-                self.owner.discarded(_is_message(event))
-                again = _close_for_autobahn(event, exc)
-                if again is None:
-                    raise
-                await self._send(again)
+        elif self.muted:
+            pass
+        elif isinstance(item, _MESSAGES):
+            await self._write_frames(item)
+        else:
+            await self._send_event(self._send, item)
+
+    async def _send_event(self, send: Send, event: Event) -> None:
+        try:
+            await send(event)
+        except BaseException as exc:
+            self.owner.discarded(_messages(event))
+            again = _close_for_autobahn(event, exc)
+            if again is None:
+                raise
+            await send(again)
+
+    async def _write_frames(self, item: Frames | Delivery | Run) -> None:
+        write, drain = self.write, self._drain
+        if write is None or drain is None:
+            raise TypeError("frames are only queued for a server that takes them")
+        data = self._data(item)
+        try:
+            while not write(data):
+                await drain()
+                if write(data):
+                    break
+                await asyncio.sleep(0)  # A `drain` that returns too early must not stop the loop.
+        except BaseException:
+            self.owner.discarded(_messages(item))
+            raise
+
+    def _data(self, item: Frames | Delivery | Run) -> bytes:
+        if isinstance(item, Frames):
+            return item.data
+        if isinstance(item, Delivery):
+            return delivery_frame(item, self.window_bits)
+        return item.frames(self.window_bits)
+
+    def take(self, backlog: Backlog) -> tuple[Item, asyncio.Future[None] | None]:
+        """The next item; messages that wait behind it are joined with it, up to 32 KiB."""
+        item, done = super().take(backlog)
+        if self.write is None or done is not None or not backlog or not isinstance(item, _MESSAGES):
+            return item, done
+        parts, size_bytes, messages = [self._data(item)], 0, _messages(item)
+        while backlog:
+            size_bytes += len(parts[-1])
+            following, awaited = backlog.peek()
+            if (
+                size_bytes >= RUN_BYTES
+                or awaited is not None
+                or not isinstance(following, _MESSAGES)
+            ):
+                break
+            backlog.take()
+            parts.append(self._data(following))
+            messages += _messages(following)
+        return Frames(b"".join(parts), messages), None
+
+    def split(self, item: Item) -> tuple[Item, int, Item | None]:
+        if isinstance(item, Run):
+            first, rest = item.split()
+            return first, len(first.payload), rest
+        return item, 0, None
+
+    def put_whole(self, item: Item, size_bytes: int, items: int) -> bool:
+        return self.owner.takes_whole_runs and super().put_whole(item, size_bytes, items)
 
     def failed(self, exc: Exception) -> None:
         self.owner.client_gone(exc)
 
-    def dropped(self, items: list[Event]) -> None:
-        self.owner.discarded(sum(map(_is_message, items)))
+    def dropped(self, items: list[Item]) -> None:
+        self.owner.discarded(sum(map(_messages, items)))
 
     def new_backlog(self) -> Backlog:
         return self.owner.new_backlog()
 
     # What it is for a socket
 
-    def put(self, event: Event, size_bytes: int) -> bool:
-        """Send an event without waiting; False if the client reads too slowly."""
-        return self.muted or super().put(event, size_bytes)
+    def message(self, payload: bytes, is_text: bool, compress: bool = True) -> Item:
+        """A message of the socket's own, as an item for this server."""
+        if self.write is not None:
+            delivery = Delivery("", payload, is_text, None, compress)
+            return Frames(delivery_frame(delivery, self.window_bits), 1)
+        if is_text:
+            return {"type": "websocket.send", "text": payload.decode()}
+        return {"type": "websocket.send", "bytes": payload}
 
-    async def run(self, event: Event) -> None:
-        """Send an event behind the others; returns once the server has taken it."""
-        if not self.muted:
-            await super().run(event)
+    def put(self, item: Item, size_bytes: int) -> bool:
+        """Send an item without waiting; False if the client reads too slowly."""
+        return self.muted or super().put(item, size_bytes)
+
+    async def run(self, item: Item) -> None:
+        """Send an item behind the others; returns once the server has taken it."""
+        if self.muted:
+            return
+        if isinstance(item, Frames) and self.idle and not (self.held or self._ended):
+            # An error is raised again below, where it ends the queue.
+            with contextlib.suppress(Exception):
+                if self.write is not None and self.write(item.data):
+                    return
+        await super().run(item)
 
     async def accept(self, event: Event) -> None:
         """Send the accept, and then what was held: until then nothing goes out."""
@@ -128,5 +231,13 @@ def _close_for_autobahn(event: Event, refusal: BaseException) -> Event | None:
     return None if code is None else {**event, "code": code}
 
 
-def _is_message(event: Event) -> bool:
-    return bool(event["type"] == "websocket.send")
+_MESSAGES = (Frames, Delivery, Run)
+
+
+def _messages(item: Item) -> int:
+    """The number of messages in an item."""
+    if isinstance(item, Run):
+        return len(item.messages)
+    if isinstance(item, Frames):
+        return item.messages
+    return 1 if isinstance(item, Delivery) else int(item["type"] == "websocket.send")

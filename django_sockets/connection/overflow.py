@@ -103,6 +103,9 @@ class InboxOwner(HoldOwner, Protocol):
     def inbox_failed(self, exc: Exception) -> None:
         """Report that `take` raised this."""
 
+    def inbox_rests(self, inbox: Inbox) -> None:
+        """Called when an inbox has handled all that was queued."""
+
     def policy(self) -> Overflow:
         """The policy for a full inbox."""
 
@@ -167,6 +170,11 @@ class Inbox(SendQueue):
                     waiting.insert(0, self._take_gap())  # It was there before them.
                 for one in waiting:
                     self._queue((one, None), event_bytes(one), force=True)
+
+    def rest(self) -> None:
+        super().rest()
+        if self.idle and not self._ended:
+            self.owner.inbox_rests(self)
 
     def failed(self, exc: Exception) -> None:
         self.owner.inbox_failed(exc)

@@ -12,6 +12,7 @@ from ..typed import Dispatch, taken_types
 from .limits import check_limits, check_subprotocol
 from .origin import check_allowed_hosts, check_origins
 from .overflow import check_policy
+from .server_frames import check_frames
 
 __all__ = ["Scope", "Socket", "SocketClass", "check_class", "check_options", "socket_class"]
 
@@ -42,6 +43,8 @@ class Socket(Protocol):
     idle_timeout_seconds: float | None
     hold_broadcasts: bool
     hold_seconds: float | None
+    frames: str
+    compress: bool
 
     def authorize(self) -> Any: ...
     def connect(self) -> Any: ...
@@ -65,6 +68,8 @@ class SocketClass:
 
     Attributes:
         dispatch: which method takes which frame.
+        own_broadcast_hook: it overrides `async_handle_received_broadcast`.
+        own_gap_hook: it overrides `gap`.
         own_options: an object of the class may change options that were checked for the class.
         plain_defaults: defaults that return their result.
         awaitable_defaults: defaults that return something to be awaited.
@@ -76,6 +81,10 @@ class SocketClass:
     def __init__(self, cls: type[Any], base: type[Any]) -> None:
         self.base = base
         self.dispatch = Dispatch(cls, cls.receive is not base.receive)
+        self.own_broadcast_hook = (
+            cls.async_handle_received_broadcast is not base.async_handle_received_broadcast
+        )
+        self.own_gap_hook = cls.gap is not base.gap
         self.own_options = (
             cls.configure is not base.configure
             or cls.__init__ is not base.__init__
@@ -117,6 +126,7 @@ def check_class(cls: type[Any]) -> None:
     keep_functions(cls, ("ws_encoder", "ws_decoder"))
     taken_types(cls)
     check_policy(cls.overflow)
+    check_frames(cls.frames)
     check_limits(cls)
     for name, check in _CHECKS.items():
         value = getattr(cls, name)
@@ -132,6 +142,7 @@ def check_options(socket: Socket) -> None:
     """
     check_limits(socket)
     check_policy(socket.overflow)
+    check_frames(socket.frames)
     cls = type(socket)
     for name, check in _CHECKS.items():
         value = getattr(socket, name)

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from .channel import Channel
-from .envelope import NewerVersion, NotOurs, unpack
+from .envelope import IS_TEXT, UNCOMPRESSED, NewerVersion, NotOurs, unpack
 from .events import LATE, MISSED, VERSION
-from .fanout import Run, new_run
 from .message import Delivery
+from .run import RUN_BYTES, RUN_MESSAGES, Run
 from .sequence import Verdict
 
 __all__ = ["GapBefore", "Segment", "read_batch"]
 
-RUN_BYTES, RUN_MESSAGES = 32 * 1024, 256
-"""The most that one subscriber gets before the next subscriber gets the same messages. It is less
-than the write buffer at which servers let `send` wait, and less than `TURN_DELIVERIES`."""
+SEGMENT_BYTES = 64 * 1024
+"""The most that one connection gets with one write; it bounds the memory for clients that do not
+read. A larger message makes a segment of its own."""
 
 _DELIVER, _GAP = Verdict.DELIVER, Verdict.GAP
 _GAP_REASONS = {Verdict.GAP: MISSED, Verdict.LATE: LATE}
@@ -31,7 +31,7 @@ class GapBefore(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of a batch without a gap inside it.
+    """A part of a batch of at most 64 KiB, or one larger message, without a gap inside it.
 
     Attributes:
         gap: a gap to signal before the runs are delivered, or None.
@@ -64,40 +64,53 @@ def read_batch(
     """
     segments = [Segment(None, [])]
     runs = segments[0].runs
-    run: list[Delivery] = []
-    run_channel: Channel | None = None
-    size_bytes = 0
+    run: Run | None = None
+    left = SEGMENT_BYTES
     for name, message in batch:
         channel = channels.get(name)
         if channel is None:
             continue
         try:
-            publisher, counter, previous, age_us, is_text, origin, payload = unpack(message)
+            publisher, counter, previous, age_us, flags, origin, payload = unpack(message)
         except NotOurs:
             on_poison(name)
             continue
         except NewerVersion:
             segments.append(Segment(GapBefore(name, channel, VERSION), []))
-            runs, run_channel = segments[-1].runs, None
+            runs, run = segments[-1].runs, None
             continue
         verdict = channel.observe(publisher, counter, previous, age_us, arrived_at)
         if verdict is not _DELIVER:
             reason = _GAP_REASONS.get(verdict)
             if reason is not None:
                 segments.append(Segment(GapBefore(name, channel, reason), []))
-                runs, run_channel = segments[-1].runs, None
+                runs, run = segments[-1].runs, None
             if verdict is not _GAP:
                 on_late()
                 continue
-        delivery = Delivery(name, payload, is_text, origin)
+        is_text = flags & IS_TEXT != 0
+        delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED)
         if is_text and not payload.isascii() and not _is_utf8(delivery):
             on_poison(name)
             continue
-        if channel is not run_channel or size_bytes >= RUN_BYTES or len(run) == RUN_MESSAGES:
-            run, run_channel, size_bytes = [], channel, 0
-            runs.append(new_run(channel, run))
-        run.append(delivery)
-        size_bytes += len(payload)
+        if (
+            run is None
+            or channel is not run.channel
+            or run.size_bytes >= RUN_BYTES
+            or len(run.messages) == RUN_MESSAGES
+            or origin != run.origin
+        ):
+            recipients = channel.recipients or channel.current_recipients()
+            run = Run(channel, [delivery], recipients, origin, len(payload))
+            runs.append(run)
+        else:
+            run.messages.append(delivery)
+            run.size_bytes += len(payload)
+        left -= len(payload)
+        if left <= 0:
+            left, run = SEGMENT_BYTES, None
+            segments.append(Segment(None, []))
+            runs = segments[-1].runs
     return segments
 
 

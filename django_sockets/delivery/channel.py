@@ -31,6 +31,8 @@ class WithoutQueue:
     __slots__ = ("owner",)
 
     idle: Literal[False] = False
+    write: None = None
+    origin: None = None
 
     def __init__(self, owner: Subscriber) -> None:
         self.owner = owner

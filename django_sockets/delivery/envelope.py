@@ -6,7 +6,8 @@ The header holds counters that let subscribers detect missing, late and repeated
     offset  size  field
     0       3     magic D7 44 53 (no UTF-8 text starts with it, so no JSON of another program)
     3       1     major version, 1; a reader signals a gap for a newer one
-    4       1     flags: bit 0, the payload is text; the other bits are sent as 0 and ignored
+    4       1     flags: bit 0, the payload is text; bit 1, do not compress its frames; the other
+                  bits are sent as 0 and ignored
     5       1     reserved, sent as 0 and ignored
     6       2     length of the extension fields in bytes
     8       8     publisher: random id of one hub
@@ -39,6 +40,8 @@ from ..url import BrokerOptions
 
 __all__ = [
     "HEADER_BYTES",
+    "IS_TEXT",
+    "UNCOMPRESSED",
     "Envelope",
     "NewerVersion",
     "NotOurs",
@@ -53,7 +56,9 @@ _FIELD = struct.Struct(">BH")
 _WITH_AGE = struct.Struct(">4sBxH8sQQBHQ")
 _MAGIC = b"\xd7DS"
 _START = _MAGIC + b"\x01"
-_TEXT = 1
+IS_TEXT = 1
+UNCOMPRESSED = 2
+"""Bits of the flags."""
 _ORIGIN = 1
 _AGE = 3
 _AGE_VALUE = struct.Struct(">Q")
@@ -73,9 +78,9 @@ class NewerVersion(Exception):
     """The envelope has a newer major version than this reader knows."""
 
 
-Envelope: TypeAlias = tuple[bytes, int, int, int | None, bool, bytes | None, bytes]
+Envelope: TypeAlias = tuple[bytes, int, int, int | None, int, bytes | None, bytes]
 """Publisher, counter, previous counter, age of the previous message in microseconds or None,
-is_text, origin, payload. A plain tuple, because a named one takes longer to create and the hub
+flags, origin, payload. A plain tuple, because a named one takes longer to create and the hub
 unpacks every message."""
 
 
@@ -105,14 +110,18 @@ class Publisher:
         self._times = array("d")
 
     def headers(
-        self, channels: Sequence[str], is_text: bool, origin: bytes | None = None
+        self,
+        channels: Sequence[str],
+        is_text: bool,
+        origin: bytes | None = None,
+        compress: bool = True,
     ) -> list[bytes]:
         """The next header for each channel.
 
         A counter is used even if the publish fails. Subscribers then detect the missing message.
         """
         extension = b"" if origin is None else _FIELD.pack(_ORIGIN, len(origin)) + origin
-        flags = _TEXT if is_text else 0
+        flags = (IS_TEXT if is_text else 0) | (0 if compress else UNCOMPRESSED)
         now = time.monotonic()
         headers = []
         for channel in channels:
@@ -197,7 +206,7 @@ def unpack(message: bytes) -> Envelope:
         and start == _START
     ):
         payload = message[_AGED_BYTES:]
-        return publisher, counter, previous, age, flags & _TEXT != 0, None, payload
+        return publisher, counter, previous, age, flags, None, payload
     return _unpack_any(message)
 
 
@@ -208,16 +217,15 @@ def _unpack_any(message: bytes) -> Envelope:
         raise NotOurs from None
     if start != _START:
         raise NewerVersion if start.startswith(_MAGIC) else NotOurs
-    is_text = flags & _TEXT != 0
     if not extension:
-        return publisher, counter, previous, None, is_text, None, message[HEADER_BYTES:]
+        return publisher, counter, previous, None, flags, None, message[HEADER_BYTES:]
     end = HEADER_BYTES + extension
     if len(message) < end:
         raise NotOurs
     fields = _fields(message[HEADER_BYTES:end])
     age = fields.get(_AGE, b"")
     age_us = _AGE_VALUE.unpack(age)[0] if len(age) == _AGE_VALUE.size else None
-    return publisher, counter, previous, age_us, is_text, fields.get(_ORIGIN), message[end:]
+    return publisher, counter, previous, age_us, flags, fields.get(_ORIGIN), message[end:]
 
 
 def _fields(data: bytes) -> dict[int, bytes]:

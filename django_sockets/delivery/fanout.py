@@ -1,8 +1,10 @@
-"""The fan-out: delivers the messages of a batch to all subscribers of their channels, in order.
+"""The fan-out: delivers the runs of a batch to all subscribers of their channels, in order.
 
-A message goes straight into the server's `send` if the subscriber has an idle send queue.
-Otherwise the subscriber gets it through `on_delivery`. A subscriber whose client has to be waited
-for, or whose backlog is full, does not delay the other subscribers.
+A subscriber with an idle send queue gets the messages at once. Where the server takes prepared
+frames, `write_frames` gives each connection all messages of a batch with one call. Elsewhere,
+`FanOut` awaits the server's `send` for each message. Other subscribers get a message through
+`on_delivery`. A subscriber whose client has to be waited for, or whose backlog is full, does not
+delay the other subscribers.
 """
 
 from __future__ import annotations
@@ -10,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Protocol, TypeAlias
 
 from ..log import LogThrottle, whereabouts
 from ..url import BrokerOptions
-from .channel import Channel, Recipient, Recipients, Subscriber
+from .channel import Channel, Recipient, Subscriber
 from .eager import start
 from .flow_control import Congestion
 from .message import Delivery
+from .run import Run
 from .send_queue import SendQueue
 
-__all__ = ["TURN_DELIVERIES", "FanOut", "FanOutCounters", "Run", "new_run"]
+__all__ = ["TURN_DELIVERIES", "FanOut", "FanOutCounters", "FrameWrites"]
 
 logger = logging.getLogger("django_sockets")
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
@@ -31,55 +34,155 @@ TURN_DELIVERIES = 1000
 """The number of deliveries, a few milliseconds of work, after which other tasks of the loop run.
 Servers write their buffers then, and the memory of the buffers is reused."""
 
-Run: TypeAlias = tuple[Channel, list[Delivery], Recipients, Iterator[Recipient]]
-"""Successive messages on one channel, its subscribers when the run was made, and the subscribers
-that have not got it yet.
-
-One subscriber gets the whole run before the next one: the kernel needs less than half of the time
-for successive writes to one connection. A plain tuple, because each message on a channel of its
-own needs one.
-"""
-
-
-def new_run(channel: Channel, messages: list[Delivery]) -> Run:
-    """A run for the present subscribers of a channel."""
-    recipients = channel.recipients or channel.current_recipients()
-    return channel, messages, recipients, iter(recipients)
-
 
 class FanOutCounters(Protocol):
     """The counters that the fan-out adds to."""
 
-    delivered: int
     discarded: int
 
 
+Unfinished: TypeAlias = tuple[Run, Iterator[Recipient]]
+"""A run, and the subscribers that have not got it yet."""
+
+
+class FrameWrites:
+    """The writes of prepared frames for some runs: one for each connection.
+
+    `write` never waits, and it runs no code of the application. So while `write` runs, no
+    subscriber comes, leaves or changes.
+
+    Args:
+        runs: in the order of the stream; together no more than one connection may get at a time.
+
+    Attributes:
+        complete: nothing is left to write.
+        deliveries: the number of messages for all recipients.
+    """
+
+    def __init__(self, runs: Sequence[Run], counters: FanOutCounters) -> None:
+        self._runs = runs
+        self._counters = counters
+        self._queues: list[SendQueue] = []
+        self._position = 0
+        self.complete = False
+        self.deliveries = 0
+        # For each run, the recipients that do not get it by a write; made when there is one.
+        self._others: list[list[Recipient]] | None = None
+        for number, run in enumerate(runs):
+            origin = run.origin
+            left_out = 0
+            for recipient in run.recipients:
+                if origin is not None and recipient.origin == origin:
+                    left_out += 1
+                elif recipient.write is None or not recipient.idle or not recipient.direct:
+                    self._leave(number, recipient)
+                elif recipient.collected is None:
+                    recipient.collected = run
+                    self._queues.append(recipient)
+                elif type(recipient.collected) is list:
+                    recipient.collected.append(run)
+                else:
+                    recipient.collected = [recipient.collected, run]
+            self.deliveries += len(run.messages) * (len(run.recipients) - left_out)
+
+    def _leave(self, number: int, recipient: Recipient) -> None:
+        if self._others is None:
+            self._others = [[] for _ in self._runs]
+        self._others[number].append(recipient)
+
+    def write(self) -> bool:
+        """Write to at most `TURN_DELIVERIES` connections.
+
+        Returns:
+            True if every recipient has got its runs.
+        """
+        begin = self._position
+        self._position = end = begin + TURN_DELIVERIES
+        try:
+            for queue in self._queues[begin:end]:
+                runs, queue.collected = queue.collected, None
+                # After the first turn, the queue or the subscriptions may have changed.
+                if not (begin and not _is_ready(queue, runs)) and self._written(queue, runs):
+                    continue
+                for run in runs if type(runs) is list else (runs,):
+                    self._leave(self._runs.index(run), queue)
+        except BaseException:
+            self.abandon()
+            raise
+        self.complete = end >= len(self._queues)
+        return self.complete and self._others is None
+
+    def _written(self, queue: SendQueue, runs: Run | list[Run]) -> bool:
+        """Write the frames of some runs; False if the server does not take them now."""
+        bits = queue.window_bits
+        if isinstance(runs, list):
+            frames = b"".join([run.frames(bits) for run in runs])
+        else:
+            frames = runs.frames(bits)
+        try:
+            return queue.write is not None and queue.write(frames)
+        except Exception as exc:
+            self._counters.discarded += _messages(runs)
+            queue.fail(exc)
+            return True
+
+    def abandon(self) -> None:
+        """Write nothing more, because the delivery has failed or was cancelled."""
+        for queue in self._queues:
+            queue.collected = None
+
+    def unfinished(self) -> list[Unfinished]:
+        """The runs that were not written to all their recipients."""
+        if self._others is None:
+            return []
+        return [
+            (run, iter(others))
+            for run, others in zip(self._runs, self._others, strict=True)
+            if others
+        ]
+
+
+def _is_ready(queue: SendQueue, runs: Run | list[Run]) -> bool:
+    """A queue is still idle, and its owner is still on the channels of all its runs."""
+    return (
+        queue.idle
+        and queue.direct
+        and all(
+            run.channel.recipients is run.recipients or run.channel.has(queue.owner)
+            for run in (runs if isinstance(runs, list) else (runs,))
+        )
+    )
+
+
+def _messages(runs: Run | list[Run]) -> int:
+    return sum(len(run.messages) for run in (runs if isinstance(runs, list) else (runs,)))
+
+
 class FanOut:
-    """The delivery of one list of runs.
+    """The delivery of runs to subscribers that take no prepared frames at this moment.
 
     While it awaits a `send`, it sets the attribute `idle` of that send queue itself. A pair of
     method calls for each delivery would be a tenth of its cost.
 
     Args:
-        runs: in the order of the stream.
+        unfinished: in the order of the stream.
         congestion: the full backlogs of the hub's subscribers.
-        counters: the fan-out counts "delivered" and "discarded".
+        counters: the fan-out counts "discarded".
     """
 
     def __init__(
-        self, runs: Iterable[Run], congestion: Congestion, counters: FanOutCounters
+        self, unfinished: Iterable[Unfinished], congestion: Congestion, counters: FanOutCounters
     ) -> None:
-        self._runs = iter(runs)
+        self._runs = iter(unfinished)
         self._congestion = congestion
         self._counters = counters
-        self._run: Run | None = None
+        self._run: Unfinished | None = None
         # The present recipient and the messages of the run that it has not got yet.
         self._recipient: Recipient | None = None
         self._rest: Iterator[Delivery] = iter(())
         # The same for recipients that get the rest of the run after all other recipients.
         self._postponed: deque[tuple[Recipient, Iterator[Delivery]]] = deque()
         self._sending: SendQueue | None = None
-        self._delivered = 0
         self._done = False
 
     async def run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -95,8 +198,6 @@ class FanOut:
                 pass  # A `send` raised it. The other recipients still get the messages.
             else:
                 if waiting is None:
-                    self._counters.delivered += self._delivered
-                    self._delivered = 0
                     if self._congestion.full:
                         await self._congestion.relieve()
                     elif not self._done:
@@ -108,7 +209,7 @@ class FanOut:
                     self._sending = None
             self._postpone()
 
-    def _remaining(self) -> Iterator[Run]:
+    def _remaining(self) -> Iterator[Unfinished]:
         """The present run, which may not be finished, and the runs after it."""
         return self._runs if self._run is None else chain((self._run,), self._runs)
 
@@ -124,17 +225,21 @@ class FanOut:
         """
         full = self._congestion.full  # The set itself: it changes while messages are delivered.
         left = TURN_DELIVERIES
-        for run in self._remaining():
-            self._run = run
-            channel, messages, recipients, remaining = run
+        for unfinished in self._remaining():
+            self._run = unfinished
+            run, remaining = unfinished
+            channel, messages, recipients = run.channel, run.messages, run.recipients
             for recipient in remaining:
+                left -= len(messages)
+                if recipient.write is not None and _put_whole(recipient, run):
+                    continue
                 self._recipient = recipient
                 self._rest = rest = iter(messages)
                 for delivery in rest:
                     if (
                         not recipient.idle
                         or not recipient.direct
-                        or delivery.origin is not None
+                        or recipient.write is not None
                         or channel.recipients is not recipients
                     ):
                         _offer(channel, recipient.owner, delivery)
@@ -159,14 +264,12 @@ class FanOut:
                     recipient.idle = True
                     if recipient.behind:
                         recipient.rest()
-                left -= len(messages)
                 if left <= 0:
                     return
             if self._postponed:
                 self._deliver_postponed(channel)
             if full:
                 return
-            self._delivered += len(messages) * len(recipients)
         self._done = True
 
     def _deliver_postponed(self, channel: Channel) -> None:
@@ -178,6 +281,14 @@ class FanOut:
                 if self._congestion.full:
                     self._postpone()
                     break
+
+
+def _put_whole(queue: SendQueue, run: Run) -> bool:
+    """Queue a whole run; True also if the subscriber has left the channel."""
+    channel = run.channel
+    if channel.recipients is not run.recipients and not channel.has(queue.owner):
+        return True
+    return queue.put_whole(run, run.size_bytes, len(run.messages))
 
 
 def _offer(channel: Channel, subscriber: Subscriber, delivery: Delivery) -> None:

@@ -28,7 +28,7 @@ Otherwise it would slow down the other consumers again each time that it has cau
 RETRY_STUCK_SECONDS = 0.02
 
 
-_NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
+_NOTHING: deque[tuple[Any, int, int]] = deque(maxlen=0)
 """Shared by all backlogs that never had an item: an empty deque takes 760 bytes for each socket."""
 
 
@@ -71,6 +71,9 @@ class Congestion:
 class Backlog:
     """A bounded FIFO with one consumer, on one event loop.
 
+    An entry is one item, or several that are queued and taken together. `len()` is the number of
+    entries; `max_items` bounds the items.
+
     Args:
         max_items: the most queued items.
         max_bytes: the most queued bytes. An empty backlog takes one item of any size.
@@ -84,6 +87,7 @@ class Backlog:
         "_busy_since",
         "_bytes",
         "_congestion",
+        "_entries",
         "_full_since",
         "_items",
         "_loop",
@@ -96,7 +100,8 @@ class Backlog:
     )
 
     def __init__(self, max_items: int, max_bytes: int, congestion: Congestion) -> None:
-        self._items = _NOTHING
+        self._entries = _NOTHING
+        self._items = 0
         self._bytes = 0
         self._max_items = max_items
         self._max_bytes = max_bytes
@@ -111,22 +116,29 @@ class Backlog:
         self.slow = False
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._entries)
 
     @property
     def full(self) -> bool:
         """The number of items or bytes has reached its limit."""
-        return bool(self._items) and (
-            len(self._items) >= self._max_items or self._bytes >= self._max_bytes
+        return bool(self._entries) and (
+            self._items >= self._max_items or self._bytes >= self._max_bytes
         )
 
-    def put(self, item: Any, size_bytes: int, *, force: bool = False) -> bool:
-        """Append an item. Without `force`, return False if the backlog is full and slow."""
+    def fits(self, size_bytes: int, items: int) -> bool:
+        """Whether an entry can be appended without going over a limit."""
+        return (
+            self._items + items <= self._max_items and self._bytes + size_bytes <= self._max_bytes
+        )
+
+    def put(self, entry: Any, size_bytes: int, *, items: int = 1, force: bool = False) -> bool:
+        """Append an entry. Without `force`, return False if the backlog is full and slow."""
         if self.slow and self.full and not force:
             return False
-        if self._items is _NOTHING:
-            self._items = deque()
-        self._items.append((item, size_bytes))
+        if self._entries is _NOTHING:
+            self._entries = deque()
+        self._entries.append((entry, size_bytes, items))
+        self._items += items
         self._bytes += size_bytes
         self.wake()
         if self._full_since is None and not self.slow and self.full:
@@ -135,24 +147,42 @@ class Backlog:
         return True
 
     def take(self) -> Any:
-        """Remove and return the first item. The consumer is busy with it until its next call."""
-        item, size_bytes = self._items.popleft()
+        """Remove and return the first entry. The consumer is busy with it until its next call."""
+        entry, size_bytes, items = self._entries.popleft()
+        self._items -= items
         self._bytes -= size_bytes
         if self._full_since is not None and not self.full:
             self._relieved(self._loop.time())
         self.begin()
-        if not self._items:
+        if not self._entries:
             self.slow = False
             self._strain_seconds = 0.0
-        return item
+        return entry
 
-    def evict(self, may_go: Callable[[Any], bool]) -> Any:
-        """Remove and return the oldest item that `may_go` allows; None if there is none."""
-        for index, (item, size_bytes) in enumerate(self._items):
-            if may_go(item):
-                del self._items[index]
-                self._bytes -= size_bytes
-                return item
+    def peek(self) -> Any:
+        """The first entry; there must be one."""
+        return self._entries[0][0]
+
+    def evict(self, split: Callable[[Any], tuple[Any, int, Any] | None]) -> Any:
+        """Remove and return the oldest item that may go; None if there is none.
+
+        Args:
+            split: returns None for an entry that has to stay, else its first item, the size of the
+                item, and an entry of the other items or None.
+        """
+        for index, (entry, size_bytes, items) in enumerate(self._entries):
+            parts = split(entry)
+            if parts is None:
+                continue
+            item, item_bytes, rest = parts
+            if rest is None:
+                del self._entries[index]
+                item_bytes = size_bytes
+            else:
+                self._entries[index] = (rest, size_bytes - item_bytes, items - 1)
+            self._items -= 1
+            self._bytes -= item_bytes
+            return item
         return None
 
     def begin(self) -> None:
@@ -166,7 +196,7 @@ class Backlog:
     async def wait(self) -> None:
         """Wait for an item or for `wake`. The consumer is idle meanwhile."""
         self.rest()
-        if not self._items:
+        if not self._entries:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -219,10 +249,10 @@ class Backlog:
         return self._busy_seconds(self._loop.time()) >= STUCK_SECONDS
 
     def clear(self) -> list[Any]:
-        """Remove and return all items."""
-        left = [item for item, _ in self._items]
-        self._items = _NOTHING
-        self._bytes = 0
+        """Remove and return all entries."""
+        left = [entry for entry, _, _ in self._entries]
+        self._entries = _NOTHING
+        self._items = self._bytes = 0
         self._full_since = None
         self._congestion.discard(self)
         return left

@@ -25,6 +25,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         payload: the published bytes.
         is_text: True for JSON text in UTF-8, False for a binary frame.
         origin: id of the socket that must not receive the broadcast, or None.
+        compress: False if the publisher asked for frames that are not compressed.
         made: the result of `event()` once it was called. The fan-out reads it directly, to save a
             call for each delivery.
     """
@@ -33,6 +34,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     payload: bytes
     is_text: bool
     origin: bytes | None = None
+    compress: bool = True
     made: dict[str, Any] | None = None
     _data: Any = msgspec.UNSET
     _foreign: dict[object, dict[str, Any]] | None = None

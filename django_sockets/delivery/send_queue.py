@@ -20,12 +20,18 @@ __all__ = ["SendQueue"]
 class SendQueue(abc.ABC):
     """Items handled one at a time, in order, on one event loop. A subclass handles them.
 
-    The fan-out may bypass `handle` and await `send` itself, while the queue is `idle` and `direct`.
-    It then clears `idle`, and afterwards either sets `idle` again, if nothing is `behind`, or calls
+    The fan-out may bypass `handle` while the queue is `idle` and `direct`. If there is a `write`,
+    it passes the frames of messages to it, which never waits. Otherwise it awaits `send` itself. It
+    then clears `idle`, and afterwards either sets `idle` again, if nothing is `behind`, or calls
     `rest`. No other code changes these attributes from outside.
 
     Attributes:
         send: the ASGI `send` that the fan-out may await.
+        write: takes complete frames at once and returns True, or takes nothing and returns False;
+            None for a server without prepared frames.
+        window_bits: the compression of the frames for `write`; 0 for none.
+        collected: what the fan-out is about to write: None, one run or a list of runs.
+        origin: the id that leaves the owner out of a broadcast, or None.
         owner: the subscriber that owns the queue. Only a queue for the fan-out needs it.
         idle: no item is being handled.
         behind: an item waits behind the item that is being handled.
@@ -38,11 +44,15 @@ class SendQueue(abc.ABC):
         "_ended",
         "_worker",
         "behind",
+        "collected",
         "direct",
         "held",
         "idle",
+        "origin",
         "owner",
         "send",
+        "window_bits",
+        "write",
     )
 
     send: Callable[[Any], Awaitable[None]]
@@ -51,6 +61,10 @@ class SendQueue(abc.ABC):
     def __init__(self) -> None:
         self._backlog: Backlog | None = None
         self._worker: asyncio.Task[None] | None = None
+        self.write: Callable[[bytes], bool] | None = None
+        self.window_bits = 0
+        self.collected: Any = None
+        self.origin: bytes | None = None
         self.held = False
         self._ended = False
         self.idle = True
@@ -74,6 +88,18 @@ class SendQueue(abc.ABC):
     @abc.abstractmethod
     def new_backlog(self) -> Backlog:
         """Make the backlog. Called once, when the first item has to wait."""
+
+    def split(self, item: Any) -> tuple[Any, int, Any]:
+        """The first message of an item, its size, and an item of the others or None."""
+        return item, 0, None
+
+    def take(self, backlog: Backlog) -> tuple[Any, asyncio.Future[None] | None]:
+        """Remove and return the next item, and the future of its `run`.
+
+        A subclass may join several items.
+        """
+        entry: tuple[Any, asyncio.Future[None] | None] = backlog.take()
+        return entry
 
     # Queued items
 
@@ -102,8 +128,14 @@ class SendQueue(abc.ABC):
 
     def evict(self) -> Any:
         """Remove and return the oldest item without a waiting `run`; None if there is none."""
-        entry = self.backlog().evict(_unawaited)
-        return None if entry is None else entry[0]
+        return self.backlog().evict(self._split)
+
+    def _split(self, entry: Any) -> tuple[Any, int, Any] | None:
+        item, done = entry
+        if done is not None:
+            return None
+        first, size_bytes, rest = self.split(item)
+        return first, size_bytes, None if rest is None else (rest, None)
 
     def put(self, item: Any, size_bytes: int) -> bool:
         """Handle or queue an item; False if the queue is full and its consumer slow."""
@@ -114,6 +146,21 @@ class SendQueue(abc.ABC):
             self._begin(self._one(item))
             return True
         return self._queue((item, None), size_bytes)
+
+    def put_whole(self, item: Any, size_bytes: int, items: int) -> bool:
+        """Handle or queue several items as one.
+
+        Returns:
+            False if they do not fit, or the owner has to see each of them.
+        """
+        if not self.direct:
+            return False
+        if self.idle:
+            self._begin(self._one(item))
+            return True
+        return self.backlog().fits(size_bytes, items) and self._queue(
+            (item, None), size_bytes, items=items
+        )
 
     async def run(self, item: Any) -> None:
         """Handle an item after the queued ones. Returns when it is handled or the queue ended."""
@@ -129,8 +176,8 @@ class SendQueue(abc.ABC):
         self._queue((item, done), 0, force=True)
         await done
 
-    def _queue(self, entry: Any, size_bytes: int, *, force: bool = False) -> bool:
-        if not self.backlog().put(entry, size_bytes, force=force):
+    def _queue(self, entry: Any, size_bytes: int, *, items: int = 1, force: bool = False) -> bool:
+        if not self.backlog().put(entry, size_bytes, items=items, force=force):
             return False
         self.behind = not self.idle
         return True
@@ -188,7 +235,7 @@ class SendQueue(abc.ABC):
     async def _all(self, backlog: Backlog) -> None:
         try:
             while backlog:
-                item, done = backlog.take()
+                item, done = self.take(backlog)
                 try:
                     await self.handle(item)
                 except Exception as exc:
@@ -231,7 +278,3 @@ class SendQueue(abc.ABC):
         worker = self._worker
         if worker is not None and worker is not asyncio.current_task():
             worker.cancel()
-
-
-def _unawaited(entry: Any) -> bool:
-    return entry[1] is None

@@ -13,15 +13,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 
 from ..broker import check_channel
 from ..conf import Config, Source, load_config
-from ..delivery.batch import GapBefore, read_batch
+from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
 from ..delivery.envelope import HEADER_BYTES, Publisher
 from ..delivery.events import MISSED, EventQueue, Events
-from ..delivery.fanout import FanOut
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
@@ -30,6 +29,7 @@ from ..log import LogThrottle
 from ..loops import forget_closed
 from ..redaction import frameless
 from ..registry import open_broker
+from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -74,7 +74,7 @@ class Hub:
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self._delivering = asyncio.Lock()
+        self._batches = BatchDelivery(self, self.subscriptions.channels)
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
@@ -91,6 +91,7 @@ class Hub:
         *,
         is_text: bool = False,
         origin: bytes | None = None,
+        compress: bool = True,
     ) -> None:
         """Publish one payload to 1..n channels.
 
@@ -102,6 +103,7 @@ class Hub:
             payload: at most `max_payload_bytes`.
             is_text: the payload is JSON text in UTF-8, which sockets send as a text frame.
             origin: id of a socket that must not receive the message.
+            compress: False: servers with prepared frames send it without compression.
 
         Raises:
             ChannelError, PayloadTooLarge: nothing was published.
@@ -118,7 +120,7 @@ class Hub:
             names = list(tap(names, payload, is_text))
         if not names:
             return
-        headers = self._publisher.headers(names, is_text, origin)
+        headers = self._publisher.headers(names, is_text, origin, compress)
         self.counters.published += len(names)
         try:
             await self._broker.publish(names, payload, headers)
@@ -235,50 +237,27 @@ class Hub:
 
     # Receiving (`broker.Sink`)
 
-    async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Deliver a batch of messages to the local subscribers, in the order of the batch.
+    async def deliver(self, batch: Batch) -> None:
+        """Deliver a batch of messages to the local subscribers, in the order of the batch."""
+        waiting = self.deliver_now(batch)
+        if waiting is not None:
+            await waiting
 
-        The broker may call it for several readers at the same time. Batches are then delivered one
-        after the other, because a channel may move from one server of a cluster to another.
-        """
-        try:
-            async with self._delivering:
-                await self._deliver(batch)
-        except asyncio.CancelledError:
-            if not self.closed:
-                self._lost_batch(batch)
-            raise
-        except Exception as exc:
-            # The reader of the broker must continue, and subscribers must be told of the loss.
-            text = "%s: delivering messages failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
-            self._lost_batch(batch)
+    def deliver_now(self, batch: Batch) -> Awaitable[None] | None:
+        """See `broker.EagerSink`."""
+        return self._batches.deliver_now(batch)
 
-    async def _deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        segments = read_batch(
-            batch,
-            self.subscriptions.channels,
-            time.monotonic(),
-            on_poison=self.poison,
-            on_late=self._count_late,
-        )
-        for gap, runs in segments:
-            if gap is not None:
-                self._signal(gap)
-            if runs:
-                await FanOut(runs, self.congestion, self.counters).run(self.loop)
-
-    def _lost_batch(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Signal a gap: the trackers have seen messages that not every subscriber has got."""
-        self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
-
-    def _count_late(self) -> None:
-        self.counters.dropped_late += 1
-
-    def _signal(self, gap: GapBefore) -> None:
+    def signal(self, gap: GapBefore) -> None:
         """Signal a gap of a batch, unless all subscribers have left the channel meanwhile."""
         if self.subscriptions.channels.get(gap.name) is gap.channel:
             self._gap([gap.name], gap.reason)
+
+    def delivery_failed(self, batch: Batch, exc: Exception | None) -> None:
+        """Signal a gap: the trackers have seen messages that not every subscriber has got."""
+        if exc is not None:
+            text = "%s: delivering messages failed"
+            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
+        self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """Signal a gap on channels of which the broker has lost messages."""

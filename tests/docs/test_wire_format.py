@@ -47,7 +47,7 @@ def test_the_example_is_what_the_code_writes_and_reads(monkeypatch: pytest.Monke
         2,
         1,
         1_500_000,
-        True,
+        1,
         None,
         '"hé"'.encode(),
     )

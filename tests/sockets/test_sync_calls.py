@@ -169,7 +169,7 @@ def test_a_waiting_call_ends_when_its_loop_is_shut_down(
             stuck.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(Connection, "send_event", never)
+        monkeypatch.setattr(Connection, "send_item", never)
 
         def call() -> None:
             try:

@@ -19,7 +19,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.connection import receive_loop
 from django_sockets.connection.outbox import Outbox
-from django_sockets.hub import hub
+from django_sockets.hub import batches
 from django_sockets.hub.connections import Connections
 from django_sockets.hub.control import control_of, on_missed_orders
 from django_sockets.hub.hub import Hub
@@ -215,7 +215,7 @@ async def test_after_a_failed_delivery_there_is_a_gap_and_the_next_message(
     async with open_hub(URL) as own, own.subscribe("room") as events:
         await own.publish("room", b"before")
         assert await anext(events) is not None
-        monkeypatch.setattr(hub, place, failing_once(getattr(hub, place), exc))
+        monkeypatch.setattr(batches, place, failing_once(getattr(batches, place), exc))
         await own.publish("room", b"lost")
         assert isinstance(await asyncio.wait_for(anext(events), 20), Gap)
         await own.publish("room", b"after")

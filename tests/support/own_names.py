@@ -15,7 +15,7 @@ broker buffer cache call called calls cancel chain channel channels check client
 clients closed closing code codes command conclude conn connected connection_id connections
 consume context control controls count counter counters cursor data database db deliver delivery
 disconnected discard discarded dispatch do drain drop dropped emit encode end ended event events
-failed failures fetch finish finished flush frame frames game group groups handle handle_message
+failed failures fetch finish finished flush frame game group groups handle handle_message
 handler handlers heartbeat hold hold_expired home home_calls host hub id idle idle_timer inbox
 inbox_failed index info init items join joined keepalive kind last last_seen lease leave left
 limit limits listen listener listeners lobby lock log logger loop loops member members message

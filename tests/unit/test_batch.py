@@ -33,7 +33,7 @@ class Reading:
 def shape(segments: list[Segment]) -> list[tuple[str | None, list[list[bytes]]]]:
     """The reason of each gap, and the payloads of the runs after it."""
     return [
-        (gap and gap.reason, [[one.payload for one in messages] for _, messages, _, _ in runs])
+        (gap and gap.reason, [[one.payload for one in run.messages] for run in runs])
         for gap, runs in segments
     ]
 
@@ -68,7 +68,7 @@ def test_a_run_has_one_channel_and_is_bounded_in_messages_and_bytes() -> None:
     reading = Reading()
     small = [reading.message(b"x") for _ in range(RUN_MESSAGES + 1)]
     ((_, runs),) = reading.read(*small, reading.message(b"y", "other"), ("unknown", b""))
-    assert [len(run[1]) for run in runs] == [RUN_MESSAGES, 1, 1]
-    large = [reading.message(b"x" * RUN_BYTES) for _ in range(2)]
-    ((_, runs),) = reading.read(*large)
-    assert [len(run[1]) for run in runs] == [1, 1]
+    assert [len(run.messages) for run in runs] == [RUN_MESSAGES, 1, 1]
+    large = [reading.message(b"x" * RUN_BYTES) for _ in range(3)]
+    segments = reading.read(*large)
+    assert [[len(run.messages) for run in runs] for _, runs in segments] == [[1, 1], [1]]

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_sockets.delivery.envelope import HEADER_BYTES, NewerVersion, NotOurs, Publisher, unpack
+from django_sockets.delivery.envelope import (
+    HEADER_BYTES,
+    IS_TEXT,
+    NewerVersion,
+    NotOurs,
+    Publisher,
+    unpack,
+)
 
 
 def with_extension(extension: bytes, payload: bytes = b"payload") -> bytes:
@@ -80,8 +87,8 @@ def test_extensions_of_later_versions_are_skipped() -> None:
 
 def test_flags_of_later_versions_are_ignored() -> None:
     (header,) = Publisher().headers(["room"], True)
-    *_, is_text, _, payload = unpack(header[:4] + b"\xff\xff" + header[6:] + b"x")
-    assert (is_text, payload) == (True, b"x")
+    *_, flags, _, payload = unpack(header[:4] + b"\xff\xff" + header[6:] + b"x")
+    assert (flags & IS_TEXT, payload) == (IS_TEXT, b"x")
 
 
 def test_publishers_have_ids_of_their_own() -> None:

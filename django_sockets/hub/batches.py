@@ -1,0 +1,149 @@
+"""Delivers the batches that the broker of a hub reads, one after the other.
+
+A batch is delivered within the call of the broker, without a task, as long as no client has to be
+waited for. The broker waits for the rest of a batch before it reads on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from ..delivery.batch import GapBefore, Segment, read_batch
+from ..delivery.channel import Channel
+from ..delivery.eager import start
+from ..delivery.fanout import FanOut, FrameWrites
+from ..delivery.flow_control import Congestion
+from ..delivery.turns import Turns
+from .stats import Counters
+
+__all__ = ["Batch", "BatchDelivery", "BatchOwner"]
+
+Batch = Sequence[tuple[str, bytes]]
+"""Pairs of channel name and message, in the order of the stream."""
+
+
+class BatchOwner(Protocol):
+    """The hub, as the delivery of its batches uses it."""
+
+    closed: bool
+    congestion: Congestion
+    counters: Counters
+    loop: asyncio.AbstractEventLoop
+
+    def signal(self, gap: GapBefore) -> None:
+        """Signal a gap of a batch."""
+
+    def poison(self, channel: str) -> None:
+        """Count and log a payload that no django_sockets process published."""
+
+    def delivery_failed(self, batch: Batch, exc: Exception | None) -> None:
+        """Signal a gap on the channels of a batch; None: the delivery was cancelled."""
+
+
+class BatchDelivery:
+    """The delivery of the batches of one hub.
+
+    Several readers of a broker may call it at the same time. Their batches are then delivered one
+    after the other, because a channel may move from one server of a cluster to another.
+
+    Args:
+        owner: the hub.
+        channels: its subscribed channels by name.
+    """
+
+    def __init__(self, owner: BatchOwner, channels: Mapping[str, Channel]) -> None:
+        self._owner = owner
+        self._channels = channels
+        self._counters = owner.counters
+        self._full = owner.congestion.full
+        self._turns = Turns()
+
+    def deliver_now(self, batch: Batch) -> asyncio.Task[None] | None:
+        """Deliver a batch, or begin to.
+
+        Returns:
+            None if everything is delivered or queued; else a task that the reader has to await
+            before it reads on. If it is cancelled, a gap is signalled.
+        """
+        loop = self._owner.loop
+        if self._turns.taken:
+            return loop.create_task(self._in_turn(batch), name="django_sockets delivery")
+        self._turns.take()
+        waiting = False
+        try:
+            segments = iter(self._read(batch))
+            writes = self._go(segments)
+            if writes is None:
+                return None
+            waiting = True
+        except Exception as exc:
+            self._owner.delivery_failed(batch, exc)
+            return None
+        finally:
+            if not waiting:
+                self._turns.give_back()
+        return start(self._finish(batch, segments, writes), loop)
+
+    async def _in_turn(self, batch: Batch) -> None:
+        try:
+            await self._turns.wait()
+        except asyncio.CancelledError:
+            if not self._owner.closed:
+                self._owner.delivery_failed(batch, None)
+            raise
+        await self._finish(batch, None, None)
+
+    def _read(self, batch: Batch) -> list[Segment]:
+        return read_batch(
+            batch,
+            self._channels,
+            time.monotonic(),
+            on_poison=self._owner.poison,
+            on_late=self._count_late,
+        )
+
+    def _count_late(self) -> None:
+        self._counters.dropped_late += 1
+
+    def _go(self, segments: Iterator[Segment]) -> FrameWrites | None:
+        """Deliver without waiting; return the first writes that are not finished, or None."""
+        for gap, runs in segments:
+            if gap is not None:
+                self._owner.signal(gap)
+            if runs:
+                writes = FrameWrites(runs, self._counters)
+                if not writes.write() or self._full:
+                    return writes
+                self._counters.delivered += writes.deliveries
+        return None
+
+    async def _finish(
+        self, batch: Batch, segments: Iterator[Segment] | None, writes: FrameWrites | None
+    ) -> None:
+        """Deliver the rest of a batch, or a whole batch if `segments` is None."""
+        owner = self._owner
+        try:
+            if segments is None:
+                segments = iter(self._read(batch))
+                writes = self._go(segments)
+            while writes is not None:
+                while not writes.complete:
+                    await asyncio.sleep(0)
+                    writes.write()
+                await FanOut(writes.unfinished(), owner.congestion, self._counters).run(owner.loop)
+                self._counters.delivered += writes.deliveries
+                writes = self._go(segments)
+        except asyncio.CancelledError:
+            if writes is not None:
+                writes.abandon()
+            if not owner.closed:
+                owner.delivery_failed(batch, None)
+            raise
+        except Exception as exc:
+            # The reader of the broker must continue, and subscribers must be told of the loss.
+            owner.delivery_failed(batch, exc)
+        finally:
+            self._turns.give_back()
