@@ -17,8 +17,9 @@ from redis.backoff import NoBackoff
 from ..broker import Report, Sink
 from ..url import BrokerURL
 from .client.connect_errors import Refused, connect_error
-from .client.connection import Connection, ConnectionLost, ReplyError
+from .client.connection import Connection, ConnectionLost, ReplyError, consume_by_reading
 from .client.identity import Identity
+from .client.parser import Consumer
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
@@ -93,6 +94,9 @@ class FakeConnection:
             if replies:
                 return replies
             await self._connection.can_read(None)
+
+    async def consume(self, consumer: Consumer) -> None:
+        await consume_by_reading(self, consumer)
 
     def write(self, data: bytes) -> None:
         self._check()

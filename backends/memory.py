@@ -13,10 +13,12 @@ import contextlib
 import logging
 import os
 import threading
+from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import Any
 
-from ..broker import Limits, Report, Sink
+from ..broker import Limits, Report, Sink, deliver_now
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
@@ -78,12 +80,14 @@ class MemoryBroker:
         self.url = url
         self.limits = Limits()
         self._sink = sink
+        self._deliver_now = deliver_now(sink)
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._dropped: dict[str, None] = {}
         self._reader: asyncio.Task[None] | None = None
-        self._arrived = asyncio.Event()
+        self._waits = asyncio.Event()
+        self._delivering: Coroutine[Any, Any, None] | None = None
         self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._channels: set[str] = set()
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -121,7 +125,10 @@ class MemoryBroker:
         if self._loop is None:  # It has not subscribed to any channel yet.
             return
         try:
-            self._loop.call_soon_threadsafe(self._arrived.set)
+            if running_loop() is self._loop:
+                self._loop.call_soon(self._arrive)
+            else:
+                self._loop.call_soon_threadsafe(self._arrive)
         except RuntimeError:  # The loop ended without `aclose`, and the inbox is not read any more.
             self._inbox.clear()
             for channel in self._channels:
@@ -143,26 +150,59 @@ class MemoryBroker:
                 if (loop, room) in self._room:
                     self._room.remove((loop, room))
 
+    def _arrive(self) -> None:
+        """Deliver what is in the inbox, unless `_read` waits for the end of a delivery."""
+        if self._delivering is None:
+            self._delivering = self._deliver()
+            if self._delivering is not None:
+                self._waits.set()
+
     async def _read(self) -> None:
+        """Await the deliveries that are not done at once."""
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            with self._bus.lock:
-                batch = list(self._inbox)
-                self._inbox.clear()
-                dropped, self._dropped = list(self._dropped), {}
-            self._release()
-            batch = [item for item in batch if item[0] in self._channels]
-            try:
-                if batch:
-                    await self._sink.deliver(batch)
-                if dropped:
-                    self._lost(dropped, OVERFLOW)
-            except Exception as exc:
-                # An error of one subscriber must not end delivery to the others.
-                text = "%s: delivering messages failed"
-                self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
-                self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
+            await self._waits.wait()
+            self._waits.clear()
+            while self._delivering is not None:
+                await self._delivering
+                self._delivering = self._deliver()
+
+    def _deliver(self) -> Coroutine[Any, Any, None] | None:
+        """Deliver the inbox; returns a coroutine if it is not done at once."""
+        with self._bus.lock:
+            batch = list(self._inbox)
+            self._inbox.clear()
+            dropped, self._dropped = list(self._dropped), {}
+        self._release()
+        batch = [item for item in batch if item[0] in self._channels]
+        waiting = None
+        try:
+            if batch:
+                waiting = self._deliver_now(batch)
+        except Exception as exc:
+            self._failed(batch, dropped, exc)
+            return None
+        if waiting is not None:
+            return self._finish(waiting, batch, dropped)
+        if dropped:
+            self._lost(dropped, OVERFLOW)
+        return None
+
+    async def _finish(
+        self, waiting: Awaitable[None], batch: list[tuple[str, bytes]], dropped: list[str]
+    ) -> None:
+        try:
+            await waiting
+        except Exception as exc:
+            self._failed(batch, dropped, exc)
+        else:
+            if dropped:
+                self._lost(dropped, OVERFLOW)
+
+    def _failed(self, batch: list[tuple[str, bytes]], dropped: list[str], exc: Exception) -> None:
+        # An error of one subscriber must not end delivery to the others.
+        text = "%s: delivering messages failed"
+        self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
+        self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
 
     def _lost(self, channels: Iterable[str], reason: str) -> None:
         try:
@@ -217,5 +257,7 @@ class MemoryBroker:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
+        if self._delivering is not None:
+            self._delivering.close()
         self._inbox.clear()
         self._release()

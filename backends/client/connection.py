@@ -18,9 +18,17 @@ from typing import Any, Protocol
 
 from ...forks import after_fork_in_child
 from .identity import Identity
-from .parser import ConnectionLost, Parser, ReplyError, is_push, pack
+from .parser import ConnectionLost, Consumer, Parser, ReplyError, is_push, pack
 
-__all__ = ["Connection", "ConnectionLost", "Opener", "ReplyError", "ServerConnection", "ask"]
+__all__ = [
+    "Connection",
+    "ConnectionLost",
+    "Opener",
+    "ReplyError",
+    "ServerConnection",
+    "ask",
+    "consume_by_reading",
+]
 
 
 class Connection(Protocol):
@@ -50,6 +58,9 @@ class Connection(Protocol):
 
     async def read(self) -> Iterable[Any]:
         """The next 0..n replies, to be consumed before the next call. Raises ConnectionLost."""
+
+    async def consume(self, consumer: Consumer) -> None:
+        """Pass all replies to a consumer until the connection has ended: raises ConnectionLost."""
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the server. Raises ConnectionLost if it is known to be closed."""
@@ -92,6 +103,9 @@ class ServerConnection:
     async def read(self) -> Iterable[Any]:
         return await self._parser.read()
 
+    async def consume(self, consumer: Consumer) -> None:
+        await self._parser.consume(consumer)
+
     def write(self, data: bytes) -> None:
         if self._writer.is_closing():
             raise ConnectionLost("connection closed")
@@ -123,6 +137,16 @@ def _after_fork_in_child() -> None:
 
 
 after_fork_in_child(_after_fork_in_child)
+
+
+async def consume_by_reading(connection: Connection, consumer: Consumer) -> None:
+    """`consume` for a connection that has only `read`."""
+    while True:
+        replies = iter(await connection.read())
+        while (waiting := consumer.take(replies)) is not None:
+            await waiting
+        while (waiting := consumer.flush()) is not None:
+            await waiting
 
 
 async def ask(connection: Connection, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:

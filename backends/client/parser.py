@@ -8,12 +8,12 @@ the allocator returns each of them to the kernel, which cost more than all other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import hiredis
 
-__all__ = ["ConnectionLost", "Parser", "ReplyError", "is_push", "pack", "pairs"]
+__all__ = ["ConnectionLost", "Consumer", "Parser", "ReplyError", "is_push", "pack", "pairs"]
 
 BUFFER_BYTES = 64 * 1024
 PARSE_CHUNK_BYTES = 8 * 1024
@@ -46,8 +46,26 @@ def pairs(reply: Any) -> Mapping[Any, Any]:
     return reply if isinstance(reply, dict) else {}
 
 
+class Consumer(Protocol):
+    """Takes the replies of a connection as they arrive. An exception ends the connection."""
+
+    def take(self, replies: Iterator[Any]) -> Coroutine[Any, Any, object] | None:
+        """Handle replies.
+
+        Returns:
+            None when all are handled. Else a coroutine to await, after which `take` is called again
+            with the same iterator.
+        """
+
+    def flush(self) -> Coroutine[Any, Any, object] | None:
+        """All data that has arrived is taken; called after `take`, and again like `take`."""
+
+
 class Parser(asyncio.BufferedProtocol):
-    """The asyncio protocol of a connection to a server. Only one task may call `read`.
+    """The asyncio protocol of a connection to a server.
+
+    One task reads the replies: `read` returns them when the task asks for them. `consume` passes
+    them to a consumer within the callback of the transport, which saves the switch to the task.
 
     Attributes:
         received_bytes: bytes received so far.
@@ -64,6 +82,12 @@ class Parser(asyncio.BufferedProtocol):
         self._paused = False
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._consumer: Consumer | None = None
+        # What `consume` has not passed on yet.
+        self._chunks: list[bytes] = []
+        self._replies: Iterator[Any] | None = None
+        self._pending: Coroutine[Any, Any, object] | None = None
+        self._failure: Exception | None = None
         self.received_bytes = 0
         self.partial_bytes = 0
 
@@ -94,17 +118,19 @@ class Parser(asyncio.BufferedProtocol):
         while not self._arrived:
             if self._lost is not None:
                 raise self._lost
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._wait()
         arrived, self._arrived = self._arrived, []
         self._unread_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        self._resume()
         return self._parse(arrived)
+
+    async def _wait(self) -> None:
+        """Wait until something has happened."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _parse(self, arrived: list[bytes]) -> Iterator[Any]:
         feed, gets = self._parser.feed, self._parser.gets
@@ -117,11 +143,86 @@ class Parser(asyncio.BufferedProtocol):
                         self.partial_bytes = 0
                         yield reply
         except Exception as exc:
-            # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
-            problem = str(exc) or type(exc).__name__
-            self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
-            self._arrived.clear()
-            self._pause()
+            self._no_reply(exc)
+
+    def _no_reply(self, exc: Exception) -> None:
+        # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
+        problem = str(exc) or type(exc).__name__
+        self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
+        self._arrived.clear()
+        self._pause()
+
+    async def consume(self, consumer: Consumer) -> None:
+        """Pass all replies to a consumer, until the connection has ended.
+
+        As long as the consumer has nothing to wait for, it runs within the callback of the
+        transport. Otherwise this task waits, and the transport pauses.
+
+        Raises:
+            ConnectionLost: the connection has ended and every reply was passed on.
+            Exception: any error of the consumer.
+        """
+        self._consumer = consumer
+        try:
+            while True:
+                while self._pending is not None:
+                    await self._pending
+                    self._pending = None
+                    self._pump(consumer)
+                if self._failure is not None:
+                    raise self._failure
+                if self._arrived:
+                    self._pump(consumer)
+                    continue
+                if self._lost is not None:
+                    raise self._lost
+                self._resume()
+                await self._wait()
+        finally:
+            self._consumer = None
+            if self._pending is not None:
+                self._pending.close()
+
+    def _pump(self, consumer: Consumer) -> None:
+        """Pass on what has arrived, until the consumer has to wait."""
+        try:
+            while True:
+                if self._replies is None:
+                    if self._arrived:
+                        self._chunks = _chunks(self._arrived)
+                        self._arrived = []
+                        self._unread_bytes = 0
+                    if not self._chunks:
+                        self._pending = consumer.flush()
+                        if self._pending is None:
+                            return
+                        break
+                    self._replies = iter(self._parse_chunk(self._chunks.pop()))
+                self._pending = consumer.take(self._replies)
+                if self._pending is not None:
+                    break
+                self._replies = None
+        except Exception as exc:
+            self._failure = exc
+        self._pause()
+        self._wake()
+
+    def _parse_chunk(self, chunk: bytes) -> list[Any]:
+        """The replies that are complete with this data. They are few: see PARSE_CHUNK_BYTES."""
+        gets = self._parser.gets
+        replies: list[Any] = []
+        try:
+            self.partial_bytes += len(chunk)
+            self._parser.feed(chunk)
+            while (reply := gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        except Exception as exc:
+            self._chunks.clear()
+            self._no_reply(exc)
+            self._wake()
+        if replies:
+            self.partial_bytes = 0
+        return replies
 
     # Called by the transport
 
@@ -142,6 +243,10 @@ class Parser(asyncio.BufferedProtocol):
             return
         self._arrived.append(data)
         self.received_bytes += len(data)
+        consumer = self._consumer
+        if consumer is not None and self._pending is None and self._replies is None:
+            self._pump(consumer)
+            return
         self._unread_bytes += len(data)
         if self._unread_bytes >= UNREAD_BYTES:
             self._pause()
@@ -151,6 +256,11 @@ class Parser(asyncio.BufferedProtocol):
         if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _end(self, exc: Exception | None) -> None:
         if self._lost is None:
@@ -164,6 +274,17 @@ class Parser(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _chunks(arrived: list[bytes]) -> list[bytes]:
+    """Data in chunks for hiredis, the first one last."""
+    if len(arrived) == 1 and len(arrived[0]) <= PARSE_CHUNK_BYTES:
+        return arrived
+    return [
+        data[start : start + PARSE_CHUNK_BYTES]
+        for data in arrived
+        for start in range(0, len(data), PARSE_CHUNK_BYTES)
+    ][::-1]
 
 
 _INCOMPLETE = object()

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Protocol
 
-from ...broker import Sink
+from ...broker import Sink, deliver_now
 from ...errors import ConnectError
 from ...log import LogThrottle
 from ...url import BrokerURL
@@ -72,6 +72,7 @@ class Subscriber:
     ) -> None:
         self._url = url
         self._sink = sink
+        self._deliver_now = deliver_now(sink)
         self._open_connection = open_connection
         self._probe = probe
         self._kind_of_message = pubsub.message
@@ -89,6 +90,9 @@ class Subscriber:
         self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
         self._held: list[tuple[str, bytes]] = []
+        # Messages that were read and not delivered yet, and the reply after them.
+        self._batch: list[tuple[str, bytes]] = []
+        self._deferred: Any = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
@@ -113,61 +117,84 @@ class Subscriber:
     # Messages
 
     async def _read(self, connection: Connection) -> None:
+        self._batch = []
+        self._deferred = None
+        while self._gate is not None:
+            if self.state.settled or self._gate.is_set():
+                await self._wait_for_release()
+            else:
+                self.take(iter(await connection.read()))
+                self.flush()
+        await connection.consume(self)
+
+    def take(self, replies: Iterator[Any]) -> Coroutine[Any, Any, object] | None:
+        """See `parser.Consumer`."""
         state, kind_of_message = self.state, self._kind_of_message
-        routes, regained = state.routes, state.regained
-        batch: list[tuple[str, bytes]] = []
-        while True:
-            if self._gate is not None and (state.settled or self._gate.is_set()):
-                await self._wait_for_release(connection)
-            for reply in await connection.read():
-                if isinstance(reply, list) and reply and reply[0] == kind_of_message:
-                    if regained and self._gate is None:
-                        self._report_regained()
-                    name = reply[1]
-                    channel = routes.get(name)
-                    if channel is not None:
-                        batch.append((channel, reply[2]))
-                    elif self._probe is not None and name == state.probe.name:
-                        self._probe.received(reply[2])
-                    continue
-                if batch:
-                    # The reply may signal a gap or wake a caller: deliver earlier messages first.
-                    await self._deliver(connection, batch)
-                    batch = []
-                state.answered(reply)
-            if self._gate is None:
-                self._report_regained()
+        if self._deferred is not None:
+            state.answered(self._deferred)
+            self._deferred = None
+        routes, regained, batch = state.routes, state.regained, self._batch
+        for reply in replies:
+            if isinstance(reply, list) and reply and reply[0] == kind_of_message:
+                if regained and self._gate is None:
+                    self._report_regained()
+                name = reply[1]
+                channel = routes.get(name)
+                if channel is not None:
+                    batch.append((channel, reply[2]))
+                elif self._probe is not None and name == state.probe.name:
+                    self._probe.received(reply[2])
+                continue
             if batch:
-                await self._deliver(connection, batch)
-                batch = []
+                # The reply may signal a gap or wake a caller: deliver earlier messages first.
+                waiting = self._deliver()
+                batch = self._batch
+                if waiting is not None:
+                    self._deferred = reply
+                    return waiting
+            state.answered(reply)
+        return None
 
-    async def _deliver(self, connection: Connection, batch: list[tuple[str, bytes]]) -> None:
-        if self._gate is not None:
-            self._held += batch
-            if len(self._held) > HELD_MESSAGES:
-                raise ConnectionLost("too many messages arrived during the takeover")
-            return
-        await self._while_held(connection, self._sink.deliver(batch))
+    def flush(self) -> Coroutine[Any, Any, object] | None:
+        """See `parser.Consumer`."""
+        if self._gate is None:
+            self._report_regained()
+        return self._deliver() if self._batch else None
 
-    async def _while_held(self, connection: Connection, work: Awaitable[object]) -> None:
+    def _deliver(self) -> Coroutine[Any, Any, object] | None:
+        """Pass the messages to the sink; returns a coroutine if it is not done at once."""
+        batch, self._batch = self._batch, []
+        if self._gate is None:
+            waiting = self._deliver_now(batch)
+            return None if waiting is None else self._while_held(waiting)
+        self._held += batch
+        if len(self._held) > HELD_MESSAGES:
+            raise ConnectionLost("too many messages arrived during the takeover")
+        return None
+
+    async def _while_held(self, work: Awaitable[object]) -> None:
         """Await work that holds up reading; the time does not count against the server."""
-        connection.held_since = started = time.monotonic()
+        connection = self.state.connection
+        started = time.monotonic()
+        if connection is not None:
+            connection.held_since = started
         try:
             await work
         finally:
-            connection.held_since = None
-            connection.held_seconds += time.monotonic() - started
+            if connection is not None:
+                connection.held_since = None
+                connection.held_seconds += time.monotonic() - started
 
-    async def _wait_for_release(self, connection: Connection) -> None:
+    async def _wait_for_release(self) -> None:
         """Stop reading until the other subscriber has ended, because everything is granted."""
         if self._gate is None:
             return
-        await self._while_held(connection, self._gate.wait())
+        await self._while_held(self._gate.wait())
         self._gate = None
         self._report_regained()
-        held, self._held = self._held, []
-        if held:
-            await self._deliver(connection, held)
+        self._batch, self._held = self._held, []
+        if self._batch and (waiting := self._deliver()) is not None:
+            await waiting
 
     def _report_regained(self) -> None:
         regained = self.state.regained

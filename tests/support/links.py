@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from django_sockets.backends.client.connection import consume_by_reading
 from django_sockets.backends.client.identity import Identity
+from django_sockets.backends.client.parser import Consumer
 
 
 class StandIn:
@@ -14,3 +16,6 @@ class StandIn:
     received_bytes = partial_bytes = 0
     held_seconds = 0.0
     held_since: float | None = None
+
+    async def consume(self, consumer: Consumer) -> None:
+        await consume_by_reading(self, consumer)  # type: ignore[arg-type]
