@@ -94,11 +94,13 @@ def sansio_protocol() -> Any:
 
 
 def websocket_protocol() -> str:
-    """The best value of uvicorn's option `ws` for the installed version.
+    """The best value of uvicorn's option `ws`: our class if the installed version can use it.
 
-    It is our protocol class, or uvicorn's own choice if the class cannot offer prepared frames.
+    It is for tools that start uvicorn themselves. They should not log that frames are off.
     """
-    return PROTOCOL if uvicorn_problem() is None else "auto"
+    if uvicorn_problem() is None:
+        return PROTOCOL
+    return "auto" if sansio_protocol() is None else "websockets-sansio"
 
 
 def _has_method(protocol: type, name: str, has_argument: bool) -> bool:

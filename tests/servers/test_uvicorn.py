@@ -562,10 +562,13 @@ def test_the_example_of_the_page_works_with_and_without_the_extension(log_level:
     text = "grün" * 20_000
 
     async def main() -> None:
-        async with serving(namespace["application"], log_level=log_level) as (url, _):
-            async with connect(url, proxy=None) as one, connect(url, proxy=None) as two:
-                for said in ("hello", text):
-                    await one.send(said)
-                    assert await soon(one.recv()) == await soon(two.recv()) == said
+        async with (
+            serving(namespace["application"], log_level=log_level) as (url, _),
+            connect(url, proxy=None) as one,
+            connect(url, proxy=None) as two,
+        ):
+            for said in ("hello", text):
+                await one.send(said)
+                assert await soon(one.recv()) == await soon(two.recv()) == said
 
     run_on("asyncio", main)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -113,3 +114,5 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[tuple[str, uvicorn.
         server.should_exit = True
         await soon(task)
         listener.close()
+        for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
