@@ -13,11 +13,13 @@ from importlib import metadata
 from typing import Any
 
 __all__ = [
+    "OLDEST",
     "OLDEST_UVICORN",
     "PROTOCOL",
     "WORKER",
     "InstalledServer",
     "installed_servers",
+    "old_uvicorn",
     "sansio_protocol",
     "uvicorn_problem",
     "websocket_protocol",
@@ -25,6 +27,7 @@ __all__ = [
 
 OLDEST_UVICORN = (0, 52, 1)
 """The first version whose protocol on `websockets` stops writing to a client that does not read."""
+OLDEST = ".".join(map(str, OLDEST_UVICORN))
 PROTOCOL = "django_sockets.servers.uvicorn:WebSocketProtocol"
 WORKER = "django_sockets.servers.gunicorn.UvicornWorker"
 UNBOUNDED = "memory for a client that stops reading has no bound in this protocol"
@@ -66,6 +69,12 @@ def installed_servers() -> list[InstalledServer]:
     return found
 
 
+def old_uvicorn() -> str | None:
+    """The version of the installed uvicorn if it is too old; it does not import uvicorn."""
+    version = _version_of("uvicorn")
+    return version if version is not None and _numbers(version) < OLDEST_UVICORN else None
+
+
 def uvicorn_problem() -> str | None:
     """Why the installed uvicorn cannot offer prepared frames; None if it can."""
     try:
@@ -73,8 +82,7 @@ def uvicorn_problem() -> str | None:
     except ImportError:
         return "uvicorn is not installed"
     if _numbers(version) < OLDEST_UVICORN:
-        oldest = ".".join(map(str, OLDEST_UVICORN))
-        return f"uvicorn {version} is older than {oldest}: {UNBOUNDED}"
+        return f"uvicorn {version} is older than {OLDEST}: {UNBOUNDED}"
     protocol = sansio_protocol()
     if protocol is None:
         return f"uvicorn {version} has no protocol on websockets, or websockets is not installed"
@@ -134,8 +142,7 @@ def _uvicorn(version: str) -> InstalledServer:
         return InstalledServer("uvicorn", version, True, f"with --ws {PROTOCOL}")
     warning = None
     if _numbers(version) < OLDEST_UVICORN:
-        oldest = ".".join(map(str, OLDEST_UVICORN))
-        warning = f"{UNBOUNDED} (--ws websockets-sansio): upgrade uvicorn to {oldest} or later"
+        warning = f"{UNBOUNDED} (--ws websockets-sansio): upgrade uvicorn to {OLDEST} or later"
     return InstalledServer("uvicorn", version, False, problem, warning)
 
 

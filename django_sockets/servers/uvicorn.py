@@ -3,8 +3,8 @@
 Start it with `uvicorn --ws django_sockets.servers.uvicorn:WebSocketProtocol`.
 docs/server-extension.md specifies the extension.
 
-The class depends on few parts of uvicorn: `config`, `conn`, `transport`, `scope`, `writable` and
-the methods that it overrides. If the installed uvicorn lacks one of them, or is too old, the class
+The class depends on few parts of uvicorn: `conn`, `transport`, `scope`, `writable` and the
+methods that it overrides. If the installed uvicorn lacks one of them, or is too old, the class
 logs one line and behaves as uvicorn's own class.
 
 Only servers import this module.
@@ -52,32 +52,28 @@ else:
 
 
 class _Support:
-    """Whether the installed uvicorn can offer prepared frames. One for the process.
+    """Whether the parts that only an instance has are as expected. One for the process.
 
-    The parts that only an instance has are checked on the first connection.
+    The first connection decides. `uvicorn_problem` has looked at the class before.
     """
 
     def __init__(self) -> None:
-        self._problem = uvicorn_problem()
-        self._checked = self._problem is not None
-        self._logged = False
-
-    def may_offer(self) -> bool:
-        return self._problem is None
+        self._checked = False
+        self.offered = False
 
     def offers(self, protocol: WebSocketProtocol) -> bool:
         if not self._checked:
             self._checked = True
-            self._problem = _instance_problem(protocol)
-        if self._problem is None:
-            return True
-        if not self._logged:
-            self._logged = True
-            logger.warning(
-                "prepared frames are off, each broadcast is framed for each connection: %s",
-                self._problem,
-            )
-        return False
+            problem = _instance_problem(protocol)
+            self.offered = problem is None
+            if problem is not None:
+                _log(problem)
+        return self.offered
+
+
+def _log(problem: str) -> None:
+    text = "prepared frames are off, each broadcast is framed for each connection: %s"
+    logger.warning(text, problem)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -90,8 +86,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if _support.may_offer() and getattr(self.config, "ws_per_message_deflate", False):
-            self.conn.available_extensions = _DEFLATE
+        conn = getattr(self, "conn", None)  # An unknown version may not have it.
+        if conn is not None and getattr(conn, "available_extensions", None):
+            conn.available_extensions = _DEFLATE
 
     async def run_asgi(self) -> None:
         if not _support.offers(self):
@@ -115,7 +112,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if _support.may_offer():
+        if _support.offered:
             self.writable.set()  # Ends each `drain`.
 
     def _write_frames(self, frames: bytes | bytearray | memoryview) -> bool:
@@ -170,3 +167,18 @@ def _instance_problem(protocol: Any) -> str | None:
 
 
 _support = _Support()
+_problem = uvicorn_problem()
+if _problem is not None:
+
+    class _PlainProtocol(WebSocketsSansIOProtocol):
+        """uvicorn's own protocol. The first connection logs why it has no prepared frames."""
+
+        logged = False
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if not _PlainProtocol.logged:
+                _PlainProtocol.logged = True
+                _log(str(_problem))
+            super().__init__(*args, **kwargs)
+
+    WebSocketProtocol = _PlainProtocol  # type: ignore[misc, assignment]
