@@ -2,8 +2,8 @@
 
 `manage.py sockets` has the same commands and uses this module.
 
-Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; 130 ended by
-Ctrl-C, which is the normal end of `tail` without `--count`.
+Exit status: 0 done; 1 the broker is not usable, or no server offers prepared frames; 2 wrong usage
+or configuration; 130 ended by Ctrl-C, which is the normal end of `tail` without `--count`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 from typing import Any
 
 from .check import SOURCES, Findings, check, configuration
+from .check_server import check_server
 from .codec import decode_json, encode
 from .conf import load_config
 from .delivery.events import Event, Gap
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_sockets",
         description="Look at a broker, publish to it, listen to it.",
-        epilog="Exit status: 0 done; 1 the broker is not usable; 2 wrong usage or configuration; "
-        "130 ended by Ctrl-C.",
+        epilog="Exit status: 0 done; 1 the broker is not usable, or no server offers prepared "
+        "frames; 2 wrong usage or configuration; 130 ended by Ctrl-C.",
     )
     add_commands(parser, names_broker=True)
     return run(parser.parse_args(argv))
@@ -96,6 +97,12 @@ def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None
         help="several for independent hosts that are one broker together; without any: Django's "
         "setting, the environment variable, or memory://",
     )
+    checking.add_argument(
+        "--server",
+        action="store_true",
+        help="look at the ASGI servers and not at the broker: which of the installed ones offer "
+        "prepared frames, or, with a URL such as ws://localhost:8000/ws/, the running one",
+    )
     publishing = command("publish", "Broadcast JSON to a channel.")
     broker(publishing)
     publishing.add_argument("channel", metavar="CHANNEL")
@@ -130,6 +137,8 @@ def _say(text: str) -> None:
 
 
 async def _check(arguments: argparse.Namespace) -> int:
+    if arguments.server:
+        return await check_server(arguments.urls, as_json=arguments.json)
     findings = await check(*configuration(arguments.urls))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(findings)))

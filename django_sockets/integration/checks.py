@@ -26,9 +26,11 @@ from ..connection.origin import entry_problem
 from ..errors import ConfigurationError
 from ..middleware.base import AppMissing
 from ..registry import open_broker
+from ..servers.installed import OLDEST, PROTOCOL, installed_servers, old_uvicorn
 from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path
 from .routing import ProtocolTypeRouter, layers
+from .wrapped_send import of_project
 
 __all__ = ["NETWORK_TAG", "TAG", "register_checks"]
 
@@ -41,9 +43,11 @@ SOURCE = "the checkout or source distribution of django_sockets"
 
 def register_checks() -> None:
     """Register the checks with Django."""
-    for function in (check_configuration, check_application, check_origins, check_apps):
+    checks = (check_configuration, check_application, check_origins, check_apps, check_old_server)
+    for function in checks:
         register(function, TAG)
     register(check_proxy, TAG, deploy=True)
+    register(check_frames, TAG, deploy=True)
     register(check_network, NETWORK_TAG, deploy=True)
 
 
@@ -229,6 +233,34 @@ def check_proxy(**_: Any) -> list[CheckMessage]:
         "https, the request looks like http. Set one of them, or let the server trust the proxy."
     )
     return [_message(Info, "I008", problem, hint)]
+
+
+def check_old_server(**_: Any) -> list[CheckMessage]:
+    """W017: the installed uvicorn does not bound the memory of a client that stops reading."""
+    version = old_uvicorn()
+    if version is None:
+        return []
+    problem = (
+        f"uvicorn {version} is installed: in its protocol on websockets (--ws websockets-sansio), "
+        "the memory for a client that stops reading has no bound."
+    )
+    return [_message(Warning, "W017", problem, f"Upgrade uvicorn to {OLDEST} or later.")]
+
+
+def check_frames(**_: Any) -> list[CheckMessage]:
+    """I018: no installed server offers prepared frames. I019: middleware prevents their use."""
+    found = []
+    servers = installed_servers()
+    if servers and not any(server.offers_frames for server in servers):
+        reasons = "; ".join(server.advice for server in servers)
+        problem = f"No installed server offers prepared frames: {reasons}."
+        hint = f"uvicorn {OLDEST} or later offers them with --ws {PROTOCOL}."
+        found.append(_message(Info, "I018", problem, hint))
+    hint = "Put it around the application for HTTP only, if websockets do not need it."
+    for name in asyncio.run(of_project()):
+        problem = f"{name} replaces `send`: websockets behind it get no prepared frames."
+        found.append(_message(Info, "I019", problem, hint))
+    return found
 
 
 def check_network(**_: Any) -> list[CheckMessage]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import uvicorn
 
+from ..servers.installed import websocket_protocol
+
 __all__ = ["UvicornServer"]
 
 GRACE_SECONDS = 2
@@ -44,7 +46,7 @@ class UvicornServer:
         _log_like_django()
         config = uvicorn.Config(
             self._app,
-            ws="websockets-sansio",
+            ws=websocket_protocol(),
             log_config=None,
             log_level="info",
             timeout_graceful_shutdown=GRACE_SECONDS,

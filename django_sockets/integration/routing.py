@@ -21,7 +21,14 @@ from ..log import LogThrottle, shown
 from ..sockets import BaseSocketServer
 from ..url import BrokerOptions
 
-__all__ = ["Application", "ProtocolTypeRouter", "Route", "URLRouter", "layers"]
+__all__ = [
+    "INNER_ATTRIBUTES",
+    "Application",
+    "ProtocolTypeRouter",
+    "Route",
+    "URLRouter",
+    "layers",
+]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -31,7 +38,7 @@ Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
 Pattern: TypeAlias = URLPattern | URLResolver
 
 NOT_FOUND = 404
-_INNER = ("app", "inner", "application")
+INNER_ATTRIBUTES = ("app", "inner", "application")
 
 
 class Route(NamedTuple):
@@ -132,7 +139,7 @@ def layers(app: Any) -> Iterator[Any]:
             return
         yield app
         own = getattr(app, "__dict__", {})
-        app = next((own[name] for name in _INNER if name in own), None)
+        app = next((own[name] for name in INNER_ATTRIBUTES if name in own), None)
 
 
 def _find(routes: Sequence[Pattern], path: str) -> Route | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import pip_command
+from ..servers.installed import websocket_protocol
 from .database import share_database, share_database_here
 
 __all__ = ["LiveSocketServer"]
@@ -71,7 +72,7 @@ class LiveSocketServer:
                 interface="asgi3",
                 log_config=None,
                 access_log=False,
-                ws="websockets-sansio",
+                ws=websocket_protocol(),
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
             server = _server(uvicorn, config)

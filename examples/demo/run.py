@@ -52,7 +52,7 @@ def serve(url: str, port: int) -> None:
         greeting += f"\nThe broker does not answer: {problem}\nTabs connect once it does.\n"
     config = uvicorn.Config(
         "project.asgi:application",
-        ws="websockets-sansio",
+        ws="django_sockets.servers.uvicorn:WebSocketProtocol",
         log_level="warning",
         timeout_graceful_shutdown=3,
     )

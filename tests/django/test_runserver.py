@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.ports import free_port
+from support.offers_frames import offers_frames
 from support.shop_process import MANAGE, WAIT_SECONDS, Server, hear, run, say, serving
 
 
@@ -38,6 +39,7 @@ def test_it_serves_websockets_pages_and_static_files_and_says_so(tmp_path: Path)
         with server.in_room(1) as one, server.in_room(1) as two:
             say(one, {"say": "hello"})
             assert hear(one) == hear(two) == "hello"
+            assert offers_frames(one)
         assert server.get("/") == (200, "the shop")
         assert server.get("/static/shop/shop.css") == (200, "body { color: teal }\n")
         assert server.get("/nowhere/")[0] == 404

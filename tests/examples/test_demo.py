@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.servers import CacheServer
+from support.offers_frames import offers_frames
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 RUN = [sys.executable, str(DEMO / "run.py")]
@@ -118,6 +119,7 @@ def test_two_tabs_talk_and_ctrl_c_ends_it(broker: str, request: pytest.FixtureRe
         with running.tab() as tab:  # One that is still open does not hold up the end.
             say(tab, join="Ada")
             hear(tab, "joined")
+            assert offers_frames(tab)
             assert running.interrupt() == 0
     assert "Traceback" not in running.printed
     assert broker in running.printed

@@ -16,6 +16,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import LiveSocketServer, capture_broadcasts, override_broker
 from django_sockets.testing.live import STOP_SECONDS
+from support.offers_frames import offers_frames
 
 
 class Member(BaseSocketServer):
@@ -37,6 +38,7 @@ def test_it_shares_the_broker_and_the_captures_of_the_test() -> None:
         assert browser.recv(timeout=5) == '"ready"'
         Broadcaster().broadcast("room", "from the test")
         assert browser.recv(timeout=5) == '"from the test"'
+        assert offers_frames(browser)
         browser.send('"from the browser"')
         assert browser.recv(timeout=5) == '"from the browser"'
     assert captured == [("room", "from the test"), ("room", "from the browser")]

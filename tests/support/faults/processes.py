@@ -25,6 +25,14 @@ COMMANDS = {
         *("gunicorn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "2"),
         *("--worker-class", "uvicorn_worker.UvicornWorker"),
     ],
+    "uvicorn-frames": [
+        *("uvicorn", "{app}", "--port", "{port}"),
+        *("--ws", "django_sockets.servers.uvicorn:WebSocketProtocol"),
+    ],
+    "gunicorn-frames": [
+        *("gunicorn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "2"),
+        *("--worker-class", "django_sockets.servers.gunicorn.UvicornWorker"),
+    ],
     "hypercorn": ["hypercorn", "{app}", "--bind", "127.0.0.1:{port}"],
     "daphne": ["daphne", "--bind", "127.0.0.1", "--port", "{port}", "{app}"],
     "granian": ["granian", "--interface", "asgi", "--port", "{port}", "{app}"],

@@ -1,0 +1,184 @@
+"""uvicorn's websocket protocol with prepared frames: the ASGI extension `websocket.frames`.
+
+Start it with `uvicorn --ws django_sockets.servers.uvicorn:WebSocketProtocol`.
+docs/server-extension.md specifies the extension.
+
+The class depends on few parts of uvicorn: `conn`, `transport`, `scope`, `writable` and the
+methods that it overrides. If the installed uvicorn lacks one of them, or is too old, the class
+logs one line and behaves as uvicorn's own class.
+
+Only servers import this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.protocol import State
+
+from .installed import sansio_protocol, uvicorn_problem
+
+__all__ = ["WebSocketProtocol"]
+
+logger = logging.getLogger("django_sockets")
+
+EXTENSION = "websocket.frames"
+WINDOW_BITS = 12
+_OPEN = State.OPEN
+
+# With context takeover, a connection keeps a compressor (about 18 KiB) and a decompressor, and a
+# compressed frame fits only one connection. The factory has no state, so all connections share it.
+_DEFLATE = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        client_no_context_takeover=True,
+        server_max_window_bits=WINDOW_BITS,
+        client_max_window_bits=WINDOW_BITS,
+        compress_settings={"memLevel": 5},
+    )
+]
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+else:
+    WebSocketsSansIOProtocol = sansio_protocol()
+    if WebSocketsSansIOProtocol is None:
+        from uvicorn.protocols.websockets.auto import (
+            AutoWebSocketsProtocol as WebSocketsSansIOProtocol,
+        )
+
+
+class _Support:
+    """Whether the parts that only an instance has are as expected. One for the process.
+
+    The first connection decides. `uvicorn_problem` has looked at the class before.
+    """
+
+    def __init__(self) -> None:
+        self._checked = False
+        self.offered = False
+
+    def offers(self, protocol: WebSocketProtocol) -> bool:
+        if not self._checked:
+            self._checked = True
+            problem = _instance_problem(protocol)
+            self.offered = problem is None
+            if problem is not None:
+                _log(problem)
+        return self.offered
+
+
+def _log(problem: str) -> None:
+    text = "prepared frames are off, each broadcast is framed for each connection: %s"
+    logger.warning(text, problem)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol that also offers `scope["extensions"]["websocket.frames"]`.
+
+    If it compresses (uvicorn's option `ws_per_message_deflate`, default on), it does so without
+    context on both sides: an idle connection keeps no compressor, and all connections can share
+    one compressed frame.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        conn = getattr(self, "conn", None)  # An unknown version may not have it.
+        if conn is not None and getattr(conn, "available_extensions", None):
+            conn.available_extensions = _DEFLATE
+
+    async def run_asgi(self) -> None:
+        if not _support.offers(self):
+            await super().run_asgi()
+            return
+        scope: Any = self.scope
+        extensions = scope.get("extensions") or {}
+        frames = {
+            "write": self._write_frames,
+            "drain": self._drain_frames,
+            "send": self.send,
+            "deflate": self._window_bits(),
+        }
+        scope["extensions"] = {**extensions, EXTENSION: frames}
+        try:
+            await super().run_asgi()
+        finally:
+            # Else the protocol and its scope refer to each other, and only the garbage collector
+            # frees them.
+            scope["extensions"] = extensions
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if _support.offered:
+            self.writable.set()  # Ends each `drain`.
+
+    def _write_frames(self, frames: bytes | bytearray | memoryview) -> bool:
+        if (
+            not self.writable.is_set()
+            or self.conn.state is not _OPEN
+            or self.transport.is_closing()
+        ):
+            return False
+        self.transport.write(frames)
+        return True
+
+    async def _drain_frames(self) -> None:
+        while not self.writable.is_set():
+            await self.writable.wait()
+        if self.conn.state is not _OPEN or self.transport.is_closing():
+            raise ConnectionError("the websocket is not open")
+
+    def _window_bits(self) -> int:
+        """The window for compressed frames: 12 bits, or 0 if the client cannot read these."""
+        for extension in self.conn.extensions:
+            bits = getattr(extension, "local_max_window_bits", 0)
+            if bits >= WINDOW_BITS and getattr(extension, "local_no_context_takeover", False):
+                return WINDOW_BITS
+        return 0
+
+
+def _instance_problem(protocol: Any) -> str | None:
+    """Why this instance cannot offer prepared frames; None if it can.
+
+    Called before anything is written, so the transport has not paused the protocol.
+    """
+    try:
+        known = (
+            isinstance(protocol.conn.state, State)
+            and isinstance(protocol.conn.extensions, list)
+            and isinstance(protocol.writable, asyncio.Event)
+            and isinstance(protocol.scope, dict)
+            and callable(protocol.transport.write)
+            and isinstance(protocol.transport.is_closing(), bool)
+        )
+        if not known:
+            return "this uvicorn is not known: a part of its protocol has another type"
+        protocol.pause_writing()
+        paused = not protocol.writable.is_set()
+        protocol.resume_writing()
+        if not (paused and protocol.writable.is_set()):
+            return "this uvicorn is not known: it has another way to pause writing"
+    except Exception as exc:  # Parts of an unknown version may fail in any way.
+        return f"this uvicorn is not known: {exc}"
+    return None
+
+
+_support = _Support()
+_problem = uvicorn_problem()
+if _problem is not None:
+
+    class _PlainProtocol(WebSocketsSansIOProtocol):
+        """uvicorn's own protocol. The first connection logs why it has no prepared frames."""
+
+        logged = False
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if not _PlainProtocol.logged:
+                _PlainProtocol.logged = True
+                _log(str(_problem))
+            super().__init__(*args, **kwargs)
+
+    WebSocketProtocol = _PlainProtocol  # type: ignore[misc, assignment]
