@@ -11,10 +11,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .environments import BARE, LIMIT, OURS, PEERS, Peer
+from .contenders import BARE, FLOOR, LIMIT, NODE, OURS, PEERS
+from .environments import Peer
+from .figures import difference
 from .results import ByRun, Results
 from .scenarios import CHANNELS, SOCKETS
-from .verdict import difference
 
 PLOTS = {
     "fan-out": "Fan-out, 500 sockets in one channel: deliveries a second (more is better)",
@@ -22,7 +23,8 @@ PLOTS = {
     "memory": "Memory of an idle socket, without the server's own: KiB (less is better)",
     "growth": "Growth: server CPU per delivery, us (flat is better)",
 }
-OURS_COLOUR, OTHER_COLOUR, LIGHT_COLOUR = "#1f6f4a", "#8a93a0", "#c3c9d1"
+COLOURS = {OURS: "#1f6f4a", LIMIT: "#c3c9d1", FLOOR: "#b5651d"}
+OTHER_COLOUR = "#8a93a0"
 SETTINGS: Any = {
     "font.size": 9,
     "svg.hashsalt": "benchmarks",  # With a fixed salt the same figures give the same file.
@@ -52,7 +54,7 @@ def _fan_out(results: Results, figure: Figure) -> None:
 
 def _memory(results: Results, figure: Figure) -> None:
     def beyond_bare(peer: Peer) -> ByRun:
-        if peer.environment == "node":
+        if peer.environment in (NODE.environment, FLOOR.environment):
             return {}  # It does not run under uvicorn, which the bare server measures.
         name = "kib_per_socket"
         return difference(("idle", peer, name), ("idle", BARE, name))(results)
@@ -71,7 +73,8 @@ def _latency(results: Results, figure: Figure) -> None:
 def _growth(results: Results, figure: Figure) -> None:
     panels = (("sockets", SOCKETS), ("channels", CHANNELS))
     for axes, (kind, counts) in zip(figure.subplots(1, 2), panels, strict=True):
-        for peer, colour in ((LIMIT, OTHER_COLOUR), (OURS, OURS_COLOUR)):
+        for peer in (FLOOR, LIMIT, OURS):
+            colour = COLOURS.get(peer, OTHER_COLOUR)
             name = "server_cpu_us_per_delivery"
             found = {n: list(results.figure(f"{kind}-{n}", peer, name).values()) for n in counts}
             found = {n: values for n, values in found.items() if values}
@@ -94,7 +97,7 @@ def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
     rows = [(peer, list(by_run.values())) for peer, by_run in found.items() if by_run]
     for place, (peer, values) in enumerate(reversed(rows)):
         median = statistics.median(values)
-        colour = {OURS: OURS_COLOUR, LIMIT: LIGHT_COLOUR}.get(peer, OTHER_COLOUR)
+        colour = COLOURS.get(peer, OTHER_COLOUR)
         error = [[median - min(values)], [max(values) - median]]
         axes.barh(place, median, color=colour, xerr=error, ecolor="#333", capsize=2)
         text = f"{median:,.0f}" if median >= 100 else f"{median:,.1f}"
