@@ -103,7 +103,10 @@ class Peer:
 
     def environ(self) -> dict[str, str]:
         """The environment variables of its server's process."""
-        return {**os.environ, **self.variables}
+        inherited = dict(os.environ)
+        if self.environment:
+            inherited.pop("PYTHONPATH", None)  # It may lead to this package.
+        return {**inherited, **self.variables}
 
 
 class NodePeer(Peer):

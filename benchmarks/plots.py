@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .contenders import BARE, FLOOR, LIMIT, NODE, OURS, PEERS
 from .environments import Peer
@@ -19,6 +20,8 @@ from .scenarios import CHANNELS, SOCKETS
 
 PLOTS = {
     "fan-out": "Fan-out, 500 sockets in one channel: deliveries a second (more is better)",
+    "compression": "Fan-out of 1 kB of JSON, 500 sockets: deliveries a second (more is better)",
+    "steady": "One message at a time, a channel for each socket: server CPU, us (less is better)",
     "latency": "Latency, 100 sockets, 100 messages a second: ms (less is better)",
     "memory": "Memory of an idle socket, without the server's own: KiB (less is better)",
     "growth": "Growth: server CPU per delivery, us (flat is better)",
@@ -50,6 +53,22 @@ def _fan_out(results: Results, figure: Figure) -> None:
     axes = figure.subplots()
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _bars(axes, found)
+
+
+def _compression(results: Results, figure: Figure) -> None:
+    panels = (("fan-out-1k", "uncompressed"), ("fan-out-1k-deflate", "compressed"))
+    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        axes.set_title(title, fontsize=9)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        # The floor has no compression, but keeps its row, so that both panels have the same rows.
+        shown = [peer for peer in PEERS if results.of("fan-out-1k", peer)]
+        _bars(axes, {peer: results.figure(name, peer, "deliveries_per_second") for peer in shown})
+
+
+def _steady(results: Results, figure: Figure) -> None:
+    name = "server_cpu_us_per_delivery"
+    _bars(figure.subplots(), {p: results.figure("steady-private", p, name) for p in PEERS})
 
 
 def _memory(results: Results, figure: Figure) -> None:
@@ -108,6 +127,8 @@ def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
 
 _DRAWN_BY: dict[str, Callable[[Results, Figure], None]] = {
     "fan-out": _fan_out,
+    "compression": _compression,
+    "steady": _steady,
     "latency": _latency,
     "memory": _memory,
     "growth": _growth,
