@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import machine, plots, report
+from .bounds import BOUNDS
 from .brokers import running
-from .environments import CACHE, PEERS, ROOT, Peer
+from .contenders import OURS, PEERS
+from .environments import CACHE, ROOT, Peer
 from .results import Failed, Measurement, Results
 from .scenarios import SCENARIOS
 from .verdict import judge
@@ -27,7 +29,7 @@ SO_FAR = CACHE / "results.json"
 def install(peers: list[Peer], console: Console) -> Results:
     """Create the environments of the peers. A peer whose environment fails is left out."""
     CACHE.mkdir(exist_ok=True)
-    results = Results(machine.describe(), {}, {})
+    results = Results({**machine.describe(), "our protocol": OURS.protocol}, {}, {})
     for peer in peers:
         why = peer.missing()
         if not why:
@@ -46,7 +48,12 @@ def turns(names: list[str], peers: list[Peer], runs: int) -> Iterator[tuple[int,
     """The order of measurements: runs, then scenarios, then peers; each run rotates the peers."""
     for run in range(runs):
         for name in names:
-            taking_part = [peer for peer in SCENARIOS[name].peers if peer in peers]
+            scenario = SCENARIOS[name]
+            taking_part = [
+                peer
+                for peer in scenario.peers
+                if peer in peers and run < min(scenario.most_runs, peer.most_runs)
+            ]
             first = run % max(1, len(taking_part))
             for peer in taking_part[first:] + taking_part[:first]:
                 yield run, name, peer
@@ -92,7 +99,7 @@ def measure_all(
 def save(results: Results) -> None:
     """Write the JSON, the page and the plots of docs/benchmarks."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    verdict = [dataclasses.asdict(item) for item in judge(results)]
+    verdict = [dataclasses.asdict(item) for item in judge(BOUNDS, results)]
     results.write(DOCS / "results.json", verdict=verdict)
     (DOCS / "README.md").write_text(report.page(results))
     plots.draw(results, DOCS)
@@ -118,7 +125,8 @@ def main() -> None:
         results = earlier
     else:
         names = options.only or list(SCENARIOS)
-        peers = [keys[key] for key in options.peer or keys]
+        needed = {peer for name in names for peer in SCENARIOS[name].peers}
+        peers = [keys[key] for key in options.peer or keys if keys[key] in needed]
         results = install(peers, console)
         if earlier is not None:
             others = SCENARIOS.keys() - names

@@ -1,4 +1,4 @@
-"""The peers, each with a Python environment of its own.
+"""The kinds of peers, and the environment of each.
 
 The environments are created on first use and kept in `benchmarks/.cache`.
 """
@@ -14,13 +14,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import compiler
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache"
 APPS = ROOT / "benchmarks" / "peers"
 SERVER = ("uvicorn", "uvloop", "websockets", "hiredis")
+UVICORN_PROTOCOL = "websockets-sansio"
 UVICORN = (
-    "--ws websockets-sansio --loop uvloop --ws-per-message-deflate false --ws-ping-interval 0 "
-    "--backlog 4096 --lifespan off --log-level error"
+    "--loop uvloop --ws-ping-interval 0 --backlog 4096 --lifespan off --log-level error"
 ).split()
 LIST_PACKAGES = """
 import importlib.metadata, json, platform
@@ -34,13 +36,18 @@ class Peer:
     """A library to compare with: an ASGI application under uvicorn.
 
     Attributes:
-        key: its name on the command line, and of its function in `wire`.
+        key: its name on the command line.
         app: its module in `benchmarks/peers`; "" if it is only measured inside a process.
         environment: the name of its environment; "" for the current one.
         packages: the packages of the environment besides the server.
+        wire: the name of its function in `wire`; "" for the key.
+        protocol: uvicorn's class for websockets, its argument `--ws`.
         share: its share of the messages that the other peers get; below 1 for a slow peer.
+        compresses_each: it compresses a message for each socket again.
         most_joining: the most sockets of a connect storm; more would take a minute.
         greets: whether it sends a frame after it has subscribed.
+        most_runs: it takes part in that many runs; a slow peer needs no more for its one bound.
+        leaves_out_sender: one of its sockets is left out of every message.
     """
 
     name: str
@@ -49,9 +56,14 @@ class Peer:
     environment: str = ""
     packages: tuple[str, ...] = ()
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    wire: str = ""
+    protocol: str = UVICORN_PROTOCOL
     share: float = 1.0
+    compresses_each: bool = True
     most_joining: int = 10_000
     greets: bool = True
+    most_runs: int = 1000
+    leaves_out_sender: bool = False
 
     @property
     def python(self) -> Path:
@@ -83,14 +95,18 @@ class Peer:
         found: dict[str, str] = json.loads(subprocess.check_output(command, cwd=CACHE))
         return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
-    def command(self, port: int) -> list[str]:
-        """The command that serves it on a port."""
+    def command(self, port: int, *, deflate: bool) -> list[str]:
+        """The command that serves it on a port, with or without compression."""
         where = ["--app-dir", str(APPS), "--port", str(port)]
-        return [str(self.python), "-m", "uvicorn", f"{self.app}:app", *where, *UVICORN]
+        how = ["--ws", self.protocol, "--ws-per-message-deflate", str(deflate).lower()]
+        return [str(self.python), "-m", "uvicorn", f"{self.app}:app", *where, *how, *UVICORN]
 
     def environ(self) -> dict[str, str]:
         """The environment variables of its server's process."""
-        return {**os.environ, **self.variables}
+        inherited = dict(os.environ)
+        if self.environment:
+            inherited.pop("PYTHONPATH", None)  # It may lead to this package.
+        return {**inherited, **self.variables}
 
 
 class NodePeer(Peer):
@@ -114,8 +130,8 @@ class NodePeer(Peer):
         found = [json.loads(path.read_text()) for path in manifests]
         return {"node": node, **{package["name"]: package["version"] for package in found}}
 
-    def command(self, port: int) -> list[str]:
-        return ["node", str(APPS / self.app), str(port)]
+    def command(self, port: int, *, deflate: bool) -> list[str]:
+        return ["node", str(APPS / self.app), str(port), *(["deflate"] if deflate else [])]
 
     def environ(self) -> dict[str, str]:
         return {**super().environ(), "NODE_ENV": "production", "NODE_PATH": str(self._modules)}
@@ -125,29 +141,22 @@ class NodePeer(Peer):
         return self._home / "node_modules"
 
 
-def _channels(name: str, key: str, layer: str, share: float) -> Peer:
-    packages = ("channels", "channels_redis")
-    variables = {"BENCH_LAYER": f"channels_redis.{layer}"}
-    return Peer(name, key, "channels_group", "channels", packages, variables, share)
+class CompiledPeer(Peer):
+    """A peer that is a program in C; its app is the name of its sources, separated by spaces."""
 
+    def missing(self) -> str:
+        return compiler.missing()
 
-LIMIT = Peer("limit", "limit", "limit")
-OURS = Peer("django_sockets", "ours", "ours")
-PUBLISHED = Peer(
-    "django-sockets 3.1.0",
-    "published",
-    "published",
-    "published",
-    ("django-sockets==3.1.0",),
-    share=0.4,
-    most_joining=500,  # Each of its sockets polls 20 times a second.
-)
-PUBSUB = _channels(
-    "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.1
-)
-CORE = _channels("channels, core layer", "channels_core", "core.RedisChannelLayer", share=0.04)
-NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
-BARE = Peer("bare server", "bare", "bare", greets=False)
-REDIS_PY = Peer("redis-py", "redis_py")
+    def install(self) -> None:
+        self._program()
 
-PEERS = (LIMIT, OURS, PUBLISHED, PUBSUB, CORE, NODE, BARE, REDIS_PY)
+    def versions(self) -> dict[str, str]:
+        return {"cc": compiler.version()}
+
+    def command(self, port: int, *, deflate: bool) -> list[str]:
+        if deflate:
+            raise ValueError(f"{self.name} has no compression")
+        return [str(self._program()), str(port)]
+
+    def _program(self) -> Path:
+        return compiler.compile_program(self.key, tuple(self.app.split()))

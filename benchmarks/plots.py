@@ -10,19 +10,24 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from .environments import BARE, LIMIT, OURS, PEERS, Peer
+from .contenders import BARE, FLOOR, LIMIT, NODE, OURS, PEERS
+from .environments import Peer
+from .figures import difference
 from .results import ByRun, Results
 from .scenarios import CHANNELS, SOCKETS
-from .verdict import difference
 
 PLOTS = {
     "fan-out": "Fan-out, 500 sockets in one channel: deliveries a second (more is better)",
+    "compression": "Fan-out of 1 kB of JSON, 500 sockets: deliveries a second (more is better)",
+    "steady": "One message at a time, a channel for each socket: server CPU, us (less is better)",
     "latency": "Latency, 100 sockets, 100 messages a second: ms (less is better)",
     "memory": "Memory of an idle socket, without the server's own: KiB (less is better)",
     "growth": "Growth: server CPU per delivery, us (flat is better)",
 }
-OURS_COLOUR, OTHER_COLOUR, LIGHT_COLOUR = "#1f6f4a", "#8a93a0", "#c3c9d1"
+COLOURS = {OURS: "#1f6f4a", LIMIT: "#c3c9d1", FLOOR: "#b5651d"}
+OTHER_COLOUR = "#8a93a0"
 SETTINGS: Any = {
     "font.size": 9,
     "svg.hashsalt": "benchmarks",  # With a fixed salt the same figures give the same file.
@@ -50,9 +55,25 @@ def _fan_out(results: Results, figure: Figure) -> None:
     _bars(axes, found)
 
 
+def _compression(results: Results, figure: Figure) -> None:
+    panels = (("fan-out-1k", "uncompressed"), ("fan-out-1k-deflate", "compressed"))
+    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        axes.set_title(title, fontsize=9)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        # The floor has no compression, but keeps its row, so that both panels have the same rows.
+        shown = [peer for peer in PEERS if results.of("fan-out-1k", peer)]
+        _bars(axes, {peer: results.figure(name, peer, "deliveries_per_second") for peer in shown})
+
+
+def _steady(results: Results, figure: Figure) -> None:
+    name = "server_cpu_us_per_delivery"
+    _bars(figure.subplots(), {p: results.figure("steady-private", p, name) for p in PEERS})
+
+
 def _memory(results: Results, figure: Figure) -> None:
     def beyond_bare(peer: Peer) -> ByRun:
-        if peer.environment == "node":
+        if peer.environment in (NODE.environment, FLOOR.environment):
             return {}  # It does not run under uvicorn, which the bare server measures.
         name = "kib_per_socket"
         return difference(("idle", peer, name), ("idle", BARE, name))(results)
@@ -71,7 +92,8 @@ def _latency(results: Results, figure: Figure) -> None:
 def _growth(results: Results, figure: Figure) -> None:
     panels = (("sockets", SOCKETS), ("channels", CHANNELS))
     for axes, (kind, counts) in zip(figure.subplots(1, 2), panels, strict=True):
-        for peer, colour in ((LIMIT, OTHER_COLOUR), (OURS, OURS_COLOUR)):
+        for peer in (FLOOR, LIMIT, OURS):
+            colour = COLOURS.get(peer, OTHER_COLOUR)
             name = "server_cpu_us_per_delivery"
             found = {n: list(results.figure(f"{kind}-{n}", peer, name).values()) for n in counts}
             found = {n: values for n, values in found.items() if values}
@@ -94,7 +116,7 @@ def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
     rows = [(peer, list(by_run.values())) for peer, by_run in found.items() if by_run]
     for place, (peer, values) in enumerate(reversed(rows)):
         median = statistics.median(values)
-        colour = {OURS: OURS_COLOUR, LIMIT: LIGHT_COLOUR}.get(peer, OTHER_COLOUR)
+        colour = COLOURS.get(peer, OTHER_COLOUR)
         error = [[median - min(values)], [max(values) - median]]
         axes.barh(place, median, color=colour, xerr=error, ecolor="#333", capsize=2)
         text = f"{median:,.0f}" if median >= 100 else f"{median:,.1f}"
@@ -105,6 +127,8 @@ def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
 
 _DRAWN_BY: dict[str, Callable[[Results, Figure], None]] = {
     "fan-out": _fan_out,
+    "compression": _compression,
+    "steady": _steady,
     "latency": _latency,
     "memory": _memory,
     "growth": _growth,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,7 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import compiler
 from .brokers import Broker
+from .client import Wanted
 from .environments import ROOT, Peer
 from .results import Failed
 
@@ -30,13 +33,16 @@ class Server:
 
     Args:
         silent: the application sends no greeting.
+        deflate: it compresses what it sends to clients that offer compression.
     """
 
-    def __init__(self, peer: Peer, broker: Broker, *, silent: bool = False) -> None:
+    def __init__(
+        self, peer: Peer, broker: Broker, *, silent: bool = False, deflate: bool = False
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self._command = peer.command(self.port)
+        self._command = peer.command(self.port, deflate=deflate)
         self._environ = {**peer.environ(), "BENCH_BROKER_URL": broker.url}
         if silent:
             self._environ["BENCH_SILENT"] = "1"
@@ -83,14 +89,21 @@ class Clients:
             or, without `greets`, of the last handshake.
     """
 
-    def __init__(self, port: int, paths: Sequence[str], *, greets: bool = True) -> None:
-        self._wanted = json.dumps({"port": port, "paths": paths, "greets": greets})
+    def __init__(
+        self, port: int, paths: Sequence[str], *, greets: bool = True, deflate: bool = False
+    ) -> None:
+        library = "" if compiler.missing() else str(compiler.compile_library("count_frames"))
+        wanted = Wanted(port, list(paths), greets, deflate, library)
+        self._wanted = json.dumps(dataclasses.asdict(wanted))
 
     def __enter__(self) -> Clients:
         pipe = subprocess.PIPE
-        program = str(ROOT / "benchmarks" / "client.py")
         self._process = subprocess.Popen(
-            [sys.executable, program], stdin=pipe, stdout=pipe, text=True
+            [sys.executable, "-m", "benchmarks.client"],
+            cwd=ROOT,
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
         )
         try:
             self.ask(self._wanted)

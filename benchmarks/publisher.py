@@ -6,13 +6,14 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import hiredis
 
 from . import wire
 from .brokers import Broker
-from .environments import APPS, CORE, Peer
+from .contenders import CORE
+from .environments import APPS, Peer
 from .results import Failed
 
 Texts = Iterable[tuple[str, str]]
@@ -41,15 +42,16 @@ def publisher_for(peer: Peer, broker: Broker) -> Iterator[Publisher]:
         with _GroupSend(peer, broker) as group_send:
             yield group_send
     else:
+        kind = _SenderLeftOut if peer.leaves_out_sender else _Wire
         with contextlib.ExitStack() as connections:
-            yield _Wire(peer, broker, connections)
+            yield kind(peer, broker, connections)
 
 
 class _Wire:
     """Commands over a connection to each server."""
 
     def __init__(self, peer: Peer, broker: Broker, stack: contextlib.ExitStack) -> None:
-        self._message: wire.Message = getattr(wire, peer.key)()
+        self._message: wire.Message = getattr(wire, peer.wire or peer.key)()
         self._verb = b"SPUBLISH" if broker.sharded else b"PUBLISH"
         self._broker = broker
         self._connections = {
@@ -87,9 +89,31 @@ class _Wire:
         ]
 
 
-def _replies(connection: socket.socket, count: int) -> list[int]:
+class _SenderLeftOut(_Wire):
+    """Publishes messages that one socket of the application does not get.
+
+    The first socket broadcasts a message with `exclude_self` when it connects. The messages that
+    are published here carry the same id.
+    """
+
+    def __init__(self, peer: Peer, broker: Broker, stack: contextlib.ExitStack) -> None:
+        super().__init__(peer, broker, stack)
+        (self._channel, _) = self._message("sender", "")
+        port = broker.port_of(self._channel)
+        self._subscription = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        self._subscription.sendall(hiredis.pack_command((b"SUBSCRIBE", self._channel)))
+        _replies(self._subscription, 1)
+
+    def prepare(self, texts: Texts) -> Sequence[bytes]:
+        """Create the data for `send`; the sockets must have connected."""
+        (_, _, message), *_ = _replies(self._subscription, 1)
+        self._message = wire.ours(wire.origin_of(message))
+        return super().prepare(texts)
+
+
+def _replies(connection: socket.socket, count: int) -> list[Any]:
     parser = hiredis.Reader()
-    replies: list[int] = []
+    replies: list[Any] = []
     while len(replies) < count:
         parser.feed(connection.recv(1 << 16))
         while (reply := parser.gets()) is not False:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from .environments import PEERS
+from .bounds import BOUNDS
+from .contenders import PEERS
 from .plots import PLOTS
 from .results import Measurement, Results
 from .scenarios import SCENARIOS
@@ -14,7 +15,7 @@ from .verdict import Measured, Verdict, judge
 HELD = {True: "held", False: "**not held**", None: "not measured"}
 PACKAGES = frozenset(
     "python node Django asgiref django-sockets django_sockets channels channels_redis uvicorn "
-    "uvloop websockets redis hiredis msgpack msgspec orjson ws ioredis".split()
+    "uvloop websockets redis hiredis msgpack msgspec orjson ws ioredis cc".split()
 )
 RUN_WITH = (
     "This page was written by `make bench BENCH_ARGS=--save`. The values are medians over "
@@ -41,7 +42,7 @@ def spread(values: Iterable[float]) -> str:
 
 def tables(results: Results) -> str:
     """The verdict, then a table for each scenario."""
-    parts = [_verdict_table(judge(results))]
+    parts = [_verdict_table(judge(BOUNDS, results))]
     measured = results.scenarios()
     parts += [_scenario_table(name, results) for name in SCENARIOS if name in measured]
     parts += [f"Left out: {key}: {why}." for key, why in results.left_out.items()]

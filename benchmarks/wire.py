@@ -9,7 +9,7 @@ import hiredis
 import msgpack  # type: ignore[import-untyped]
 
 from django_sockets.backends.client.commands import server_name
-from django_sockets.delivery.envelope import Publisher
+from django_sockets.delivery.envelope import Publisher, unpack
 
 Message = Callable[[str, str], tuple[bytes, bytes]]
 """Returns channel and payload for a room and a JSON text."""
@@ -30,15 +30,25 @@ def limit() -> Message:
 node = limit
 
 
-def ours() -> Message:
-    """The prefix and the envelope of this package."""
+def ours(origin: bytes | None = None) -> Message:
+    """The prefix and the envelope of this package.
+
+    Args:
+        origin: the id of a socket that must not receive the messages.
+    """
     publisher = Publisher()
 
     def message(room: str, text: str) -> tuple[bytes, bytes]:
-        (header,) = publisher.headers([room], is_text=True)
+        (header,) = publisher.headers([room], is_text=True, origin=origin)
         return server_name(b"django_sockets", room), header + text.encode()
 
     return message
+
+
+def origin_of(payload: bytes) -> bytes | None:
+    """The id of the socket that must not receive a message of `ours`."""
+    *_, origin, _ = unpack(payload)
+    return origin
 
 
 def published() -> Message:

@@ -11,15 +11,15 @@ subscriber.on("message", (room, text) => {
   for (const socket of rooms.get(room) ?? []) socket.send(text);
 });
 
-const server = new WebSocketServer({
-  host: "127.0.0.1",
-  port: Number(process.argv[2]),
-  perMessageDeflate: false,
-  backlog: 4096,
-});
+// "room-7" is one room; "room-/100/30" are thirty rooms, beginning with room-100.
+function roomsOf(path) {
+  const [name, ...numbers] = path.split("/");
+  if (!numbers.length) return [name];
+  const [first, count] = numbers.map(Number);
+  return Array.from({ length: count }, (_, number) => name + (first + number));
+}
 
-server.on("connection", async (socket, request) => {
-  const room = request.url.slice(1);
+async function join(socket, room) {
   const first = !rooms.has(room);
   if (first) rooms.set(room, new Set());
   const members = rooms.get(room);
@@ -27,5 +27,16 @@ server.on("connection", async (socket, request) => {
   socket.on("close", () => members.delete(socket));
   if (first) members.ready = subscriber.subscribe(room);
   await members.ready;
+}
+
+const server = new WebSocketServer({
+  host: "127.0.0.1",
+  port: Number(process.argv[2]),
+  perMessageDeflate: process.argv[3] === "deflate",
+  backlog: 4096,
+});
+
+server.on("connection", async (socket, request) => {
+  await Promise.all(roomsOf(request.url.slice(1)).map((room) => join(socket, room)));
   if (process.env.BENCH_SILENT === undefined) socket.send('"joined"');
 });

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Sequence
 
 from ..brokers import Broker
 from ..environments import Peer
@@ -25,7 +26,11 @@ class Broadcasts:
         sockets, rooms: the smaller number divides the larger one. With more rooms than sockets,
             each socket is in several rooms.
         messages: number of messages; a slow peer gets its share of them.
-        text: the message, JSON of 200 bytes.
+        in_all_rooms: every socket is in every room.
+        deflate: the clients offer compression as browsers do, and the server compresses.
+        compressing_share: with `deflate`, the share of the messages of a peer that compresses them
+            for each socket again.
+        texts: the messages, in turn; JSON of 200 bytes.
         count: the request to the client; see the module `client`.
         warm_up: number of messages before the measurement, at least one for each room.
     """
@@ -33,34 +38,45 @@ class Broadcasts:
     sockets: int
     rooms: int
     messages: int
-    text: str = TEXT
+    in_all_rooms: bool = False
+    deflate: bool = False
+    compressing_share: float = 1.0
+    texts: Sequence[str] = (TEXT,)
     count: str = "bulk"
     warm_up: int = WARM_UP
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
-        each = max(1, self.sockets // self.rooms)
+        each = self.sockets if self.in_all_rooms else max(1, self.sockets // self.rooms)
+        each -= peer.leaves_out_sender
         # Every room gets a message, so that the measurement has no first messages.
         warm_up = max(self.rooms, self.warm_up)
-        messages = max(FEWEST, int(self.messages * peer.share))
-        rooms = itertools.cycle(self._rooms())
-        texts = [(next(rooms), self.text) for _ in range(warm_up + messages)]
-        with Server(peer, broker) as server, publisher_for(peer, broker) as publisher:
+        share = peer.share
+        if self.deflate and peer.compresses_each:
+            share *= self.compressing_share
+        messages = max(FEWEST, int(self.messages * share))
+        in_turn = zip(itertools.cycle(self._rooms()), itertools.cycle(self.texts), strict=False)
+        texts = list(itertools.islice(in_turn, warm_up + messages))
+        with (
+            Server(peer, broker, deflate=self.deflate) as server,
+            publisher_for(peer, broker) as publisher,
+            Clients(server.port, self._paths(), deflate=self.deflate) as clients,
+        ):
             prepared = publisher.prepare(texts)
-            with Clients(server.port, self._paths()) as clients:
-                clients.ask(f"count {warm_up * each}")
-                publisher.send(prepared[:warm_up])
-                clients.answer("received")
-                cpu, client_cpu = server.cpu_seconds(), clients.cpu_seconds()
-                started = time.perf_counter()
-                clients.ask(f"{self.count} {messages * each}")
-                publisher.send(prepared[warm_up:])
-                seconds = clients.answer("received")[0] - started
-                cpu = server.cpu_seconds() - cpu
-                client_cpu = clients.cpu_seconds() - client_cpu
-                connections = broker.connections()
+            clients.ask(f"count {warm_up * each}")
+            publisher.send(prepared[:warm_up])
+            clients.answer("received")
+            cpu, client_cpu = server.cpu_seconds(), clients.cpu_seconds()
+            started = time.perf_counter()
+            clients.ask(f"{self.count} {messages * each}")
+            publisher.send(prepared[warm_up:])
+            received_at, received_bytes = clients.answer("received")
+            cpu = server.cpu_seconds() - cpu
+            client_cpu = clients.cpu_seconds() - client_cpu
+            connections = broker.connections()
         deliveries = messages * each
         return {
-            "deliveries_per_second": deliveries / seconds,
+            "deliveries_per_second": deliveries / (received_at - started),
+            "bytes_per_delivery": received_bytes / deliveries,
             "server_cpu_us_per_delivery": cpu / deliveries * 1e6,
             # This shows that the client is not the bottleneck.
             "client_cpu_us_per_delivery": client_cpu / deliveries * 1e6,
@@ -73,11 +89,13 @@ class Broadcasts:
 
         No two consecutive messages can then share a write.
         """
-        several = max(1, self.rooms // self.sockets)
+        several = 1 if self.in_all_rooms else max(1, self.rooms // self.sockets)
         order = (first + n for n in range(several) for first in range(0, self.rooms, several))
         return [f"room-{number}" for number in order]
 
     def _paths(self) -> list[str]:
+        if self.in_all_rooms:
+            return [f"room-/0/{self.rooms}"] * self.sockets
         if self.rooms <= self.sockets:
             return [f"room-{number % self.rooms}" for number in range(self.sockets)]
         several = self.rooms // self.sockets

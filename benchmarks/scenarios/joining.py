@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
 from ..brokers import Broker
-from ..environments import BARE, Peer
+from ..contenders import BARE
+from ..environments import Peer
 from ..processes import Clients, Server
+from ..publisher import publisher_for
 from ..results import Failed
 
 WARM_UP = 100
@@ -57,18 +60,27 @@ class Storm:
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """Sockets that are subscribed to one channel and idle."""
+    """Sockets that are subscribed to one channel and idle.
+
+    Attributes:
+        texts: messages that each socket has received before.
+        deflate: the clients offer compression as browsers do, and the server compresses.
+    """
 
     sockets: int
+    texts: Sequence[str] = ()
+    deflate: bool = False
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         sockets = min(self.sockets, peer.most_joining)
         with (
-            Server(peer, broker) as server,
-            Clients(server.port, ["first-0"] * WARM_UP, greets=peer.greets),
+            Server(peer, broker, deflate=self.deflate) as server,
+            self._clients(server, peer, "first-0", WARM_UP) as first,
         ):
+            self._broadcast(peer, broker, "first-0", first, WARM_UP)
             memory_bytes = server.memory_bytes()
-            with Clients(server.port, ["room-0"] * sockets, greets=peer.greets):
+            with self._clients(server, peer, "room-0", sockets) as clients:
+                self._broadcast(peer, broker, "room-0", clients, sockets)
                 memory_bytes = server.memory_bytes() - memory_bytes
                 connections = broker.connections()
         return {
@@ -76,6 +88,21 @@ class Idle:
             "kib_per_socket": memory_bytes / sockets / 1024,
             "broker_connections": connections,
         }
+
+    def _clients(self, server: Server, peer: Peer, room: str, sockets: int) -> Clients:
+        paths = [room] * sockets
+        return Clients(server.port, paths, greets=peer.greets, deflate=self.deflate)
+
+    def _broadcast(
+        self, peer: Peer, broker: Broker, room: str, clients: Clients, sockets: int
+    ) -> None:
+        """Send the texts to all sockets."""
+        if not self.texts:
+            return
+        with publisher_for(peer, broker) as publisher:
+            clients.ask(f"count {len(self.texts) * sockets}")
+            publisher.send(publisher.prepare((room, text) for text in self.texts))
+            clients.answer("received")
 
 
 def _wait(peer: Peer, broker: Broker, prefix: str, rooms: int) -> float:

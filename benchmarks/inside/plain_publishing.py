@@ -1,0 +1,77 @@
+"""Publishes per second from plain threads: "ours" is `Broadcaster().broadcast`, "redis_py" the
+`publish` of redis-py's own client.
+
+Each call returns when the broker has replied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+
+from django_sockets.broadcaster import Broadcaster
+
+DATA = {"text": "x" * 188}
+WARM_UP = 500
+CALLS = 8000
+THREADS = 16
+
+Publish = Callable[[], object]
+
+
+def ours(url: str) -> Publish:
+    """A broadcast of `DATA`."""
+    broadcaster = Broadcaster(config=url)
+    return lambda: broadcaster.broadcast("room", DATA)
+
+
+def redis_py(url: str) -> Publish:
+    """A publish of the same JSON; the threads share a client, which has a connection for each."""
+    client = redis.Redis.from_url(url)
+    return lambda: client.publish("room", json.dumps(DATA))
+
+
+def per_second(publish: Publish, threads: int, calls: int = CALLS) -> float:
+    """Calls per second of this number of threads together."""
+    ready = threading.Barrier(threads + 1)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for _ in range(WARM_UP // threads):
+                publish()
+            ready.wait()
+            for _ in range(calls // threads):
+                publish()
+        except BaseException as exc:
+            failures.append(exc)
+            ready.abort()
+
+    running = [threading.Thread(target=run) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    with contextlib.suppress(threading.BrokenBarrierError):  # A thread has failed.
+        ready.wait()
+    started = time.perf_counter()
+    for thread in running:
+        thread.join()
+    seconds = time.perf_counter() - started
+    if failures:
+        raise failures[0]
+    return calls // threads * threads / seconds
+
+
+if __name__ == "__main__":
+    publish = {"ours": ours, "redis_py": redis_py}[sys.argv[1]](os.environ["BENCH_BROKER_URL"])
+    figures = {
+        "publishes_per_second_of_1_thread": per_second(publish, 1),
+        f"publishes_per_second_of_{THREADS}_threads": per_second(publish, THREADS),
+    }
+    print(json.dumps(figures))
