@@ -109,8 +109,7 @@ class Parser(asyncio.BufferedProtocol):
         """Wait until data has arrived.
 
         Returns:
-            The next 0..n replies, to be consumed before the next call. Each reply is parsed on
-            demand, because a thousand lists at once would trigger the garbage collector.
+            The next 0..n replies, to be consumed before the next call.
 
         Raises:
             ConnectionLost: the connection has ended and every reply has been read.
@@ -119,10 +118,9 @@ class Parser(asyncio.BufferedProtocol):
             if self._lost is not None:
                 raise self._lost
             await self._wait()
-        arrived, self._arrived = self._arrived, []
-        self._unread_bytes = 0
+        self._next_chunks()
         self._resume()
-        return self._parse(arrived)
+        return self._parse()
 
     async def _wait(self) -> None:
         """Wait until something has happened."""
@@ -132,25 +130,9 @@ class Parser(asyncio.BufferedProtocol):
         finally:
             self._waiter = None
 
-    def _parse(self, arrived: list[bytes]) -> Iterator[Any]:
-        feed, gets = self._parser.feed, self._parser.gets
-        try:
-            for data in arrived:
-                self.partial_bytes += len(data)
-                for start in range(0, len(data), PARSE_CHUNK_BYTES):
-                    feed(data, start, min(PARSE_CHUNK_BYTES, len(data) - start))
-                    while (reply := gets()) is not _INCOMPLETE:
-                        self.partial_bytes = 0
-                        yield reply
-        except Exception as exc:
-            self._no_reply(exc)
-
-    def _no_reply(self, exc: Exception) -> None:
-        # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
-        problem = str(exc) or type(exc).__name__
-        self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
-        self._arrived.clear()
-        self._pause()
+    def _parse(self) -> Iterator[Any]:
+        while self._chunks:
+            yield from self._parse_chunk(self._chunks.pop())
 
     async def consume(self, consumer: Consumer) -> None:
         """Pass all replies to a consumer, until the connection has ended.
@@ -188,27 +170,58 @@ class Parser(asyncio.BufferedProtocol):
         try:
             while True:
                 if self._replies is None:
-                    if self._arrived:
-                        self._chunks = _chunks(self._arrived)
-                        self._arrived = []
-                        self._unread_bytes = 0
-                    if not self._chunks:
+                    if not self._chunks and not self._next_chunks():
                         self._pending = consumer.flush()
                         if self._pending is None:
                             return
                         break
-                    self._replies = iter(self._parse_chunk(self._chunks.pop()))
+                    self._replies = self._parse_chunk(self._chunks.pop())
                 self._pending = consumer.take(self._replies)
                 if self._pending is not None:
                     break
                 self._replies = None
         except Exception as exc:
-            self._failure = exc
+            self._failed(exc)
         self._pause()
         self._wake()
 
-    def _parse_chunk(self, chunk: bytes) -> list[Any]:
-        """The replies that are complete with this data. They are few: see PARSE_CHUNK_BYTES."""
+    def _failed(self, exc: Exception) -> None:
+        self._failure = exc
+        self._consumer = None
+
+    def _pass_on(self, consumer: Consumer, data: bytes) -> None:
+        """`_pump` for data that fits one chunk, while nothing else has arrived."""
+        try:
+            self._replies = replies = self._parse_chunk(data)
+            self._pending = consumer.take(replies)
+            if self._pending is None:
+                self._replies = None
+                self._pending = consumer.flush()
+                if self._pending is None:
+                    return
+        except Exception as exc:
+            self._failed(exc)
+        self._pause()
+        self._wake()
+
+    def _next_chunks(self) -> bool:
+        """Divide what has arrived into chunks, the first one last; False if nothing has."""
+        if not self._arrived:
+            return False
+        arrived, self._arrived = self._arrived, []
+        self._unread_bytes = 0
+        self._chunks = [
+            data[start : start + PARSE_CHUNK_BYTES]
+            for data in arrived
+            for start in range(0, len(data), PARSE_CHUNK_BYTES)
+        ][::-1]
+        return True
+
+    def _parse_chunk(self, chunk: bytes) -> Iterator[Any]:
+        """The replies that are complete with this data.
+
+        A chunk holds few replies: a thousand lists at once would trigger the garbage collector.
+        """
         gets = self._parser.gets
         replies: list[Any] = []
         try:
@@ -217,12 +230,16 @@ class Parser(asyncio.BufferedProtocol):
             while (reply := gets()) is not _INCOMPLETE:
                 replies.append(reply)
         except Exception as exc:
+            # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
+            problem = str(exc) or type(exc).__name__
+            self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
             self._chunks.clear()
-            self._no_reply(exc)
+            self._arrived.clear()
+            self._pause()
             self._wake()
         if replies:
             self.partial_bytes = 0
-        return replies
+        return iter(replies)
 
     # Called by the transport
 
@@ -230,7 +247,18 @@ class Parser(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._arrive(bytes(self._buffer[:nbytes]))
+        data = bytes(self._buffer[:nbytes])
+        consumer = self._consumer
+        if (
+            consumer is None
+            or nbytes > PARSE_CHUNK_BYTES
+            or self._pending is not None
+            or self._lost is not None
+        ):
+            self._arrive(data)
+        else:
+            self.received_bytes += nbytes
+            self._pass_on(consumer, data)
 
     def eof_received(self) -> None:
         self._end(None)
@@ -274,17 +302,6 @@ class Parser(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _chunks(arrived: list[bytes]) -> list[bytes]:
-    """Data in chunks for hiredis, the first one last."""
-    if len(arrived) == 1 and len(arrived[0]) <= PARSE_CHUNK_BYTES:
-        return arrived
-    return [
-        data[start : start + PARSE_CHUNK_BYTES]
-        for data in arrived
-        for start in range(0, len(data), PARSE_CHUNK_BYTES)
-    ][::-1]
 
 
 _INCOMPLETE = object()

@@ -157,9 +157,15 @@ class Subscriber:
 
     def flush(self) -> Coroutine[Any, Any, object] | None:
         """See `parser.Consumer`."""
-        if self._gate is None:
+        if self.state.regained and self._gate is None:
             self._report_regained()
-        return self._deliver() if self._batch else None
+        if not self._batch:
+            return None
+        if self._gate is not None:
+            return self._deliver()
+        batch, self._batch = self._batch, []
+        waiting = self._deliver_now(batch)
+        return None if waiting is None else self._while_held(waiting)
 
     def _deliver(self) -> Coroutine[Any, Any, object] | None:
         """Pass the messages to the sink; returns a coroutine if it is not done at once."""

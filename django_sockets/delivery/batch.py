@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .channel import Channel
 from .envelope import IS_TEXT, UNCOMPRESSED, NewerVersion, NotOurs, unpack
@@ -12,7 +12,7 @@ from .message import Delivery
 from .run import RUN_BYTES, RUN_MESSAGES, Run
 from .sequence import Verdict
 
-__all__ = ["GapBefore", "Segment", "read_batch"]
+__all__ = ["BatchObserver", "GapBefore", "Segment", "read_batch"]
 
 SEGMENT_BYTES = 64 * 1024
 """The most that one connection gets with one write; it bounds the memory for clients that do not
@@ -30,25 +30,26 @@ class GapBefore(NamedTuple):
     reason: str
 
 
-class Segment(NamedTuple):
-    """A part of a batch of at most 64 KiB, or one larger message, without a gap inside it.
+Segment: TypeAlias = tuple[GapBefore | None, list[Run]]
+"""A part of a batch of at most 64 KiB, or one larger message, without a gap inside it: a gap to
+signal before the messages are delivered, and the messages in the order of the stream."""
 
-    Attributes:
-        gap: a gap to signal before the runs are delivered, or None.
-        runs: the messages in the order of the stream.
-    """
 
-    gap: GapBefore | None
-    runs: list[Run]
+class BatchObserver(Protocol):
+    """Is told what a batch contains besides messages to deliver."""
+
+    def poison(self, channel: str) -> None:
+        """Count and log a payload that no django_sockets process published."""
+
+    def late(self) -> None:
+        """Count a message that is dropped as repeated or late."""
 
 
 def read_batch(
     batch: Sequence[tuple[str, bytes]],
     channels: Mapping[str, Channel],
     arrived_at: float,
-    *,
-    on_poison: Callable[[str], None],
-    on_late: Callable[[], None],
+    observer: BatchObserver,
 ) -> list[Segment]:
     """Read all messages of a batch.
 
@@ -56,14 +57,12 @@ def read_batch(
         batch: pairs of channel name and message, in the order of the stream.
         channels: the subscribed channels by name; messages on other channels are ignored.
         arrived_at: the time of the batch (`time.monotonic`).
-        on_poison: called with the channel of each payload that no django_sockets process published.
-        on_late: called for each message that is dropped as repeated or late.
 
     Returns:
         At least one segment.
     """
-    segments = [Segment(None, [])]
-    runs = segments[0].runs
+    runs: list[Run] = []
+    segments: list[Segment] = [(None, runs)]
     run: Run | None = None
     left = SEGMENT_BYTES
     for name, message in batch:
@@ -73,25 +72,25 @@ def read_batch(
         try:
             publisher, counter, previous, age_us, flags, origin, payload = unpack(message)
         except NotOurs:
-            on_poison(name)
+            observer.poison(name)
             continue
         except NewerVersion:
-            segments.append(Segment(GapBefore(name, channel, VERSION), []))
-            runs, run = segments[-1].runs, None
+            runs, run = [], None
+            segments.append((GapBefore(name, channel, VERSION), runs))
             continue
         verdict = channel.observe(publisher, counter, previous, age_us, arrived_at)
         if verdict is not _DELIVER:
             reason = _GAP_REASONS.get(verdict)
             if reason is not None:
-                segments.append(Segment(GapBefore(name, channel, reason), []))
-                runs, run = segments[-1].runs, None
+                runs, run = [], None
+                segments.append((GapBefore(name, channel, reason), runs))
             if verdict is not _GAP:
-                on_late()
+                observer.late()
                 continue
         is_text = flags & IS_TEXT != 0
         delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED)
         if is_text and not payload.isascii() and not _is_utf8(delivery):
-            on_poison(name)
+            observer.poison(name)
             continue
         if (
             run is None
@@ -108,9 +107,8 @@ def read_batch(
             run.size_bytes += len(payload)
         left -= len(payload)
         if left <= 0:
-            left, run = SEGMENT_BYTES, None
-            segments.append(Segment(None, []))
-            runs = segments[-1].runs
+            left, runs, run = SEGMENT_BYTES, [], None
+            segments.append((None, runs))
     return segments
 
 

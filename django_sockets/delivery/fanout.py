@@ -25,7 +25,7 @@ from .message import Delivery
 from .run import Run
 from .send_queue import SendQueue
 
-__all__ = ["TURN_DELIVERIES", "FanOut", "FanOutCounters", "FrameWrites"]
+__all__ = ["TURN_DELIVERIES", "FanOut", "FanOutCounters", "FrameWrites", "write_frames"]
 
 logger = logging.getLogger("django_sockets")
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
@@ -38,6 +38,7 @@ Servers write their buffers then, and the memory of the buffers is reused."""
 class FanOutCounters(Protocol):
     """The counters that the fan-out adds to."""
 
+    delivered: int
     discarded: int
 
 
@@ -45,37 +46,94 @@ Unfinished: TypeAlias = tuple[Run, Iterator[Recipient]]
 """A run, and the subscribers that have not got it yet."""
 
 
-class FrameWrites:
-    """The writes of prepared frames for some runs: one for each connection.
+def write_frames(runs: Sequence[Run], counters: FanOutCounters) -> FrameWrites | None:
+    """Give each subscriber with an idle queue the frames of all runs, with one call.
 
-    `write` never waits, and it runs no code of the application. So while `write` runs, no
-    subscriber comes, leaves or changes.
+    It never waits, and it runs no code of the application.
 
     Args:
         runs: in the order of the stream; together no more than one connection may get at a time.
+
+    Returns:
+        None if every subscriber has got all runs, else what is left to do.
+    """
+    if len(runs) > 1 or len(runs[0].recipients) > TURN_DELIVERIES:
+        writes = FrameWrites(runs, counters)
+        writes.collect()
+        return None if writes.write() else writes
+    # One run needs no collecting. See the row "one message at a time" of docs/benchmarks.
+    run = runs[0]
+    origin = run.origin
+    others: list[Recipient] = []
+    left_out = 0
+    for recipient in run.recipients:
+        if origin is not None and recipient.origin == origin:
+            left_out += 1
+            continue
+        write = recipient.write
+        if write is not None and recipient.idle and recipient.direct:
+            try:
+                if write(run.frames(recipient.window_bits)):
+                    continue
+            except Exception as exc:
+                counters.discarded += len(run.messages)
+                recipient.fail(exc)
+                continue
+        others.append(recipient)
+    deliveries = len(run.messages) * (len(run.recipients) - left_out)
+    if not others:
+        counters.delivered += deliveries
+        return None
+    writes = FrameWrites(runs, counters)
+    writes.complete, writes.deliveries = True, deliveries
+    for recipient in others:
+        writes.leave(0, recipient)
+    return writes
+
+
+class FrameWrites:
+    """The writes of prepared frames for some runs: one for each connection.
+
+    While `write` runs, no subscriber comes, leaves or changes.
+
+    Args:
+        runs: in the order of the stream.
 
     Attributes:
         complete: nothing is left to write.
         deliveries: the number of messages for all recipients.
     """
 
+    __slots__ = (
+        "_counters",
+        "_others",
+        "_position",
+        "_queues",
+        "_runs",
+        "complete",
+        "deliveries",
+    )
+
     def __init__(self, runs: Sequence[Run], counters: FanOutCounters) -> None:
         self._runs = runs
         self._counters = counters
         self._queues: list[SendQueue] = []
         self._position = 0
-        self.complete = False
-        self.deliveries = 0
         # For each run, the recipients that do not get it by a write; made when there is one.
         self._others: list[list[Recipient]] | None = None
-        for number, run in enumerate(runs):
+        self.complete = False
+        self.deliveries = 0
+
+    def collect(self) -> None:
+        """Find the runs of each connection."""
+        for number, run in enumerate(self._runs):
             origin = run.origin
             left_out = 0
             for recipient in run.recipients:
                 if origin is not None and recipient.origin == origin:
                     left_out += 1
                 elif recipient.write is None or not recipient.idle or not recipient.direct:
-                    self._leave(number, recipient)
+                    self.leave(number, recipient)
                 elif recipient.collected is None:
                     recipient.collected = run
                     self._queues.append(recipient)
@@ -85,7 +143,8 @@ class FrameWrites:
                     recipient.collected = [recipient.collected, run]
             self.deliveries += len(run.messages) * (len(run.recipients) - left_out)
 
-    def _leave(self, number: int, recipient: Recipient) -> None:
+    def leave(self, number: int, recipient: Recipient) -> None:
+        """Leave a recipient of a run to `FanOut`."""
         if self._others is None:
             self._others = [[] for _ in self._runs]
         self._others[number].append(recipient)
@@ -102,29 +161,28 @@ class FrameWrites:
             for queue in self._queues[begin:end]:
                 runs, queue.collected = queue.collected, None
                 # After the first turn, the queue or the subscriptions may have changed.
-                if not (begin and not _is_ready(queue, runs)) and self._written(queue, runs):
-                    continue
+                if not begin or _is_ready(queue, runs):
+                    if type(runs) is list:
+                        frames = b"".join([run.frames(queue.window_bits) for run in runs])
+                    else:
+                        frames = runs.frames(queue.window_bits)
+                    try:
+                        if queue.write(frames):  # type: ignore[misc]
+                            continue
+                    except Exception as exc:
+                        self._counters.discarded += _messages(runs)
+                        queue.fail(exc)
+                        continue
                 for run in runs if type(runs) is list else (runs,):
-                    self._leave(self._runs.index(run), queue)
+                    self.leave(self._runs.index(run), queue)
         except BaseException:
             self.abandon()
             raise
         self.complete = end >= len(self._queues)
-        return self.complete and self._others is None
-
-    def _written(self, queue: SendQueue, runs: Run | list[Run]) -> bool:
-        """Write the frames of some runs; False if the server does not take them now."""
-        bits = queue.window_bits
-        if isinstance(runs, list):
-            frames = b"".join([run.frames(bits) for run in runs])
-        else:
-            frames = runs.frames(bits)
-        try:
-            return queue.write is not None and queue.write(frames)
-        except Exception as exc:
-            self._counters.discarded += _messages(runs)
-            queue.fail(exc)
-            return True
+        if not self.complete or self._others is not None:
+            return False
+        self._counters.delivered += self.deliveries
+        return True
 
     def abandon(self) -> None:
         """Write nothing more, because the delivery has failed or was cancelled."""

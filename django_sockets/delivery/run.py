@@ -46,10 +46,9 @@ class Run(msgspec.Struct, eq=False):
             window_bits: the window of a compressor without context; 0 for no compression.
         """
         if not window_bits:
-            frames = self._plain
-            if frames is None:
-                frames = self._plain = self._join(0)
-            return frames
+            if self._plain is None:
+                self._plain = self._join(0)
+            return self._plain
         if self._deflated is None:
             self._deflated = {}
         frames = self._deflated.get(window_bits)

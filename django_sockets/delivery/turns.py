@@ -22,14 +22,16 @@ class Turns:
         self.taken = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> None:
-        """Take the turn, which must be free."""
+    def take(self) -> bool:
+        """Take the turn if it is free; False if it is not."""
+        if self.taken:
+            return False
         self.taken = True
+        return True
 
     async def wait(self) -> None:
         """Take the turn after all others that wait. A cancelled call does not take it."""
-        if not self.taken:
-            self.taken = True
+        if self.take():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)

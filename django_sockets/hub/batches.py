@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from ..delivery.batch import GapBefore, Segment, read_batch
+from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
 from ..delivery.channel import Channel
 from ..delivery.eager import start
-from ..delivery.fanout import FanOut, FrameWrites
+from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
 from .stats import Counters
@@ -25,7 +25,7 @@ Batch = Sequence[tuple[str, bytes]]
 """Pairs of channel name and message, in the order of the stream."""
 
 
-class BatchOwner(Protocol):
+class BatchOwner(BatchObserver, Protocol):
     """The hub, as the delivery of its batches uses it."""
 
     closed: bool
@@ -35,9 +35,6 @@ class BatchOwner(Protocol):
 
     def signal(self, gap: GapBefore) -> None:
         """Signal a gap of a batch."""
-
-    def poison(self, channel: str) -> None:
-        """Count and log a payload that no django_sockets process published."""
 
     def delivery_failed(self, batch: Batch, exc: Exception | None) -> None:
         """Signal a gap on the channels of a batch; None: the delivery was cancelled."""
@@ -58,7 +55,6 @@ class BatchDelivery:
         self._owner = owner
         self._channels = channels
         self._counters = owner.counters
-        self._full = owner.congestion.full
         self._turns = Turns()
 
     def deliver_now(self, batch: Batch) -> asyncio.Task[None] | None:
@@ -68,24 +64,22 @@ class BatchDelivery:
             None if everything is delivered or queued; else a task that the reader has to await
             before it reads on. If it is cancelled, a gap is signalled.
         """
-        loop = self._owner.loop
-        if self._turns.taken:
-            return loop.create_task(self._in_turn(batch), name="django_sockets delivery")
-        self._turns.take()
-        waiting = False
+        owner, turns = self._owner, self._turns
+        if not turns.take():
+            return owner.loop.create_task(self._in_turn(batch), name="django_sockets delivery")
+        writes = None
         try:
-            segments = iter(self._read(batch))
+            segments = iter(read_batch(batch, self._channels, time.monotonic(), owner))
             writes = self._go(segments)
             if writes is None:
                 return None
-            waiting = True
         except Exception as exc:
-            self._owner.delivery_failed(batch, exc)
+            owner.delivery_failed(batch, exc)
             return None
         finally:
-            if not waiting:
-                self._turns.give_back()
-        return start(self._finish(batch, segments, writes), loop)
+            if writes is None:
+                turns.give_back()
+        return start(self._finish(batch, segments, writes), owner.loop)
 
     async def _in_turn(self, batch: Batch) -> None:
         try:
@@ -96,28 +90,15 @@ class BatchDelivery:
             raise
         await self._finish(batch, None, None)
 
-    def _read(self, batch: Batch) -> list[Segment]:
-        return read_batch(
-            batch,
-            self._channels,
-            time.monotonic(),
-            on_poison=self._owner.poison,
-            on_late=self._count_late,
-        )
-
-    def _count_late(self) -> None:
-        self._counters.dropped_late += 1
-
     def _go(self, segments: Iterator[Segment]) -> FrameWrites | None:
         """Deliver without waiting; return the first writes that are not finished, or None."""
         for gap, runs in segments:
             if gap is not None:
                 self._owner.signal(gap)
             if runs:
-                writes = FrameWrites(runs, self._counters)
-                if not writes.write() or self._full:
+                writes = write_frames(runs, self._counters)
+                if writes is not None:
                     return writes
-                self._counters.delivered += writes.deliveries
         return None
 
     async def _finish(
@@ -127,14 +108,17 @@ class BatchDelivery:
         owner = self._owner
         try:
             if segments is None:
-                segments = iter(self._read(batch))
+                segments = iter(read_batch(batch, self._channels, time.monotonic(), owner))
                 writes = self._go(segments)
             while writes is not None:
                 while not writes.complete:
                     await asyncio.sleep(0)
-                    writes.write()
-                await FanOut(writes.unfinished(), owner.congestion, self._counters).run(owner.loop)
-                self._counters.delivered += writes.deliveries
+                    if writes.write():
+                        break
+                else:
+                    fan_out = FanOut(writes.unfinished(), owner.congestion, self._counters)
+                    await fan_out.run(owner.loop)
+                    self._counters.delivered += writes.deliveries
                 writes = self._go(segments)
         except asyncio.CancelledError:
             if writes is not None:

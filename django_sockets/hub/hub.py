@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 
 from ..broker import check_channel
 from ..conf import Config, Source, load_config
@@ -54,6 +54,8 @@ class Hub:
         config: its configuration.
         loop: its event loop.
         closed: `aclose` was called.
+        deliver_now: delivers a batch without a task where nothing has to wait; see
+            `broker.EagerSink`.
         congestion: the full backlogs of its subscribers.
         connections: the sockets of a server that use this hub.
         counters: the counters of `stats`.
@@ -74,7 +76,7 @@ class Hub:
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self._batches = BatchDelivery(self, self.subscriptions.channels)
+        self.deliver_now = BatchDelivery(self, self.subscriptions.channels).deliver_now
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
@@ -243,10 +245,6 @@ class Hub:
         if waiting is not None:
             await waiting
 
-    def deliver_now(self, batch: Batch) -> Awaitable[None] | None:
-        """See `broker.EagerSink`."""
-        return self._batches.deliver_now(batch)
-
     def signal(self, gap: GapBefore) -> None:
         """Signal a gap of a batch, unless all subscribers have left the channel meanwhile."""
         if self.subscriptions.channels.get(gap.name) is gap.channel:
@@ -288,6 +286,10 @@ class Hub:
         """Count one gap signalled to one subscriber."""
         self.counters.gaps += 1
         self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
+
+    def late(self) -> None:
+        """Count a message that is dropped as repeated or late."""
+        self.counters.dropped_late += 1
 
     def poison(self, channel: str) -> None:
         """Count and log a skipped payload that no django_sockets process published."""

@@ -15,19 +15,20 @@ class Reading:
     def __init__(self) -> None:
         self.channels = {"room": Channel(PublisherBudget()), "other": Channel(PublisherBudget())}
         self.publisher = Publisher()
-        self.poison: list[str] = []
-        self.late = 0
+        self.foreign: list[str] = []
+        self.dropped = 0
 
     def message(self, payload: bytes, channel: str = "room") -> tuple[str, bytes]:
         return channel, self.publisher.headers([channel], True)[0] + payload
 
     def read(self, *batch: tuple[str, bytes]) -> list[Segment]:
-        return read_batch(
-            batch, self.channels, 0.0, on_poison=self.poison.append, on_late=self._on_late
-        )
+        return read_batch(batch, self.channels, 0.0, self)
 
-    def _on_late(self) -> None:
-        self.late += 1
+    def poison(self, channel: str) -> None:
+        self.foreign.append(channel)
+
+    def late(self) -> None:
+        self.dropped += 1
 
 
 def shape(segments: list[Segment]) -> list[tuple[str | None, list[list[bytes]]]]:
@@ -52,7 +53,7 @@ def test_a_late_message_is_dropped_and_counted_and_is_a_gap_if_it_was_never_deli
     reading.message(b"before")
     early, second = reading.message(b"1"), reading.message(b"2")
     assert shape(reading.read(second, early, early)) == [(None, [[b"2"]]), (LATE, [])]
-    assert reading.late == 2
+    assert reading.dropped == 2
 
 
 def test_a_newer_version_is_a_gap_and_foreign_payloads_are_skipped() -> None:
@@ -61,7 +62,7 @@ def test_a_newer_version_is_a_gap_and_foreign_payloads_are_skipped() -> None:
     newer = first[:3] + b"\x02" + first[4:]
     segments = reading.read((name, b"foreign"), (name, newer), (name, first))
     assert shape(segments) == [(None, []), (VERSION, [[b"1"]])]
-    assert reading.poison == ["room"]
+    assert reading.foreign == ["room"]
 
 
 def test_a_run_has_one_channel_and_is_bounded_in_messages_and_bytes() -> None:
