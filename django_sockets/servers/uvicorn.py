@@ -16,6 +16,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from websockets.exceptions import InvalidState
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.protocol import State
 
@@ -114,6 +115,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
         if _support.offered:
             self.writable.set()  # Ends each `drain`.
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except InvalidState:
+            # uvicorn 0.54 sends a second close frame to a client that has sent one and does not
+            # read the rest. The error would end the shutdown for all other connections, too.
+            self.transport.close()
 
     def _write_frames(self, frames: bytes | bytearray | memoryview) -> bool:
         if (

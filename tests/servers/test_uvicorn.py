@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -38,19 +38,6 @@ def test_this_is_the_version_that_the_matrix_asked_for() -> None:
     wanted = os.environ.get("DJANGO_SOCKETS_UVICORN", uvicorn.__version__)
     assert uvicorn.__version__ == wanted
     assert uvicorn_problem() is None
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ssl.SSLContext]:
-    """The server's options and the client's context."""
-    folder: Path = tmp_path_factory.mktemp("certificate")
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    path = str(folder / "both.pem")
-    return {"ssl_certfile": path, "ssl_keyfile": path}, client
 
 
 class Bench:
@@ -269,6 +256,24 @@ def test_a_server_that_stops_closes_with_1012(on_server: Any) -> None:
     on_server(test)
 
 
+def test_a_client_that_is_leaving_does_not_stop_the_shutdown_of_the_others(
+    on_plain_server: Any,
+) -> None:
+    async def test(bench: Bench) -> None:
+        async with bench.pair(max_queue=1) as (leaving, peer), bench.pair() as (other, _):
+            count = await fill(peer, frames.binary_frame(b"z" * 50_000), 2_000)
+            closing = asyncio.ensure_future(leaving.close())
+            await soon(peer.ended)
+            bench.server.should_exit = True
+            await soon(other.wait_closed())
+            assert other.close_code == 1012
+            for _ in range(count):
+                await soon(leaving.recv())
+            await soon(closing)
+
+    on_plain_server(test)
+
+
 # Keepalive
 
 
@@ -338,6 +343,29 @@ def test_drain_returns_at_once_when_nothing_waits(on_server: Any) -> None:
             await soon(peer.drain())
 
     on_server(test)
+
+
+def test_drain_ends_with_the_connection_whatever_uvicorn_does(
+    on_plain_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = WebSocketsSansIOProtocol.connection_lost
+
+    def stays_paused(self: Any, exc: Exception | None) -> None:
+        lost(self, exc)
+        self.writable.clear()
+
+    monkeypatch.setattr(WebSocketsSansIOProtocol, "connection_lost", stays_paused)
+
+    async def test(bench: Bench) -> None:
+        async with bench.pair(max_queue=1) as (client, peer):
+            await fill(peer, frames.binary_frame(b"z" * 50_000), 2_000)
+            draining = asyncio.ensure_future(peer.drain())
+            await asyncio.sleep(0)
+            client.transport.abort()
+            with pytest.raises(OSError, match="not open"):
+                await soon(draining)
+
+    on_plain_server(test)
 
 
 def test_drain_can_be_cancelled(on_plain_server: Any) -> None:

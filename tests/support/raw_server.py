@@ -35,8 +35,13 @@ def run_on(loop: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         new = asyncio.new_event_loop()
     try:
         new.run_until_complete(main())
-        new.run_until_complete(new.shutdown_asyncgens())
     finally:
+        left = asyncio.all_tasks(new)
+        for task in left:  # Only after a failure.
+            task.cancel()
+        if left:
+            new.run_until_complete(asyncio.wait(left))
+        new.run_until_complete(new.shutdown_asyncgens())
         new.close()
 
 
