@@ -11,13 +11,15 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from ..connection.handshake import ERRORS
 from ..connection.limits import check_list
+from ..connection.server_frames import EXTENSION
 from ..deadlines import with_deadline
 from .database import give_orders, share_database
+from .prepared_frames import FrameServer
 
 __all__ = ["HandshakeRefused", "SocketClient", "SocketClosed"]
 
@@ -58,6 +60,8 @@ class SocketClient:
         headers: further request headers; `origin` defaults to the application's own.
         subprotocols: the subprotocols that the client offers.
         scope: further keys of the ASGI scope, such as {"user": user}.
+        prepared_frames: offer the extension `websocket.frames` as uvicorn with our protocol class
+            does; None for the class attribute, which is False.
         raise_errors: raise the errors of the socket's handlers in the test, see `receive` and
             `close`. With False the test sees only the close code 1011, as a browser does.
             Default: True.
@@ -74,6 +78,8 @@ class SocketClient:
             is the reason, it is the `__cause__`.
     """
 
+    prepared_frames: ClassVar[bool] = False
+
     def __init__(
         self,
         app: Any,
@@ -83,6 +89,7 @@ class SocketClient:
         subprotocols: Iterable[str] = (),
         scope: Mapping[str, Any] | None = None,
         raise_errors: bool = True,
+        prepared_frames: bool | None = None,
     ) -> None:
         if isinstance(subprotocols, (str, bytes)):
             check_list("subprotocols", subprotocols)
@@ -114,6 +121,11 @@ class SocketClient:
         self.close_code: int | None = None
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from_app: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self._open = False
+        if self.prepared_frames if prepared_frames is None else prepared_frames:
+            frames = FrameServer(self._from_app.put_nowait, lambda: self._open)
+            extensions = {**self.scope["extensions"], EXTENSION: frames.extension(self._put)}
+            self.scope["extensions"] = extensions
         self._task: asyncio.Task[None] | None = None
         self._database = contextlib.AsyncExitStack()
 
@@ -147,7 +159,15 @@ class SocketClient:
         raise HandshakeRefused(status) from cause
 
     async def _run(self) -> None:
-        await self._app(self.scope, self._to_app.get, self._from_app.put)
+        try:
+            await self._app(self.scope, self._to_app.get, self._put)
+        finally:
+            self._open = False
+
+    async def _put(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] in ("websocket.accept", "websocket.close"):
+            self._open = event["type"] == "websocket.accept"
+        await self._from_app.put(event)
 
     async def _next(self, timeout_seconds: float) -> MutableMapping[str, Any]:
         """The application's next event. If the application raised an exception, it is raised."""

@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, ClassVar
+
+from django_sockets.connection.server_frames import EXTENSION
+from django_sockets.testing.prepared_frames import events
 
 
 class Reluctant:
     """A connection inside the process. Its ASGI `send` waits while the client does not read.
 
+    With `prepared_frames`, it offers the extension `websocket.frames`, too.
+
     Attributes:
         got: the data that the client has read.
         close_code: the code of the close frame; None before it.
     """
+
+    prepared_frames: ClassVar[bool] = False
 
     def __init__(self, application: Any) -> None:
         self._application = application
@@ -26,7 +33,10 @@ class Reluctant:
         self.close_code: int | None = None
 
     async def __aenter__(self) -> Reluctant:
-        scope = {"type": "websocket", "path": "/", "headers": []}
+        scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": []}
+        if self.prepared_frames:
+            frames = {"write": self._write, "drain": self._drain, "send": self._send, "deflate": 0}
+            scope["extensions"] = {EXTENSION: frames}
         self.task = asyncio.ensure_future(self._application(scope, self._to_app.get, self._send))
         self.say({"type": "websocket.connect"})
         return self
@@ -52,6 +62,19 @@ class Reluctant:
         if event["type"] == "websocket.send":
             self.got.append(json.loads(event["text"]))
         self._changed.set()
+
+    def _write(self, frames: bytes) -> bool:
+        if not self._reads.is_set() or self.close_code is not None:
+            return False
+        for event in events(frames):
+            self.got.append(json.loads(event["text"]))
+        self._changed.set()
+        return True
+
+    async def _drain(self) -> None:
+        await self._reads.wait()
+        if self.close_code is not None:
+            raise ConnectionError("closed")
 
     async def until(self, condition: Any) -> None:
         """Wait until the condition is true. It is tested after each event that is sent."""

@@ -1,0 +1,30 @@
+"""Tests with a client inside the process run on a server with prepared frames and on one without."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from django_sockets.testing.client import SocketClient
+from support.slow_client import Reluctant
+
+CLIENTS = {"SocketClient": SocketClient, "Reluctant": Reluctant}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    source = inspect.getsource(metafunc.module)
+    if any(name in source for name in CLIENTS):
+        metafunc.fixturenames.append("prepared_frames")
+        metafunc.parametrize(
+            "prepared_frames", [False, True], ids=["events", "frames"], indirect=True
+        )
+
+
+@pytest.fixture
+def prepared_frames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the clients of this test offer the extension `websocket.frames`."""
+    offered: bool = request.param
+    for client in CLIENTS.values():
+        monkeypatch.setattr(client, "prepared_frames", offered)
+    return offered
