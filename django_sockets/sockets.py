@@ -241,17 +241,20 @@ class BaseSocketServer:
 
     # Talking to the client
 
-    def send(self, data: Any, raw: bool = False) -> None:
+    def send(self, data: Any, raw: bool = False, *, compress: bool = True) -> None:
         """Send data to this client; with `raw`, a `str` or `bytes` as it is.
+
+        Args:
+            compress: False: the frame is not compressed; see the option `compress`.
 
         Raises:
             EncodeError: the data has no JSON form.
         """
-        self._connection.calls.plain(lambda: self.async_send(data, raw))
+        self._connection.calls.plain(lambda: self.async_send(data, raw, compress=compress))
 
-    async def async_send(self, data: Any, raw: bool = False) -> None:
+    async def async_send(self, data: Any, raw: bool = False, *, compress: bool = True) -> None:
         """See `send`; returns when the server has taken it. Does nothing once the socket ended."""
-        await self._connection.send(data, raw)
+        await self._connection.send(data, raw, compress)
 
     def close(self, code: int = NORMAL) -> None:
         """Close the connection. `disconnect` runs after the present handler has returned.
@@ -273,13 +276,17 @@ class BaseSocketServer:
 
     # Broadcasting
 
-    def broadcast(self, channel: Channels, data: Any, *, exclude_self: bool = False) -> None:
+    def broadcast(
+        self, channel: Channels, data: Any, *, exclude_self: bool = False, compress: bool = True
+    ) -> None:
         """Send data to everybody who is subscribed to a channel, or to several channels.
 
         Args:
             channel: one channel, or a list, tuple or set of them.
             data: anything with a JSON form, or bytes for a binary frame.
             exclude_self: this socket does not get it; every other one does, wherever it is.
+            compress: False: its frames are not compressed. Use it for messages that contain both a
+                secret and text of somebody else.
 
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
@@ -287,29 +294,45 @@ class BaseSocketServer:
             CallError: the event loop did not do it in time.
         """
         self._connection.calls.plain(
-            lambda: self.async_broadcast(channel, data, exclude_self=exclude_self)
+            lambda: self.async_broadcast(
+                channel, data, exclude_self=exclude_self, compress=compress
+            )
         )
 
     async def async_broadcast(
-        self, channel: Channels, data: Any, *, exclude_self: bool = False
+        self, channel: Channels, data: Any, *, exclude_self: bool = False, compress: bool = True
     ) -> None:
         """See `broadcast`."""
         origin = self._connection.own_id() if exclude_self else None
-        await self._connection.broadcast(channel, data, origin)
+        await self._connection.broadcast(channel, data, origin, compress)
 
     def broadcast_many(
-        self, channels: Iterable[str | int], data: Any, *, exclude_self: bool = False
+        self,
+        channels: Iterable[str | int],
+        data: Any,
+        *,
+        exclude_self: bool = False,
+        compress: bool = True,
     ) -> None:
         """`broadcast` to several channels."""
         self._connection.calls.plain(
-            lambda: self.async_broadcast_many(channels, data, exclude_self=exclude_self)
+            lambda: self.async_broadcast_many(
+                channels, data, exclude_self=exclude_self, compress=compress
+            )
         )
 
     async def async_broadcast_many(
-        self, channels: Iterable[str | int], data: Any, *, exclude_self: bool = False
+        self,
+        channels: Iterable[str | int],
+        data: Any,
+        *,
+        exclude_self: bool = False,
+        compress: bool = True,
     ) -> None:
         """See `broadcast_many`."""
-        await self.async_broadcast(channel_list(channels), data, exclude_self=exclude_self)
+        await self.async_broadcast(
+            channel_list(channels), data, exclude_self=exclude_self, compress=compress
+        )
 
     # Subscribing
 

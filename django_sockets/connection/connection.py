@@ -203,7 +203,7 @@ class Connection(HookCalls):
 
     # Events to the client
 
-    def send(self, data: Any, raw: bool) -> Awaitable[None]:
+    def send(self, data: Any, raw: bool, compress: bool = True) -> Awaitable[None]:
         """See `BaseSocketServer.send`; await what it returns."""
         socket = self.socket
         if raw:
@@ -215,7 +215,7 @@ class Connection(HookCalls):
             is_text = is_text and not socket.ws_encoder_is_bytes
         else:
             payload, is_text = encode(data)
-        item = self.outbox.message(payload, is_text)
+        item = self.outbox.message(payload, is_text, compress)
         return self.awaited(partial(self.send_item, item, len(payload)))
 
     async def send_item(self, item: Item, size_bytes: int = 0) -> None:

@@ -95,6 +95,7 @@ def publish(
     *,
     is_text: bool,
     origin: bytes | None = None,
+    compress: bool = True,
 ) -> Coroutine[Any, Any, None]:
     """Publish `through_hub`.
 
@@ -103,9 +104,12 @@ def publish(
     """
     hub = existing_hub(asyncio.get_running_loop(), config)
     if hub is not None:  # This saves two coroutines for each of what may be thousands of calls.
-        return hub.publish(channels, payload, is_text=is_text, origin=origin)
+        return hub.publish(channels, payload, is_text=is_text, origin=origin, compress=compress)
     return through_hub(
-        config, lambda hub: hub.publish(channels, payload, is_text=is_text, origin=origin)
+        config,
+        lambda hub: hub.publish(
+            channels, payload, is_text=is_text, origin=origin, compress=compress
+        ),
     )
 
 

@@ -81,17 +81,26 @@ class ChannelCalls(abc.ABC):
     # No coroutines of their own: each of a thousand calls at once would pay for one.
 
     def broadcast(
-        self, channel: Channels, data: Any, origin: bytes | None = None
+        self, channel: Channels, data: Any, origin: bytes | None = None, compress: bool = True
     ) -> Awaitable[None]:
         """Publish data to one or several channels; await what it returns.
 
         Args:
             origin: id of a socket that does not get it.
+            compress: False: its frames are not compressed.
         """
         names = channel_names(channel)
         payload, is_text = encode(data)
         # No lambda: its cells would stay, for each of thousands of calls at once.
-        operation = partial(publish, self.config, names, payload, is_text=is_text, origin=origin)
+        operation = partial(
+            publish,
+            self.config,
+            names,
+            payload,
+            is_text=is_text,
+            origin=origin,
+            compress=compress,
+        )
         return self.awaited(operation)
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:

@@ -1,4 +1,4 @@
-"""Tests with a client inside the process run on a server with prepared frames and on one without."""
+"""Tests with a client inside the process run with and without prepared frames."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     source = inspect.getsource(metafunc.module)
     if any(name in source for name in CLIENTS):
         metafunc.fixturenames.append("prepared_frames")
-        metafunc.parametrize(
-            "prepared_frames", [False, True], ids=["events", "frames"], indirect=True
-        )
+        offers = {"events": False, "frames": True}
+        metafunc.parametrize("prepared_frames", offers.values(), ids=offers, indirect=True)
 
 
 @pytest.fixture
