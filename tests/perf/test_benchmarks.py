@@ -66,7 +66,7 @@ async def test_the_floor_subscribes_to_all_channels_of_a_path(
 
 
 @needs_compiler
-@pytest.mark.parametrize(("count", "size"), [(2000, 10), (400, 60_000)])
+@pytest.mark.parametrize(("count", "size"), [(2000, 10), (12_000, 2000), (400, 60_000)])
 async def test_the_floor_keeps_what_a_client_has_not_read(
     floor: Server, valkey_server: CacheServer, count: int, size: int
 ) -> None:
