@@ -131,6 +131,8 @@ def main() -> None:
         if earlier is not None:
             others = SCENARIOS.keys() - names
             results.measurements = [m for m in earlier.measurements if m.scenario in others]
+            results.versions = {**earlier.versions, **results.versions}
+            results.left_out = {**earlier.left_out, **results.left_out}
         # The child processes inherit the limit: each socket needs a file descriptor.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
