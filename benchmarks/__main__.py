@@ -132,7 +132,8 @@ def main() -> None:
             others = SCENARIOS.keys() - names
             results.measurements = [m for m in earlier.measurements if m.scenario in others]
             results.versions = {**earlier.versions, **results.versions}
-            results.left_out = {**earlier.left_out, **results.left_out}
+            for key in earlier.left_out.keys() - {peer.key for peer in peers}:
+                results.left_out[key] = earlier.left_out[key]
         # The child processes inherit the limit: each socket needs a file descriptor.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
