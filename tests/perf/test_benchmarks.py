@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import subprocess
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from benchmarks.scenarios import SCENARIOS
 from benchmarks.verdict import judge
 from django_sockets.testing.servers import CacheServer
 
-needs_compiler = pytest.mark.skipif(compiler.missing() != "", reason=compiler.missing())
+needs_compiler = pytest.mark.skipif(FLOOR.missing() != "", reason=FLOOR.missing())
 
 # The floor does not answer a close frame.
 connect = functools.partial(connect_websocket, close_timeout=0.01)
@@ -80,6 +82,14 @@ async def test_the_floor_keeps_what_a_client_has_not_read(
             await asyncio.to_thread(publisher.send, publisher.prepare(texts))
         for socket, own in ((odd, texts[1::2]), (even, texts[::2])):
             assert [await socket.recv() for _ in own] == [text for _, text in own]
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", sorted(compiler.SOURCES.glob("*.c")), ids=lambda path: path.name)
+def test_the_programs_in_c_compile_without_warnings(source: Path) -> None:
+    command = ["cc", *compiler.FLAGS, "-fsyntax-only", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_compiler
