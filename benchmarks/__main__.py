@@ -131,6 +131,9 @@ def main() -> None:
         if earlier is not None:
             others = SCENARIOS.keys() - names
             results.measurements = [m for m in earlier.measurements if m.scenario in others]
+            results.versions = {**earlier.versions, **results.versions}
+            for key in earlier.left_out.keys() - {peer.key for peer in peers}:
+                results.left_out[key] = earlier.left_out[key]
         # The child processes inherit the limit: each socket needs a file descriptor.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

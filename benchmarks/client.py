@@ -34,7 +34,7 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\
 """What Chromium and Firefox offer."""
 CONNECTING_AT_ONCE = 64
 GIVE_UP_SECONDS = 60.0
-BULK_PAUSE_SECONDS = 0.02
+BULK_PAUSE_SECONDS = 0.01
 BULK_END = 0.1
 """The share of the frames, at the end, that is read without pauses: the end is then noticed at
 once."""

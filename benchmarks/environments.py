@@ -145,6 +145,8 @@ class CompiledPeer(Peer):
     """A peer that is a program in C; its app is the name of its sources, separated by spaces."""
 
     def missing(self) -> str:
+        if sys.platform != "linux":
+            return "epoll exists only on Linux"
         return compiler.missing()
 
     def install(self) -> None:

@@ -52,6 +52,7 @@ def _fan_out(results: Results, figure: Figure) -> None:
     found = {peer: results.figure("fan-out", peer, "deliveries_per_second") for peer in PEERS}
     axes = figure.subplots()
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     _bars(axes, found)
 
 
@@ -61,9 +62,10 @@ def _compression(results: Results, figure: Figure) -> None:
         axes.set_title(title, fontsize=9)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(3))
-        # The floor has no compression, but keeps its row, so that both panels have the same rows.
+        # Both panels have the same rows, although the floor has no compression.
         shown = [peer for peer in PEERS if results.of("fan-out-1k", peer)]
-        _bars(axes, {peer: results.figure(name, peer, "deliveries_per_second") for peer in shown})
+        found = {peer: results.figure(name, peer, "deliveries_per_second") for peer in shown}
+        _bars(axes, found, empty_rows=True)
 
 
 def _steady(results: Results, figure: Figure) -> None:
@@ -111,10 +113,13 @@ def _growth(results: Results, figure: Figure) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _bars(axes: Axes, found: dict[Peer, ByRun]) -> None:
+def _bars(axes: Axes, found: dict[Peer, ByRun], *, empty_rows: bool = False) -> None:
     """Draw the medians with their numbers, and lines from the lowest to the highest value."""
-    rows = [(peer, list(by_run.values())) for peer, by_run in found.items() if by_run]
+    rows = [(peer, list(by_run.values())) for peer, by_run in found.items()]
+    rows = [(peer, values) for peer, values in rows if values or empty_rows]
     for place, (peer, values) in enumerate(reversed(rows)):
+        if not values:
+            continue
         median = statistics.median(values)
         colour = COLOURS.get(peer, OTHER_COLOUR)
         error = [[median - min(values)], [max(values) - median]]

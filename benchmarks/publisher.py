@@ -98,16 +98,19 @@ class _SenderLeftOut(_Wire):
 
     def __init__(self, peer: Peer, broker: Broker, stack: contextlib.ExitStack) -> None:
         super().__init__(peer, broker, stack)
-        (self._channel, _) = self._message("sender", "")
-        port = broker.port_of(self._channel)
-        self._subscription = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        self._subscription.sendall(hiredis.pack_command((b"SUBSCRIBE", self._channel)))
-        _replies(self._subscription, 1)
+        (channel, _) = self._message("sender", "")
+        port = broker.port_of(channel)
+        self._sender = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        self._sender.sendall(hiredis.pack_command((b"SUBSCRIBE", channel)))  # type: ignore[arg-type]
+        _replies(self._sender, 1)
+        self._known = False
 
     def prepare(self, texts: Texts) -> Sequence[bytes]:
         """Create the data for `send`; the sockets must have connected."""
-        (_, _, message), *_ = _replies(self._subscription, 1)
-        self._message = wire.ours(wire.origin_of(message))
+        if not self._known:
+            ((_, _, message),) = _replies(self._sender, 1)
+            self._message = wire.ours(wire.origin_of(message))
+            self._known = True
         return super().prepare(texts)
 
 

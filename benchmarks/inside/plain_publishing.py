@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import sys
 import threading
 import time
@@ -20,7 +21,8 @@ from django_sockets.broadcaster import Broadcaster
 
 DATA = {"text": "x" * 188}
 WARM_UP = 500
-CALLS = 8000
+CALLS = 2000
+ROUNDS = 5
 THREADS = 16
 
 Publish = Callable[[], object]
@@ -38,8 +40,8 @@ def redis_py(url: str) -> Publish:
     return lambda: client.publish("room", json.dumps(DATA))
 
 
-def per_second(publish: Publish, threads: int, calls: int = CALLS) -> float:
-    """Calls per second of this number of threads together."""
+def measure(publish: Publish, threads: int, calls: int = CALLS) -> dict[str, float]:
+    """Calls per second of this number of threads together, and the CPU time of a call."""
     ready = threading.Barrier(threads + 1)
     failures: list[BaseException] = []
 
@@ -59,19 +61,21 @@ def per_second(publish: Publish, threads: int, calls: int = CALLS) -> float:
         thread.start()
     with contextlib.suppress(threading.BrokenBarrierError):  # A thread has failed.
         ready.wait()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     for thread in running:
         thread.join()
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     if failures:
         raise failures[0]
-    return calls // threads * threads / seconds
+    done = calls // threads * threads
+    of = f"of_{threads}_thread{'s' * (threads > 1)}"
+    return {
+        f"publishes_per_second_{of}": done / seconds,
+        f"cpu_us_per_publish_{of}": cpu / done * 1e6,
+    }
 
 
 if __name__ == "__main__":
     publish = {"ours": ours, "redis_py": redis_py}[sys.argv[1]](os.environ["BENCH_BROKER_URL"])
-    figures = {
-        "publishes_per_second_of_1_thread": per_second(publish, 1),
-        f"publishes_per_second_of_{THREADS}_threads": per_second(publish, THREADS),
-    }
-    print(json.dumps(figures))
+    rounds = [{**measure(publish, 1), **measure(publish, THREADS)} for _ in range(ROUNDS)]
+    print(json.dumps({name: statistics.median(r[name] for r in rounds) for name in rounds[0]}))

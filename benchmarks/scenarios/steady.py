@@ -30,7 +30,7 @@ class Steady:
     rooms: int
     per_second: int
     messages: int
-    warm_up: int = 300
+    warm_up: int
 
     def __call__(self, peer: Peer, broker: Broker) -> dict[str, float]:
         with (
