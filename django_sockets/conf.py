@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from .broker import Broker, Sink
 from .errors import ConfigurationError
+from .overrides import BrokerFactory, database_contexts, default_configs
 from .redaction import without_frames
+from .registry import open_broker
 from .url import BrokerURL, suggest
 
 __all__ = [
@@ -30,12 +31,9 @@ __all__ = [
     "default_config",
     "default_config_and_origin",
     "django_site",
-    "hygiene_is_replaced",
     "lazy_text",
     "load_config",
     "on_database_connection",
-    "override_default",
-    "override_hygiene",
     "script_prefix",
 ]
 
@@ -114,19 +112,19 @@ class Config:
     Attributes:
         url: the broker.
         settings: the other settings.
-        broker_factory: for tests: makes the broker of a hub instead of `open_broker`.
+        open_broker: makes the broker of a hub. A test can replace it; see `overrides`.
     """
 
     url: BrokerURL
     settings: Settings = Settings()
-    broker_factory: Callable[[BrokerURL, Sink], Broker] | None = None
+    open_broker: BrokerFactory = open_broker
 
     def __hash__(self) -> int:
         return self._hash  # Cached: each broadcast looks up its hub, and there are many options.
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.url, self.settings, self.broker_factory))
+        return hash((self.url, self.settings, self.open_broker))
 
 
 Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any] | Config
@@ -174,7 +172,6 @@ def _of_url(source: str | BrokerURL) -> Config:
     return Config(_host_url(source))
 
 
-_overrides: list[Config] = []
 _configured: list[tuple[object, Config]] = []
 """The last value of Django's setting, and its configuration."""
 
@@ -193,8 +190,8 @@ def default_config_and_origin() -> tuple[Config, str]:
     Raises:
         ConfigurationError: the configuration is wrong.
     """
-    if _overrides:
-        return _overrides[-1], "override"
+    if default_configs:
+        return load_config(default_configs[-1]), "override"
     configured = getattr(_django_settings(), DJANGO_SETTING, None)
     url = None
     try:
@@ -208,17 +205,6 @@ def default_config_and_origin() -> tuple[Config, str]:
         error = without_frames(exc)
     del configured, url
     raise error
-
-
-@contextlib.contextmanager
-def override_default(source: Source) -> Iterator[Config]:
-    """For tests: make `source` the default configuration of the process within a `with` block."""
-    config = load_config(source)
-    _overrides.append(config)
-    try:
-        yield config
-    finally:
-        _overrides.remove(config)
 
 
 def check_hosts(hosts: object) -> None:
@@ -399,25 +385,6 @@ def lazy_text(value: object) -> str | None:
     return None
 
 
-Hygiene: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
-_hygiene: list[Hygiene] = []
-
-
-@contextlib.contextmanager
-def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
-    """For tests: use `hygiene` instead of `database_hygiene` within a `with` block."""
-    _hygiene.append(hygiene)
-    try:
-        yield
-    finally:
-        _hygiene.remove(hygiene)
-
-
-def hygiene_is_replaced() -> bool:
-    """True within `override_hygiene`."""
-    return bool(_hygiene)
-
-
 def on_database_connection(receiver: Callable[..., None]) -> bool:
     """Connect `receiver` to Django's signal `connection_created`; False if Django is not in use.
 
@@ -438,8 +405,8 @@ def database_hygiene() -> Iterator[None]:
 
     Connections that are broken or older than `CONN_MAX_AGE` are closed before and after.
     """
-    if _hygiene:
-        with _hygiene[-1]():
+    if database_contexts:
+        with database_contexts[-1]():
             yield
         return
     db = sys.modules.get("django.db")

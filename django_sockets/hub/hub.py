@@ -28,8 +28,8 @@ from ..delivery.send_queue import SendQueue
 from ..errors import BrokerClosed, PayloadTooLarge
 from ..log import LogThrottle
 from ..loops import forget_closed
+from ..overrides import channels_after_observers, publish_observers
 from ..redaction import frameless
-from ..registry import open_broker
 from .connections import Connections
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -41,10 +41,6 @@ logger = logging.getLogger("django_sockets")
 CONTROL = "\x01control"
 """The channel of orders between django_sockets processes. Applications cannot use the name, because
 `check_channel` refuses it."""
-
-taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
-"""For tests: called before each publish of the process, with its channels, payload and `is_text`.
-Each tap returns the channels to which the message is still published."""
 
 
 class Hub:
@@ -75,7 +71,7 @@ class Hub:
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
         self._delivering = asyncio.Lock()
-        self._broker = (config.broker_factory or open_broker)(config.url, self)
+        self._broker = config.open_broker(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
@@ -114,8 +110,8 @@ class Hub:
             raise PayloadTooLarge(len(payload), self.max_payload_bytes)
         if self.closed:
             raise BrokerClosed(self.config.url)
-        for tap in tuple(taps):
-            names = list(tap(names, payload, is_text))
+        if publish_observers:
+            names = channels_after_observers(names, payload, is_text)
         if not names:
             return
         headers = self._publisher.headers(names, is_text, origin)
@@ -127,7 +123,7 @@ class Hub:
             raise
 
     async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel, past the taps.
+        """Publish JSON text on the control channel, without observers.
 
         Raises:
             PublishError, BrokerClosed: see `publish`.

@@ -16,9 +16,10 @@ import weakref
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from ..conf import hygiene_is_replaced, on_database_connection
+from ..conf import on_database_connection
 from ..forks import PerProcess
 from ..log import LogThrottle
+from ..overrides import database_contexts
 from ..url import BrokerOptions
 
 __all__ = ["tidied"]
@@ -65,7 +66,7 @@ class _Thread:
 
     def tidy(self, context: Any) -> None:
         """Have old and broken connections closed. Call it on an event loop."""
-        if self._asked or hygiene_is_replaced():
+        if self._asked or database_contexts:
             return
         # Closing an old connection breaks the cursors of other hooks. A broken one has none.
         alone = not self.running

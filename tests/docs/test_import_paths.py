@@ -35,6 +35,10 @@ PATHS = {
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware
         connect_signals secure
     """,
+    "django_sockets.overrides": """
+        BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context
+        override_default_config
+    """,
     "django_sockets.registry": "open_broker schemes",
     "django_sockets.runtime": "local_hubs",
     "django_sockets.sockets": "BaseSocketServer",

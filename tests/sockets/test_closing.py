@@ -282,7 +282,7 @@ async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_a
             await answers.wait()
             await super().subscribe(channels)
 
-    silent = dataclasses.replace(load_config("memory://silent"), broker_factory=Silent)
+    silent = dataclasses.replace(load_config("memory://silent"), open_broker=Silent)
 
     class Patient(Member):
         config = silent

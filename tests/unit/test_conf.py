@@ -15,8 +15,8 @@ from django_sockets.conf import (
     default_config,
     lazy_text,
     load_config,
-    override_default,
 )
+from django_sockets.testing import override_broker
 from django_sockets.url import BrokerURL
 
 URL = "redis://localhost:6379"
@@ -108,13 +108,13 @@ def test_without_a_word_it_is_memory_and_the_environment_can_say_otherwise(
 
 def test_a_test_overrides_the_default_and_gives_it_back() -> None:
     before = default_config()
-    with override_default("memory://outer") as outer:
+    with override_broker("memory://outer") as outer:
         assert default_config() is outer
-        with override_default("memory://inner"):
+        with override_broker("memory://inner"):
             assert str(default_config().url) == "memory://inner"
         assert default_config() is outer
     assert default_config() == before
-    with pytest.raises(ConfigurationError), override_default("nonsense"):
+    with pytest.raises(ConfigurationError), override_broker("nonsense"):
         pass
     assert default_config() == before
 
