@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
-from ..conf import database_hygiene
 from ..forks import PerProcess
 from ..log import LogThrottle
+from ..optional_django import database_hygiene
 from ..os_threads import start_thread
 from ..url import BrokerOptions
 from .users import Login, usable

@@ -4,7 +4,7 @@
 Old or broken database connections of that thread are closed on it, before and after a hook. The
 hook does not wait for this: the thread runs its jobs in order. The thread is only woken when a
 connection has to be closed; Django's signal `connection_created` tells which connections exist.
-`conf.database_hygiene` does the same for `def` hooks.
+`optional_django.database_hygiene` does the same for `def` hooks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from ..conf import on_database_connection
 from ..forks import PerProcess
 from ..log import LogThrottle
+from ..optional_django import on_database_connection
 from ..overrides import database_contexts
 from ..url import BrokerOptions
 

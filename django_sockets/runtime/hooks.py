@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..conf import Settings, database_hygiene
+from ..conf import Settings
+from ..optional_django import database_hygiene
 from .async_hygiene import tidied
 from .worker_threads import worker_pool
 

@@ -13,7 +13,6 @@ from django_sockets.conf import (
     Config,
     Settings,
     default_config,
-    lazy_text,
     load_config,
 )
 from django_sockets.testing import override_broker
@@ -144,7 +143,8 @@ print(load_config().url)
 def test_django_that_is_installed_and_not_configured_does_no_harm() -> None:
     code = """
 import django.conf
-from django_sockets.conf import load_config, database_hygiene
+from django_sockets.conf import load_config
+from django_sockets.optional_django import database_hygiene
 print(load_config().url)
 with database_hygiene():
     pass
@@ -160,11 +160,3 @@ from django_sockets.conf import load_config
 print(load_config().url, "django" in sys.modules)
 """
     assert in_a_process_of_its_own(code) == "memory:// False"
-
-
-def test_lazy_text_is_told_from_other_text() -> None:
-    from django.utils.functional import lazystr
-
-    assert lazy_text(lazystr("text")) == "text"
-    assert lazy_text("text") is None
-    assert lazy_text(7) is None
