@@ -22,7 +22,7 @@ from ..codec import decode_json
 from ..deadlines import with_deadline
 from ..delivery.message import Delivery
 from ..errors import BrokerError, ConfigurationError
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerOptions
 from .hub import Hub
@@ -285,38 +285,29 @@ def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
 
 
 class _Registry:
-    """State that a forked child must not share with its parent."""
+    """The controls of one process. A forked child cannot reach the sockets of its parent."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.controls: weakref.WeakKeyDictionary[Hub, Control] = weakref.WeakKeyDictionary()
 
 
-_registry = _Registry()
-_abandoned: list[_Registry] = []
+_registry = PerProcess(_Registry)
 
 
 def control_of(hub: Hub) -> Control:
     """The control of a hub. The first call makes it."""
-    with _registry.lock:
-        control = _registry.controls.get(hub)
+    registry = _registry.current
+    with registry.lock:
+        control = registry.controls.get(hub)
         if control is None:
-            control = _registry.controls[hub] = Control(hub)
+            control = registry.controls[hub] = Control(hub)
         return control
 
 
 def controls() -> list[Control]:
     """All controls of this process, on all event loops."""
-    with _registry.lock:
-        found = list(_registry.controls.values())
+    registry = _registry.current
+    with registry.lock:
+        found = list(registry.controls.values())
     return [control for control in found if not control.loop.is_closed()]
-
-
-def _after_fork_in_child() -> None:
-    """Forget the sockets of the parent: closing one here would wake the loop of the parent."""
-    global _registry
-    _abandoned.append(_registry)
-    _registry = _Registry()
-
-
-after_fork_in_child(_after_fork_in_child)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..conf import Config
 from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
+from ..forks import abandon_in_child
 from ..loops import forget_closed
 from .background import background_loop
 from .channel_api import ChannelCalls, Channels
@@ -26,14 +26,14 @@ class BroadcasterConnection(ChannelCalls):
     the process in which they were made.
     """
 
-    __slots__ = ("_calls_on", "_home", "_pid", "_queue")
+    __slots__ = ("__weakref__", "_calls_on", "_home", "_queue")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._home: Calls | None = None
         self._calls_on: dict[asyncio.AbstractEventLoop, Calls] = {}
         self._queue: EventQueue | None = None
-        self._pid = os.getpid()
+        abandon_in_child(self)
 
     @property
     def calls(self) -> Calls:
@@ -49,12 +49,14 @@ class BroadcasterConnection(ChannelCalls):
         return self._calls_of(loop)
 
     def _forget_ended(self) -> None:
-        """Forget the loops of the parent after a fork, and a subscription whose loop has ended."""
-        if self._pid != os.getpid():
-            self._pid, self._home, self._queue = os.getpid(), None, None
-            self._calls_on.clear()
-        elif self._home is not None and self._home.home.is_closed():
+        """Forget a subscription whose loop has ended."""
+        if self._home is not None and self._home.home.is_closed():
             self._home = self._queue = None
+
+    def abandon(self) -> None:
+        """Forget the loops of the parent in a forked child."""
+        self._home = self._queue = None
+        self._calls_on.clear()
 
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
         calls = self._calls_on.get(loop)

@@ -44,7 +44,8 @@ def run(code: str) -> str:
         text=True,
         check=False,
         timeout=40,
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+        # Without HOME, Python 3.10 asks the module pwd for it when it imports zoneinfo.
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "HOME": "/"},
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
