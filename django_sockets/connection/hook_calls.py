@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from ..errors import BrokerError, ChannelError, NotAllowed
 from ..log import LogThrottle, whereabouts
-from ..runtime.async_hygiene import tidied
 from ..runtime.channel_api import ChannelCalls
-from ..runtime.hooks import call_in_thread, is_coroutine_function
+from ..runtime.hooks import call_hook, call_in_thread
 from ..runtime.sync_calls import Calls, Operation, running_loop
 from ..typed import invalid_message
 from ..url import BrokerOptions
@@ -98,9 +97,7 @@ class HookCalls(ChannelCalls):
         if function in self.definition.awaitable_defaults:
             awaitable: Awaitable[Any] = hook(*args)
             return awaitable
-        if is_coroutine_function(function):
-            return tidied(hook(*args))
-        return self._call_in_thread(hook, args)
+        return call_hook(hook, args, self._call_in_thread)
 
     async def _call_in_thread(self, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
         handshake = self.outbox.held

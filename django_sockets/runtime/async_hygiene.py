@@ -22,7 +22,7 @@ from ..optional_django import on_database_connection
 from ..overrides import database_contexts
 from ..url import BrokerOptions
 
-__all__ = ["tidied"]
+__all__ = ["tidied", "with_hygiene"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -32,10 +32,11 @@ T = TypeVar("T")
 
 def tidied(hook: Awaitable[T]) -> Awaitable[T]:
     """Wrap a coroutine hook in database hygiene; without Django, return the hook itself."""
-    return _tidied(hook) if "django.db" in sys.modules else hook
+    return with_hygiene(hook) if "django.db" in sys.modules else hook
 
 
-async def _tidied(hook: Awaitable[T]) -> T:
+async def with_hygiene(hook: Awaitable[T]) -> T:
+    """Await a coroutine hook; close old and broken database connections before and after it."""
     if _context is None and not _listen():
         return await hook
     context = _context(None)

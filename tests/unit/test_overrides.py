@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ from django_sockets.overrides import (
     override_database_context,
     override_default_config,
 )
-from django_sockets.runtime.hooks import call_hook
+from django_sockets.runtime.hooks import call_hook, call_in_thread
 from django_sockets.url import BrokerURL
 
 
@@ -87,8 +88,8 @@ async def test_a_database_context_surrounds_each_def_hook() -> None:
         yield
         steps.append("out")
 
-    settings = load_config("memory://").settings
+    in_thread = partial(call_in_thread, load_config("memory://").settings)
     with override_database_context(context):
-        await call_hook(settings, steps.append, "hook")
-    await call_hook(settings, steps.append, "later")
+        await call_hook(steps.append, ["hook"], in_thread)
+    await call_hook(steps.append, ["later"], in_thread)
     assert steps == ["in", "hook", "out", "later"]
