@@ -114,7 +114,7 @@ class Subscriber:
 
     async def _read(self, connection: Connection) -> None:
         state, kind_of_message = self.state, self._kind_of_message
-        routes, regained = state.routes, state.regained
+        routes, regained = state.subscriptions.routes, state.regained
         batch: list[tuple[str, bytes]] = []
         while True:
             if self._gate is not None and (state.settled or self._gate.is_set()):
@@ -201,11 +201,11 @@ class Subscriber:
 
     def mute(self) -> None:
         """Deliver nothing more, because another subscriber delivers from now on."""
-        self.state.forget()
+        self.state.subscriptions.clear()
 
     def lose(self, reason: str) -> None:
         """Report all granted channels as lost."""
-        self.state.owner.lost([channel for channel, _ in self.state.carried], reason)
+        self.state.owner.lost([channel for channel, _ in self.state.subscriptions.carried], reason)
 
     def reset(self, reason: str) -> None:
         """Drop the connection, if there is one, and connect again without a pause."""
@@ -222,7 +222,7 @@ class Subscriber:
             owner: receives the reports from now on.
         """
         self.state.owner = owner
-        for channel, _ in self.state.carried:
+        for channel, _ in self.state.subscriptions.carried:
             reason = owner.granted(channel)
             if reason is not None:
                 self.state.regained.setdefault(reason, []).append(channel)
@@ -240,7 +240,8 @@ class Subscriber:
             except ConnectError as exc:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
-                self.state.owner.unreachable([channel for channel, _ in self.state.wanted], exc)
+                wanted = [channel for channel, _ in self.state.subscriptions.wanted]
+                self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
                 self.trouble = ConnectError(self._url, f"cannot connect: {exc!r}")
                 self._supervisor.failed("connecting to subscribe", exc)
