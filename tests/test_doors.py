@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = "Layers: a module imports only what stands below it"
-BACKENDS = "Backends: opened by URL, imported by nobody"
+BACKENDS = "Backends: opened by URL, never imported by other rooms"
 DJANGO = "Django: only optional_django and the rooms made for Django import it"
 CONTRACTS = (LAYERS, BACKENDS, DJANGO)
 

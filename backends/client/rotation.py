@@ -73,7 +73,7 @@ async def take_over(old: Subscriber, new: Subscriber, owner: Owner, options: Bro
 
 
 def roll_back(old: Subscriber, new: Subscriber, owner: Owner) -> None:
-    """After a failed takeover, move the channels that were asked of `new` meanwhile to `old`."""
+    """After a failed takeover, move the channels that only `new` was asked for to `old`."""
     owner.lost(_only(new, old), "lost with a new connection")
     wanted = new.state.subscriptions.wanted
     new.mute()

@@ -47,7 +47,7 @@ PATIENCE_SECONDS = 1.0
 """The longest time that `add`, and so a handshake, waits for the first attempt."""
 
 on_missed_orders: list[Callable[[], object]] = []
-"""Callbacks for the case that orders may have been missed. They are called without arguments on the
+"""Callbacks, which are called when orders may have been missed. They have no arguments, run on the
 event loop of the hub, and must not wait. A callback can look for sockets that must be closed."""
 
 
@@ -105,7 +105,7 @@ class Control:
     def __init__(self, hub: Hub) -> None:
         self.config = hub.config
         self.loop = hub.loop
-        self._hub = weakref.ref(hub)  # A strong one would keep the hub in the registry for ever.
+        self._hub = weakref.ref(hub)  # A strong reference would keep the hub in the registry.
         self._tags_of: dict[Member, dict[str, str]] = {}
         self._index: dict[str, dict[str, dict[Member, None]]] = {}
         self._listening = False
@@ -203,7 +203,7 @@ class Control:
         finally:
             self._keeper = None
             if self._tags_of:
-                self._tried.set()  # No call of `add` may wait for ever.
+                self._tried.set()  # No call of `add` may wait forever.
         if self._missing and self._listening:
             self._missed("no connection")
 

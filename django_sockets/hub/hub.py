@@ -294,7 +294,7 @@ class Hub:
             try:
                 subscriber.on_gap(names, reason)
             except Exception as exc:
-                text = "%s: a subscriber failed to take a gap"
+                text = "%s: a subscriber failed to handle a gap"
                 self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
 
     def count(self, counter: str, count: int = 1) -> None:
@@ -345,7 +345,7 @@ class Hub:
             seconds = self.config.settings.drain_window_seconds
         left = await self.connections.drain(seconds)
         if left:
-            logger.warning("%d sockets did not end within %g s of draining", left, seconds)
+            logger.warning("draining: %d sockets did not end within %g s", left, seconds)
         else:
             await self.aclose()
         return left

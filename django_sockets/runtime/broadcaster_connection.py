@@ -1,4 +1,4 @@
-"""The machinery of a `Broadcaster`: on which loop its calls run, and what it has subscribed to."""
+"""The internal part of a `Broadcaster`: the event loop of its calls, and its subscriptions."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class BroadcasterConnection(ChannelCalls):
         if calls is None:
             forget_closed(self._calls_on)
             timeout_seconds = self.config.settings.sync_call_timeout_seconds
-            # Another thread may have come first.
+            # Another thread may have made one.
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
         return calls
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:
         self._forget_ended()
         if self._home is None:
-            # What is received belongs to the loop that asked for it first.
+            # The subscriptions belong to the loop of the first call.
             self._home = self._calls_of(asyncio.get_running_loop())
         return super().subscribe(channel)
 
@@ -91,7 +91,7 @@ class BroadcasterConnection(ChannelCalls):
             await shared_hub(self.config).remove(self._queue, names)
 
     async def receive(self, on_gap: Callable[[Sequence[str], str], object]) -> tuple[str, Any]:
-        """Wait for the next broadcast; returns its channel and data.
+        """Wait for the next broadcast, and return its channel and data.
 
         Args:
             on_gap: called with channels and a reason for each gap on the way.
@@ -112,7 +112,7 @@ class BroadcasterConnection(ChannelCalls):
             on_gap(event.channels, event.reason)
 
     async def aclose(self) -> None:
-        """Drop all subscriptions; publishing goes on working."""
+        """Drop all subscriptions. Publishing continues to work."""
         self._forget_ended()
         queue = self._queue
         if queue is not None and self._home is not None:

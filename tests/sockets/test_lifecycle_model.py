@@ -32,7 +32,7 @@ from django_sockets.sockets import BaseSocketServer
 NUMBERS = itertools.count()
 CHANNELS = st.sampled_from(["a", "b"])
 WAIT_SECONDS = 5
-USUAL_SECONDS = receive_loop.BESIDE_SECONDS
+USUAL_SECONDS = receive_loop.READ_AHEAD_AFTER_SECONDS
 
 
 class HandlerError(Exception):
@@ -140,7 +140,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.holding = holds
         if slow:  # So that somebody else reads meanwhile.
             self.turns = 5
-            receive_loop.BESIDE_SECONDS = 0.0
+            receive_loop.READ_AHEAD_AFTER_SECONDS = 0.0
         self.fails = {"connect": connect_fails and disconnect_fails, "disconnect": disconnect_fails}
         self.connects = connects or not connect_fails
         self.run(self._begin())
@@ -281,7 +281,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.served.cancel()
 
     def teardown(self) -> None:
-        receive_loop.BESIDE_SECONDS = USUAL_SECONDS
+        receive_loop.READ_AHEAD_AFTER_SECONDS = USUAL_SECONDS
         try:
             self.gate.set()
             self.state_read.set()
