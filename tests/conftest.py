@@ -91,7 +91,7 @@ def fresh_unix_server() -> Iterator[CacheServer]:
     yield from running(lambda: ValkeyServer(unix=True))
 
 
-# Several servers that belong together. Whoever hurts one calls `restore`.
+# Several servers that belong together. A test that breaks one of them calls `restore`.
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +182,7 @@ def restored_serverless(serverless: ServerlessEmulation) -> Iterator[ServerlessE
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as users install it."""
-    # Built from a copy, because setuptools leaves its scratch files beside pyproject.toml, and
+    # Built from a copy, because setuptools leaves temporary files next to pyproject.toml, and
     # without isolation, because that needs no network.
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")

@@ -1,4 +1,4 @@
-"""The doors between the rooms are real: a check that cannot turn red would protect nothing."""
+"""Forbidden imports between the rooms are found: each check fails on a planted violation."""
 
 from __future__ import annotations
 

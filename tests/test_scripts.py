@@ -1,4 +1,4 @@
-"""Plain scripts print exactly what they say, on every supported Python, on a busy machine.
+"""Plain scripts print exactly their expected output, on every Python, also on a busy machine.
 
 The scripts are those in tests/scripts and, where the variable DJANGO_SOCKETS_DOCUMENT names a text
 file, the Python blocks of that file. The lines that begin with `#=>` are the expected output.

@@ -1,4 +1,4 @@
-"""examples/chat in a real browser, behind two servers: what its users see."""
+"""Drives examples/chat in a real browser, behind two servers."""
 
 from __future__ import annotations
 

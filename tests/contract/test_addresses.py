@@ -1,4 +1,4 @@
-"""A name with several addresses, of which one is silent, refuses or cannot be reached."""
+"""Connects to names with several addresses, one of them silent, refusing or unreachable."""
 
 from __future__ import annotations
 

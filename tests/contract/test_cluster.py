@@ -1,4 +1,4 @@
-"""What only a cluster can be: too old, none at all, or not reachable where the URL begins."""
+"""Clusters that are too old, servers that are not in a cluster, and URLs with unreachable nodes."""
 
 from __future__ import annotations
 

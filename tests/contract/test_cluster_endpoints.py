@@ -1,4 +1,4 @@
-"""Clusters whose servers are announced without an address, or under one that leads nowhere."""
+"""Clusters whose servers announce no address, or an address that cannot be reached."""
 
 from __future__ import annotations
 

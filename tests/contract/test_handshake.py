@@ -1,4 +1,4 @@
-"""What a server or a proxy says to HELLO, and what the user, the URL and the options make of it."""
+"""The replies of servers and proxies to HELLO, for users, URLs and options of all kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the sentinels, their credentials or the name of the service is said so."""
+"""Errors name the problem: wrong sentinels, wrong credentials, or a wrong name of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract as others run it: on a backend of theirs, installed as theirs; and it can fail."""
+"""The contract suite on an installed backend of a third party: it passes, and it can fail."""
 
 from __future__ import annotations
 

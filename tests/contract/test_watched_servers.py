@@ -1,4 +1,4 @@
-"""Real servers that are demoted, replaced under their name, or let us do little."""
+"""Servers that are demoted, replaced under their name, or whose ACL forbids most commands."""
 
 from __future__ import annotations
 

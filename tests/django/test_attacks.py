@@ -1,4 +1,4 @@
-"""Attacks, each tried: it is refused, other sockets do not notice, and memory comes back."""
+"""Each attack is refused, other sockets work as before, and the memory is freed."""
 
 from __future__ import annotations
 

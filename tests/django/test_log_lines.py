@@ -1,4 +1,4 @@
-"""What a client sends into the log: one line of bounded length, and few of them."""
+"""Text of a client in the log is one line of bounded length, and there are few such lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers: every connection reaches its application, and nothing unknown troubles the server."""
+"""Routers pass each connection to its application. Unknown paths cause no error in the server."""
 
 from __future__ import annotations
 

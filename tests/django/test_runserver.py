@@ -1,4 +1,4 @@
-"""`manage.py runserver`: websockets, pages and static files while one types, as people know it."""
+"""`manage.py runserver` serves websockets, pages and static files, and reloads changed code."""
 
 from __future__ import annotations
 

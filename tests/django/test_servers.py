@@ -1,4 +1,4 @@
-"""One application file, four servers: what a user sees must not depend on which one it is."""
+"""One application file behaves in the same way on four servers."""
 
 from __future__ import annotations
 

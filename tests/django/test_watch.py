@@ -1,4 +1,4 @@
-"""Open sockets end with their login: a page that stays open must not outlive it."""
+"""Open sockets end with their login, also if a page stays open."""
 
 from __future__ import annotations
 

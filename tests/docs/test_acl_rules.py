@@ -1,4 +1,4 @@
-"""The ACL rules of docs/deploy.md are enough, and are rules that the servers know."""
+"""The ACL rules of docs/deploy.md are accepted by the servers, and they are sufficient."""
 
 from __future__ import annotations
 

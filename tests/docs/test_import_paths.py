@@ -1,4 +1,4 @@
-"""Every import path that the documents name stays: an application that uses one must not break."""
+"""Every import path that the documentation names exists, so that applications keep working."""
 
 from __future__ import annotations
 

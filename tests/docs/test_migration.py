@@ -1,4 +1,4 @@
-"""docs/migration.md: what it names exists, and what it shows for 4.0 runs and does what it says."""
+"""The names of docs/migration.md exist, and its examples for 4.0 run."""
 
 from __future__ import annotations
 

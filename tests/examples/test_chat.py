@@ -1,4 +1,4 @@
-"""examples/chat by its README: tables and users, runserver, and who hears what."""
+"""examples/chat works as its README describes: tables, users, runserver and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/drf_counter by its README: count through the API, see it with a token."""
+"""examples/drf_counter works as its README describes: count with the API, watch with a token."""
 
 from __future__ import annotations
 

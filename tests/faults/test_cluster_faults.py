@@ -1,4 +1,4 @@
-"""A cluster loses nodes, moves slots and cuts links under load; nothing is lost without a word."""
+"""A cluster loses nodes, moves slots and cuts connections under load, without a silent loss."""
 
 from __future__ import annotations
 

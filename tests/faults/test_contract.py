@@ -1,4 +1,4 @@
-"""The contract under faults, on servers that each test has for itself or gives back whole.
+"""The contract under faults, on servers of the test's own or servers that the test restores.
 
 All of it on Valkey and on every topology; of the others, what their way of connecting could break.
 """

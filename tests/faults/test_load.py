@@ -1,4 +1,4 @@
-"""Numbers that users may hold us to: nothing missed after subscribe, no false gap, back in 2 s."""
+"""Promised numbers: no loss after subscribe, no gap without a cause, recovery within 2 s."""
 
 from __future__ import annotations
 

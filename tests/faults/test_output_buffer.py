@@ -1,4 +1,4 @@
-"""A subscriber slower than its server lets it be is cut off, and told what it may have missed."""
+"""A subscriber that the server disconnects for its full output buffer gets a gap."""
 
 from __future__ import annotations
 

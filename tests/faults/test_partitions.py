@@ -1,7 +1,7 @@
 """Messages are lost on the side of the publishers, after the subscriber has had its gap.
 
-Until a split heals, a publisher beside the old primary goes on, and its publishes are accepted.
-Nobody hears them. They were published after the gap of the subscriber, so they need another one.
+During a network split, the old primary still accepts the messages of publishers on its side. No
+subscriber gets these messages. They were published after the subscriber's gap and need another one.
 The splits are made with network namespaces (see `namespaces`), the resets with a `FaultProxy`
 between the publishers and the server.
 """

@@ -1,4 +1,4 @@
-"""Connections are replaced before they are too old, under load, and nobody notices."""
+"""Connections are replaced before they are too old, under load and without a gap."""
 
 from __future__ import annotations
 

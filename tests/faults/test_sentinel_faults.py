@@ -1,4 +1,4 @@
-"""A primary that sentinels watch is killed, frozen, demoted and displaced under load."""
+"""A primary that sentinels watch is killed, frozen, demoted and replaced under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that stop reading cost the others nothing, the process little, and are accounted for."""
+"""Clients that stop reading do not delay others, use bounded memory, and are counted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Everything at once for a long time: cluster faults, clients that come, go or stop reading, load.
+"""All faults at once for a long time: cluster faults, clients that leave or stop reading, load.
 
-`make soak` lets it go on for ten minutes. A failing run prints DJANGO_SOCKETS_NEMESIS_SEED=...,
-which repeats its strikes.
+`make soak` runs it for ten minutes. A failing run prints DJANGO_SOCKETS_NEMESIS_SEED=..., which
+repeats its faults.
 """
 
 from __future__ import annotations

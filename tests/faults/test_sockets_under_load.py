@@ -1,4 +1,4 @@
-"""What many sockets in one process cost the server, and what they survive."""
+"""The cost of many sockets in one process for the server, and their recovery from faults."""
 
 from __future__ import annotations
 

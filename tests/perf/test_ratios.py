@@ -1,6 +1,6 @@
-"""What users would notice as a slow server: ratios within one run, with wide margins.
+"""A server that users would call slow fails here: ratios within one run, with wide margins.
 
-The figures themselves are `make bench`'s business; see docs/performance.md.
+`make bench` measures the figures themselves; see docs/performance.md.
 """
 
 from __future__ import annotations

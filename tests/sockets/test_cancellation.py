@@ -1,7 +1,7 @@
-"""Whoever is cancelled, at whichever await, leaves nothing of his behind and nobody else harmed.
+"""A call that is cancelled at any await leaves nothing behind and does not affect other calls.
 
-Each call is made again and again, and cancelled at its first await, its second, and so on until it
-gets to its end: as soon as it waits there, or in the moment in which it is answered.
+Each call is repeated and cancelled at its first await, then at its second, and so on to its end. It
+is cancelled when it begins to wait, or at the moment at which the awaited result arrives.
 """
 
 from __future__ import annotations

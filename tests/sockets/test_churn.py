@@ -1,4 +1,4 @@
-"""Clients that come and go for a long time, cut off anywhere, leave nothing behind."""
+"""Clients that connect and disconnect at any point for a long time leave nothing behind."""
 
 from __future__ import annotations
 

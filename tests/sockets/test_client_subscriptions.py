@@ -1,4 +1,4 @@
-"""Broadcasts that leave their sender out, and subscriptions that a client asks for."""
+"""Broadcasts without their sender, and subscriptions that a client asks for."""
 
 from __future__ import annotations
 

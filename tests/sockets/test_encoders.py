@@ -1,4 +1,4 @@
-"""`ws_encoder` and `ws_decoder`: any function that takes the data, wherever it is given."""
+"""`ws_encoder` and `ws_decoder` accept any function of the data, in every place to set them."""
 
 from __future__ import annotations
 

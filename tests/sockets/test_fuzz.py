@@ -1,4 +1,4 @@
-"""Whatever a client sends, its own socket answers or ends, and its neighbour notices nothing."""
+"""Any frame of a client affects only its own socket."""
 
 from __future__ import annotations
 

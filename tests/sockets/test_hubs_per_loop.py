@@ -1,7 +1,7 @@
-"""A hub belongs to an event loop, a loop to a thread and a process: no mixing, nothing left behind.
+"""Hubs belong to one event loop, in one thread and process. Nothing is mixed or left behind.
 
-Each case is run in a process of its own, on asyncio's loop and on uvloop's, against a server of its
-own, so that what it counts is its own doing.
+Each case runs in its own process, on asyncio's loop and on uvloop's, against its own server. It thus
+counts only its own connections.
 """
 
 from __future__ import annotations

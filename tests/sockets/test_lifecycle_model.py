@@ -1,4 +1,4 @@
-"""Whatever order things happen in, one socket keeps its promises: random lives against a model.
+"""One socket keeps its promises for any order of events: random lives, compared with a model.
 
 A failure prints the steps that lead to it, shortened; the same steps are tried in every run.
 """

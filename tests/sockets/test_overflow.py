@@ -1,4 +1,4 @@
-"""A client that reads too slowly ends or misses messages as its class says, all of it counted."""
+"""A client that reads too slowly is closed or misses messages, by the policy, and is counted."""
 
 from __future__ import annotations
 

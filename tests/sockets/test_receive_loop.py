@@ -1,8 +1,7 @@
-"""A socket reads, and handles what it reads, in the task of its server.
+"""A socket reads frames and handles them in the task of its server.
 
-What ends the socket may not be taken for the server's own will to end that task, nor the other way
-round; and a handler that takes long may keep neither the client's leave from being noticed nor
-others from their turn.
+The end of the socket must not be confused with a cancellation by the server. While a handler takes
+long, the end of the connection is still noticed, and other sockets are served.
 """
 
 from __future__ import annotations
@@ -229,7 +228,7 @@ async def until(condition: Any) -> None:
 
 
 async def taking_long(member: type[Slow], *numbers: int) -> tuple[Served, asyncio.Future[None]]:
-    """A connection with a frame at work for so long that somebody else reads beside it."""
+    """A connection whose handler takes so long that a second task reads ahead."""
     served = Served(member)
     server = asyncio.ensure_future(served.app)
     tasks = len(asyncio.all_tasks())
@@ -401,7 +400,7 @@ async def test_a_handler_that_took_long_once_costs_no_task_for_ever() -> None:
         pass
 
     served, server = await taking_long(Member, 1, 2)
-    tasks = len(asyncio.all_tasks()) - 1  # Without who reads beside.
+    tasks = len(asyncio.all_tasks()) - 1  # Without the task that reads ahead.
     Member.go_on.set()
     await until(lambda: Member.log == [1, 2])
     served.say(3, 4)

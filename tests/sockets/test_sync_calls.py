@@ -1,6 +1,6 @@
-"""What plain calls (`socket.broadcast(...)`) do: their order, errors, other loops and exits.
+"""Plain calls such as `socket.broadcast(...)`: their order and errors, other loops, and exits.
 
-`test_no_deadlock` makes each of them in every place that code runs in.
+`test_no_deadlock` makes each call on every kind of thread.
 """
 
 from __future__ import annotations

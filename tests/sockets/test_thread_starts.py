@@ -1,4 +1,4 @@
-"""A thread that cannot be started, as at a limit on processes, costs one call and no other."""
+"""If a thread cannot be started, as at a limit on processes, only the present call fails."""
 
 from __future__ import annotations
 

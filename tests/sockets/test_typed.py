@@ -1,4 +1,4 @@
-"""Typed messages: a handler gets what it declares, and a client learns what was wrong."""
+"""A handler gets its declared type, and a client learns why a message is invalid."""
 
 from __future__ import annotations
 

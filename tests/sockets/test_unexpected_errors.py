@@ -1,4 +1,4 @@
-"""An unexpected error ends nothing that lives longer: tasks, threads and timers go on."""
+"""After an unexpected error, long-lived tasks, threads and timers continue."""
 
 from __future__ import annotations
 

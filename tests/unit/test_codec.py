@@ -1,4 +1,4 @@
-"""What may be broadcast, and the very text that clients get."""
+"""The data that can be broadcast, and the exact text that clients get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to say which broker, and what is said when it is said wrongly."""
+"""Every form of the configuration, and the errors for wrong ones."""
 
 from __future__ import annotations
 

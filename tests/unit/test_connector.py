@@ -1,4 +1,4 @@
-"""What connections to one broker share."""
+"""All connections of one broker share settings and credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who we say we are: right at every connect, never nobody instead, never a secret in sight."""
+"""Every connection logs in with the right credentials, and no secret is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deadline that does not swallow a cancellation."""
+"""Waiting with a deadline does not swallow a cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frame holds the event loop no longer than its length allows, whatever is in it."""
+"""The time to decode a frame depends on its length, not on its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A socket that is served past its queue hears the same, in the same order, as one that is not."""
+"""A socket gets the same messages in the same order, with and without its queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A burst harms nobody; a slow consumer is found out, and delays the others only briefly."""
+"""A burst has no effect; a slow consumer is detected and delays the others only briefly."""
 
 from __future__ import annotations
 

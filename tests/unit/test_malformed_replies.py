@@ -1,4 +1,4 @@
-"""A server that answers with nonsense for a while: everything works again once it is sane."""
+"""After a server has sent malformed replies for a while, everything works again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bus inside one process under load: nobody waits in vain, and nothing is lost silently."""
+"""The bus inside one process under load: no call waits forever, and no loss is silent."""
 
 from __future__ import annotations
 

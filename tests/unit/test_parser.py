@@ -1,4 +1,4 @@
-"""Whatever way a server's bytes arrive, its replies come out whole, in order, and bounded."""
+"""Replies are parsed completely, in order and within bounds, for any chunks of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server refuses for a while is asked again: no check is switched off for good."""
+"""A command that a server refuses for a while is sent again: no check is switched off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages to a cluster keep their order while servers come and go beside them."""
+"""Messages to a cluster keep their order while its servers change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentinels that do not agree: the newest configuration counts, and nothing leads back."""
+"""If sentinels disagree, the newest configuration counts, and no older one is used again."""
 
 from __future__ import annotations
 

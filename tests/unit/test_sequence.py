@@ -1,4 +1,4 @@
-"""The tracker tells of every hole; a gap covers what was published before it; memory is bounded."""
+"""The tracker finds every hole, gaps cover earlier messages only, and its memory is bounded."""
 
 from __future__ import annotations
 

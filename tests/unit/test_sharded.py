@@ -1,4 +1,4 @@
-"""Which host a channel is on, and how several hosts are one broker."""
+"""The name of a channel selects its host, and several hosts work as one broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the reader makes of a stream that arrives in one piece, or not as expected."""
+"""The reader of a connection handles large, partial and unexpected input."""
 
 from __future__ import annotations
 

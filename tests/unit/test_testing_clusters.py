@@ -1,4 +1,4 @@
-"""The clusters of the test kit fail as clusters do, and are whole again for the next test."""
+"""The clusters of the test kit fail as real clusters do, and are restored for the next test."""
 
 from __future__ import annotations
 

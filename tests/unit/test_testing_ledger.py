@@ -1,4 +1,4 @@
-"""A checker of deliveries that lets a loss pass proves nothing: each kind is shown to it once."""
+"""The checker of deliveries finds every kind of loss."""
 
 from __future__ import annotations
 

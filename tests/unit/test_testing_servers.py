@@ -1,4 +1,4 @@
-"""The servers of the test kit come up, fail and come back as fault tests rely on."""
+"""The servers of the test kit start, fail and restart as the fault tests expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Windows lacks is needed by nothing but the test servers: an import must not fail there."""
+"""Only the test servers need POSIX: every other module can be imported without it."""
 
 from __future__ import annotations
 

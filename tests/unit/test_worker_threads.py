@@ -1,4 +1,4 @@
-"""The threads of `def` handlers: how many there are, who gets them, and what they survive."""
+"""The threads of `def` handlers: their number, their order, and errors in them."""
 
 from __future__ import annotations
 

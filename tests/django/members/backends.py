@@ -1,4 +1,4 @@
-"""Ways to log in of the project's own."""
+"""The project's own authentication backends."""
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import BaseBackend, ModelBackend

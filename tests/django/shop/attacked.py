@@ -1,4 +1,4 @@
-"""Sockets that are attacked over the wire, on every server."""
+"""Socket classes that tests attack over the network, on every server."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Each of Django's ways to run a test; run by test_testkit_database.py in processes of its own."""
+"""Each kind of test case of Django. test_testkit_database.py runs them in separate processes."""
 
 import json
 import threading
