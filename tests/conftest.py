@@ -33,7 +33,7 @@ def skip_or_fail(what: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def missing() -> Callable[[str], NoReturn]:
-    """Call it with what is not there: a skip, or a failure where nothing may be missing."""
+    """Skip the test because something is missing, or fail it where nothing may be missing."""
     return skip_or_fail
 
 
@@ -72,7 +72,7 @@ def redis_unix_server() -> Iterator[CacheServer]:
 
 @pytest.fixture
 def fresh_valkey_server() -> Iterator[CacheServer]:
-    """A server for one test, to be killed and stopped at will."""
+    """A server for one test, which may kill and stop it."""
     yield from running(ValkeyServer)
 
 

@@ -52,13 +52,13 @@ def log_in(page: Any, name: str, password: str = PASSWORD) -> None:
 
 @pytest.fixture(scope="module")
 def logins() -> dict[tuple[str, str], Any]:
-    """Cookies of those who have logged in before: hashing a password takes its time."""
+    """The cookies of users who have logged in before, because hashing a password is slow."""
     return {}
 
 
 @pytest.fixture
 def tab(windows: Any, server: Server, kind: str, logins: Any, expects: Any) -> Callable[..., Any]:
-    """A tab of somebody who is connected."""
+    """A tab of a connected user."""
 
     def open_tab(name: str, room: str = "", *, fresh: bool = False, **options: Any) -> Any:
         known = None if fresh else logins.get((kind, name))

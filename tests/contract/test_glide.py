@@ -58,14 +58,14 @@ def publisher(
 
 @pytest.fixture
 def server() -> Iterator[CacheServer]:
-    """One of the test's own, to do harm to."""
+    """A server of the test's own, which the test may break."""
     with ValkeyServer() as own:
         yield own
 
 
 @contextlib.asynccontextmanager
 async def hearing(server: CacheServer, *names: bytes, sharded: bool = False) -> AsyncIterator[Any]:
-    """Yields a call that waits for so many messages and returns (name, payload) in their order."""
+    """Yields a function that waits for messages and returns (name, payload) in their order."""
     async with Redis(port=server.port) as client, client.pubsub() as pubsub:
         for name in names:  # One call of SSUBSCRIBE may name one slot only.
             await (pubsub.ssubscribe(name) if sharded else pubsub.subscribe(name))

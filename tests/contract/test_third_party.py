@@ -116,7 +116,7 @@ BROKEN = {
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Somebody's brokers, as pip would install them, and their tests."""
+    """The brokers of a third party, as pip would install them, and their tests."""
     (tmp_path / "brokers.py").write_text(BROKERS, encoding="utf-8")
     metadata = tmp_path / "brokers-1.0.dist-info"
     metadata.mkdir()

@@ -23,7 +23,7 @@ WAIT_SECONDS = 10
 
 
 class Where(BaseSocketServer):
-    """Tells the client by which route it came."""
+    """Sends the route of the client."""
 
     async def connect(self) -> None:
         await self.async_send([type(self).__name__, self.scope["url_route"]])

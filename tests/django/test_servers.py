@@ -90,7 +90,7 @@ def test_a_page_of_another_site_is_refused(server: Server) -> None:
     assert refusal(server, "/ws/1/", "https://evil.example") == 403
 
 
-def test_pages_and_static_files_are_served_beside_it(server: Server) -> None:
+def test_pages_and_static_files_are_served_as_well(server: Server) -> None:
     assert server.get("/") == (200, "the shop")
     assert server.get("/static/shop/shop.css") == (200, "body { color: teal }\n")
     assert server.get("/static/shop/missing.css")[0] == 404

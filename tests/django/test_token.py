@@ -219,7 +219,7 @@ async def test_a_new_password_leaves_tokens_alone(ann: Any, key: str, members: A
 
 
 class Answer:
-    """What an application's own `get_user` may do."""
+    """The possible results of an application's `get_user`."""
 
     @staticmethod
     def plain(token: str) -> Any:

@@ -90,7 +90,7 @@ def say(socket: ClientConnection, type_: str, **more: Any) -> None:
 
 
 def hear(socket: ClientConnection, kind: str) -> Any:
-    """The next event but for those of the roll call, unless it is asked for one."""
+    """The next event, without those of the roll call unless it is asked for."""
     while True:
         event = json.loads(socket.recv(timeout=WAIT_SECONDS))
         if event.get("kind") == kind or event.get("kind") not in ("entered", "here"):

@@ -85,7 +85,7 @@ async def test_an_orderly_failover(cluster: CacheCluster) -> None:
         load.expect_untouched(spared)
 
 
-async def test_whoever_cuts_all_subscribers_again_and_again_is_survived(
+async def test_all_subscribers_can_be_disconnected_again_and_again(
     cluster: CacheCluster,
 ) -> None:
     async with under_load(quick(cluster.url)) as load:

@@ -42,7 +42,7 @@ async def opened(elsewhere: LoopThread, url: str) -> AsyncIterator[Hub]:
 
 
 def cuts(server: CacheServer) -> int:
-    """How many clients it has cut off for what it had to keep for them, by its own log."""
+    """How many clients the server has disconnected for a full output buffer, by its log."""
     log = (server.directory / "server.log").read_text(errors="replace")
     return log.count("overcoming of output buffer limits")
 
@@ -50,7 +50,7 @@ def cuts(server: CacheServer) -> int:
 async def publish_until_the_cut(
     server: CacheServer, hub: Hub, ledger: Ledger, pad_bytes: int
 ) -> None:
-    """Fill the subscriber's buffer until the server cuts it, and say more that it cannot hear."""
+    """Publish until the server disconnects the subscriber, and some more messages afterwards."""
     batch = max(1, 1024 * 1024 // pad_bytes)
 
     async def publish() -> None:

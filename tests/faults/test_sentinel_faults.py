@@ -53,7 +53,7 @@ async def test_a_frozen_primary_is_replaced_and_says_nothing_when_it_wakes_up(
 async def test_a_primary_demoted_by_hand_is_left_for_the_one_that_the_sentinels_name(
     trio: SentinelTrio,
 ) -> None:
-    """It goes on accepting what is published, and delivers it to its own subscribers only."""
+    """It still accepts messages, and delivers them to its own subscribers only."""
     async with under_load(quick(trio.url)) as load:
         primary = await to_thread(trio.primary)
         (other, *_) = await to_thread(trio.replicas)

@@ -106,7 +106,7 @@ class Publisher:
         await self.hub.publish("everybody", head.ljust(PAYLOAD_BYTES, b"."))
 
     async def at_rate(self, per_second: float, seconds: float) -> int:
-        """Publish by the clock; returns the first number."""
+        """Publish at a fixed rate; returns the first number."""
         began, first = time.monotonic(), self.number + 1
         for count in range(max(1, round(per_second * seconds))):
             await asyncio.sleep(max(0.0, began + count / per_second - time.monotonic()))
@@ -115,7 +115,7 @@ class Publisher:
 
 
 async def throughput(publisher: Publisher, readers: list[Reader]) -> float:
-    """Messages a second that go through to all, one after the other has arrived."""
+    """Messages per second to all clients, each published after the one before has arrived."""
     began, count = time.monotonic(), 10
     for _ in range(count):
         await publisher.publish()

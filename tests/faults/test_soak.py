@@ -65,7 +65,7 @@ def cluster(valkey_cluster: CacheCluster) -> Iterator[CacheCluster]:
 
 
 class Steady:
-    """A client that reads, and knows that every hole needs a gap after its publish began."""
+    """A client that reads, and checks that each missing message is covered by a gap."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection

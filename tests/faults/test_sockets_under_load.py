@@ -27,7 +27,7 @@ def connections(server: Any) -> int:
 
 
 async def wait_until(condition: Any, seconds: float = 5) -> None:
-    """For what only the server knows: ask it until it agrees, within a bound."""
+    """Ask the server until the condition is true, within a time limit."""
     give_up = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < give_up, "the server never got there"

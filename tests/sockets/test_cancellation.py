@@ -77,7 +77,7 @@ async def cancel_at(
     when: str,
     meanwhile: Callable[[], None] | None = None,
 ) -> bool:
-    """Run it; False if it has ended before its n-th await."""
+    """Run the coroutine; False if it ended before its n-th await."""
     steps = CancelledAt(coroutine, at, when, meanwhile)
 
     async def run() -> None:
@@ -131,7 +131,7 @@ class Place:
 
 
 async def hears(queue: EventQueue, mark: bytes, channels: set[str]) -> None:
-    """Read on until the mark has been heard on each of the channels."""
+    """Read until the mark has arrived on each of the channels."""
     silent = {channel for channel in channels if channel in ("kept", "shared", "a")}
     while silent:
         event = await asyncio.wait_for(queue.next(), PATIENCE_SECONDS)
@@ -250,7 +250,7 @@ async def test_a_subscribe_that_is_cancelled_takes_nothing_from_one_at_the_same_
 async def test_a_socket_that_is_cancelled_anywhere_leaves_its_hub_as_it_was(
     when: str, server: CacheServer | None
 ) -> None:
-    """As servers do that are stopped, and those that lose a client."""
+    """Servers do this when they stop, and when they lose a client."""
     url = url_of(server)
     hub = shared_hub(load_config(url))
     place = Place(hub, server, hub.new_queue(), hub.new_queue())

@@ -274,7 +274,7 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
 async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_at_most(
     missed: asyncio.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is it refused: the orders that it may miss are made up for when the server answers."""
+    """It is not refused: when the server answers, missed orders are made up for."""
     answers = asyncio.Event()
 
     class Silent(MemoryBroker):

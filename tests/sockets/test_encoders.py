@@ -106,7 +106,7 @@ async def test_a_decoder_in_the_class(kind: str) -> None:
 
 
 class Functions:
-    """A mixin that knows nothing of sockets."""
+    """A mixin that is no socket class."""
 
     ws_encoder = dumps
     ws_decoder = json.loads

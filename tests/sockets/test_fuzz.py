@@ -58,7 +58,7 @@ class Echo(BaseSocketServer):
 
 
 class Lenient(Echo):
-    """Goes on after a bad frame, so that all of them are tried."""
+    """Continues after a bad frame, so that all frames are tried."""
 
     async def decode_error(self, exc: Exception) -> None:
         await self.async_send("bad")

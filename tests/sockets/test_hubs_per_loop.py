@@ -1,6 +1,6 @@
 """Hubs belong to one event loop, in one thread and process. Nothing is mixed or left behind.
 
-Each case runs in its own process, on asyncio's loop and on uvloop's, against its own server. It thus
+Each case runs in its own process, on asyncio's loop and on uvloop's, against its own server, and
 counts only its own connections.
 """
 
@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Server:
-    """What a process asks a server, over a connection that is left out of the answers."""
+    """Asks a server about its connections, without counting its own one."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -49,7 +49,7 @@ class Server:
         return frozenset(line["id"] for line in self._client.client_list()) - {self._own}
 
     def until_connections(self, count: int) -> frozenset[str]:
-        """Wait until it has so many: it hears of the end of one a moment later."""
+        """Wait for this number of connections: the server notices an end a moment later."""
         until(lambda: len(self.connections()) == count, PATIENCE_SECONDS, f"not {count} clients")
         return self.connections()
 
@@ -116,7 +116,7 @@ async def hears_itself(hub: Hub, room: str) -> None:
 
 
 def two_loops_in_two_threads(url: str) -> None:
-    """Each loop's sockets hear all of theirs and nothing else, over connections of their own."""
+    """The sockets of each loop get all their messages and no others, over their own connections."""
     server, broadcaster = Server(url), Broadcaster(url)
 
     async def talk(name: str) -> None:
@@ -235,7 +235,7 @@ def a_hundred_calls_by_async_to_sync(url: str) -> None:
 
 
 def forked_child(url: str, fork: Callable[[Callable[[], None]], int]) -> None:
-    """A child has connections of its own, and its parent's go on as if it were not there."""
+    """A child has its own connections, and those of its parent work as before."""
     server, broadcaster = Server(url), Broadcaster(url)
     broadcaster.broadcast("nobody", "the background loop is there")
 

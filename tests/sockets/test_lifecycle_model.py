@@ -40,7 +40,7 @@ class HandlerError(Exception):
 
 
 class Life(BaseSocketServer):
-    """Does what the frames say, and notes everything."""
+    """Does what the frames ask for, and records everything."""
 
     def __init__(self, *arguments: Any, machine: LifeMachine) -> None:
         super().__init__(*arguments, config=machine.url)
@@ -99,7 +99,7 @@ class Life(BaseSocketServer):
 
 
 class LifeMachine(RuleBasedStateMachine):
-    """One connection, and what must be true of it."""
+    """One connection, and the conditions that it must meet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -352,7 +352,7 @@ class LifeMachine(RuleBasedStateMachine):
         ]
 
     def missing(self, expected: list[int], came: list[int]) -> list[int]:
-        """What was broadcast to an open, subscribed socket that read, and did not come."""
+        """The broadcasts that an open and subscribed socket should have got and did not get."""
         return [number for number in expected if number not in came]
 
 

@@ -25,7 +25,7 @@ ONE_THREAD = {"url": URL, "handler_threads": 1}
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """So many starts of the library's threads fail from now on."""
+    """A number of starts of the library's threads fail from now on."""
     left = [0]
     start = threading.Thread.start
 

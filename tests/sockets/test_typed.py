@@ -21,7 +21,7 @@ URL = "memory://typed"
 
 @pytest.fixture(autouse=True)
 def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a client sends is no error of the application."""
+    """Invalid frames of a client are no errors of the application."""
     yield
     assert not [r for r in caplog.get_records("call") if r.levelno >= logging.WARNING]
 
@@ -128,7 +128,7 @@ MALFORMED = [
 
 
 class Plain(BaseSocketServer):
-    """The rule: what this one refuses, typed classes refuse too."""
+    """The reference: typed classes must refuse what this class refuses."""
 
     config = URL
 

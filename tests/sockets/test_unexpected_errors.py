@@ -372,7 +372,7 @@ def test_one_survey_that_fails_keeps_no_other_socket_from_being_closed(
     assert {entry.key for entry in unchecked} == {"1"}
 
 
-async def test_reading_on_beside_a_handler_fails_for_one_socket_only(
+async def test_an_error_of_reading_ahead_affects_one_socket_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(receive_loop, "READ_AHEAD_AFTER_SECONDS", 0.02)

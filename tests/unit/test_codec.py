@@ -283,7 +283,7 @@ def test_what_is_not_json_is_refused(text: Any) -> None:
     "text", ["1e999", "[-1e999]", '{"a": [1.0, 1E+309]}', b"1.8e308", "9" * 400 + ".0"]
 )
 def test_a_number_that_would_become_infinite_is_refused(text: Any) -> None:
-    """Decoded, it is no JSON any more: whoever answers with it would fail instead of the client."""
+    """Its decoded value has no JSON form: a handler that sends it back would fail."""
     with pytest.raises(ValueError, match="too large"):
         decode_json(text)
 

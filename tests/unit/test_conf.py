@@ -53,7 +53,7 @@ def test_driver_options_of_a_host_reach_the_url() -> None:
     assert "secret" not in repr(config)
 
 
-def test_settings_of_the_process_stand_beside_the_broker() -> None:
+def test_settings_of_the_process_are_separate_from_the_broker() -> None:
     config = load_config({"url": URL, "sync_call_timeout_seconds": 3, "handler_threads": 2})
     assert config.settings == Settings(sync_call_timeout_seconds=3, handler_threads=2)
     assert load_config(URL).settings == Settings()

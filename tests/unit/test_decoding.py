@@ -118,7 +118,7 @@ TYPED: dict[str, tuple[Any, str]] = {
 
 
 def seconds(call: Callable[[str], Any], text: str) -> float:
-    """Of the processor: others on the machine count for little."""
+    """CPU seconds, which other processes hardly change."""
     before = time.thread_time()
     with contextlib.suppress(ValueError, RecursionError):
         call(text)

@@ -74,7 +74,7 @@ def test_an_object_that_fails_keeps_no_other_from_abandoning() -> None:
 
 
 def test_an_object_is_told_of_a_fork_only_while_it_is_in_use() -> None:
-    """Otherwise each Broadcaster, and each connection, would stay in memory for ever."""
+    """Otherwise each Broadcaster, and each connection, would stay in memory forever."""
     output = run("""
         class Connection:
             def __init__(self, name):

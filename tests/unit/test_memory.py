@@ -17,7 +17,7 @@ from django_sockets.testing.ledger import Ledger, listening
 
 
 class StuckSink(RecordingSink):
-    """Takes nothing until it is let go."""
+    """Accepts nothing until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

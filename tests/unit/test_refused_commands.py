@@ -66,7 +66,7 @@ async def for_each_refusal(case: Callable[[ScriptedServer, str], Awaitable[None]
 
 @contextlib.asynccontextmanager
 async def subscribed(url: str) -> AsyncIterator[tuple[Broker, Sink]]:
-    """A broker that hears what it publishes on ROOM."""
+    """A broker that receives its own messages on ROOM."""
     sink = Sink()
     broker = open_broker(url, sink)
     try:
@@ -79,7 +79,7 @@ async def subscribed(url: str) -> AsyncIterator[tuple[Broker, Sink]]:
 
 
 async def publishing(broker: Broker) -> str:
-    """Publish until that fails; returns why."""
+    """Publish until a publish fails; returns the reason."""
     for number in itertools.count():
         try:
             await broker.publish([ROOM], b"%d" % number)
@@ -158,7 +158,7 @@ async def test_a_refused_role_is_asked_again_by_subscribers() -> None:
 
 
 def no_probe(_: Conversation, command: list[bytes]) -> bytes | None:
-    """Refuse what would notice the rest without a run id."""
+    """Refuse the probe's channel, so that only the run id can show the change."""
     return error("NOPERM") if any(b":probe:" in name for name in command[1:]) else None
 
 
@@ -297,7 +297,7 @@ async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
 async def test_a_name_that_the_server_ends_by_itself_does_not_end_the_wait(
     server: ScriptedServer,
 ) -> None:
-    """As when a slot moves while its channel is given up."""
+    """This happens when a slot moves during an unsubscribe."""
 
     def moved(conversation: Conversation, command: list[bytes]) -> bytes:
         return push(b"sunsubscribe", command[1], 0) + error("MOVED 1 127.0.0.1:1")

@@ -22,7 +22,7 @@ CHANNELS = [f"room:{number}" for number in range(4000)]
 
 
 class Host:
-    """A host that the test answers for.
+    """A host whose replies the test controls.
 
     Attributes:
         published: payloads with their channels, in the order of the calls.

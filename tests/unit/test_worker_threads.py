@@ -98,7 +98,7 @@ class Limited:
 
 
 async def meeting(pool: WorkerPool, parties: int) -> None:
-    """Calls that are done only when so many run side by side."""
+    """Calls that return only when this number of them runs at the same time."""
     barrier = threading.Barrier(parties, timeout=20)
     await asyncio.gather(*(pool.run(barrier.wait) for _ in range(parties)))
 

@@ -40,7 +40,7 @@ def drive_plainly(kind):
 
 
 class Ways:
-    """What a socket wrote is seen by the test, and undone after it."""
+    """The test sees what a socket has written, and it is rolled back after the test."""
 
     def setUp(self):
         assert texts() == [], "the test before was not rolled back"
