@@ -140,7 +140,7 @@ def serverless() -> Iterator[ServerlessEmulation]:
     yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 
-# The same for tests that hurt them.
+# The same for tests that break them.
 
 
 @pytest.fixture

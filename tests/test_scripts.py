@@ -29,7 +29,7 @@ DOCUMENT = os.environ.get("DJANGO_SOCKETS_DOCUMENT")
 DEFAULT_PORT = 6379
 BUSY_PROCESSES = 2
 
-# The scripts pause for 0.1 s, beside busy processes of the test's own: no others, please.
+# The scripts pause for 0.1 s while the test loads the machine itself. It must run alone.
 pytestmark = [pytest.mark.load, pytest.mark.timeout(300)]
 
 

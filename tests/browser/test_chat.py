@@ -219,7 +219,7 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     tab: Any, windows: Any, server: Server, kind: str, database: str, serving_example: Any,
     expects: Any,
 ) -> None:  # fmt: skip
-    # What Chromium itself says about an address where nobody listens.
+    # Chromium's own message about an address without a server.
     windows.expected = r"WebSocket connection to .* failed"
     page = tab("alice")
     write(page, "<b>before</b>")

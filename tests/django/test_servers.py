@@ -81,7 +81,7 @@ def refusal(server: Server, path: str, origin: str | None = None) -> int:
 
 def test_an_unknown_path_is_refused(server: Server, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["server"]
-    # daphne 4.2.3 has no denial responses (ASGI websocket 2.3): a 403 is all that it can say.
+    # daphne 4.2.3 has no denial responses (ASGI websocket 2.3): it can only answer 403.
     status = 403 if name == "daphne" else 404
     assert refusal(server, "/nowhere/") == status
 

@@ -82,7 +82,7 @@ async def test_what_django_signals_closes_at_once(act: str, members: Any) -> Non
         "deactivated": lambda: deactivate(ann),
         "deleted": ann.delete,
     }
-    # Nobody looks by itself here.
+    # No check runs by itself here.
     async with desk(key, NEVER) as one, desk(key, NEVER) as two, desk(other, NEVER) as others:
         await members.do(acts[act])
         assert await closed(one) == 4401

@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     )
     assert found is not None
     site.password = found[1]
-    run("chat", SETUP, CHAT_DATABASE=database)  # Twice does no harm.
+    run("chat", SETUP, CHAT_DATABASE=database)  # A second time has no effect.
     with started(
         "chat", RUNSERVER, "--noreload", str(site.port), CHAT_DATABASE=database
     ) as running:

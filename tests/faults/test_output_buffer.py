@@ -83,7 +83,7 @@ async def test_what_a_cut_subscriber_missed_is_inside_a_gap_and_traffic_comes_ag
         # Nothing runs on this loop meanwhile: it is the slow subscriber.
         elsewhere.run(publish_until_the_cut(server, publisher, ledger, size_bytes))
 
-        # Nobody publishes now: the lost link itself is signalled, not a hole that is seen later.
+        # Nothing is published now: the lost connection causes the gap, not a later hole.
         gap = await heard.until_gap()
         assert sorted(heard.gaps[0].channels) == sorted(ROOMS)
 

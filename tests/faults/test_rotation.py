@@ -72,7 +72,7 @@ async def replaced(load: Load, nodes: Sequence[CacheServer], seconds: float) -> 
 
 def unharmed(load: Load) -> None:
     """Check that there was no gap, failed publish or warning. Raises AssertionError."""
-    load.may_replay = True  # Both links hear what comes while one takes over from the other.
+    load.may_replay = True  # Both connections receive messages while one takes over from the other.
     assert load.gaps() == []
     assert load.traffic.failures == []
     assert load.watch.records == []

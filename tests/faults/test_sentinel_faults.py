@@ -99,7 +99,7 @@ async def test_a_stranger_at_the_address_of_the_old_primary(
             try:
                 await load.moment("the promotion").traffic(within_seconds=BOUND_SECONDS)
             except AssertionError:
-                # A server at the old address can make them elect once more; then it counts anew.
+                # A server at the old address can cause another election, and the time starts again.
                 await to_thread(trio.wait_promoted, primary)
                 await load.moment("the next election").traffic(within_seconds=BOUND_SECONDS)
             assert await to_thread(stranger.execute, "PUBSUB", "CHANNELS", "*:{*") == []

@@ -163,11 +163,11 @@ async def test_the_others_get_everything_in_time_and_the_stuck_ones_are_accounte
         open_hub(broker) as hub,
     ):
         async with await server.connect() as first_of_all:
-            await first_of_all.recv()  # Who leaves before it discards a message, too.
+            await first_of_all.recv()  # A client that leaves before that discards a message, too.
         readers = []
         for number in range(CLIENTS):
             options = {"sock": small(server.port)} if number < STUCK else {}
-            # Nor would it wait for longer for a pong that it does not read.
+            # It would also not wait longer for a pong that it does not read.
             connection = await server.connect(max_queue=4, ping_interval=None, **options)
             readers.append(Reader(connection))
             assert await readers[-1].connection.recv() == '"joined"'
@@ -188,7 +188,7 @@ async def test_the_others_get_everything_in_time_and_the_stuck_ones_are_accounte
         began = publisher.number + 1
         peaks = [memory_before]
         watching = asyncio.ensure_future(watch_memory(server, peaks))
-        # Until the buffers between are full, nobody is slow; finding them out costs 0.2 s, once.
+        # No client is slow until the buffers in between are full. Detecting them costs 0.2 s, once.
         found_out = "closed_overflow" if policy == "close" else "gaps"
         give_up = time.monotonic() + 40
         while (await stats(server))[found_out] < STUCK:

@@ -296,7 +296,7 @@ async def test_a_socket_that_is_cancelled_anywhere_leaves_its_hub_as_it_was(
         gone.clear()
         going_on = await cancel_at(one_life(asyncio.Queue()), at, when)
         if calls:
-            # The server may have lost its patience with `disconnect`, which goes on.
+            # The server may have cancelled `disconnect`, which continues.
             await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
             # Where the accept was not taken yet there was nothing to connect.
             assert calls in (["disconnect"], ["connect", "disconnect"]), at

@@ -393,7 +393,7 @@ def test_a_forked_child_leaves_the_sockets_of_its_parent_alone() -> None:
         from django_sockets.hub.control import controls
         from django_sockets.sockets import BaseSocketServer
 
-        warnings.simplefilter("ignore", DeprecationWarning)  # Of forking beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)  # About fork with threads.
         socket = BaseSocketServer({"django_sockets.tags": {"user": "7"}}, asyncio.Queue().get)
         socket.start_listeners()
         socket.subscribe("room")

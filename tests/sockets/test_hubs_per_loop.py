@@ -332,7 +332,7 @@ def test_hubs_are_kept_apart_and_nothing_is_left(
 
 if __name__ == "__main__":
     _case, _loop, _url = sys.argv[1:]
-    # 3.12 warns of any fork beside a thread.
+    # 3.12 warns of any fork in a process with threads.
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
     if _loop == "uvloop":
         import uvloop

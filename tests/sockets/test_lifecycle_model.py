@@ -138,7 +138,7 @@ class LifeMachine(RuleBasedStateMachine):
         self, connect_fails: bool, disconnect_fails: bool, connects: bool, slow: bool, holds: bool
     ) -> None:
         self.holding = holds
-        if slow:  # So that somebody else reads meanwhile.
+        if slow:  # So that a second task reads ahead.
             self.turns = 5
             receive_loop.READ_AHEAD_AFTER_SECONDS = 0.0
         self.fails = {"connect": connect_fails and disconnect_fails, "disconnect": disconnect_fails}

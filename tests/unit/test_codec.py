@@ -133,7 +133,7 @@ TABLE: list[tuple[Any, str]] = [
     ({mark_safe("k"): [mark_safe("<i>")]}, '{"k": ["<i>"]}'),
     (lazystr("später"), '"später"'),
     ({lazystr("k"): lazystr("v")}, '{"k": "v"}'),
-    # What json.dumps refuses and everybody sends.
+    # Common types that json.dumps refuses.
     (NOON, '"2030-01-02T12:00:00.000005+00:00"'),
     (DAY, '"2030-01-02"'),
     (datetime.time(12, 30), '"12:30:00"'),

@@ -274,7 +274,7 @@ async def test_a_refused_look_at_the_commands_changes_nothing(server: ScriptedSe
 async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
     async def one(server: ScriptedServer, words: str) -> None:
         server.answers["PING"] = error(words)
-        if also:  # The names are gone all the same.
+        if also:  # The names are removed in any case.
             server.answers[also] = error("NOPERM")
         async with subscribed(url_of(server, scheme)) as (broker, sink):
             before = carrying(server)
@@ -283,7 +283,7 @@ async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
                 await asyncio.wait_for(broker.subscribe(others), 5)
                 await broker.unsubscribe(others)
             pings = server.answered["PING"]
-            # The keepalive would find a link dead whose unsubscribing is not answered.
+            # The keepalive would take a connection without a reply to UNSUBSCRIBE for dead.
             await asyncio.sleep(2 * DEAD_PEER_SECONDS)
             assert server.answered["PING"] > pings
             assert carrying(server) == before

@@ -655,7 +655,7 @@ async def test_a_wrong_server_is_left_by_the_connection_that_takes_over_too(
     [
         ("1", "1", False),
         ("1", "2", True),
-        ("1", "", True),  # Its server would not tell, and the other one did.
+        ("1", "", True),  # Its server did not allow the question, and the other one did.
         ("", "2", False),
         ("", "", False),
     ],
