@@ -62,7 +62,7 @@ class PerProcess(Generic[T]):
         on_abandon: called in the child with the value of the parent.
 
     Attributes:
-        current: the value of this process.
+        current: the value of this process. A test of this library may replace it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The parts of the library that a test can replace or observe. No test code is anywhere else.
+"""The parts of the library that a test can replace or observe. Nothing else is made for tests.
 
 `django_sockets.testing` is built on this module. Test tools of other projects can use it, too:
 

@@ -63,7 +63,7 @@ class Background:
 
 
 per_process = PerProcess(Background)
-"""The background loop of this process; tests replace `per_process.current`."""
+"""The background loop of this process."""
 
 
 def background_loop() -> BackgroundLoop:

@@ -167,7 +167,7 @@ class SharedPool:
 
 
 per_process = PerProcess(SharedPool)
-"""The pool of this process; tests replace `per_process.current`."""
+"""The pool of this process."""
 
 
 def worker_pool(settings: Settings) -> WorkerPool:
