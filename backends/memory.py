@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
@@ -21,7 +20,7 @@ from typing import Any
 from ..broker import Limits, Report, Sink, deliver_now
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerURL
 
@@ -46,30 +45,29 @@ class _Bus:
         self.subscribers: dict[str, set[MemoryBroker]] = {}
 
 
-_buses: dict[str, _Bus] = {}
-_buses_lock = threading.Lock()
-_used_by_pid: int | None = None
+class _Buses:
+    """The buses of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_name: dict[str, _Bus] = {}
 
 
-def _bus(name: str) -> _Bus:
-    global _used_by_pid
-    with _buses_lock:
-        _used_by_pid = os.getpid()
-        return _buses.setdefault(name, _Bus())
-
-
-def _after_fork_in_child() -> None:
-    global _buses_lock
-    _buses_lock = threading.Lock()
-    if _buses:
+def _warn_of_fork(inherited: _Buses) -> None:
+    if inherited.by_name:
         logger.warning(
             "memory:// is a separate bus in this forked process: messages published here do not "
             "reach the parent. Use a server (redis://...) to reach other processes."
         )
-    _buses.clear()
 
 
-after_fork_in_child(_after_fork_in_child)
+_buses = PerProcess(_Buses, _warn_of_fork)
+
+
+def _bus(name: str) -> _Bus:
+    buses = _buses.current
+    with buses.lock:
+        return buses.by_name.setdefault(name, _Bus())
 
 
 class MemoryBroker:

@@ -1,4 +1,4 @@
-"""Websockets for Django and plain Python, on the cache your cloud gives you.
+"""Websockets for Django and plain Python, over memory, Valkey or Redis.
 
 Import the socket classes from `django_sockets.sockets` and `django_sockets.broadcaster`. This
 module holds everything that works without a websocket.

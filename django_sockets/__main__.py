@@ -37,7 +37,7 @@ IN_PROCESS = ("memory", "fakeredis")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_sockets",
-        description="Look at a broker, publish to it, listen to it.",
+        description="Check a broker, publish to it, and print its messages.",
         epilog="Exit status: 0 done; 1 the broker is not usable, or no server offers prepared "
         "frames; 2 wrong usage or configuration; 130 ended by Ctrl-C.",
     )
@@ -89,7 +89,7 @@ def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None
             text = f"{example}; without it, the configured one"
             added.add_argument("--broker", dest="url", metavar="URL", help=text)
 
-    checking = command("check", "Is this broker usable, and how well?")
+    checking = command("check", "Check whether a broker is usable, and measure it.")
     checking.add_argument(
         "urls",
         metavar="URL",

@@ -108,5 +108,5 @@ async def _publish(config: Config, order: bytes) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _publisher(config: Config) -> BroadcasterConnection:
-    """Makes the plain calls where there is a connection, in order."""
+    """The object that schedules the plain calls in order. It is kept for each configuration."""
     return BroadcasterConnection(config)

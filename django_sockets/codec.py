@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from .conf import lazy_text
 from .decoding import decode_json
 from .errors import EncodeError
+from .optional_django import lazy_text
 
 __all__ = ["decode_json", "encode", "encode_json", "send_event"]
 

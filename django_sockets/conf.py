@@ -1,24 +1,19 @@
-"""The configuration: from an argument, Django's settings, the environment, or `memory://`.
-
-This is the only module of the core that imports Django, and only inside functions. Plain Python use
-works with Django installed but not configured. Django use works without an entry in INSTALLED_APPS.
-"""
+"""The configuration: from an argument, Django's settings, the environment, or `memory://`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import io
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from .broker import Broker, Sink
 from .errors import ConfigurationError
+from .optional_django import Site, django_settings, django_site
+from .overrides import BrokerFactory, default_configs
 from .redaction import without_frames
+from .registry import open_broker
 from .url import BrokerURL, suggest
 
 __all__ = [
@@ -26,17 +21,10 @@ __all__ = [
     "Settings",
     "Site",
     "check_hosts",
-    "database_hygiene",
     "default_config",
     "default_config_and_origin",
     "django_site",
-    "hygiene_is_replaced",
-    "lazy_text",
     "load_config",
-    "on_database_connection",
-    "override_default",
-    "override_hygiene",
-    "script_prefix",
 ]
 
 DEFAULT_URL = "memory://"
@@ -114,19 +102,19 @@ class Config:
     Attributes:
         url: the broker.
         settings: the other settings.
-        broker_factory: for tests: makes the broker of a hub instead of `open_broker`.
+        open_broker: makes the broker of a hub. A test can replace it; see `overrides`.
     """
 
     url: BrokerURL
     settings: Settings = Settings()
-    broker_factory: Callable[[BrokerURL, Sink], Broker] | None = None
+    open_broker: BrokerFactory = open_broker
 
     def __hash__(self) -> int:
         return self._hash  # Cached: each broadcast looks up its hub, and there are many options.
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.url, self.settings, self.broker_factory))
+        return hash((self.url, self.settings, self.open_broker))
 
 
 Source: TypeAlias = str | BrokerURL | Sequence[Any] | Mapping[str, Any] | Config
@@ -174,7 +162,6 @@ def _of_url(source: str | BrokerURL) -> Config:
     return Config(_host_url(source))
 
 
-_overrides: list[Config] = []
 _configured: list[tuple[object, Config]] = []
 """The last value of Django's setting, and its configuration."""
 
@@ -193,9 +180,9 @@ def default_config_and_origin() -> tuple[Config, str]:
     Raises:
         ConfigurationError: the configuration is wrong.
     """
-    if _overrides:
-        return _overrides[-1], "override"
-    configured = getattr(_django_settings(), DJANGO_SETTING, None)
+    if default_configs:
+        return load_config(default_configs[-1]), "override"
+    configured = getattr(django_settings(), DJANGO_SETTING, None)
     url = None
     try:
         if configured is not None:
@@ -208,17 +195,6 @@ def default_config_and_origin() -> tuple[Config, str]:
         error = without_frames(exc)
     del configured, url
     raise error
-
-
-@contextlib.contextmanager
-def override_default(source: Source) -> Iterator[Config]:
-    """For tests: make `source` the default configuration of the process within a `with` block."""
-    config = load_config(source)
-    _overrides.append(config)
-    try:
-        yield config
-    finally:
-        _overrides.remove(config)
 
 
 def check_hosts(hosts: object) -> None:
@@ -311,145 +287,3 @@ def _address_url(options: dict[str, Any]) -> BrokerURL:
 def _host_port(host: object, port: object = "") -> str:
     name = f"[{host}]" if ":" in str(host) else str(host)
     return f"{name}:{port}" if port else name
-
-
-def _django_settings() -> Any:
-    """Django's settings; None if Django is absent or not configured."""
-    if "django" not in sys.modules and "DJANGO_SETTINGS_MODULE" not in os.environ:
-        return None
-    try:
-        from django.conf import settings
-    except ImportError:
-        return None
-    if not settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
-        return None
-    return settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """The site to which a request was sent.
-
-    Attributes:
-        schemes: "http" or "https", or both if the server does not tell.
-        host: the host with its port, if there is one; None if the host is not allowed.
-        trusted: further trusted origins.
-        problem: the reason why the host is not allowed.
-        django: True if Django's settings were used.
-    """
-
-    schemes: Sequence[str]
-    host: str | None
-    trusted: Sequence[str] = ()
-    problem: str = ""
-    django: bool = False
-
-
-_SCHEMES = {"ws": "http", "wss": "https"}
-
-
-def django_site(scope: Mapping[str, Any]) -> Site | None:
-    """The site of a request by the rules of Django; None without Django.
-
-    The host is the result of `get_host()`, which checks ALLOWED_HOSTS. The scheme takes
-    SECURE_PROXY_SSL_HEADER into account.
-    """
-    settings = _django_settings()
-    if settings is None:
-        return None
-    from django.core.exceptions import DisallowedHost
-    from django.core.handlers.asgi import ASGIRequest
-
-    trusted = settings.CSRF_TRUSTED_ORIGINS
-    if isinstance(trusted, str):  # Django's own system check reports this.
-        trusted = ()
-    known = _SCHEMES.get(scope.get("scheme") or "")
-    as_http = {**scope, "type": "http", "method": "GET", "query_string": b""}
-    as_http["scheme"] = known or "http"
-    request = ASGIRequest(as_http, io.BytesIO())
-    schemes: list[str] = [request.scheme or "http"]
-    if known is None:
-        # Try the other scheme, too. A header of the proxy overrides both.
-        scope = {**as_http, "scheme": "https"}
-        schemes.append(ASGIRequest(scope, io.BytesIO()).scheme or "https")
-    try:
-        return Site(schemes, request.get_host(), trusted, django=True)
-    except DisallowedHost:
-        host = (request.headers.get("host") or "")[:200]
-        problem = f"Host {host!r} is not in ALLOWED_HOSTS"
-        return Site(schemes, None, trusted, problem, django=True)
-
-
-def script_prefix(scope: Mapping[str, Any]) -> str:
-    """The path below which the application is mounted, without a slash at its end.
-
-    As in Django's ASGI handler, it is the setting FORCE_SCRIPT_NAME, else the `root_path` of the
-    server.
-    """
-    forced = getattr(_django_settings(), "FORCE_SCRIPT_NAME", None)
-    prefix: str = forced or scope.get("root_path") or ""
-    return prefix.rstrip("/")
-
-
-def lazy_text(value: object) -> str | None:
-    """The text of one of Django's lazy strings; None for other values."""
-    functional = sys.modules.get("django.utils.functional")
-    if functional is not None and isinstance(value, functional.Promise):
-        return str(value)
-    return None
-
-
-Hygiene: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
-_hygiene: list[Hygiene] = []
-
-
-@contextlib.contextmanager
-def override_hygiene(hygiene: Hygiene) -> Iterator[None]:
-    """For tests: use `hygiene` instead of `database_hygiene` within a `with` block."""
-    _hygiene.append(hygiene)
-    try:
-        yield
-    finally:
-        _hygiene.remove(hygiene)
-
-
-def hygiene_is_replaced() -> bool:
-    """True within `override_hygiene`."""
-    return bool(_hygiene)
-
-
-def on_database_connection(receiver: Callable[..., None]) -> bool:
-    """Connect `receiver` to Django's signal `connection_created`; False if Django is not in use.
-
-    Args:
-        receiver: a module-level function. It is called on the thread that has connected.
-    """
-    if _django_settings() is None:
-        return False
-    from django.db.backends.signals import connection_created
-
-    connection_created.connect(receiver, dispatch_uid="django_sockets.connection_created")
-    return True
-
-
-@contextlib.contextmanager
-def database_hygiene() -> Iterator[None]:
-    """A context for a `def` handler on a worker thread, as Django has around a request.
-
-    Connections that are broken or older than `CONN_MAX_AGE` are closed before and after.
-    """
-    if _hygiene:
-        with _hygiene[-1]():
-            yield
-        return
-    db = sys.modules.get("django.db")
-    if (
-        db is None or _django_settings() is None
-    ):  # Its import alone does not mean that Django is configured.
-        yield
-        return
-    db.close_old_connections()
-    try:
-        yield
-    finally:
-        db.close_old_connections()

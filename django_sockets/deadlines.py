@@ -32,4 +32,4 @@ async def with_deadline(seconds: float, awaitable: Awaitable[T]) -> T:
             future.cancel()
             await asyncio.wait([future])
         if not future.cancelled():
-            future.exception()  # asyncio logs an exception that nobody retrieves.
+            future.exception()  # asyncio logs exceptions that are never retrieved.

@@ -105,7 +105,7 @@ def waiting() -> Iterator[None]:
         yield
         return
     timer = sys.modules["gevent"].get_hub().loop.timer(1.0, 1.0)
-    timer.start(int)  # Does nothing, every second.
+    timer.start(int)  # A timer that only keeps gevent's hub busy.
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""BaseSocketServer: what an application subclasses. Options first, then hooks, then calls.
+"""BaseSocketServer: the class that applications subclass. Options first, then hooks, then calls.
 
-The machinery is in the folder `connection`; this class only passes calls on to it.
+The folder `connection` does the work. This class passes calls on to it.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ class BaseSocketServer:
     """One websocket connection. Subclass it and override what you need.
 
     `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error`, `gap` and
-    `may_subscribe` may be `def` or `async def`. A `def` runs on a worker thread, where blocking and
-    Django's ORM are fine; an `async def` runs on the event loop. Handlers of one socket never run
-    side by side, and see frames in the order received; other sockets are never held up. An
-    `async def` one runs in the task that the server has for the connection: the next one finds the
-    context variables that it has set, and a server that loses patience cancels it.
+    `may_subscribe` may be `def` or `async def`. A `def` runs on a worker thread, where it may block
+    and use Django's ORM. An `async def` runs on the event loop. The handlers of one socket run one
+    at a time, in the order of the frames. They do not delay other sockets. `async def` handlers run
+    in the server's task for the connection. Context variables that one of them sets are therefore
+    visible in the next one, and the server can cancel a handler, for example at its shutdown.
 
     Plain calls such as `send` and `broadcast` may be made from any thread. On a thread without a
-    running event loop they wait for the result and raise its error. On one that runs a loop they
-    are scheduled, in order, and log a failure. The `async_` ones are the same calls for coroutines.
+    running event loop, they wait for the result and raise its error. On a thread that runs an event
+    loop, they are scheduled in order, and a failure is logged. The methods that begin with `async_`
+    are the same calls for coroutines.
 
-    A subclass may name its own methods and attributes as it likes: the public names below and
-    `_connection` are the only ones in use.
+    A subclass may use any other names for its methods and attributes: this class uses only the
+    public names below and `_connection`.
 
     Args:
         scope: the ASGI scope.
         receive, send: the ASGI callables; None makes that side unavailable.
         config: a URL, a dict or a list of hosts; None for Django's `DJANGO_SOCKETS_CONFIG`, the
             environment's `DJANGO_SOCKETS_URL`, or memory://.
-        hosts: a list of `{"address": URL}`, in place of `config`.
-        ws_encoder: makes what is sent, `str` or `bytes`, from data; None for JSON.
-        ws_encoder_is_bytes: what it makes goes out as a binary frame.
-        ws_decoder: makes data from a received frame, `str` or `bytes`; None for JSON.
-        subprotocol: the one to accept.
+        hosts: a list of `{"address": URL}`, instead of `config`.
+        ws_encoder: data -> the `str` or `bytes` to send; None for JSON.
+        ws_encoder_is_bytes: send the result of the encoder as a binary frame.
+        ws_decoder: the `str` or `bytes` of a received frame -> data; None for JSON.
+        subprotocol: the subprotocol to accept.
 
     Each of these may also be a class attribute or be set in `configure`. A function that takes the
     data alone, such as `ws_decoder = json.loads`, is called as a function; one that takes `self`
@@ -68,34 +69,34 @@ class BaseSocketServer:
     subprotocol: str | None = None
 
     message_type: Any = None
-    """What `receive` gets: a msgspec Struct, a union of tagged ones, a dataclass or a TypedDict;
-    None for plain data. See `django_sockets.typed`, also for methods that take one type each."""
+    """The type of the argument of `receive`: a msgspec Struct, a union of tagged Structs, a
+    dataclass or a TypedDict; None for plain data. See `django_sockets.typed`, too."""
     answer_invalid: bool = False
-    """Answer a frame that does not fit with what is wrong with it, in place of closing."""
+    """Answer an invalid frame with an error message, instead of closing the socket."""
 
     allowed_origins: Sequence[str] = ()
     """Origins of other sites that may connect, such as "https://app.example.com"; "*" for all."""
     allowed_hosts: Sequence[str] = ()
     """Names under which browsers may reach this server, such as "chat.example.com", or
-    ".example.com" with its subdomains; "*" for all. Without one: addresses, localhost and names
-    without a dot. Where Django is configured, `ALLOWED_HOSTS` counts and this does not."""
+    ".example.com" for a domain with its subdomains; "*" for all. If it is empty, IP addresses,
+    localhost and names without a dot are allowed. With Django, `ALLOWED_HOSTS` is used instead."""
     overflow: str = CLOSE
-    """What happens when too much waits for a client that reads slowly: "close" it with 1013, or
-    "drop_oldest" or "drop_newest" broadcasts and call `gap(reason="overflow")` at the hole."""
+    """The policy for a client that reads too slowly: "close" closes the socket with 1013.
+    "drop_oldest" and "drop_newest" drop broadcasts and call `gap(reason="overflow")` there."""
     outbox_messages: int = 256
-    """Messages that may wait for a client that reads slowly."""
+    """The most messages that wait for a client that reads slowly."""
     outbox_bytes: int = 1024 * 1024
-    """Bytes that may; an empty outbox takes one message of any size."""
+    """The most bytes that wait for such a client. An empty outbox takes one message of any size."""
     max_message_bytes: int = 1024 * 1024
     """A larger frame from the client closes the socket with 1009."""
     rate_limit_per_second: float | None = None
-    """Frames of the client on average; more close the socket with 1008."""
+    """The most frames of the client per second, on average; more close the socket with 1008."""
     rate_limit_burst: int | None = None
-    """Frames at once; None for those of a second."""
+    """The most frames at once; None for the number of one second."""
     handshake_timeout_seconds: float | None = 10.0
-    """`authorize` and the accept must end within it; else the handshake is refused with 503."""
+    """Time limit of `authorize` and the accept; afterwards the handshake is refused with 503."""
     idle_timeout_seconds: float | None = None
-    """A client that sends no frame for so long is closed with 4408."""
+    """If the client sends no frame for this time, the socket is closed with 4408."""
 
     frames: str = "auto"
     """Whether broadcasts go to a server with prepared frames (docs/server-extension.md) as frames.
@@ -106,14 +107,14 @@ class BaseSocketServer:
     them. Other servers decide themselves."""
 
     max_subscriptions: int = 1000
-    """Channels of one socket."""
+    """The most channels of one socket."""
 
     hold_broadcasts: bool = True
-    """Broadcasts wait, in order, until `connect` has returned: the client gets what `connect` sends
-    first, and every change after it. False: they are sent at once, also while it runs."""
+    """Broadcasts wait, in order, until `connect` has returned. The client therefore gets the
+    messages of `connect` first, and then every change. False: they are also sent while it runs."""
     hold_seconds: float | None = None
-    """They wait for no longer than this; None for the setting `hold_seconds`, 5. A `connect` that
-    takes longer, or waits for a broadcast itself, calls `release`."""
+    """The longest time that broadcasts wait for `connect`; None for the setting `hold_seconds`, by
+    default 5. A `connect` that takes longer, or that waits for a broadcast, calls `release`."""
 
     as_asgi: ClassVar[Any]
     """The class as an ASGI application: `path("ws/", MySocket.as_asgi)`."""
@@ -162,9 +163,9 @@ class BaseSocketServer:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Name -> text, such as {"user": "7"}: what `django_sockets.closing` finds the socket by.
+        """Name -> text, such as {"user": "7"}. `django_sockets.closing` finds the socket by them.
 
-        Middleware gives them; more may be added until `connect` has returned.
+        Middleware sets tags. The application may add more until `connect` has returned.
         """
         return self._connection.tags
 
@@ -172,48 +173,48 @@ class BaseSocketServer:
     def tags(self, tags: dict[str, str]) -> None:
         self._connection.tags = tags
 
-    # Hooks: to be overridden
+    # Hooks, which an application overrides
 
     def configure(self) -> None:
         """Set `self.hosts`, `self.config`, `self.ws_encoder` and so on; called on construction."""
 
     def authorize(self) -> Any:
-        """Decide on the handshake, before it is accepted.
+        """Decide whether the handshake is accepted.
 
-        Raise `Reject(status)` or return False to refuse it; any exception refuses it too.
+        Raise `Reject(status)` or return False to refuse it. Any other exception refuses it, too.
         """
 
     def connect(self) -> Any:
         """The connection was accepted: subscribe to channels here, then send the present state.
 
-        From the first subscription on, broadcasts wait until `connect` has returned, so that they
-        reach the client after the state, whatever time passes in between. See `release`.
+        From the first subscription on, broadcasts wait until `connect` has returned. They therefore
+        reach the client after the state. See `release`.
         """
 
     def receive(self, data: Any, /) -> Any:
         """The client sent `data`."""
-        self._connection.warn_once("receive", "%s got a frame and has no receive method")
+        self._connection.warn_once("receive", "%s received a frame, but has no receive method")
 
     if TYPE_CHECKING:
-        # An override of this may have any parameters: `disconnect(self)` is one, too.
+        # An override may have other parameters, as in `disconnect(self)`.
         def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
     else:
 
         def disconnect(self, code: int = NO_CODE) -> Any:
-            """The connection has ended; runs exactly once. May also be written without `code`."""
+            """The connection has ended. Called once. An override may omit the parameter `code`."""
 
     def error(self, exc: Exception, /) -> Any:
-        """A handler raised `exc`, which was logged; closes with 1011. Override it to go on.
+        """A handler raised `exc`, which was logged. The default closes the socket with 1011.
 
-        `NotAllowed` closes with 1008: it is the client's fault, and the client should not come
-        back at once.
+        For `NotAllowed` it closes with 1008, because the client made the mistake and should not
+        reconnect at once. Override the method to keep the socket open.
         """
         return self._connection.default_error(exc)
 
     def decode_error(self, exc: Exception, /) -> Any:
-        """A frame could not be decoded, or does not fit what the class declares.
+        """A frame could not be decoded, or does not match its declared type.
 
-        Closes with 1007; with `answer_invalid` it sends what is wrong instead, as
+        The default closes the socket with 1007. With `answer_invalid` it sends an answer instead:
         `{"error": {"type": "invalid_message", "message": "Expected `int`, ..."}}`, with the
         `"id"` of the message if it has one.
         """
@@ -222,29 +223,28 @@ class BaseSocketServer:
     def gap(self, channels: Sequence[str], reason: str, /) -> Any:
         """Broadcasts on these channels may be missing at this point: send the state again.
 
-        Broadcasts that arrive while it runs follow it.
+        Broadcasts that arrive while `gap` runs are handled after it.
         """
 
     def may_subscribe(self, channel: str, /) -> Any:
-        """Whether the client may have a channel that it has asked for.
-
-        Without an override, every request is refused.
-        """
+        """Whether the client may subscribe to a channel. The default refuses every request."""
         return False
 
     async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None:
-        """A broadcast arrived; sends it to the client.
+        """A broadcast arrived. The default sends it to the client.
 
-        `data` is shared by all sockets of the process: do not change it.
+        All sockets of the process share `data`: do not change it.
         """
         await self.async_send(data)
 
-    # Talking to the client
+    # Sending to the client
 
     def send(self, data: Any, raw: bool = False, *, compress: bool = True) -> None:
-        """Send data to this client; with `raw`, a `str` or `bytes` as it is.
+        """Send data to this client.
 
         Args:
+            data: anything with a JSON form, or bytes for a binary frame.
+            raw: send `data`, a `str` or `bytes`, unchanged.
             compress: False: the frame is not compressed; see the option `compress`.
 
         Raises:
@@ -253,24 +253,24 @@ class BaseSocketServer:
         self._connection.calls.plain(lambda: self.async_send(data, raw, compress=compress))
 
     async def async_send(self, data: Any, raw: bool = False, *, compress: bool = True) -> None:
-        """See `send`; returns when the server has taken it. Does nothing once the socket ended."""
+        """See `send`. Returns when the server has accepted the frame, or the socket has ended."""
         await self._connection.send(data, raw, compress)
 
     def close(self, code: int = NORMAL) -> None:
         """Close the connection. `disconnect` runs after the present handler has returned.
 
         Args:
-            code: 1000, a number from 3000 to 4999, or one of the standard's own that can be sent:
-                1001 to 1003, 1007 to 1014.
+            code: 1000, a number from 3000 to 4999, or another code that the standard allows to
+                send: 1001 to 1003, 1007 to 1014.
 
         Raises:
-            ConfigurationError: it is none of these; also a ValueError.
+            ConfigurationError: the code is not one of these. It is also a ValueError.
         """
         check_close_code(code, standard=True)
         self._connection.calls.plain(lambda: self.async_close(code))
 
     async def async_close(self, code: int = NORMAL) -> None:
-        """See `close`; returns when the close frame was sent."""
+        """See `close`. Returns when the close frame was sent."""
         check_close_code(code, standard=True)
         await self._connection.awaited(lambda: self._connection.close(code))
 
@@ -279,19 +279,19 @@ class BaseSocketServer:
     def broadcast(
         self, channel: Channels, data: Any, *, exclude_self: bool = False, compress: bool = True
     ) -> None:
-        """Send data to everybody who is subscribed to a channel, or to several channels.
+        """Send data to all subscribers of one channel, or of several channels.
 
         Args:
             channel: one channel, or a list, tuple or set of them.
             data: anything with a JSON form, or bytes for a binary frame.
-            exclude_self: this socket does not get it; every other one does, wherever it is.
-            compress: False: its frames are not compressed. Use it for messages that contain both a
+            exclude_self: this socket does not get the data; all other subscribers do.
+            compress: False: the frames are not compressed. Use it for messages that contain both a
                 secret and text of somebody else.
 
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
-            PublishError: it did not certainly reach the server.
-            CallError: the event loop did not do it in time.
+            PublishError: the data did not reach the server, or it is unknown whether it did.
+            CallError: the event loop did not finish the call in time.
         """
         self._connection.calls.plain(
             lambda: self.async_broadcast(
@@ -337,10 +337,10 @@ class BaseSocketServer:
     # Subscribing
 
     def subscribe(self, channel: Channels) -> None:
-        """Receive what is broadcast to a channel, or to several; acknowledged on return.
+        """Subscribe to one channel, or to several. Returns when the server has acknowledged them.
 
         Raises:
-            ChannelError, SubscribeError, CallError: this call has subscribed none of them.
+            ChannelError, SubscribeError, CallError: this call has subscribed to none of them.
         """
         self._connection.calls.plain(lambda: self.async_subscribe(channel))
 
@@ -349,7 +349,7 @@ class BaseSocketServer:
         await self._connection.subscribe(channel)
 
     def unsubscribe(self, channel: Channels) -> None:
-        """Receive nothing more from a channel, or from several."""
+        """Unsubscribe from one channel, or from several. Nothing more arrives on them."""
         self._connection.calls.plain(lambda: self.async_unsubscribe(channel))
 
     async def async_unsubscribe(self, channel: Channels) -> None:
@@ -357,15 +357,15 @@ class BaseSocketServer:
         await self._connection.unsubscribe(channel)
 
     def subscribe_for_client(self, channels: Channels) -> None:
-        """`subscribe` to what the client asked for, if `may_subscribe` allows all of it.
+        """Subscribe to channels that the client asks for, if `may_subscribe` allows all of them.
 
         Args:
-            channels: anything that came from the client; a channel, or a list of them.
+            channels: one channel or a list, as it came from the client. It may be anything.
 
         Raises:
-            NotAllowed: for one of them, it is no channel, or they are too many; nothing was
-                subscribed. Left uncaught it goes to `error`, which closes with 1008.
-            SubscribeError, CallError: this call has subscribed none of them.
+            NotAllowed: one of the channels is refused or not valid, or there are too many. Nothing
+                was subscribed to. If it is not caught, `error` closes the socket with 1008.
+            SubscribeError, CallError: this call has subscribed to none of them.
         """
         subscribe_for_client(self._connection, channels)
 
@@ -374,7 +374,7 @@ class BaseSocketServer:
         await async_subscribe_for_client(self._connection, channels)
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
-        """The next broadcast, for a socket whose listeners were not started.
+        """Wait for the next broadcast, on a socket whose listeners were not started.
 
         Returns:
             The channel and the decoded data.
@@ -385,32 +385,32 @@ class BaseSocketServer:
         return await self._connection.delivery.receive()
 
     def release(self) -> None:
-        """Let the broadcasts through that wait for `connect`; they follow what was sent before.
+        """Send the broadcasts that wait for `connect`, after the messages that were sent before.
 
-        For a `connect` that does not return, that takes longer than `hold_seconds`, or that waits
-        for a broadcast: call it after the present state was sent. Later broadcasts do not wait any
-        more. Otherwise nothing waits, and it does nothing.
+        Call it in a `connect` that does not return, that takes longer than `hold_seconds`, or that
+        waits for a broadcast, after it has sent the present state. Later broadcasts do not wait.
+        At other times the call has no effect.
 
         Raises:
-            CallError: the event loop did not do it in time.
+            CallError: the event loop did not finish the call in time.
         """
         self._connection.calls.plain(self._connection.delivery.release)
 
     async def async_release(self) -> None:
-        """See `release`; returns when what has waited was handed on."""
+        """See `release`. Returns when the waiting broadcasts were passed on."""
         await self._connection.awaited(self._connection.delivery.release)
 
     # Running without a server
 
     def start_listeners(self) -> None:
-        """Serve the connection in the background; returns at once.
+        """Serve the connection in the background. Returns at once.
 
-        For scripts and tests: neither receiving nor delivery waits for a connect event.
+        It is for scripts and tests: frames and broadcasts are handled without a connect event.
         """
         self._connection.start()
 
     async def async_start_listeners(self) -> None:
-        """Serve the connection until it has ended; see `start_listeners`."""
+        """Serve the connection until it has ended. See `start_listeners`."""
         await self._connection.serve_anywhere()
 
 

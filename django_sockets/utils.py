@@ -1,4 +1,4 @@
-"""Names that applications import from here; each lives elsewhere."""
+"""Names that applications import from here. They are defined in other modules."""
 
 from .integration.routing import ProtocolTypeRouter, URLRouter
 from .runtime.worker_threads import run_in_thread

@@ -33,7 +33,7 @@ def skip_or_fail(what: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def missing() -> Callable[[str], NoReturn]:
-    """Call it with what is not there: a skip, or a failure where nothing may be missing."""
+    """Skip the test because something is missing, or fail it where nothing may be missing."""
     return skip_or_fail
 
 
@@ -72,7 +72,7 @@ def redis_unix_server() -> Iterator[CacheServer]:
 
 @pytest.fixture
 def fresh_valkey_server() -> Iterator[CacheServer]:
-    """A server for one test, to be killed and stopped at will."""
+    """A server for one test, which may kill and stop it."""
     yield from running(ValkeyServer)
 
 
@@ -91,7 +91,7 @@ def fresh_unix_server() -> Iterator[CacheServer]:
     yield from running(lambda: ValkeyServer(unix=True))
 
 
-# Several servers that belong together. Whoever hurts one calls `restore`.
+# Several servers that belong together. A test that breaks one of them calls `restore`.
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +140,7 @@ def serverless() -> Iterator[ServerlessEmulation]:
     yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 
-# The same for tests that hurt them.
+# The same for tests that break them.
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def restored_serverless(serverless: ServerlessEmulation) -> Iterator[ServerlessE
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as users install it."""
-    # Built from a copy, because setuptools leaves its scratch files beside pyproject.toml, and
+    # Built from a copy, because setuptools leaves temporary files next to pyproject.toml, and
     # without isolation, because that needs no network.
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")

@@ -1,4 +1,4 @@
-"""What users install is the tree, whole and nothing more, and it works on its own."""
+"""The installed package contains exactly the modules of the tree, and works alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain scripts print exactly what they say, on every supported Python, on a busy machine.
+"""Plain scripts print exactly their expected output, on every Python, also on a busy machine.
 
 The scripts are those in tests/scripts and, where the variable DJANGO_SOCKETS_DOCUMENT names a text
 file, the Python blocks of that file. The lines that begin with `#=>` are the expected output.
@@ -29,7 +29,7 @@ DOCUMENT = os.environ.get("DJANGO_SOCKETS_DOCUMENT")
 DEFAULT_PORT = 6379
 BUSY_PROCESSES = 2
 
-# The scripts pause for 0.1 s, beside busy processes of the test's own: no others, please.
+# The scripts pause for 0.1 s while the test loads the machine itself. It must run alone.
 pytestmark = [pytest.mark.load, pytest.mark.timeout(300)]
 
 

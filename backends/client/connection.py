@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ...forks import after_fork_in_child
+from ...forks import abandon_in_child
 from .identity import Identity
 from .parser import ConnectionLost, Consumer, Parser, ReplyError, is_push, pack
 
@@ -88,7 +87,7 @@ class ServerConnection:
         self.identity = Identity(peer=peer[0] if isinstance(peer, tuple) else "")
         self.held_seconds = 0.0
         self.held_since: float | None = None
-        _connections.add(self)
+        abandon_in_child(self)
 
     @property
     def received_bytes(self) -> int:
@@ -125,18 +124,6 @@ class ServerConnection:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, sock.fileno())
             os.close(nowhere)
-
-
-_connections: weakref.WeakSet[ServerConnection] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for connection in list(_connections):
-        connection.abandon()
-    _connections.clear()
-
-
-after_fork_in_child(_after_fork_in_child)
 
 
 async def consume_by_reading(connection: Connection, consumer: Consumer) -> None:

@@ -119,7 +119,7 @@ class Node:
         if self._successor is None:
             return self._subscriber.want(channel, name)
         taken_over = self._successor.want(channel, name)
-        return taken_over or self._subscriber.state.has(name)
+        return taken_over or self._subscriber.state.subscriptions.has(name)
 
     def unwant(self, name: bytes) -> None:
         """See `Place`."""
@@ -233,9 +233,9 @@ class Node:
         if replaced is None:
             return  # The next connection will be new anyway.
         connection: Connection | None = None
-        if old.state.wanted:
+        if old.state.subscriptions.wanted:
             connection = await self._open_subscribing()
-            if old.state.connection is not replaced or not old.state.wanted:
+            if old.state.connection is not replaced or not old.state.subscriptions.wanted:
                 connection.abort()
                 connection = None
             if old.state.connection is not replaced:
@@ -253,7 +253,8 @@ class Node:
                 raise
             if replaced.identity.run_id not in ("", connection.identity.run_id):
                 # Messages may have gone to one server while we listened on the other.
-                self._owner.lost([channel for channel, _ in new.state.carried], SERVER_CHANGED)
+                carried = new.state.subscriptions.carried
+                self._owner.lost([channel for channel, _ in carried], SERVER_CHANGED)
         self._subscriber, self._successor = new, None
         old.mute()
         new.release(self._owner)

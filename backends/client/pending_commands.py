@@ -86,6 +86,16 @@ class PendingCommands(OfOneLoop):
         """Remove the first command, because it has been answered."""
         self._commands.popleft()
 
+    def acknowledge(self, name: bytes) -> bool:
+        """Take one answer to a SUBSCRIBE command; False if no command expects it now."""
+        command = self.first
+        if command is None or command.reply is not None or command.names[command.answered] != name:
+            return False
+        command.answered += 1
+        if command.answered == len(command.names):
+            self.pop()
+        return True
+
     def end(self, reason: str) -> None:
         """The connection is lost: fail every reply."""
         self.connection = None

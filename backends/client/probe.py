@@ -67,7 +67,7 @@ class DeliveryProbe:
         options, state = self._url.options, subscriber.state
         while True:
             await asyncio.sleep(options.probe_interval_seconds)
-            if not state.routes:
+            if not state.subscriptions.routes:
                 continue
             await self._check_identity(subscriber, connection)
             name = state.probe.name

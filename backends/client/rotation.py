@@ -40,7 +40,7 @@ class StandbyOwner:
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
         """See `Owner`."""
-        kept = {channel for channel, _ in self._old.state.carried}
+        kept = {channel for channel, _ in self._old.state.subscriptions.carried}
         self._owner.lost([channel for channel in channels if channel not in kept], reason)
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:
@@ -57,7 +57,7 @@ async def take_over(old: Subscriber, new: Subscriber, owner: Owner, options: Bro
         ConnectionLost: the new connection was lost, or a subscription was not granted there.
         asyncio.TimeoutError: replies are missing after `subscribe_timeout_seconds`.
     """
-    for channel, name in old.state.wanted:
+    for channel, name in old.state.subscriptions.wanted:
         new.want(channel, name)
     await with_deadline(options.subscribe_timeout_seconds, new.until_settled())
     if _only(old, new):
@@ -73,9 +73,9 @@ async def take_over(old: Subscriber, new: Subscriber, owner: Owner, options: Bro
 
 
 def roll_back(old: Subscriber, new: Subscriber, owner: Owner) -> None:
-    """After a failed takeover, move the channels that were asked of `new` meanwhile to `old`."""
+    """After a failed takeover, move the channels that only `new` was asked for to `old`."""
     owner.lost(_only(new, old), "lost with a new connection")
-    wanted = new.state.wanted
+    wanted = new.state.subscriptions.wanted
     new.mute()
     for channel, name in wanted:
         old.want(channel, name)
@@ -83,4 +83,5 @@ def roll_back(old: Subscriber, new: Subscriber, owner: Owner) -> None:
 
 def _only(one: Subscriber, other: Subscriber) -> list[str]:
     """The channels that `one` carries and `other` does not."""
-    return [channel for channel, name in one.state.carried if not other.state.has(name)]
+    carried, others = one.state.subscriptions.carried, other.state.subscriptions
+    return [channel for channel, name in carried if not others.has(name)]

@@ -133,7 +133,7 @@ class Subscriber:
         if self._deferred is not None:
             state.answered(self._deferred)
             self._deferred = None
-        routes, regained, batch = state.routes, state.regained, self._batch
+        routes, regained, batch = state.subscriptions.routes, state.regained, self._batch
         for reply in replies:
             if isinstance(reply, list) and reply and reply[0] == kind_of_message:
                 if regained and self._gate is None:
@@ -234,11 +234,11 @@ class Subscriber:
 
     def mute(self) -> None:
         """Deliver nothing more, because another subscriber delivers from now on."""
-        self.state.forget()
+        self.state.subscriptions.clear()
 
     def lose(self, reason: str) -> None:
         """Report all granted channels as lost."""
-        self.state.owner.lost([channel for channel, _ in self.state.carried], reason)
+        self.state.owner.lost([channel for channel, _ in self.state.subscriptions.carried], reason)
 
     def reset(self, reason: str) -> None:
         """Drop the connection, if there is one, and connect again without a pause."""
@@ -255,7 +255,7 @@ class Subscriber:
             owner: receives the reports from now on.
         """
         self.state.owner = owner
-        for channel, _ in self.state.carried:
+        for channel, _ in self.state.subscriptions.carried:
             reason = owner.granted(channel)
             if reason is not None:
                 self.state.regained.setdefault(reason, []).append(channel)
@@ -273,7 +273,8 @@ class Subscriber:
             except ConnectError as exc:
                 self.trouble = exc
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
-                self.state.owner.unreachable([channel for channel, _ in self.state.wanted], exc)
+                wanted = [channel for channel, _ in self.state.subscriptions.wanted]
+                self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
                 self.trouble = ConnectError(self._url, f"cannot connect: {exc!r}")
                 self._supervisor.failed("connecting to subscribe", exc)

@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
 from ...errors import ConnectError
 from ...loops import OfOneLoop
 from ...url import BrokerURL
@@ -22,6 +20,7 @@ from .connection import Connection
 from .parser import ConnectionLost, ReplyError, is_push
 from .pending_commands import PendingCommands
 from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
+from .subscription_set import Subscription, SubscriptionSet
 from .supervision import Supervisor
 
 __all__ = ["ELSEWHERE", "Owner", "SubscriptionState"]
@@ -58,21 +57,6 @@ class Owner(Protocol):
         """No connection could be made for these wanted channels; the subscriber tries again."""
 
 
-class _Subscription(msgspec.Struct, gc=False, eq=False):
-    """One channel at this server, and its state on the present connection.
-
-    Attributes:
-        sent: the last command written for it, or None.
-        unanswered: the number of its commands without an answer.
-    """
-
-    channel: str
-    name: bytes
-    wanted: bool = True
-    sent: bytes | None = None
-    unanswered: int = 0
-
-
 class SubscriptionState(OfOneLoop):
     """The subscriptions at one server, on the present connection and on later ones.
 
@@ -83,7 +67,7 @@ class SubscriptionState(OfOneLoop):
 
     Attributes:
         owner: may be replaced.
-        routes: name -> channel of all wanted and granted subscriptions, for delivery.
+        subscriptions: the wanted and the granted ones.
         regained: reason -> channels that were lost and are granted again; the gap is reported
             before their next message.
         probe: the delivery probe's channel.
@@ -103,14 +87,12 @@ class SubscriptionState(OfOneLoop):
         self.owner = owner
         self._pubsub = pubsub
         self._supervisor = Supervisor(url)
-        self.routes: dict[bytes, str] = {}
+        self.subscriptions = SubscriptionSet(pubsub)
         self.regained: dict[str, list[str]] = {}
         self.probe = ProbeChannel(url, probe_like)
         self.needed = asyncio.Event()
         self.fruitful = False
         self._settling: asyncio.Future[None] | None = None
-        self._subscriptions: dict[bytes, _Subscription] = {}
-        self._dirty: dict[bytes, None] = {}
         self._pending = PendingCommands(pubsub)
         self._flush_due = False
 
@@ -123,15 +105,8 @@ class SubscriptionState(OfOneLoop):
 
     def want(self, channel: str, name: bytes) -> bool:
         """Subscribe to a channel; True if the server has granted it already."""
-        subscription = self._subscriptions.get(name)
-        if subscription is None:
-            self._subscriptions[name] = _Subscription(channel, name)
-        else:
-            subscription.wanted = True
-            if self._is_active(subscription):
-                self.routes[name] = channel
-                return True
-        self._dirty[name] = None
+        if self.subscriptions.want(channel, name):
+            return True
         if self.connection is None:
             self.needed.set()
         self._flush_soon()
@@ -139,62 +114,31 @@ class SubscriptionState(OfOneLoop):
 
     def unwant(self, name: bytes) -> str | None:
         """Unsubscribe from a name, which has no route from now on. Returns its channel."""
-        subscription = self._subscriptions.get(name)
+        subscription = self.subscriptions.unwant(name)
         if subscription is None:
             return None
-        subscription.wanted = False
-        self.routes.pop(name, None)
-        if subscription.sent is None and not subscription.unanswered:
-            self._drop(subscription)
-        else:
-            self._dirty[name] = None
+        if name in self.subscriptions.changed:
             self._flush_soon()
+        self._check_needed()
         return subscription.channel
 
     def ask_again(self, name: bytes) -> None:
         """Subscribe again to a displaced or refused channel, if it is still wanted."""
-        if name in self._subscriptions:
-            self._dirty[name] = None
+        if self.subscriptions.get(name) is not None:
+            self.subscriptions.changed[name] = None
             self._flush_soon()
-
-    def has(self, name: bytes) -> bool:
-        """Whether the name is wanted and granted."""
-        subscription = self._subscriptions.get(name)
-        return subscription is not None and self._is_active(subscription)
 
     @property
     def waiting(self) -> bool:
         """Whether a connection is needed and missing."""
         return self.connection is None and self.needed.is_set()
 
-    @property
-    def wanted(self) -> list[tuple[str, bytes]]:
-        """The channels and names that are wanted."""
-        return [(s.channel, name) for name, s in self._subscriptions.items() if s.wanted]
+    def _drop(self, subscription: Subscription) -> None:
+        self.subscriptions.drop(subscription)
+        self._check_needed()
 
-    @property
-    def carried(self) -> list[tuple[str, bytes]]:
-        """The channels and names that are wanted and granted."""
-        return [(s.channel, name) for name, s in self._subscriptions.items() if self._is_active(s)]
-
-    def forget(self) -> None:
-        """Drop all subscriptions without a report."""
-        self.routes.clear()
-        self._subscriptions.clear()
-        self._dirty.clear()
-
-    def _is_active(self, subscription: _Subscription) -> bool:
-        return (
-            subscription.wanted
-            and subscription.sent == self._pubsub.subscribe
-            and not subscription.unanswered
-        )
-
-    def _drop(self, subscription: _Subscription) -> None:
-        self._dirty.pop(subscription.name, None)
-        if self._subscriptions.get(subscription.name) is subscription:
-            del self._subscriptions[subscription.name]
-        if not self._subscriptions and self.connection is None:
+    def _check_needed(self) -> None:
+        if not self.subscriptions and self.connection is None:
             self.needed.clear()  # No subscription needs a connection any more.
 
     # The connection
@@ -204,23 +148,18 @@ class SubscriptionState(OfOneLoop):
         self._pending.connection = connection
         self.needed.set()  # The channel that needed it may be gone, and others will follow.
         self.fruitful = False
-        self._dirty.update(dict.fromkeys(self._subscriptions))
+        self.subscriptions.begin()
         self._flush()
 
     def end(self, reason: str) -> None:
         """The connection is lost: report the lost channels and drop the unwanted ones."""
         self._pending.end(reason)
         self.probe.name = None
-        self.routes.clear()
-        active = [channel for channel, _ in self.carried]
+        active = [channel for channel, _ in self.subscriptions.carried]
         regained = dict(self.regained)
         self.regained.clear()
-        for subscription in list(self._subscriptions.values()):
-            subscription.sent, subscription.unanswered = None, 0
-            if not subscription.wanted:
-                self._drop(subscription)
-        if not self._subscriptions:
-            self.needed.clear()
+        self.subscriptions.end()
+        self._check_needed()
         self._end_wait()
         # Last, because the owner's code may raise.
         for earlier, channels in regained.items():
@@ -230,7 +169,8 @@ class SubscriptionState(OfOneLoop):
     @property
     def settled(self) -> bool:
         """Whether the server has answered every command."""
-        return self.connection is not None and self._pending.first is None and not self._dirty
+        answered = self._pending.first is None and not self.subscriptions.changed
+        return self.connection is not None and answered
 
     async def until_settled(self) -> None:
         """Wait until `settled`, or until the connection is lost. Only one caller may wait."""
@@ -255,7 +195,7 @@ class SubscriptionState(OfOneLoop):
             self._gather(0, QUIET_TURNS, self._loop.time() + GATHERING_SECONDS)
 
     def _gather(self, before: int, turns: int, until: float) -> None:
-        gathered = len(self._dirty)
+        gathered = len(self.subscriptions.changed)
         turns = turns - 1 if gathered == before else QUIET_TURNS
         if turns and self._loop.time() < until:
             self._loop.call_soon(self._gather, gathered, turns, until)
@@ -274,21 +214,8 @@ class SubscriptionState(OfOneLoop):
         self._flush_due = False
         if self.connection is None:
             return
-        pubsub = self._pubsub
-        asked: list[bytes] = []
-        ended: list[bytes] = []
-        for name in self._dirty:
-            subscription = self._subscriptions[name]
-            command = pubsub.subscribe if subscription.wanted else pubsub.unsubscribe
-            if subscription.sent == command or (
-                subscription.sent is None and not subscription.wanted
-            ):
-                continue
-            subscription.sent = command
-            subscription.unanswered += 1
-            (asked if subscription.wanted else ended).append(name)
-        self._dirty.clear()
-        self._choose_probe(asked, ended)
+        asked, ended = self.subscriptions.take_changes()
+        self.probe.update(self.subscriptions.first_requested(), asked, ended)
         self._pending.subscribe(asked)
         if ended:
             self._pending.unsubscribe(ended)
@@ -300,14 +227,6 @@ class SubscriptionState(OfOneLoop):
         Every message that arrived before the reply has been delivered by then.
         """
         return self._pending.ask(command)
-
-    def _choose_probe(self, asked: list[bytes], ended: list[bytes]) -> None:
-        carried = (
-            subscription.name
-            for subscription in self._subscriptions.values()
-            if subscription.wanted and subscription.sent == self._pubsub.subscribe
-        )
-        self.probe.update(next(carried, None), asked, ended)
 
     # Replies
 
@@ -325,12 +244,8 @@ class SubscriptionState(OfOneLoop):
         self._check_settled()
 
     def _subscribed(self, name: bytes) -> None:
-        command = self._pending.first
-        if command is None or command.reply is not None or command.names[command.answered] != name:
+        if not self._pending.acknowledge(name):
             return
-        command.answered += 1
-        if command.answered == len(command.names):
-            self._pending.pop()
         if name == self.probe.name:
             self.probe.granted()
         self._settle(name)
@@ -344,9 +259,9 @@ class SubscriptionState(OfOneLoop):
         command = self._pending.first
         if command is not None and command.ends:
             command.take_end(name)
-        subscription = self._subscriptions.get(name)
-        if subscription is not None and self._is_active(subscription):
-            self.routes.pop(name, None)
+        subscription = self.subscriptions.get(name)
+        if subscription is not None and self.subscriptions.is_active(subscription):
+            self.subscriptions.routes.pop(name, None)
             subscription.sent = None
             self.owner.lost([subscription.channel], "unsubscribed by the server")
             self.owner.displaced([subscription.channel], None)
@@ -365,13 +280,13 @@ class SubscriptionState(OfOneLoop):
 
     def _settle(self, name: bytes) -> None:
         """Act on the last outstanding answer of a channel."""
-        subscription = self._subscriptions.get(name)
+        subscription = self.subscriptions.get(name)
         if subscription is None:
             return
         subscription.unanswered -= 1
-        if self._is_active(subscription):
+        if self.subscriptions.is_active(subscription):
             # The key is our own name object, so that the reply's copy of it can be freed.
-            self.routes[subscription.name] = subscription.channel
+            self.subscriptions.routes[subscription.name] = subscription.channel
             self.fruitful = True
             reason = self.owner.granted(subscription.channel)
             if reason is not None:
@@ -399,20 +314,20 @@ class SubscriptionState(OfOneLoop):
             self._elsewhere(command.names, error)
         elif len(command.names) > 1:
             for name in command.names:  # Only some may be forbidden: try each alone.
-                subscription = self._subscriptions.get(name)
+                subscription = self.subscriptions.get(name)
                 if subscription is None or subscription.sent == self._pubsub.subscribe:
                     self._pending.subscribe([name])
                 else:  # UNSUBSCRIBE was sent meanwhile and decides.
                     self._settle(name)
         elif command.names[0] == self.probe.name:
             self._loop.call_later(self.probe.refused(error), self._flush_soon)
-        elif (subscription := self._subscriptions.get(command.names[0])) is not None:
+        elif (subscription := self.subscriptions.get(command.names[0])) is not None:
             self._refused_one(subscription, error)
 
     def _elsewhere(self, names: Sequence[bytes], error: ReplyError) -> None:
         channels = []
         for name in names:
-            subscription = self._subscriptions.get(name)
+            subscription = self.subscriptions.get(name)
             if subscription is None:
                 if name == self.probe.name:
                     self.probe.name = None
@@ -432,7 +347,7 @@ class SubscriptionState(OfOneLoop):
         self.probe.name = None
         self._flush_soon()
 
-    def _refused_one(self, subscription: _Subscription, error: ReplyError) -> None:
+    def _refused_one(self, subscription: Subscription, error: ReplyError) -> None:
         subscription.unanswered -= 1
         subscription.sent = None
         self.owner.refused(subscription.channel, error)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from ...forks import after_fork_in_child
+from ...forks import PerProcess
 from ...os_threads import start_thread
 from ...url import BrokerURL
 from ..client.pipeline import OutcomeUnknown
@@ -47,21 +47,15 @@ class _GlideThread:
         return task
 
 
-_lock = threading.Lock()
-_thread: _GlideThread | None = None
-_abandoned: list[_GlideThread] = []
+class _Shared:
+    """The glide thread of one process, if a client has started it, and the lock of its leases."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.thread: _GlideThread | None = None
 
 
-def _after_fork_in_child() -> None:
-    """Forget the parent's thread, but keep the object: closing it would harm the parent."""
-    global _lock, _thread
-    _lock = threading.Lock()
-    if _thread is not None:
-        _abandoned.append(_thread)
-        _thread = None
-
-
-after_fork_in_child(_after_fork_in_child)
+_shared = PerProcess(_Shared)
 
 
 class Lease:
@@ -94,9 +88,9 @@ class Lease:
 
     async def release(self) -> None:
         """Return the lease; the last one closes the client."""
-        thread = self._thread
-        with _lock:
-            if thread is not _thread:
+        thread, shared = self._thread, _shared.current
+        with shared.lock:
+            if thread is not shared.thread:
                 return  # The lease belongs to the parent process.
             client, leases = thread.clients[self._key]
             if leases > 1:
@@ -118,11 +112,11 @@ def lease(
     Raises:
         ConfigurationError: see `GlidePublisher`.
     """
-    global _thread
     key = (url, connection, sharded)
-    with _lock:
-        known = _thread.clients.get(key) if _thread is not None else None
+    shared = _shared.current
+    with shared.lock:
+        known = shared.thread.clients.get(key) if shared.thread is not None else None
         client, leases = known or (SharedClient(url, connection, sharded, open_connection), 0)
-        thread = _thread = _thread or _GlideThread()
+        thread = shared.thread = shared.thread or _GlideThread()
         thread.clients[key] = client, leases + 1
     return Lease(thread, key, client)

@@ -26,7 +26,7 @@ def subscribe_for_client(connection: Connection, channels: object) -> None:
         return
     names = _asked_for(connection, channels)
     for name in names:
-        # On this thread: all others may be busy with calls that wait like this one.
+        # On this thread, because all others may be busy with calls that wait like this one.
         answer = socket.may_subscribe(name)
         if inspect.isawaitable(answer):
             answer = connection.calls.plain(partial(_result, answer))
@@ -53,8 +53,8 @@ def _asked_for(connection: Connection, channels: object) -> list[str]:
     except ChannelError as exc:
         raise NotAllowed(str(exc)) from exc
     if len(names) > connection.socket.max_subscriptions:
-        # Before may_subscribe, which may cost a query each.
-        raise NotAllowed(f"{len(names)} channels are more than max_subscriptions")
+        # Checked before `may_subscribe` is called, which may make a query for each channel.
+        raise NotAllowed(f"{len(names)} channels exceed max_subscriptions")
     return list(names)
 
 
@@ -73,7 +73,7 @@ def _demand(connection: Connection, answer: object, name: str) -> None:
 
 async def _add(connection: Connection, names: list[str]) -> None:
     if connection.delivery.too_many(names):
-        raise NotAllowed(f"{len(names)} channels more are over max_subscriptions")
+        raise NotAllowed(f"{len(names)} more channels would exceed max_subscriptions")
     await connection.add(names)
 
 

@@ -1,25 +1,24 @@
-"""Every close code that the library uses: who sends it, and what a client does then.
+"""All close codes that the library uses, their senders, and how a client should react.
 
-The numbers are from RFC 6455, section 7.4.1, and from the IANA registry of close codes; those from
-4000 on are for applications. An application may close with other codes, too: `hub.control` has
-`check_close_code`, because orders between processes carry codes and are checked there.
+The numbers are from RFC 6455, section 7.4.1, and from the IANA registry of close codes. Numbers
+from 4000 on are for applications. An application may close with other codes, too. They are checked
+by `hub.control.check_close_code`, because orders between processes contain codes.
 
-| code | sent by | when | what a client does |
-|------|---------|------|--------------------|
-| 1000 | the application, or the client | `close()`; before the accept: HTTP 403 | stay away |
+| code | sent by | when | reaction of a client |
+|------|---------|------|----------------------|
+| 1000 | the application, or the client | `close()`; HTTP 403 before the accept | do not reconnect |
 | 1001 | the client, or the server | the page was left, or the process exits | reconnect |
-| 1005 | nobody | stands for a close frame without a code | decide by itself |
-| 1007 | `decode_error` | a frame cannot be decoded, or does not fit | fix the message |
-| 1008 | rate limit, `NotAllowed` | the client did what it may not do | wait, or ask for less |
+| 1005 | never sent | stands for a close frame without a code | any |
+| 1007 | `decode_error` | a frame cannot be decoded, or is not valid | correct the message |
+| 1008 | rate limit, `NotAllowed` | the client did something forbidden | wait, or ask for less |
 | 1009 | the receive loop | a frame is over `max_message_bytes` | send less |
 | 1011 | `error` | a handler raised an exception | reconnect after a back-off |
 | 1012 | the drain | the server shuts down | reconnect after a random delay |
 | 1013 | the overflow policy "close" | the client reads too slowly | reconnect and load the state |
 | 4401 | `close_sockets` | a session or a token has ended | log in again |
-| 4408 | the idle timer | no frame came for `idle_timeout_seconds` | reconnect when there is need |
+| 4408 | the idle timer | no frame came for `idle_timeout_seconds` | reconnect when needed |
 
-Some servers let an application close with 1000 and 3000 to 4999 only: see
-`close_code_for_autobahn`.
+With some servers, an application may use only 1000 and 3000 to 4999: see `close_code_for_autobahn`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ __all__ = [
 NORMAL = 1000
 GOING_AWAY = 1001
 NO_CODE = 1005
-"""Never sent: the client has closed without a code."""
+"""It is never sent. It means that the client has closed without a code."""
 BAD_DATA = 1007
 POLICY = 1008
 TOO_BIG = 1009
@@ -50,15 +49,15 @@ INTERNAL_ERROR = 1011
 RESTART = 1012
 TRY_AGAIN = 1013
 UNAUTHORIZED = 4401
-"""After HTTP's 401."""
+"""Named after HTTP's status 401."""
 IDLE = 4408
-"""After HTTP's 408."""
+"""Named after HTTP's status 408."""
 
 
 def close_code_for_autobahn(code: int) -> int | None:
-    """The code to send in place of a standard one that autobahn refuses; None for other codes.
+    """The code to send instead of a standard code that autobahn refuses; None for other codes.
 
-    daphne 4.2 (autobahn) lets an application close with 1000 and 3000 to 4999 only. 1011 becomes
-    3011 there.
+    With daphne 4.2 (autobahn), an application may use only 1000 and 3000 to 4999. For example, 1011
+    becomes 3011.
     """
     return code + 2000 if code in range(1001, 1016) else None

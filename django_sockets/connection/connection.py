@@ -1,7 +1,7 @@
 """Connection: the life of one websocket, from the handshake to its end.
 
-`BaseSocketServer` is what an application subclasses; it holds one `Connection` and passes its calls
-on. The application's object is `Connection.socket`: its options and its hooks.
+Applications subclass `BaseSocketServer`. Each of its objects has one `Connection` and passes its
+calls on to it. `Connection.socket` is the application's object, with its options and hooks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _first_origin = threading.Lock()
 
 
 class Connection(HookCalls):
-    """One websocket. Its methods belong to its home loop, apart from the calls of the application.
+    """One websocket. Its methods run on its home loop, except the calls of the application.
 
     Args:
         socket: the application's object.
@@ -73,8 +73,8 @@ class Connection(HookCalls):
         is_alive: the connection has not ended.
         serving: the listeners were started.
         closing: a close frame is on its way.
-        hub: the hub it publishes and subscribes with; None until something needs it.
-        rate: the rate limit, once a frame has come.
+        hub: the hub that it publishes and subscribes with; None until it is needed.
+        rate: the rate limit; None before the first frame.
     """
 
     __slots__ = (
@@ -120,15 +120,15 @@ class Connection(HookCalls):
         self.is_alive = True
 
     def open(self) -> None:
-        """Read the options of the socket; called once, when `configure` has set them.
+        """Read the options of the socket. Called once, after `configure` has set them.
 
         Raises:
-            ConfigurationError: one of them has a wrong value.
+            ConfigurationError: an option has a wrong value.
         """
         socket = self.socket
         if self.definition.own_options:  # Otherwise they were checked with the class.
             check_options(socket)
-        # Without a local variable, which an error report would show.
+        # Not a local variable, because error reports show those.
         self.config = load_config(
             socket.config
             if socket.config is not None or socket.hosts is None
@@ -148,7 +148,7 @@ class Connection(HookCalls):
     # Serving
 
     def start(self) -> None:
-        """Serve in the background; returns at once."""
+        """Serve the connection in the background. Returns at once."""
         if running_loop() is self.home:
             spawn(self.serve())
         else:
@@ -163,15 +163,15 @@ class Connection(HookCalls):
             await asyncio.wrap_future(future)
 
     async def _serve_here(self) -> None:
-        """`serve`, all of it on the loop that runs this."""
+        """`serve` as a coroutine, so that it begins on the home loop, too."""
         await self.serve()
 
     def serve(self) -> Coroutine[Any, Any, None]:
-        """Serve the connection until it has ended; await what it returns."""
+        """Serve the connection until it has ended. Await the result."""
         if self.serving:
             raise CallError("the listeners of this socket were started already")
         self.serving = True
-        # Now, and not when the coroutine begins: a subscription may be made before that.
+        # At once, because a subscription may be made before the coroutine begins.
         self.delivery.start()
         return self.receive_loop.serve()
 
@@ -186,7 +186,7 @@ class Connection(HookCalls):
         if self.socket.idle_timeout_seconds is not None:
             self._idle_timer = IdleTimer(self)
         if self.asgi_receive is None:
-            self.warn_once("receive side", "%s has no receive callable: it hears nothing")
+            self.warn_once("receive side", "%s has no receive callable, so it receives nothing")
 
     # Frames from the client
 
@@ -204,7 +204,7 @@ class Connection(HookCalls):
     # Events to the client
 
     def send(self, data: Any, raw: bool, compress: bool = True) -> Awaitable[None]:
-        """See `BaseSocketServer.send`; await what it returns."""
+        """See `BaseSocketServer.send`. Await the result."""
         socket = self.socket
         if raw:
             if not isinstance(data, (str, bytes, bytearray, memoryview)):
@@ -229,7 +229,7 @@ class Connection(HookCalls):
             raise CallError("too much is sent before the handshake is accepted (outbox_messages)")
 
     async def close(self, code: int) -> None:
-        """Send a close frame behind what waits for the client, and end."""
+        """Send a close frame behind the waiting messages, and end the connection."""
         if self.closing or not self.is_alive:
             return
         self.closing = True
@@ -243,12 +243,12 @@ class Connection(HookCalls):
     # The end
 
     def end(self, code: int) -> None:
-        """Note that the connection has ended; the first code counts."""
+        """Note that the connection has ended. Only the first code is kept."""
         if self.serving:
             self.receive_loop.end(code)
 
     def over(self, code: int) -> asyncio.Task[None]:
-        """Called by the receive loop, which reads nothing more."""
+        """Called by the receive loop when it stops reading."""
         return spawn(self._finish(code))
 
     async def _finish(self, code: int) -> None:
@@ -262,7 +262,7 @@ class Connection(HookCalls):
             not_at_exit(self._at_exit)
 
     async def _conclude(self, code: int) -> None:
-        """Unsubscribe first; then let the frames in hand be handled; then call `disconnect`."""
+        """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
         self.delivery.discard_held()
         self.leave_tags()
@@ -270,7 +270,7 @@ class Connection(HookCalls):
             self._idle_timer.cancel()
         await self.delivery.end()
         self.outbox.end()
-        # Only the exit of the interpreter cannot wait for a handler that never returns.
+        # The exit of the interpreter must not wait for a handler that never returns.
         await self.receive_loop.finish(EXIT_SECONDS / 2 if self.outbox.muted else None)
         if not self.outbox.muted:
             await self.finish_thread_call()
@@ -289,7 +289,7 @@ class Connection(HookCalls):
             await asyncio.wait([self._finished])
 
     def on_drain(self, patience_seconds: float) -> None:
-        """Called by the hub's connections: the server shuts down."""
+        """Called by `hub.connections` when the server shuts down."""
         spawn(self._drain(patience_seconds))
 
     async def _drain(self, patience_seconds: float) -> None:
@@ -313,28 +313,28 @@ class Connection(HookCalls):
 
     @property
     def has_tags(self) -> bool:
-        """It has a tag."""
+        """Whether it has a tag."""
         return bool(self._tags)
 
     async def join_tags(self) -> None:
-        """Be found by the tags it has now; without tags this costs nothing."""
+        """Register the present tags, so that orders to close find the socket."""
         if self.is_alive and (self._tags or self._control is not None):
             self._control = control = control_of(self.shared_hub())
             await control.add(self, self.tags)
 
     def leave_tags(self) -> None:
-        """Be found by no tag any more."""
+        """Remove the registration of `join_tags`."""
         if self._control is not None:
             self._control.discard(self)
 
     def on_close_order(self, code: int) -> None:
-        """Called by the control: somebody closes the sockets with a tag of this one."""
+        """Called by the control when sockets with a tag of this one are closed."""
         spawn(self.close(code))
 
     # Channels
 
     def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """Subscribe, unless the connection has ended; await what it returns."""
+        """Subscribe, unless the connection has ended. Await the result."""
         return self.delivery.add(names) if self.is_alive else _nothing()
 
     async def remove(self, names: list[str]) -> None:
@@ -342,7 +342,7 @@ class Connection(HookCalls):
         await self.delivery.remove(names)
 
     def own_id(self) -> bytes:
-        """The id that leaves this socket out of a broadcast."""
+        """The id of this socket, for broadcasts that must not reach it."""
         outbox = self.outbox
         if outbox.origin is None:
             with _first_origin:  # Another thread may have come first.
@@ -353,7 +353,7 @@ class Connection(HookCalls):
     # Counters
 
     def note(self, counter: str, what: str) -> None:
-        """Count the reason for which a connection ends; the log has it once per interval."""
+        """Count the reason why the connection ends, and log it at most once per interval."""
         self.count(counter)
         name = type(self.socket).__name__
         _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
@@ -364,7 +364,7 @@ class Connection(HookCalls):
 
 
 async def _nothing() -> None:
-    """In place of a subscription."""
+    """The subscription of a connection that has ended."""
 
 
 def _as_bytes(data: str | bytes | bytearray | memoryview) -> tuple[bytes, bool]:

@@ -1,4 +1,4 @@
-"""One frame of a client: its rate, its decoding, and the method that takes it."""
+"""Handles one frame of a client: checks the rate limit, decodes it, and calls its handler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 
 async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) -> None:
-    """Call the method that takes a `websocket.receive` event; raises what it raises."""
+    """Call the handler of a `websocket.receive` event. Raises the errors of the handler."""
     if event["type"] != "websocket.receive":
         text = "ignored an ASGI event of type %s"
         _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
@@ -40,7 +40,7 @@ async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) 
     if frame is None:
         frame = event.get("bytes") or b""
     if len(frame) > LARGE_CHARACTERS:
-        await asyncio.sleep(0)  # Others have a turn between two frames that take long to read.
+        await asyncio.sleep(0)  # Other tasks may run between two frames that take long to decode.
     try:
         name, args = connection.definition.dispatch.read(frame, socket.ws_decoder)
     except Exception as exc:
@@ -63,16 +63,16 @@ def _may_send(connection: Connection) -> bool:
 
 
 def _note_undecoded(name: str, exc: Exception) -> None:
-    # The error may quote the client: escaped, and cut.
+    # The error may quote the client, so it is escaped and shortened.
     text = "%s: a frame of the client could not be decoded: %s: %.300r"
     _throttle.log(logging.INFO, f"{name} decode", text, name, type(exc).__name__, str(exc))
     logger.debug("%s: a frame of the client could not be decoded", name, exc_info=exc)
 
 
 class IdleTimer:
-    """Closes a client that sends nothing; one that waits for a handler is not idle.
+    """Closes a socket whose client sends nothing for `idle_timeout_seconds`.
 
-    Made only for sockets with `idle_timeout_seconds`.
+    While a handler runs, the client is not idle.
     """
 
     __slots__ = ("_connection", "_timer")
@@ -96,6 +96,6 @@ class IdleTimer:
             self._timer = connection.home.call_later(limit_seconds - quiet, self._look)
 
     def cancel(self) -> None:
-        """Stop watching: the connection has ended."""
+        """Stop, because the connection has ended."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Calling the hooks of one socket, and reporting what they raise."""
+"""Calls the hooks of one socket, and reports their errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from ..errors import BrokerError, ChannelError, NotAllowed
 from ..log import LogThrottle, whereabouts
-from ..runtime.async_hygiene import tidied
 from ..runtime.channel_api import ChannelCalls
-from ..runtime.hooks import call_in_thread, is_coroutine_function
+from ..runtime.hooks import call_hook, call_in_thread
 from ..runtime.sync_calls import Calls, Operation, running_loop
 from ..typed import invalid_message
 from ..url import BrokerOptions
@@ -27,22 +26,22 @@ __all__ = ["HookCalls"]
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
-"""For log lines with a traceback: the first few of each kind are enough to find the cause."""
+"""For log lines with a traceback. The first lines of each kind are enough to find the cause."""
 _first_call = threading.Lock()
-"""Guards the `Calls` object of a socket, which the first plain call on any thread makes."""
+"""The lock for making the `Calls` object of a socket, which may happen on any thread."""
 
 T = TypeVar("T")
 
 
 class HookCalls(ChannelCalls):
-    """The calls of one socket: the application's own, and those of its hooks.
+    """The calls that an application makes on one socket, and the calls of its hooks.
 
     Attributes:
         socket: the application's object.
-        definition: what its class overrides.
+        definition: the facts about its class.
         home: the event loop of the connection.
-        outbox: the way to the client.
-        invalid_id: the `id` of the last message that did not fit.
+        outbox: the queue to the client.
+        invalid_id: the `id` of the last invalid message.
     """
 
     __slots__ = (
@@ -72,7 +71,7 @@ class HookCalls(ChannelCalls):
     @property
     def calls(self) -> Calls:
         if self._home_calls is None:
-            with _first_call:  # Another thread may have come first.
+            with _first_call:  # Another thread may have made it.
                 if self._home_calls is None:
                     timeout_seconds = self.config.settings.sync_call_timeout_seconds
                     self._home_calls = Calls(self.home, timeout_seconds)
@@ -80,27 +79,25 @@ class HookCalls(ChannelCalls):
 
     @property
     def calls_scheduled(self) -> bool:
-        """A plain call is scheduled and not done yet."""
+        """Whether a plain call is scheduled and not finished yet."""
         return self._home_calls is not None and self._home_calls.scheduled
 
     def awaited(self, operation: Operation[T]) -> Awaitable[T]:
         if self._home_calls is None and running_loop() is self.home:
-            return operation()  # Nothing is scheduled that it would have to wait for.
+            return operation()  # No earlier call is scheduled.
         return self.calls.awaited(operation)
 
     # Calls of hooks
 
     def call(self, hook: Callable[..., Any], *args: Any) -> Awaitable[Any]:
-        """Run a hook: on the loop if it is `async def`, else on a worker thread."""
+        """Run a hook. See `call_hook`; the defaults of `BaseSocketServer` need no thread."""
         function = getattr(hook, "__func__", hook)
         if function in self.definition.plain_defaults:
             return _returned(hook(*args))
         if function in self.definition.awaitable_defaults:
             awaitable: Awaitable[Any] = hook(*args)
             return awaitable
-        if is_coroutine_function(function):
-            return tidied(hook(*args))
-        return self._call_in_thread(hook, args)
+        return call_hook(hook, args, self._call_in_thread)
 
     async def _call_in_thread(self, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
         handshake = self.outbox.held
@@ -112,12 +109,12 @@ class HookCalls(ChannelCalls):
         return thread.result()
 
     def cancel_thread_call(self) -> None:
-        """Drop a call that still waits for a worker thread. One that runs cannot be stopped."""
+        """Cancel a call that waits for a worker thread. A running call cannot be stopped."""
         if self._in_thread is not None:
             self._in_thread.cancel()
 
     async def finish_thread_call(self) -> None:
-        """Wait for a hook on a worker thread whose task was cancelled: the thread goes on."""
+        """Wait for a hook on a worker thread that continues although its task was cancelled."""
         call = self._in_thread
         if call is not None:
             await asyncio.wait([call])
@@ -126,7 +123,7 @@ class HookCalls(ChannelCalls):
                 await self.failed(error)
 
     def from_default(self, operation: Operation[None]) -> Awaitable[None] | None:
-        """Run it for the default of a hook: at once on a worker thread, else to be awaited."""
+        """Run an operation for a default hook: on a worker thread, wait; else return it."""
         if running_loop() is not None:
             return operation()
         return self.calls.plain(operation)
@@ -153,7 +150,7 @@ class HookCalls(ChannelCalls):
         """Log an exception of a handler, and give it to the hook `error`."""
         name = type(self.socket).__name__
         if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
-            # Its message is complete; an outage, or one client, can make it come often.
+            # The message is enough. An outage, or one client, can cause many of these errors.
             _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
         else:
             self._log_failure("a handler failed", exc)
@@ -165,7 +162,7 @@ class HookCalls(ChannelCalls):
             await self.socket.async_close(INTERNAL_ERROR)
 
     def _log_failure(self, what: str, exc: Exception) -> None:
-        """Log with a traceback, but not for each frame of a client that has found out how."""
+        """Log an error with its traceback, but not for each frame of a client that causes it."""
         name = type(self.socket).__name__
         key = f"{name} {what} {whereabouts(exc)}"
         _failures.log(logging.ERROR, key, "%s: %s", name, what, exc_info=exc)

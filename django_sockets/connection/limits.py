@@ -1,6 +1,6 @@
-"""What a client may do: how often it may send, and what the attributes of a class may say.
+"""The rate limit of a client, and checks of the options of a socket class.
 
-Imports nothing of ours but the errors.
+Of this package, the module imports only `errors`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["LIMITS", "TokenBucket", "check_limits", "check_list", "check_subprot
 
 
 class TokenBucket:
-    """Lets through `per_second` on average and at most `burst` at once.
+    """Allows `per_second` events on average, and at most `burst` at once.
 
     Args:
-        now: a time in seconds; the bucket is full then.
+        now: the present time in seconds. The bucket is full at the beginning.
     """
 
     __slots__ = ("_at", "_burst", "_per_second", "_tokens")
@@ -57,7 +57,7 @@ def check_limits(owner: Any) -> None:
     """Check the limits of a socket class, or of a socket.
 
     Raises:
-        ConfigurationError: one of them is no number over 0.
+        ConfigurationError: a limit is not a number over 0.
     """
     for name, optional in LIMITS.items():
         value = getattr(owner, name)
@@ -69,7 +69,7 @@ def check_limits(owner: Any) -> None:
             raise ConfigurationError(f"{name} = {value!r}: use a number over 0{or_none}")
     burst = owner.rate_limit_burst
     if burst is not None and burst < 1:
-        raise ConfigurationError(f"rate_limit_burst = {burst!r}: at least 1")
+        raise ConfigurationError(f"rate_limit_burst = {burst!r}: use 1 or more")
 
 
 def check_list(name: str, value: object, example: str | None = None) -> None:
@@ -78,10 +78,10 @@ def check_list(name: str, value: object, example: str | None = None) -> None:
     A text is a sequence of its characters: `"https://*.example.com"` would name `"*"`.
 
     Args:
-        example: an entry for the message; None: the text that was given in place of a list.
+        example: an entry for the error message; None for the text that was given instead of a list.
 
     Raises:
-        ConfigurationError: it is a text, bytes, a mapping, or something that is no collection.
+        ConfigurationError: the value is a text, bytes, a mapping, or not a collection.
     """
     is_text = isinstance(value, (str, bytes, bytearray))
     if isinstance(value, Collection) and not is_text and not isinstance(value, Mapping):
@@ -91,11 +91,11 @@ def check_list(name: str, value: object, example: str | None = None) -> None:
 
 
 def check_subprotocol(name: str, value: object) -> None:
-    """Check the option `subprotocol`, which names one and is no list of them.
+    """Check the option `subprotocol`, which is one name and not a list.
 
     Raises:
-        ConfigurationError: it is neither a text nor None.
+        ConfigurationError: the value is neither a text nor None.
     """
     if value is not None and not isinstance(value, str):
         kind = type(value).__name__
-        raise ConfigurationError(f"{name} is {kind}, not str: write the name of one, or None")
+        raise ConfigurationError(f"{name} is {kind}, not str: write one name, or None")

@@ -1,7 +1,7 @@
-"""The frames of one client: handled one at a time and in order, in the task of the server.
+"""Receives the frames of one client and handles them one at a time, in the task of the server.
 
-While a handler takes long, a task beside it reads a little ahead, so that a client that leaves is
-noticed. A client that sends faster than its handlers work has to wait.
+While a handler takes long, a second task reads a few frames ahead, so that the end of the
+connection is noticed. If a client sends faster than its handlers work, TCP makes it wait.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 
-BESIDE_SECONDS = 0.1
-"""How long a handler may be at work before somebody else reads. Most are done long before that, and
-a task for each frame would be the largest part of what a short handler costs."""
+READ_AHEAD_AFTER_SECONDS = 0.1
+"""If a handler takes longer than this, a second task begins to read. Most handlers return sooner. A
+second task for each frame would cost more than a short handler itself."""
 READ_AHEAD = 16
-"""Frames read while a handler is busy. In bytes, reading ends with the frame that makes them
-`max_message_bytes` in all."""
+"""The most frames that are read while a handler runs. Reading also stops when these frames have
+`max_message_bytes` in total."""
 FRAMES_IN_A_ROW = 16
-"""Frames that a client may have waiting and nobody else on the event loop has a turn in between."""
+"""The most frames of one client that are handled before other tasks of the event loop may run."""
 _NOTHING: deque[tuple[Event, int]] = deque(maxlen=0)
-"""In place of a queue where no frame ever waited."""
+"""The queue of a client of which no frame has waited yet."""
 
 
 class FrameOptions(Protocol):
@@ -48,13 +48,13 @@ class FrameOptions(Protocol):
 
 
 class Listener(Protocol):
-    """The connection, as its receive loop knows it.
+    """The interface of a connection for its receive loop.
 
-    It is an object and no set of callables, so that an idle connection is small.
+    One object instead of several callables keeps an idle connection small.
 
     Attributes:
         home: the event loop of the connection.
-        asgi_receive: the ASGI callable; None: nothing is received.
+        asgi_receive: the ASGI callable; None if the connection receives nothing.
     """
 
     home: asyncio.AbstractEventLoop
@@ -65,37 +65,37 @@ class Listener(Protocol):
         """The application's object."""
 
     def begin(self) -> None:
-        """Prepare; called before anything is read."""
+        """The loop begins. Called before anything is read."""
 
     def handle(self, event: Event) -> Coroutine[Any, Any, None]:
         """Handle any event except the final disconnect."""
 
     async def failed(self, exc: Exception) -> None:
-        """Report that handling an event raised this; must not raise itself."""
+        """Report an error that `handle` raised. It must not raise."""
 
     def too_big(self) -> None:
-        """End soon, because a frame is too large. Nothing more is handled."""
+        """Close the connection, because a frame is too large. Nothing more is handled."""
 
     def over(self, code: int) -> asyncio.Task[None]:
-        """Begin to end: nothing more is read. Frames that were read may still be handled."""
+        """End the connection. Nothing more is read; frames that were read may still be handled."""
 
 
 class ReceiveLoop:
     """The way from an ASGI `receive` to a handler, on one event loop.
 
     Attributes:
-        heard_at: loop time at which the client was last heard.
+        heard_at: loop time at which the last event arrived.
         code: the close code, once the connection has ended.
     """
 
     __slots__ = (
         "_arrival",
-        "_beside",
         "_cancelled",
         "_ending",
         "_event",
         "_idle",
         "_owner",
+        "_reader",
         "_reading",
         "_stopped",
         "_taken",
@@ -116,16 +116,16 @@ class ReceiveLoop:
         self._cancelled = False
         self._stopped = False
         self._ending: asyncio.Task[None] | None = None
-        # What others wait for, where they do.
+        # Futures and a task that exist only while something waits for them.
         self._idle: asyncio.Future[None] | None = None
-        self._beside: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._taken: asyncio.Future[None] | None = None
         self.heard_at = 0.0
         self.code: int | None = None
 
     def push(self, event: Event, size_bytes: int = 0) -> None:
-        """Have an event handled after those that wait."""
+        """Queue an event behind the waiting ones."""
         if self._stopped:
             return
         if self._event is None:
@@ -139,15 +139,15 @@ class ReceiveLoop:
     async def serve(self) -> None:
         """Read and handle events until the client leaves, or until `end`.
 
-        It is done in the task of its caller, the server's. A server that cancels that task cancels
-        the handler at work, too.
+        It runs in the task of its caller, the server. A server that cancels this task also cancels
+        the running handler.
         """
         owner = self._owner
         loop = owner.home
         receive = owner.asgi_receive or loop.create_future
         task = asyncio.current_task(loop)
         earlier = cancelling(task)
-        at_work = _at_work.get(loop) or _at_work_on(loop)
+        running_handlers = _running_handlers.get(loop) or _running_handlers_on(loop)
         in_a_row = 0
         try:
             self.heard_at = loop.time()
@@ -155,12 +155,12 @@ class ReceiveLoop:
             self._task = task
             while True:
                 while self._event is not None:
-                    at_work.add(self, self.heard_at)
+                    running_handlers.add(self, self.heard_at)
                     try:
                         await owner.handle(self._event)
                     except Exception as exc:
                         await owner.failed(exc)
-                    at_work.discard(self)
+                    running_handlers.discard(self)
                     in_a_row += 1
                     if in_a_row == FRAMES_IN_A_ROW:
                         in_a_row = 0
@@ -170,7 +170,7 @@ class ReceiveLoop:
                     _wake(self._idle)
                 if self.code is not None:
                     break
-                if self._beside is not None:
+                if self._reader is not None:
                     self._arrival = loop.create_future()
                     await self._arrival
                     self._arrival = None
@@ -185,17 +185,17 @@ class ReceiveLoop:
                 self._reading = False
         except asyncio.CancelledError:
             if not self._cancelled or uncancel(task) > earlier:
-                raise  # Somebody else wants the task to end.
+                raise  # The server cancelled the task.
         else:
             if self._cancelled:
-                uncancel(task)  # The server's `receive` has kept it to itself.
+                uncancel(task)  # The server's `receive` has swallowed the cancellation.
         finally:
             self._event = None
             if self._idle is not None:
                 _wake(self._idle)
             self.end(GOING_AWAY)
             ending = self._ending or owner.over(self.code or GOING_AWAY)
-            # A server that loses patience now cancels only us.
+            # If the server cancels this task now, `ending` continues.
             await asyncio.wait([ending])
             ending.result()
 
@@ -214,7 +214,7 @@ class ReceiveLoop:
             self.end(event.get("code") or NO_CODE)
         elif not self._stopped:
             text: Any = event.get("text")
-            ascii_text = text is not None and text.isascii()  # By far the most.
+            ascii_text = text is not None and text.isascii()  # True for nearly every frame.
             size_bytes = len(text) if ascii_text else _size_bytes(event)
             if size_bytes > self._owner.socket.max_message_bytes:
                 self.stop()
@@ -229,16 +229,16 @@ class ReceiveLoop:
         _failures.log(logging.ERROR, key, "the server's receive failed", exc_info=exc)
         self.end(INTERNAL_ERROR)
 
-    def read_beside(self) -> None:
-        """The handler at work takes long: read on in another task."""
-        if self._beside is None and self.code is None:
-            self._beside = self._owner.home.create_task(self._read_beside())
+    def read_ahead(self) -> None:
+        """Read in another task, because the running handler takes long."""
+        if self._reader is None and self.code is None:
+            self._reader = self._owner.home.create_task(self._read_ahead())
 
-    async def _read_beside(self) -> None:
+    async def _read_ahead(self) -> None:
         loop = self._owner.home
         receive = self._owner.asgi_receive or loop.create_future
         try:
-            # Until the handlers have caught up: then who waits for an arrival reads on.
+            # This ends when all frames are handled. `serve`, which waits for it, then reads again.
             while self._arrival is None and self.code is None:
                 self._heard(await receive())
                 while self._enough_waits():
@@ -247,7 +247,7 @@ class ReceiveLoop:
         except Exception as exc:
             self._receive_failed(exc)
         finally:
-            self._beside = None
+            self._reader = None
             if self._arrival is not None:
                 _wake(self._arrival)
 
@@ -258,22 +258,22 @@ class ReceiveLoop:
         )
 
     def end(self, code: int) -> None:
-        """The connection has ended: read nothing more. The first code counts."""
+        """Stop reading, because the connection has ended. Only the first code is kept."""
         if self.code is not None:
             return
         self.code = code
         if self._task is None:
-            return  # It has not begun, and is to end at once.
+            return  # `serve` has not begun; it will end at once.
         self._ending = self._owner.over(code)
         current = asyncio.current_task()
         if self._reading and self._task is not current:
             self._cancelled = True
             self._task.cancel()
-        if self._beside is not None and self._beside is not current:
-            self._beside.cancel()
+        if self._reader is not None and self._reader is not current:
+            self._reader.cancel()
 
     def stop(self) -> None:
-        """Handle nothing more after the event in hand."""
+        """Handle no event after the present one."""
         self._stopped = True
         self._waiting = _NOTHING
         self._waiting_bytes = 0
@@ -282,16 +282,16 @@ class ReceiveLoop:
 
     @property
     def busy(self) -> bool:
-        """An event is at hand or waits."""
+        """An event is being handled or waits."""
         return self._event is not None
 
     async def settled(self, timeout_seconds: float) -> None:
-        """Handle nothing after the event at hand, and wait for that, at most so long."""
+        """Handle no event after the present one, and wait for it, at most `timeout_seconds`."""
         self.stop()
         await self._until_idle(timeout_seconds)
 
     async def finish(self, timeout_seconds: float | None) -> None:
-        """Wait until what was read is handled; after the timeout, give up on it."""
+        """Wait until every read event is handled; after the timeout, cancel the handler."""
         if not await self._until_idle(timeout_seconds) and self._task is not None:
             self._task.cancel()
 
@@ -317,8 +317,12 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-class _AtWork:
-    """The frames that are being handled on one event loop; what takes long is read beside."""
+class _RunningHandlers:
+    """The receive loops of one event loop whose handler runs now, the oldest first.
+
+    If a handler takes longer than `READ_AHEAD_AFTER_SECONDS`, `read_ahead` is called. One timer
+    serves all receive loops of the event loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -328,7 +332,7 @@ class _AtWork:
     def add(self, frames: ReceiveLoop, since: float) -> None:
         self._since[frames] = since
         if self._timer is None:
-            self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
+            self._timer = self._loop.call_at(since + READ_AHEAD_AFTER_SECONDS, self._look)
 
     def discard(self, frames: ReceiveLoop) -> None:
         self._since.pop(frames, None)
@@ -337,19 +341,19 @@ class _AtWork:
         self._timer = None
         now = self._loop.time()
         for frames, since in list(self._since.items()):
-            if now < since + BESIDE_SECONDS:
-                self._timer = self._loop.call_at(since + BESIDE_SECONDS, self._look)
+            if now < since + READ_AHEAD_AFTER_SECONDS:
+                self._timer = self._loop.call_at(since + READ_AHEAD_AFTER_SECONDS, self._look)
                 return
             del self._since[frames]
             try:
-                frames.read_beside()
+                frames.read_ahead()
             except Exception:
-                logger.exception("reading on beside a handler failed")
+                logger.exception("reading ahead while a handler runs failed")
 
 
-_at_work: dict[asyncio.AbstractEventLoop, _AtWork] = {}
+_running_handlers: dict[asyncio.AbstractEventLoop, _RunningHandlers] = {}
 
 
-def _at_work_on(loop: asyncio.AbstractEventLoop) -> _AtWork:
-    forget_closed(_at_work)
-    return _at_work.setdefault(loop, _AtWork(loop))
+def _running_handlers_on(loop: asyncio.AbstractEventLoop) -> _RunningHandlers:
+    forget_closed(_running_handlers)
+    return _running_handlers.setdefault(loop, _RunningHandlers(loop))

@@ -1,4 +1,4 @@
-"""The class that an application writes, as a connection uses it: options, hooks, and the checks."""
+"""The interface of an application's socket class for a connection, and checks of its options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 
 
 class Socket(Protocol):
-    """An object of the application's class; `BaseSocketServer` documents options and hooks."""
+    """An object of the application's class. `BaseSocketServer` documents its options and hooks."""
 
     scope: Scope
     config: Source | None
@@ -64,10 +64,10 @@ class SocketClass:
 
     Args:
         cls: the application's class.
-        base: the library's own, whose methods are the defaults.
+        base: the library's class, whose methods are the defaults.
 
     Attributes:
-        dispatch: which method takes which frame.
+        dispatch: selects the method for each frame.
         own_broadcast_hook: it overrides `async_handle_received_broadcast`.
         own_gap_hook: it overrides `gap`.
         own_options: an object of the class may change options that were checked for the class.
@@ -105,7 +105,7 @@ class SocketClass:
 
 @functools.lru_cache(maxsize=1024)
 def socket_class(cls: type[Any], base: type[Any]) -> SocketClass:
-    """The `SocketClass` of a class; made once."""
+    """The `SocketClass` of a class, which is made once."""
     return SocketClass(cls, base)
 
 
@@ -118,7 +118,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
 
 
 def check_class(cls: type[Any]) -> None:
-    """Check the options of a class when it is defined, and keep its functions functions.
+    """Check the options of a class when it is defined, and apply `keep_functions`.
 
     Raises:
         ConfigurationError: an option has a wrong value, or two methods take the same message type.

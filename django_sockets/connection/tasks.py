@@ -1,4 +1,4 @@
-"""Tasks that a connection starts beside its handlers."""
+"""Starts the background tasks of connections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["spawn"]
 T = TypeVar("T")
 
 _tasks: set[asyncio.Task[Any]] = set()
-"""An event loop keeps only weak references to its tasks."""
+"""Strong references to running tasks, because an event loop keeps only weak ones."""
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Run a coroutine in a task of its own on the running loop; the task is kept until it ends."""
+    """Run a coroutine in a new task on the running loop, and keep a reference until it ends."""
     task = asyncio.get_running_loop().create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

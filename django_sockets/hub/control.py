@@ -22,7 +22,7 @@ from ..codec import decode_json
 from ..deadlines import with_deadline
 from ..delivery.message import Delivery
 from ..errors import BrokerError, ConfigurationError
-from ..forks import after_fork_in_child
+from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerOptions
 from .hub import Hub
@@ -47,7 +47,7 @@ PATIENCE_SECONDS = 1.0
 """The longest time that `add`, and so a handshake, waits for the first attempt."""
 
 on_missed_orders: list[Callable[[], object]] = []
-"""Callbacks for the case that orders may have been missed. They are called without arguments on the
+"""Callbacks, which are called when orders may have been missed. They have no arguments, run on the
 event loop of the hub, and must not wait. A callback can look for sockets that must be closed."""
 
 
@@ -105,7 +105,7 @@ class Control:
     def __init__(self, hub: Hub) -> None:
         self.config = hub.config
         self.loop = hub.loop
-        self._hub = weakref.ref(hub)  # A strong one would keep the hub in the registry for ever.
+        self._hub = weakref.ref(hub)  # A strong reference would keep the hub in the registry.
         self._tags_of: dict[Member, dict[str, str]] = {}
         self._index: dict[str, dict[str, dict[Member, None]]] = {}
         self._listening = False
@@ -203,7 +203,7 @@ class Control:
         finally:
             self._keeper = None
             if self._tags_of:
-                self._tried.set()  # No call of `add` may wait for ever.
+                self._tried.set()  # No call of `add` may wait forever.
         if self._missing and self._listening:
             self._missed("no connection")
 
@@ -285,38 +285,29 @@ def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
 
 
 class _Registry:
-    """State that a forked child must not share with its parent."""
+    """The controls of one process. A forked child cannot reach the sockets of its parent."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.controls: weakref.WeakKeyDictionary[Hub, Control] = weakref.WeakKeyDictionary()
 
 
-_registry = _Registry()
-_abandoned: list[_Registry] = []
+_registry = PerProcess(_Registry)
 
 
 def control_of(hub: Hub) -> Control:
     """The control of a hub. The first call makes it."""
-    with _registry.lock:
-        control = _registry.controls.get(hub)
+    registry = _registry.current
+    with registry.lock:
+        control = registry.controls.get(hub)
         if control is None:
-            control = _registry.controls[hub] = Control(hub)
+            control = registry.controls[hub] = Control(hub)
         return control
 
 
 def controls() -> list[Control]:
     """All controls of this process, on all event loops."""
-    with _registry.lock:
-        found = list(_registry.controls.values())
+    registry = _registry.current
+    with registry.lock:
+        found = list(registry.controls.values())
     return [control for control in found if not control.loop.is_closed()]
-
-
-def _after_fork_in_child() -> None:
-    """Forget the sockets of the parent: closing one here would wake the loop of the parent."""
-    global _registry
-    _abandoned.append(_registry)
-    _registry = _Registry()
-
-
-after_fork_in_child(_after_fork_in_child)

@@ -27,8 +27,8 @@ from ..delivery.send_queue import SendQueue
 from ..errors import BrokerClosed, PayloadTooLarge
 from ..log import LogThrottle
 from ..loops import forget_closed
+from ..overrides import channels_after_observers, publish_observers
 from ..redaction import frameless
-from ..registry import open_broker
 from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .stats import Counters
@@ -41,10 +41,6 @@ logger = logging.getLogger("django_sockets")
 CONTROL = "\x01control"
 """The channel of orders between django_sockets processes. Applications cannot use the name, because
 `check_channel` refuses it."""
-
-taps: list[Callable[[Sequence[str], bytes, bool], Sequence[str]]] = []
-"""For tests: called before each publish of the process, with its channels, payload and `is_text`.
-Each tap returns the channels to which the message is still published."""
 
 
 class Hub:
@@ -77,7 +73,7 @@ class Hub:
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
         self.deliver_now = BatchDelivery(self, self.subscriptions.channels).deliver_now
-        self._broker = (config.broker_factory or open_broker)(config.url, self)
+        self._broker = config.open_broker(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
@@ -118,8 +114,8 @@ class Hub:
             raise PayloadTooLarge(len(payload), self.max_payload_bytes)
         if self.closed:
             raise BrokerClosed(self.config.url)
-        for tap in tuple(taps):
-            names = list(tap(names, payload, is_text))
+        if publish_observers:
+            names = channels_after_observers(names, payload, is_text)
         if not names:
             return
         headers = self._publisher.headers(names, is_text, origin, compress)
@@ -131,7 +127,7 @@ class Hub:
             raise
 
     async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel, past the taps.
+        """Publish JSON text on the control channel, without observers.
 
         Raises:
             PublishError, BrokerClosed: see `publish`.
@@ -275,7 +271,7 @@ class Hub:
             try:
                 subscriber.on_gap(names, reason)
             except Exception as exc:
-                text = "%s: a subscriber failed to take a gap"
+                text = "%s: a subscriber failed to handle a gap"
                 self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
 
     def count(self, counter: str, count: int = 1) -> None:
@@ -330,7 +326,7 @@ class Hub:
             seconds = self.config.settings.drain_window_seconds
         left = await self.connections.drain(seconds)
         if left:
-            logger.warning("%d sockets did not end within %g s of draining", left, seconds)
+            logger.warning("draining: %d sockets did not end within %g s", left, seconds)
         else:
             await self.aclose()
         return left

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
-from ..conf import script_prefix
 from ..connection.asgi import Receive, Send
 from ..connection.handshake import deny
 from ..errors import ConfigurationError
 from ..log import LogThrottle, shown
+from ..optional_django import script_prefix
 from ..sockets import BaseSocketServer
 from ..url import BrokerOptions
 

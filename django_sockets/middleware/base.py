@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,7 @@ from ..connection.asgi import Receive, Send
 from ..connection.handshake import deny, report_error
 from ..errors import ThreadError
 from ..log import LogThrottle, shown, whereabouts
-from ..runtime.hooks import call_hook
+from ..runtime.hooks import call_hook, call_in_thread
 from ..url import BrokerOptions
 from .signals import connect_signals
 from .tags import TAGS
@@ -30,7 +31,7 @@ __all__ = [
     "Refused",
     "Scope",
     "Send",
-    "in_thread",
+    "call_in_handshake",
     "refuse",
 ]
 
@@ -192,9 +193,10 @@ def _is_outage(exc: Exception) -> bool:
     return isinstance(exc, (Error, OSError)) or "redis" in type(exc).__module__
 
 
-async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """Run an `async def` on the loop and a `def` on a worker thread, with database hygiene."""
-    return await call_hook(load_config().settings, call, *args, handshake=True)
+async def call_in_handshake(hook: Callable[..., Any], *args: Any) -> Any:
+    """Call a hook of a middleware during the handshake; see `call_hook`."""
+    settings = load_config().settings
+    return await call_hook(hook, args, partial(call_in_thread, settings, handshake=True))
 
 
 async def refuse(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Scope, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Scope, call_in_handshake
 from .stores import load_session, surviving
 from .tags import digest
 from .users import Login, load_user
@@ -59,7 +59,7 @@ class SessionAuthMiddleware(AuthMiddleware):
         from django.conf import settings
 
         key = _cookies(scope).get(settings.SESSION_COOKIE_NAME) or None
-        identity: Identity = await in_thread(self._load, key)
+        identity: Identity = await call_in_handshake(self._load, key)
         return identity
 
     def _load(self, key: str | None) -> Identity:

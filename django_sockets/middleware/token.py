@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..connection.limits import check_list
-from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, in_thread
+from .base import AsgiApplication, AuthMiddleware, Identity, Refused, Scope, call_in_handshake
 from .offer import CHALLENGE, read_offer
 from .tags import digest
 from .users import Login, is_current
@@ -88,7 +88,7 @@ class BaseTokenAuthMiddleware(AuthMiddleware):
             if scope.get("user") is None:
                 found["user"] = AnonymousUser()
             return Identity(found)
-        user = await in_thread(self._get_user, offer.token)
+        user = await call_in_handshake(self._get_user, offer.token)
         pk = getattr(user, "pk", None)
         login = Login(pk) if pk is not None else None
         if not is_current(Login(pk), user):

@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from ..closing import UNAUTHORIZED, close_local_sockets
-from ..conf import database_hygiene
 from ..forks import PerProcess
 from ..log import LogThrottle
+from ..optional_django import database_hygiene
 from ..os_threads import start_thread
 from ..url import BrokerOptions
 from .users import Login, usable
@@ -203,7 +203,7 @@ def _close(entry: Watched, code: int) -> None:
 
 
 per_process = PerProcess(Watch)
-"""The watch of this process; tests replace `per_process.current`."""
+"""The watch of this process."""
 
 
 @contextlib.contextmanager
@@ -223,5 +223,5 @@ def check_soon() -> None:
 
 
 def check_now() -> None:
-    """Check without a pause, for tests. Call it on any thread."""
+    """Check without a pause. Call it on any thread. Test clients use it to wait for a close."""
     per_process.current.check_soon(now=True)

@@ -4,7 +4,7 @@
 Old or broken database connections of that thread are closed on it, before and after a hook. The
 hook does not wait for this: the thread runs its jobs in order. The thread is only woken when a
 connection has to be closed; Django's signal `connection_created` tells which connections exist.
-`conf.database_hygiene` does the same for `def` hooks.
+`optional_django.database_hygiene` does the same for `def` hooks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import weakref
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from ..conf import hygiene_is_replaced, on_database_connection
 from ..forks import PerProcess
 from ..log import LogThrottle
+from ..optional_django import on_database_connection
+from ..overrides import database_contexts
 from ..url import BrokerOptions
 
-__all__ = ["tidied"]
+__all__ = ["tidied", "with_hygiene"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -31,10 +32,11 @@ T = TypeVar("T")
 
 def tidied(hook: Awaitable[T]) -> Awaitable[T]:
     """Wrap a coroutine hook in database hygiene; without Django, return the hook itself."""
-    return _tidied(hook) if "django.db" in sys.modules else hook
+    return with_hygiene(hook) if "django.db" in sys.modules else hook
 
 
-async def _tidied(hook: Awaitable[T]) -> T:
+async def with_hygiene(hook: Awaitable[T]) -> T:
+    """Await a coroutine hook; close old and broken database connections before and after it."""
     if _context is None and not _listen():
         return await hook
     context = _context(None)
@@ -65,7 +67,7 @@ class _Thread:
 
     def tidy(self, context: Any) -> None:
         """Have old and broken connections closed. Call it on an event loop."""
-        if self._asked or hygiene_is_replaced():
+        if self._asked or database_contexts:
             return
         # Closing an old connection breaks the cursors of other hooks. A broken one has none.
         alone = not self.running

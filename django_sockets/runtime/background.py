@@ -39,7 +39,7 @@ class Background:
         self.started = threading.Event()
 
     def start(self) -> BackgroundLoop:
-        """The loop; its thread may not have begun to run it.
+        """Return the loop, and start its thread if needed. The loop may not run yet.
 
         Raises:
             ThreadError: the thread cannot be started; the next call tries again.
@@ -63,11 +63,11 @@ class Background:
 
 
 per_process = PerProcess(Background)
-"""The background loop of this process; tests replace `per_process.current`."""
+"""The background loop of this process."""
 
 
 def background_loop() -> BackgroundLoop:
-    """The library's loop, running; it is started on first use.
+    """Return the library's loop, which runs. The first call starts it.
 
     Raises:
         ThreadError: its thread cannot be started; the next call tries again.
@@ -82,7 +82,7 @@ def background_loop() -> BackgroundLoop:
 
 
 def end_background() -> None:
-    """Let the work on the background loop end, then stop it; called when the interpreter exits."""
+    """Wait for the work on the background loop, and stop it. Called when the interpreter exits."""
     loop, thread = per_process.current.loop, per_process.current.thread
     if loop is not None and thread is not None and loop.is_running():
         end_loop(loop, thread)
@@ -103,7 +103,7 @@ def publish(
         ChannelError, PayloadTooLarge, PublishError: see `Hub.publish`.
     """
     hub = existing_hub(asyncio.get_running_loop(), config)
-    if hub is not None:  # This saves two coroutines for each of what may be thousands of calls.
+    if hub is not None:  # This saves two coroutines for each call.
         return hub.publish(channels, payload, is_text=is_text, origin=origin, compress=compress)
     return through_hub(
         config,
@@ -114,7 +114,7 @@ def publish(
 
 
 async def through_hub(config: Config, operation: Callable[[Hub], Awaitable[None]]) -> None:
-    """Await `operation` with the running loop's hub if it has one, else with the background's."""
+    """Await `operation` with the hub of the running loop, or else of the background loop."""
     loop = asyncio.get_running_loop()
     hub = existing_hub(loop, config)
     if hub is not None:

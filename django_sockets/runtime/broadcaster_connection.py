@@ -1,15 +1,15 @@
-"""The machinery of a `Broadcaster`: on which loop its calls run, and what it has subscribed to."""
+"""The internal part of a `Broadcaster`: the event loop of its calls, and its subscriptions."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..conf import Config
 from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
+from ..forks import abandon_in_child
 from ..loops import forget_closed
 from .background import background_loop
 from .channel_api import ChannelCalls, Channels
@@ -26,14 +26,14 @@ class BroadcasterConnection(ChannelCalls):
     the process in which they were made.
     """
 
-    __slots__ = ("_calls_on", "_home", "_pid", "_queue")
+    __slots__ = ("__weakref__", "_calls_on", "_home", "_queue")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._home: Calls | None = None
         self._calls_on: dict[asyncio.AbstractEventLoop, Calls] = {}
         self._queue: EventQueue | None = None
-        self._pid = os.getpid()
+        abandon_in_child(self)
 
     @property
     def calls(self) -> Calls:
@@ -49,26 +49,28 @@ class BroadcasterConnection(ChannelCalls):
         return self._calls_of(loop)
 
     def _forget_ended(self) -> None:
-        """Forget the loops of the parent after a fork, and a subscription whose loop has ended."""
-        if self._pid != os.getpid():
-            self._pid, self._home, self._queue = os.getpid(), None, None
-            self._calls_on.clear()
-        elif self._home is not None and self._home.home.is_closed():
+        """Forget a subscription whose loop has ended."""
+        if self._home is not None and self._home.home.is_closed():
             self._home = self._queue = None
+
+    def abandon(self) -> None:
+        """Forget the loops of the parent in a forked child."""
+        self._home = self._queue = None
+        self._calls_on.clear()
 
     def _calls_of(self, loop: asyncio.AbstractEventLoop) -> Calls:
         calls = self._calls_on.get(loop)
         if calls is None:
             forget_closed(self._calls_on)
             timeout_seconds = self.config.settings.sync_call_timeout_seconds
-            # Another thread may have come first.
+            # Another thread may have made one.
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
         return calls
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:
         self._forget_ended()
         if self._home is None:
-            # What is received belongs to the loop that asked for it first.
+            # The subscriptions belong to the loop of the first call.
             self._home = self._calls_of(asyncio.get_running_loop())
         return super().subscribe(channel)
 
@@ -89,7 +91,7 @@ class BroadcasterConnection(ChannelCalls):
             await shared_hub(self.config).remove(self._queue, names)
 
     async def receive(self, on_gap: Callable[[Sequence[str], str], object]) -> tuple[str, Any]:
-        """Wait for the next broadcast; returns its channel and data.
+        """Wait for the next broadcast, and return its channel and data.
 
         Args:
             on_gap: called with channels and a reason for each gap on the way.
@@ -110,7 +112,7 @@ class BroadcasterConnection(ChannelCalls):
             on_gap(event.channels, event.reason)
 
     async def aclose(self) -> None:
-        """Drop all subscriptions; publishing goes on working."""
+        """Drop all subscriptions. Publishing continues to work."""
         self._forget_ended()
         queue = self._queue
         if queue is not None and self._home is not None:

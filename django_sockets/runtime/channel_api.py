@@ -1,4 +1,4 @@
-"""Broadcasting and subscribing by name: the machinery that sockets and broadcasters share."""
+"""Broadcasting and subscribing by channel name: the common part of sockets and broadcasters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ChannelCalls(abc.ABC):
     @property
     @abc.abstractmethod
     def calls(self) -> Calls:
-        """Where the calls run."""
+        """The calls of the home loop."""
 
     def awaited(self, operation: Operation[T]) -> Awaitable[T]:
         """See `Calls.awaited`."""
@@ -72,26 +72,26 @@ class ChannelCalls(abc.ABC):
 
     @abc.abstractmethod
     def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """On the home loop: subscribe."""
+        """Subscribe. Called on the home loop."""
 
     @abc.abstractmethod
     async def remove(self, names: list[str]) -> None:
-        """On the home loop: unsubscribe."""
+        """Unsubscribe. Called on the home loop."""
 
-    # No coroutines of their own: each of a thousand calls at once would pay for one.
+    # These are no coroutines themselves: a thousand concurrent calls would need a thousand more.
 
     def broadcast(
         self, channel: Channels, data: Any, origin: bytes | None = None, compress: bool = True
     ) -> Awaitable[None]:
-        """Publish data to one or several channels; await what it returns.
+        """Publish data to one or several channels. Await the result.
 
         Args:
-            origin: id of a socket that does not get it.
-            compress: False: its frames are not compressed.
+            origin: id of a socket that must not get the data.
+            compress: False: the frames are not compressed.
         """
         names = channel_names(channel)
         payload, is_text = encode(data)
-        # No lambda: its cells would stay, for each of thousands of calls at once.
+        # A lambda would use more memory in each of thousands of concurrent calls.
         operation = partial(
             publish,
             self.config,
@@ -104,9 +104,9 @@ class ChannelCalls(abc.ABC):
         return self.awaited(operation)
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:
-        """Subscribe to one or several channels; await what it returns."""
+        """Subscribe to one or several channels. Await the result."""
         return self.awaited(partial(self.add, channel_names(channel)))
 
     def unsubscribe(self, channel: Channels) -> Awaitable[None]:
-        """Unsubscribe from one or several channels; await what it returns."""
+        """Unsubscribe from one or several channels. Await the result."""
         return self.awaited(partial(self.remove, channel_names(channel)))

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
-from ..conf import Settings, database_hygiene
-from .async_hygiene import tidied
+from ..conf import Settings
+from ..optional_django import database_hygiene
+from .async_hygiene import tidied, with_hygiene
 from .worker_threads import worker_pool
 
-__all__ = ["call_hook", "call_in_thread", "is_coroutine_function", "keep_functions", "takes_code"]
+__all__ = ["ThreadCall", "call_hook", "call_in_thread", "keep_functions", "takes_code"]
 
 is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 """Whether a hook runs on the event loop. For a bound method, pass its `__func__`."""
 
 
-def call_hook(
-    settings: Settings, hook: Callable[..., Any], *args: Any, handshake: bool = False
-) -> Awaitable[Any]:
-    """Call an `async def` on the event loop and a `def` on a worker thread.
+ThreadCall: TypeAlias = Callable[[Callable[..., Any], Sequence[Any]], Awaitable[Any]]
+"""Calls a `def` hook with its arguments on a worker thread; see `call_in_thread`."""
 
-    Args:
-        settings: the first call of the process takes the number of worker threads from it.
-        handshake: see `WorkerPool.run`.
+
+def call_hook(
+    hook: Callable[..., Any], args: Sequence[Any], in_thread: ThreadCall
+) -> Awaitable[Any]:
+    """Call a hook: an `async def` on the running event loop, a `def` through `in_thread`.
+
+    Every hook of an application is called here: those of sockets and those of middleware.
 
     Returns:
         An awaitable of the hook's result. It raises the hook's errors.
     """
     if is_coroutine_function(getattr(hook, "__func__", hook)):
-        return tidied(hook(*args))
-    return call_in_thread(settings, hook, args, handshake=handshake)
+        # As `tidied`, without one more call for each frame.
+        return with_hygiene(hook(*args)) if "django.db" in sys.modules else hook(*args)
+    return in_thread(hook, args)
 
 
 async def call_in_thread(
     settings: Settings, hook: Callable[..., Any], args: Sequence[Any], *, handshake: bool = False
 ) -> Any:
-    """Call a `def` on a worker thread and return its result; its errors are raised."""
+    """Call a `def` on a worker thread and return its result; its errors are raised.
+
+    Args:
+        settings: the first call of the process takes the number of worker threads from it.
+        handshake: see `WorkerPool.run`.
+    """
     result = await worker_pool(settings).run(_in_thread, hook, args, handshake=handshake)
     # A decorator may hide that a hook is an `async def`.
     return await tidied(result) if inspect.isawaitable(result) else result

@@ -55,7 +55,7 @@ def announce(config: Config, source: str | None = None) -> None:
         return
     _announced.add(url)
     logger.info("the broker is %s%s", url, f" ({source})" if source else "")
-    if config.url.scheme == "memory" and config.broker_factory is None and server_workers() > 1:
+    if config.url.scheme == "memory" and config.open_broker is open_broker and server_workers() > 1:
         logger.warning(
             "the broker is %s, which stays inside one process, but the server has several "
             "worker processes: a broadcast reaches only the sockets of the process that made "

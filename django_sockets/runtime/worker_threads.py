@@ -16,9 +16,10 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ..conf import Settings, database_hygiene
+from ..conf import Settings
 from ..errors import ThreadError
 from ..forks import PerProcess
+from ..optional_django import database_hygiene
 from ..os_threads import start_thread
 
 __all__ = ["WorkerPool", "run_in_thread", "worker_pool"]
@@ -166,7 +167,7 @@ class SharedPool:
 
 
 per_process = PerProcess(SharedPool)
-"""The pool of this process; tests replace `per_process.current`."""
+"""The pool of this process."""
 
 
 def worker_pool(settings: Settings) -> WorkerPool:

@@ -143,7 +143,7 @@ class CacheServer(Startable):
                 raise RuntimeError(f"{self.binary} did not start. The end of its log:\n{log}")
 
     def stop(self) -> None:
-        """Stop the server for good and remove its directory. A repeated call has no effect.
+        """Stop the server and remove its directory. A repeated call has no effect.
 
         It sends SIGTERM, and SIGKILL after 5 seconds, also to a paused server.
         """

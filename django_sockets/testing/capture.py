@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..codec import encode
 from ..deadlines import with_deadline
-from ..hub.hub import taps
+from ..overrides import observe_publishes
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 
@@ -47,13 +47,16 @@ class CapturedBroadcasts(list[Broadcast]):
         self._deliver = deliver
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], object]] = []
+        self._blocks: list[contextlib.AbstractContextManager[None]] = []
 
     def __enter__(self) -> CapturedBroadcasts:
-        taps.append(self._tap)
+        block = observe_publishes(self._record)
+        block.__enter__()
+        self._blocks.append(block)
         return self
 
     def __exit__(self, *_: object) -> None:
-        taps.remove(self._tap)
+        self._blocks.pop().__exit__(None, None, None)
 
     async def __aenter__(self) -> CapturedBroadcasts:
         return self.__enter__()
@@ -61,7 +64,7 @@ class CapturedBroadcasts(list[Broadcast]):
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
 
-    def _tap(self, channels: Sequence[str], payload: bytes, is_text: bool) -> Sequence[str]:
+    def _record(self, channels: Sequence[str], payload: bytes, is_text: bool, /) -> Sequence[str]:
         """Record a publish, and return the channels that it is still sent to."""
         mine = [name for name in channels if self._channel in (None, name)]
         if not mine:

@@ -141,7 +141,7 @@ class CacheCluster(Startable):
                 return
 
     def stop(self) -> None:
-        """Stop all nodes for good. A repeated call has no effect."""
+        """Stop all nodes. A repeated call has no effect."""
         self.kill_all()
         each(CacheServer.stop, self.nodes)
 

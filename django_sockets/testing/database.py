@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
-from ..conf import override_hygiene
+from ..overrides import override_database_context
 
 __all__ = ["SharedDatabase", "give_orders", "share_database", "share_database_here"]
 
@@ -51,7 +51,7 @@ class SharedDatabase:
             self._undo.callback(delattr, connection, "close_if_unusable_or_obsolete")
             connection.execute_wrappers.append(self._wait_for_turn)
             self._undo.callback(connection.execute_wrappers.remove, self._wait_for_turn)
-        self._undo.enter_context(override_hygiene(self.handler))
+        self._undo.enter_context(override_database_context(self.handler))
 
     def stop(self) -> None:
         """Stop lending the connections."""

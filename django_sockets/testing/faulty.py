@@ -68,7 +68,7 @@ class Faults:
 
     def around(self, source: Source | None = None) -> Config:
         """A configuration that opens the broker of `source` with these faults."""
-        return replace(load_config(source), broker_factory=self._open)
+        return replace(load_config(source), open_broker=self._open)
 
     def _open(self, url: BrokerURL, sink: Sink) -> FaultyBroker:
         broker = FaultyBroker(url, sink, self)

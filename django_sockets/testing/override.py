@@ -6,7 +6,8 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
-from ..conf import Config, Source, override_default
+from ..conf import Config, Source, load_config
+from ..overrides import override_default_config
 
 __all__ = ["override_broker"]
 
@@ -29,5 +30,6 @@ def override_broker(url: Source = "memory://") -> Iterator[Config]:
     """
     if url == "memory://":
         url = f"memory://override-{next(_numbers)}"
-    with override_default(url) as config:
+    config = load_config(url)
+    with override_default_config(config):
         yield config

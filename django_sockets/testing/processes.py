@@ -40,7 +40,7 @@ class Startable(abc.ABC):
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Stop it for good, also after a failed `start`. A repeated call has no effect."""
+        """Stop it, also after a failed `start`. A repeated call has no effect."""
 
     def __enter__(self) -> Self:
         try:
@@ -89,7 +89,7 @@ class GuardedProcess:
             )
         self.pid = self._process.pid
         self.paused = False
-        # Two threads may want to pause or resume it at once; only one of them hears of a stop.
+        # Two threads may pause or resume it at once, but only one of them is informed of a stop.
         self._pausing = threading.Lock()
         try:
             self._guard = subprocess.Popen(  # noqa: S603

@@ -124,7 +124,7 @@ class SentinelTrio(Startable):
         self.restore()
 
     def stop(self) -> None:
-        """Stop all servers for good. A repeated call has no effect."""
+        """Stop all servers. A repeated call has no effect."""
         self.kill_all()
         each(CacheServer.stop, [*self.nodes, *self.sentinels])
 

@@ -113,7 +113,7 @@ class ServerlessEmulation(Startable):
         self.node.kill()
 
     def stop(self) -> None:
-        """Stop endpoint and node for good. A repeated call has no effect."""
+        """Stop endpoint and node. A repeated call has no effect."""
         self.kill()
         self.node.stop()
         if self._directory is not None:

@@ -67,7 +67,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 class Windows:
-    """The windows that a test opens, each with cookies of its own, and what went wrong in them."""
+    """The windows of a test, each with its own cookies, and the problems on their pages."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium

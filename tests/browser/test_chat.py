@@ -1,4 +1,4 @@
-"""examples/chat in a real browser, behind two servers: what its users see."""
+"""Drives examples/chat in a real browser, behind two servers."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def log_in(page: Any, name: str, password: str = PASSWORD) -> None:
 
 @pytest.fixture(scope="module")
 def logins() -> dict[tuple[str, str], Any]:
-    """Cookies of those who have logged in before: hashing a password takes its time."""
+    """The cookies of users who have logged in before, because hashing a password is slow."""
     return {}
 
 
 @pytest.fixture
 def tab(windows: Any, server: Server, kind: str, logins: Any, expects: Any) -> Callable[..., Any]:
-    """A tab of somebody who is connected."""
+    """A tab of a connected user."""
 
     def open_tab(name: str, room: str = "", *, fresh: bool = False, **options: Any) -> Any:
         known = None if fresh else logins.get((kind, name))
@@ -219,7 +219,7 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     tab: Any, windows: Any, server: Server, kind: str, database: str, serving_example: Any,
     expects: Any,
 ) -> None:  # fmt: skip
-    # What Chromium itself says about an address where nobody listens.
+    # Chromium's own message about an address without a server.
     windows.expected = r"WebSocket connection to .* failed"
     page = tab("alice")
     write(page, "<b>before</b>")

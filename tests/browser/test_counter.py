@@ -1,4 +1,4 @@
-"""examples/drf_counter in a real browser: a page that has nothing but a token."""
+"""Drives examples/drf_counter in a real browser, with a token and without a cookie."""
 
 from __future__ import annotations
 

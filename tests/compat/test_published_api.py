@@ -1,4 +1,4 @@
-"""All that an application of the published 3.x package imports, passes and overrides is there."""
+"""Applications of the published version 3 find all names, arguments and hooks that they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name with several addresses, of which one is silent, refuses or cannot be reached."""
+"""Connects to names with several addresses, one of them silent, refusing or unreachable."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WELL_WITHIN_SECONDS = 2.5
 
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What `NAME` resolves to; empty for no change."""
+    """The addresses of `NAME`; empty for no change."""
     chosen: list[str] = []
     real = socket.getaddrinfo
 
@@ -48,7 +48,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @contextlib.contextmanager
 def silent(port: int) -> Iterator[None]:
-    """Accepts connections at another address and never says a word, like a frozen server."""
+    """Accepts connections at another address and sends nothing, like a frozen server."""
     with socket.create_server((OTHER, port), backlog=100):
         yield
 
@@ -68,12 +68,12 @@ def blackhole(port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing(_: int) -> Iterator[None]:
-    """Nobody listens there."""
+    """No server listens there."""
     yield
 
 
 def ipv6_nowhere(_: int) -> contextlib.AbstractContextManager[None]:
-    """An IPv6 address first, on a machine that has no way to it."""
+    """An unreachable IPv6 address first."""
     return contextlib.nullcontext()
 
 
@@ -157,7 +157,7 @@ async def test_nodes_of_a_cluster_by_a_name_with_several_addresses(
 
 
 async def heard_after(text: str) -> float:
-    """Seconds until a message published through a new hub has been heard."""
+    """Seconds until a message of a new hub was received."""
     url = with_options(text, connect_timeout_seconds=DEADLINE_SECONDS)
     began = time.monotonic()
     async with open_hub(url) as hub, listening(hub, "room") as heard:
@@ -200,7 +200,7 @@ async def test_wrong_credentials_at_one_address_are_not_tried_at_the_others(
 async def test_nothing_is_left_of_the_attempts_that_lost(
     addresses: list[str], valkey_server: CacheServer
 ) -> None:
-    """Each would be a connection at the server, for as long as the process lives."""
+    """Otherwise each would keep a connection to the server."""
     gone = asyncio.Event()
 
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

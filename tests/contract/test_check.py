@@ -1,4 +1,4 @@
-"""`check` on every topology: who has to deploy reads here what will bite."""
+"""`check` reports the risks of every topology before an application is deployed."""
 
 from __future__ import annotations
 

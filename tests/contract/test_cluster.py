@@ -1,4 +1,4 @@
-"""What only a cluster can be: too old, none at all, or not reachable where the URL begins."""
+"""Clusters that are too old, servers that are not in a cluster, and URLs with unreachable nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def both_fail(url: str, words: str) -> None:
 
 
 async def heard_at(url: str) -> float:
-    """Publish, hear it, and say how many seconds it took from the beginning."""
+    """Publish and receive a message; return the seconds from the beginning."""
     began = time.monotonic()
     async with open_hub(quick(url)) as hub, listening(hub, "room") as heard:
         await hub.publish("room", b"x")
@@ -39,7 +39,7 @@ async def heard_at(url: str) -> float:
 async def test_servers_without_sharded_channels_are_mentioned_once(
     old_cluster: CacheCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every message goes to every node there: worth knowing, and no reason not to work."""
+    """There, every message goes to every node. A warning is enough."""
     caplog.set_level(logging.WARNING, "django_sockets")
     async with open_hub(quick(old_cluster.url)) as hub, contextlib.AsyncExitStack() as stack:
         # A subscriber that the server cuts makes the broker look at the cluster again.
@@ -63,7 +63,7 @@ async def test_a_server_that_is_no_cluster(valkey_server: CacheServer) -> None:
 
 @pytest.fixture
 async def web_server() -> AsyncIterator[int]:
-    """The port of something that answers every question as a web server does."""
+    """The port of a server that answers as a web server does."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)

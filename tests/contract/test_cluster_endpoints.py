@@ -1,4 +1,4 @@
-"""Clusters whose servers are announced without an address, or under one that leads nowhere."""
+"""Clusters whose servers announce no address, or an address that cannot be reached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOWHERE = "127.0.0.77"
 
 
 class Endpoints:
-    """How the servers of a cluster are announced; set back afterwards."""
+    """How the servers of a cluster are announced; restored afterwards."""
 
     def __init__(self, cluster: CacheCluster) -> None:
         self.cluster = cluster
@@ -93,7 +93,7 @@ async def nodes_of(url: str) -> set[str]:
 
 
 async def all_slots_work(url: str) -> None:
-    """Publish to and hear channels of every server."""
+    """Publish and receive on channels of every server."""
     rooms = [f"room:{n}" for n in range(12)]
     async with open_hub(quick(url)) as hub, contextlib.AsyncExitStack() as stack:
         heard = [await stack.enter_async_context(listening(hub, room)) for room in rooms]
@@ -128,7 +128,7 @@ async def test_endpoints_that_are_unknown(endpoints: Endpoints, front: str) -> N
 
 
 async def test_a_redirection_without_a_host(endpoints: Endpoints) -> None:
-    """MOVED 1234 :6381 leads to another port of the server that says it."""
+    """MOVED 1234 :6381 names another port of the server that sent it."""
     cluster = endpoints.cluster
     endpoints.prefer("unknown-endpoint")
     room = "django_sockets:{room}"

@@ -58,14 +58,14 @@ def publisher(
 
 @pytest.fixture
 def server() -> Iterator[CacheServer]:
-    """One of the test's own, to do harm to."""
+    """A server of the test's own, which the test may break."""
     with ValkeyServer() as own:
         yield own
 
 
 @contextlib.asynccontextmanager
 async def hearing(server: CacheServer, *names: bytes, sharded: bool = False) -> AsyncIterator[Any]:
-    """Yields a call that waits for so many messages and returns (name, payload) in their order."""
+    """Yields a function that waits for messages and returns (name, payload) in their order."""
     async with Redis(port=server.port) as client, client.pubsub() as pubsub:
         for name in names:  # One call of SSUBSCRIBE may name one slot only.
             await (pubsub.ssubscribe(name) if sharded else pubsub.subscribe(name))
@@ -141,7 +141,7 @@ async def test_what_was_under_way_when_the_server_died_is_unknown_and_never_repe
     assert list(await glide.send(numbered(1))) == [None]
     server.pause()
     under_way = glide.send(numbered(2, 1))
-    await asyncio.sleep(0.1)  # It is in the server's socket now; nothing tells.
+    await asyncio.sleep(0.1)  # It is in the server's socket now, which no event shows.
     server.kill()
     assert kinds(await under_way) == [OutcomeUnknown] * 2
     refused = await glide.send(numbered(2, 3))
@@ -380,7 +380,7 @@ async def test_a_silent_node_of_a_cluster_holds_up_no_other_and_repeats_nothing(
     nodes: list[CacheServer],
 ) -> None:
     alive, silent = names_of(0, 2) + names_of(2, 2), names_of(1, 3)
-    # Who waits for the silent one waits for longer than a busy machine may take with the others.
+    # A wait for the silent node must be longer than a busy machine needs for the others.
     patience_seconds, rounds = 2, 150
     patient = f"?publish_timeout_seconds={patience_seconds}&connect_timeout_seconds=1"
     glide = cluster_publisher(nodes, patient)
@@ -458,7 +458,7 @@ async def publish(close):
 """
 
 
-# From 3.12 on, Python says that a process with threads should not fork.
+# From 3.12 on, Python warns of a fork in a process with threads.
 WARNINGS = ("-W", "default", "-W", "ignore:This process:DeprecationWarning")
 
 

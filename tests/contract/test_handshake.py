@@ -1,4 +1,4 @@
-"""What a server or a proxy says to HELLO, and what the user, the URL and the options make of it."""
+"""The replies of servers and proxies to HELLO, for users, URLs and options of all kinds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESET = "reset"
 
 
 class Gateway:
-    """Stands before a real server, answers HELLO in its own way and passes on everything else.
+    """Is in front of a real server, answers HELLO in its own way and passes on everything else.
 
     Attributes:
         to_hello: the reply to HELLO.
@@ -125,7 +125,7 @@ def connector(address: str, *, user: str = "", query: str = "") -> tuple[Connect
 async def test_any_refusal_of_hello_but_of_the_credentials_means_resp2(
     gateway: tuple[Gateway, str], said: bytes | str, user: str
 ) -> None:
-    """Servers and proxies have no common words for a command that they do not know."""
+    """Servers and proxies report an unknown command in different words."""
     gate, address = gateway
     gate.to_auth = b"+OK"
     if isinstance(said, bytes):
@@ -206,7 +206,7 @@ async def test_credentials_refused_after_hello_was_unknown(
 
 
 async def test_an_old_server_that_wants_a_password_and_gets_none(fresh: CacheServer) -> None:
-    """With RESP2 nothing but the first other command tells so."""
+    """With RESP2, only the next command shows it."""
     opener, url = connector(f"{HOST}:{fresh.port}")
     with pytest.raises(AuthError, match="wants a password"):
         await opener.open(url.addresses[0])
@@ -296,7 +296,7 @@ def test_another_protocol_is_refused(form: Callable[[str, object], Any], protoco
 
 
 async def test_a_command_that_the_user_may_not_run_is_named(valkey_server: CacheServer) -> None:
-    """A missing +select is no refused password."""
+    """A missing +select must not be reported as a refused password."""
     valkey_server.execute(
         "ACL", "SETUSER", "noselect", "on", ">secret", "&*", "+@all", "-select", "-client|setname"
     )

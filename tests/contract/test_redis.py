@@ -1,4 +1,4 @@
-"""What only a Redis or Valkey server can refuse or count."""
+"""Refusals and counts that only a Redis or Valkey server can show."""
 
 from __future__ import annotations
 

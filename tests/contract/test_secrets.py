@@ -35,7 +35,7 @@ SECRET = "hunter2-s3cret"
 
 
 def all_that_is_told(error: BaseException) -> Iterator[str]:
-    """What a report of an error can show: texts, arguments and frames, of its causes too."""
+    """All that an error report can show: texts, arguments and frames, also those of causes."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -283,7 +283,7 @@ async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 
 
 async def odd_replies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The handshake is answered by things of the wrong kind, the rest not at all."""
+    """Answers the handshake with replies of the wrong type, and nothing else."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(b":1\r\n" * (data.count(b"HELLO") + data.count(b"AUTH")))

@@ -1,4 +1,4 @@
-"""What is wrong with the sentinels, their credentials or the name of the service is said so."""
+"""Errors name the problem: wrong sentinels, wrong credentials, or a wrong name of the service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_sockets.testing.servers import CacheServer
 
 
 async def both_fail(url: str, words: str) -> list[BaseException | None]:
-    """Publish and subscribe; both say these words. Returns the causes."""
+    """Publish and subscribe; both errors contain these words. Returns the causes."""
     async with open_hub(quick(url, subscribe_timeout_seconds=0.5)) as hub:
         with pytest.raises(PublishError, match=words) as publishing:
             await hub.publish("room", b"x")
@@ -65,7 +65,7 @@ async def test_a_data_server_in_the_place_of_sentinels(valkey_server: CacheServe
 
 
 async def test_a_sentinel_in_the_place_of_a_data_server(valkey_sentinels: SentinelTrio) -> None:
-    """It would take subscriptions, and nothing would ever come."""
+    """It would accept subscriptions, and no message would ever arrive."""
     url = valkey_sentinels.sentinels[0].url
     await both_fail(url, r"the server is a sentinel: write redis\+sentinel://")
     url = url.replace("redis://", "redis+cluster://")

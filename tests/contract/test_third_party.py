@@ -1,4 +1,4 @@
-"""The contract as others run it: on a backend of theirs, installed as theirs; and it can fail."""
+"""The contract suite on an installed backend of a third party: it passes, and it can fail."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ BROKEN = {
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Somebody's brokers, as pip would install them, and their tests."""
+    """The brokers of a third party, as pip would install them, and their tests."""
     (tmp_path / "brokers.py").write_text(BROKERS, encoding="utf-8")
     metadata = tmp_path / "brokers-1.0.dist-info"
     metadata.mkdir()

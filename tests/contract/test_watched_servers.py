@@ -1,4 +1,4 @@
-"""Real servers that are demoted, replaced under their name, or let us do little."""
+"""Servers that are demoted, replaced under their name, or whose ACL forbids most commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def room() -> str:
 
 
 async def until_refused(url: str, room: str, server: CacheServer) -> str:
-    """Publish from a process that does nothing else while its server is demoted; says why not."""
+    """Publish while the server is demoted; returns the error of the first refused publish."""
     async with open_hub(url) as hub:
 
         async def go_on() -> str:
@@ -143,7 +143,7 @@ def pair() -> Iterator[tuple[CacheServer, CacheServer]]:
 
 
 class Name:
-    """What leads to one server and then to another, while old connections stay where they are."""
+    """A name that leads to one server and then to another. Open connections keep their server."""
 
     def __init__(self, proxy: FaultProxy) -> None:
         self._proxy = proxy

@@ -59,7 +59,7 @@ def database(django_project: None) -> Iterator[Any]:
 
 
 class Members:
-    """People of the test project, their logins, and the queries that are made."""
+    """Users of the test project, their logins, and the queries that are made."""
 
     def __init__(self) -> None:
         self.queries: list[str] = []
@@ -132,7 +132,7 @@ def members(database: Any) -> Iterator[Members]:
 
 @pytest.fixture
 def settings_of(database: Any) -> Iterator[Any]:
-    """Call it with settings to have them for the rest of the test."""
+    """A function that changes settings for the rest of the test."""
     from django.test import override_settings
 
     with contextlib.ExitStack() as stack:

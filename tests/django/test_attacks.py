@@ -1,4 +1,4 @@
-"""Attacks, each tried: it is refused, other sockets do not notice, and memory comes back."""
+"""Each attack is refused, other sockets work as before, and the memory is freed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HUGE = 1024 * 1024 + 1
 
 
 class Room(BaseSocketServer):
-    """Does what it is told: subscribes, broadcasts, echoes."""
+    """Subscribes, broadcasts or echoes, as the client asks."""
 
     config = "memory://attacked"
 
@@ -56,7 +56,7 @@ class Room(BaseSocketServer):
 
 @pytest.fixture
 async def bystander(members: Any) -> AsyncIterator[SocketClient]:
-    """A socket that has to be served after the attack as before."""
+    """A socket that must work after the attack as before."""
     async with SocketClient(Room.as_asgi) as socket:
         yield socket
         await socket.send_json(["broadcast", "still served"])

@@ -1,4 +1,4 @@
-"""System checks: what would fail in production is said by `manage.py check`, with a way out."""
+"""`manage.py check` reports settings that would fail in production, and how to correct them."""
 
 from __future__ import annotations
 

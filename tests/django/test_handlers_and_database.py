@@ -1,4 +1,4 @@
-"""Handlers and Django's database: `def` handlers may block and leave no stale connection behind."""
+"""`def` handlers may block, and they leave no stale database connection behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the middleware that are lists: a text in place of one is refused."""
+"""The list options of the middleware refuse a string, whose characters would be the entries."""
 
 from __future__ import annotations
 

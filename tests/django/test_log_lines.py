@@ -1,4 +1,4 @@
-"""What a client sends into the log: one line of bounded length, and few of them."""
+"""Text of a client in the log is one line of bounded length, and there are few such lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MOST_LINES = 10
 
 
 class Room(BaseSocketServer):
-    """Fails as a client says."""
+    """Raises the error that a client asks for."""
 
     config = "memory://log-lines"
 
@@ -180,7 +180,7 @@ WAYS: list[Provoke] = [
 
 @pytest.fixture(autouse=True)
 def throttles(monkeypatch: pytest.MonkeyPatch, django_project: None) -> None:
-    """As in a process that has logged nothing yet."""
+    """Log throttles as in a new process."""
     for module in [one for name, one in sys.modules.items() if name.startswith("django_sockets")]:
         for name in ("_throttle", "_failures"):
             throttle = getattr(module, name, None)

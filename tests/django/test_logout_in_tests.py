@@ -1,4 +1,4 @@
-"""A test of a logout takes no time: nobody commits there, and the watch would take seconds."""
+"""A test of a logout is quick, although its transaction is never committed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`manage.py sockets`: the same commands as `python -m django_sockets`, on the project's broker."""
+"""`manage.py sockets` runs the commands of `python -m django_sockets` on the project's broker."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`broadcast_on_commit`: what is heard was committed, and a broker in trouble breaks no request.
+"""`broadcast_on_commit` sends only committed data, and a broken broker breaks no request.
 
-And who else broadcasts: WSGI views, workers that fork, commands, code under `async_to_sync`.
+Other publishers are tested here, too: WSGI views, forking workers, commands, `async_to_sync`.
 """
 
 from __future__ import annotations

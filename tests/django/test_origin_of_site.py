@@ -1,4 +1,4 @@
-"""Which origin is the site's own by Django's settings, and what a refusal says of them."""
+"""Django's settings decide which origin belongs to the site. A refusal names these settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers: every connection reaches its application, and nothing unknown troubles the server."""
+"""Routers pass each connection to its application. Unknown paths cause no error in the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT_SECONDS = 10
 
 
 class Where(BaseSocketServer):
-    """Tells the client by which route it came."""
+    """Sends the route of the client."""
 
     async def connect(self) -> None:
         await self.async_send([type(self).__name__, self.scope["url_route"]])

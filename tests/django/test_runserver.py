@@ -1,4 +1,4 @@
-"""`manage.py runserver`: websockets, pages and static files while one types, as people know it."""
+"""`manage.py runserver` serves websockets, pages and static files, and reloads changed code."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_change_of_the_code_restarts_it_and_closes_sockets_in_order(tmp_path: 
 
 
 def touch_until_closed(file: Path, client: ClientConnection) -> None:
-    """The reloader looks once a second, and the first time it only takes the times down."""
+    """The reloader checks once a second, and the first check only records the file times."""
     for second in range(2 * WAIT_SECONDS):
         os.utime(file, (2_000_000_000 + second,) * 2)
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""docs/security.md: its example runs, and its numbers are those of the code."""
+"""The example of docs/security.md runs, and its numbers are those of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One application file, four servers: what a user sees must not depend on which one it is."""
+"""One application file behaves in the same way on four servers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def refusal(server: Server, path: str, origin: str | None = None) -> int:
 
 def test_an_unknown_path_is_refused(server: Server, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["server"]
-    # daphne 4.2.3 has no denial responses (ASGI websocket 2.3): a 403 is all that it can say.
+    # daphne 4.2.3 has no denial responses (ASGI websocket 2.3): it can only answer 403.
     status = 403 if name == "daphne" else 404
     assert refusal(server, "/nowhere/") == status
 
@@ -90,7 +90,7 @@ def test_a_page_of_another_site_is_refused(server: Server) -> None:
     assert refusal(server, "/ws/1/", "https://evil.example") == 403
 
 
-def test_pages_and_static_files_are_served_beside_it(server: Server) -> None:
+def test_pages_and_static_files_are_served_as_well(server: Server) -> None:
     assert server.get("/") == (200, "the shop")
     assert server.get("/static/shop/shop.css") == (200, "body { color: teal }\n")
     assert server.get("/static/shop/missing.css")[0] == 404

@@ -1,4 +1,4 @@
-"""SessionAuthMiddleware: a socket is its user's, and of nobody whom Django would not let in."""
+"""SessionAuthMiddleware sets the user that Django would accept, or an anonymous user."""
 
 from __future__ import annotations
 

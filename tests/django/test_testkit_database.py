@@ -1,4 +1,4 @@
-"""In tests, handlers see the rows of the test, and what they write is rolled back with it."""
+"""In tests, handlers see the rows of the test, and their changes are rolled back, too."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ async def test_a_query_string_counts_only_when_its_parameter_is_named(key: str) 
 
 
 async def test_without_a_token_it_is_nobody_or_refused(members: Any) -> None:
-    basic = {"authorization": "Basic YTpi"}  # Somebody else's.
+    basic = {"authorization": "Basic YTpi"}  # A header for another scheme.
     async with SocketClient(DRFTokenAuthMiddleware(Desk.as_asgi), headers=basic) as socket:
         assert (await socket.receive_json())[0] == ""
     with pytest.raises(HandshakeRefused) as refused:
@@ -219,7 +219,7 @@ async def test_a_new_password_leaves_tokens_alone(ann: Any, key: str, members: A
 
 
 class Answer:
-    """What an application's own `get_user` may do."""
+    """The possible results of an application's `get_user`."""
 
     @staticmethod
     def plain(token: str) -> Any:

@@ -1,4 +1,4 @@
-"""A login that ends in one process ends the sockets that another one serves."""
+"""A login that ends in one process ends its sockets in another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open sockets end with their login: a page that stays open must not outlive it."""
+"""Open sockets end with their login, also if a page stays open."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def desk(key: str, seconds: float, **options: Any) -> SocketClient:
 
 
 async def closed(socket: SocketClient) -> int:
-    """The close code, without the look at logins that `receive_close` asks for."""
+    """The close code, without the check of logins that `receive_close` triggers."""
     try:
         while True:
             await socket.receive()
@@ -82,7 +82,7 @@ async def test_what_django_signals_closes_at_once(act: str, members: Any) -> Non
         "deactivated": lambda: deactivate(ann),
         "deleted": ann.delete,
     }
-    # Nobody looks by itself here.
+    # No check runs by itself here.
     async with desk(key, NEVER) as one, desk(key, NEVER) as two, desk(other, NEVER) as others:
         await members.do(acts[act])
         assert await closed(one) == 4401
@@ -214,7 +214,7 @@ async def test_nothing_runs_while_nobody_is_watched(members: Any) -> None:
     await until(lambda: not watchers())
 
 
-async def test_an_outage_closes_nobody_until_it_lasts_too_long(
+async def test_an_outage_closes_no_socket_until_it_lasts_too_long(
     members: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     from django.db import OperationalError

@@ -1,4 +1,4 @@
-"""The ACL rules of docs/deploy.md are enough, and are rules that the servers know."""
+"""The ACL rules of docs/deploy.md are accepted by the servers, and they are sufficient."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_document_has_the_rules() -> None:
 
 @contextlib.contextmanager
 def user(servers: Sequence[CacheServer], line: str, *more: str) -> Iterator[str]:
-    """Make the user of a line of the document; at the end, the servers have refused it nothing."""
+    """Create the user of a line of the document; the servers must refuse none of its commands."""
     name, *rules = line.replace("PASSWORD", "s3cret").split()
     for server in servers:
         server.execute("ACL", "SETUSER", name, "reset", *rules, *more)
@@ -59,7 +59,7 @@ async def nothing_to_complain(caplog: pytest.LogCaptureFixture) -> AsyncIterator
 
 
 async def everything_works(url: str) -> None:
-    """Publish, hear, probe and check."""
+    """Publish, receive, probe and check."""
     url = quick(url, probe_interval_seconds=0.05)
     async with open_hub(url) as hub, listening(hub, "room") as heard:
         for number in range(5):

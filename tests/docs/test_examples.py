@@ -1,4 +1,4 @@
-"""What every example owes a newcomer: a short page with two commands, and a line in the README."""
+"""Every example has a short page with two commands, and a line in the README."""
 
 from __future__ import annotations
 

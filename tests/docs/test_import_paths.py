@@ -1,4 +1,4 @@
-"""Every import path that the documents name stays: an application that uses one must not break."""
+"""Every import path that the documentation names exists, so that applications keep working."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ PATHS = {
     "django_sockets.middleware": """
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware
         connect_signals secure
+    """,
+    "django_sockets.overrides": """
+        BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context
+        override_default_config
     """,
     "django_sockets.registry": "open_broker schemes",
     "django_sockets.runtime": "local_hubs",

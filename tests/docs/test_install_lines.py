@@ -1,4 +1,4 @@
-"""Every page says how to install this version: the index has an older one by the same name."""
+"""Every page shows how to install this version, because the package index has an older one."""
 
 from __future__ import annotations
 

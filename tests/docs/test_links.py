@@ -1,4 +1,4 @@
-"""Every link of a page leads to a file of the repository, and to a heading that is in it."""
+"""Every link of a page leads to an existing file and heading of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/migration.md: what it names exists, and what it shows for 4.0 runs and does what it says."""
+"""The names of docs/migration.md exist, and its examples for 4.0 run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MODULES = (
 
 
 def right_hand_cells() -> str:
-    """What the tables say about this version."""
+    """The cells of the tables about this version."""
     rows = [line.strip("|").split(" | ") for line in PAGE.splitlines() if line.startswith("|")]
     return "\n".join(" | ".join(row[1:]) for row in rows)
 
@@ -84,7 +84,7 @@ def test_a_hook_an_attribute_a_function_and_an_option_that_it_names_exist() -> N
 
 @pytest.fixture
 def modules() -> Iterator[None]:
-    """What the page's blocks import of the project that they belong to."""
+    """The modules that the page's blocks import from their project."""
     names = ("mysite", "mysite.asgi", "chat", "chat.sockets")
     for name in names:
         sys.modules[name] = types.ModuleType(name)

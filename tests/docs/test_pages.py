@@ -1,4 +1,4 @@
-"""The pages for Django users: what they show is Python, and their links lead somewhere."""
+"""The examples on the pages for Django users are valid Python, and their links work."""
 
 from __future__ import annotations
 

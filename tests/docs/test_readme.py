@@ -1,4 +1,4 @@
-"""Every code block of the README does what it says, and its tables are those of the code."""
+"""Every code block of the README runs as described, and its tables agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example of docs/testing.md runs as it stands, where its reader would run it."""
+"""Every example of docs/testing.md runs unchanged."""
 
 from __future__ import annotations
 

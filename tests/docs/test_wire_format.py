@@ -1,4 +1,4 @@
-"""docs/wire-format.md says what the code writes: readers in other languages rest on it."""
+"""docs/wire-format.md agrees with the code. Readers in other languages depend on it."""
 
 from __future__ import annotations
 

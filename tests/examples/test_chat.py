@@ -1,4 +1,4 @@
-"""examples/chat by its README: tables and users, runserver, and who hears what."""
+"""examples/chat works as its README describes: tables, users, runserver and messages."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     )
     assert found is not None
     site.password = found[1]
-    run("chat", SETUP, CHAT_DATABASE=database)  # Twice does no harm.
+    run("chat", SETUP, CHAT_DATABASE=database)  # A second time has no effect.
     with started(
         "chat", RUNSERVER, "--noreload", str(site.port), CHAT_DATABASE=database
     ) as running:
@@ -90,7 +90,7 @@ def say(socket: ClientConnection, type_: str, **more: Any) -> None:
 
 
 def hear(socket: ClientConnection, kind: str) -> Any:
-    """The next event but for those of the roll call, unless it is asked for one."""
+    """The next event, without those of the roll call unless it is asked for."""
     while True:
         event = json.loads(socket.recv(timeout=WAIT_SECONDS))
         if event.get("kind") == kind or event.get("kind") not in ("entered", "here"):

@@ -1,4 +1,4 @@
-"""The demo, started as a stranger would: what the README promises in its first minute."""
+"""The demo starts and works as the README promises."""
 
 from __future__ import annotations
 

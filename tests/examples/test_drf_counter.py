@@ -1,4 +1,4 @@
-"""examples/drf_counter by its README: count through the API, see it with a token."""
+"""examples/drf_counter works as its README describes: count with the API, watch with a token."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_page_that_opens_while_it_counts_gets_the_value_and_then_the_changes(s
             firsts = [json.loads(page.recv(timeout=WAIT_SECONDS)) for page in pages]
         finally:
             opened.set()
-        assert [first for first in firsts if "by" in first] == []  # A change would say so.
+        assert [first for first in firsts if "by" in first] == []  # A change would show it.
         end = last.result(WAIT_SECONDS)
         for page, first in zip(pages, firsts, strict=True):
             shown = first["value"]

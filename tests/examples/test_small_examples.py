@@ -1,4 +1,4 @@
-"""The examples without Django: scripts, a Starlette application, a task worker."""
+"""The examples without Django: scripts, a Starlette application, and a task worker."""
 
 from __future__ import annotations
 

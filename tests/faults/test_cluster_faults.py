@@ -1,4 +1,4 @@
-"""A cluster loses nodes, moves slots and cuts links under load; nothing is lost without a word."""
+"""A cluster loses nodes, moves slots and cuts connections under load, without a silent loss."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ async def test_a_killed_primary_is_back_a_second_after_its_replica_leads(
 async def test_a_frozen_primary_is_replaced_and_says_nothing_when_it_wakes_up(
     cluster: CacheCluster,
 ) -> None:
-    # It takes connections and says nothing: nobody may wait for one of those.
+    # It accepts connections and sends nothing. No caller may wait for such a connection.
     async with under_load(quick(cluster.url, connect_timeout_seconds=5)) as load:
         node, *others = await to_thread(cluster.primaries)
         spared = load.channels_on(cluster, *others)
         await to_thread(node.pause)
         await to_thread(cluster.wait_promoted, node)
         await load.moment("the promotion").traffic(within_seconds=2)
-        # What is queued at the sleeper is old only where something newer has been heard.
+        # Messages queued at the frozen node are old only if a newer one has arrived.
         await load.healthy()
         await to_thread(node.resume)
         awake = load.moment("the awakening")
@@ -85,7 +85,7 @@ async def test_an_orderly_failover(cluster: CacheCluster) -> None:
         load.expect_untouched(spared)
 
 
-async def test_whoever_cuts_all_subscribers_again_and_again_is_survived(
+async def test_all_subscribers_can_be_disconnected_again_and_again(
     cluster: CacheCluster,
 ) -> None:
     async with under_load(quick(cluster.url)) as load:

@@ -1,4 +1,4 @@
-"""The contract under faults, on servers that each test has for itself or gives back whole.
+"""The contract under faults, on servers of the test's own or servers that the test restores.
 
 All of it on Valkey and on every topology; of the others, what their way of connecting could break.
 """
@@ -56,7 +56,7 @@ class TestUnixSocket(CrashContract):
 
 
 class FakeControl:
-    """A fake server has no process; it can be there or not."""
+    """A fake server has no process. It is either up or down."""
 
     nodes = 1
 
@@ -72,7 +72,7 @@ class FakeControl:
         self._server.connected = True
 
     async def pause(self) -> None:
-        """Nobody can tell the difference: it does nothing unless it is asked."""
+        """It is the same as `kill`, because the fake server does nothing by itself."""
 
     async def channels(self) -> int:
         subscribers = self._server.subscribers
@@ -94,7 +94,7 @@ class TestFakeredis(CrashContract):
 
 
 class TestCluster(ServerContract):
-    """All nodes of it fail together; one at a time is the business of `test_cluster_faults`."""
+    """All nodes fail together. `test_cluster_faults` lets single nodes fail."""
 
     @pytest.fixture
     def server(self, restored_valkey_cluster: CacheCluster) -> ClusterControl:

@@ -1,4 +1,4 @@
-"""SIGTERM under load: nobody is cut off, no handler is, and nothing is left behind."""
+"""SIGTERM under load: handlers finish, clients get close frames, and nothing is left behind."""
 
 from __future__ import annotations
 

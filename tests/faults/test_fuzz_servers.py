@@ -1,4 +1,4 @@
-"""Bytes that are no websocket, or a broken one, through real servers: no neighbour notices."""
+"""Invalid bytes and frames through real servers do not affect other clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that users may hold us to: nothing missed after subscribe, no false gap, back in 2 s."""
+"""Promised numbers: no loss after subscribe, no gap without a cause, recovery within 2 s."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ asyncio.run(main())
 
 @contextlib.asynccontextmanager
 async def script(code: str, *arguments: object) -> AsyncIterator[Process]:
-    """A Python process with a pipe to its standard input; it must end well."""
+    """A Python process with a pipe to its standard input. It must succeed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *map(str, arguments), stdin=PIPE
     )
@@ -105,7 +105,7 @@ async def test_nothing_that_another_process_publishes_after_subscribe_is_missed(
 
 
 class Counter:
-    """Counts what a million messages come to, at the least cost for each."""
+    """Counts a million messages at the least cost for each."""
 
     def __init__(self, publishers: int, rooms: int) -> None:
         self.rooms = rooms

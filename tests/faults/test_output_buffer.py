@@ -1,4 +1,4 @@
-"""A subscriber slower than its server lets it be is cut off, and told what it may have missed."""
+"""A subscriber that the server disconnects for its full output buffer gets a gap."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def opened(elsewhere: LoopThread, url: str) -> AsyncIterator[Hub]:
 
 
 def cuts(server: CacheServer) -> int:
-    """How many clients it has cut off for what it had to keep for them, by its own log."""
+    """How many clients the server has disconnected for a full output buffer, by its log."""
     log = (server.directory / "server.log").read_text(errors="replace")
     return log.count("overcoming of output buffer limits")
 
@@ -50,7 +50,7 @@ def cuts(server: CacheServer) -> int:
 async def publish_until_the_cut(
     server: CacheServer, hub: Hub, ledger: Ledger, pad_bytes: int
 ) -> None:
-    """Fill the subscriber's buffer until the server cuts it, and say more that it cannot hear."""
+    """Publish until the server disconnects the subscriber, and some more messages afterwards."""
     batch = max(1, 1024 * 1024 // pad_bytes)
 
     async def publish() -> None:
@@ -83,7 +83,7 @@ async def test_what_a_cut_subscriber_missed_is_inside_a_gap_and_traffic_comes_ag
         # Nothing runs on this loop meanwhile: it is the slow subscriber.
         elsewhere.run(publish_until_the_cut(server, publisher, ledger, size_bytes))
 
-        # Nobody publishes now: the lost link itself is signalled, not a hole that is seen later.
+        # Nothing is published now: the lost connection causes the gap, not a later hole.
         gap = await heard.until_gap()
         assert sorted(heard.gaps[0].channels) == sorted(ROOMS)
 

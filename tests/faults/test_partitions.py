@@ -1,7 +1,7 @@
 """Messages are lost on the side of the publishers, after the subscriber has had its gap.
 
-Until a split heals, a publisher beside the old primary goes on, and its publishes are accepted.
-Nobody hears them. They were published after the gap of the subscriber, so they need another one.
+During a network split, the old primary still accepts the messages of publishers on its side. No
+subscriber gets these messages. They were published after the subscriber's gap and need another one.
 The splits are made with network namespaces (see `namespaces`), the resets with a `FaultProxy`
 between the publishers and the server.
 """
@@ -68,13 +68,13 @@ def role(node: CacheServer) -> str:
 
 
 def leads_to(node: CacheServer, other: CacheServer) -> bool:
-    """Whether a node of a cluster has heard that another one is a primary."""
+    """Whether a node of a cluster knows that another one is a primary."""
     lines = [line.split(" ") for line in node.execute("CLUSTER", "NODES").splitlines()]
     return any(f":{other.port}@" in line[1] and "master" in line[2] for line in lines)
 
 
 def subscriber_moves(old: CacheServer, new: CacheServer) -> bool:
-    """Cut it off; whether it moves to the new primary then. The old one may be faster to answer."""
+    """Disconnect it; whether it then moves to the new primary. The old one may answer first."""
     kill_clients([old])
     with contextlib.suppress(TimeoutError):
         until(lambda: new.execute("PUBSUB", "SHARDCHANNELS", "*:{load:*"), 1, "it stays")
@@ -159,7 +159,7 @@ async def test_a_cluster_bus_is_split_while_clients_reach_all_nodes(
 async def test_connections_of_publishers_are_reset_again_and_again(
     fresh_valkey_server: CacheServer, subscriber_is_cut: bool
 ) -> None:
-    """The link of the subscriber stays up, perhaps after a cut with a gap at the beginning."""
+    """The connection of the subscriber stays up, perhaps after a gap at the beginning."""
     server = fresh_valkey_server
     async with (
         FaultProxy(server.host, server.port) as proxy,

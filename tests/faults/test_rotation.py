@@ -1,4 +1,4 @@
-"""Connections are replaced before they are too old, under load, and nobody notices."""
+"""Connections are replaced before they are too old, under load and without a gap."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def replaced(load: Load, nodes: Sequence[CacheServer], seconds: float) -> 
 
 
 def unharmed(load: Load) -> None:
-    """No gap, no failed publish, nothing to complain about. Raises AssertionError."""
-    load.may_replay = True  # Both links hear what comes while one takes over from the other.
+    """Check that there was no gap, failed publish or warning. Raises AssertionError."""
+    load.may_replay = True  # Both connections receive messages while one takes over from the other.
     assert load.gaps() == []
     assert load.traffic.failures == []
     assert load.watch.records == []
@@ -141,7 +141,7 @@ async def test_a_password_that_is_exchanged_in_a_file_and_on_the_server(
 async def test_a_server_that_takes_no_new_connections_for_a_while(
     valkey_server: CacheServer,
 ) -> None:
-    """The old connections go on, and are replaced once that is possible."""
+    """The old connections stay in use, and are replaced when that is possible."""
     async with FaultProxy(HOST, valkey_server.port) as proxy:
         url = quick(valkey_server.url_at(proxy.port), connection_max_age_seconds=3)
         async with under_load(url) as load:  # It ran for 1 s.
@@ -159,7 +159,7 @@ async def test_a_server_that_takes_no_new_connections_for_a_while(
             unharmed(load)
 
 
-async def test_whoever_comes_and_goes_during_a_rotation_gets_what_the_last_call_asked(
+async def test_the_last_call_decides_when_subscriptions_change_during_a_rotation(
     valkey_server: CacheServer,
 ) -> None:
     """With a delay in between, so that a rotation takes most of the time."""

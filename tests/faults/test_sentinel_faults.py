@@ -1,4 +1,4 @@
-"""A primary that sentinels watch is killed, frozen, demoted and displaced under load."""
+"""A primary that sentinels watch is killed, frozen, demoted and replaced under load."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_frozen_primary_is_replaced_and_says_nothing_when_it_wakes_up(
 async def test_a_primary_demoted_by_hand_is_left_for_the_one_that_the_sentinels_name(
     trio: SentinelTrio,
 ) -> None:
-    """It goes on accepting what is published, and delivers it to its own subscribers only."""
+    """It still accepts messages, and delivers them to its own subscribers only."""
     async with under_load(quick(trio.url)) as load:
         primary = await to_thread(trio.primary)
         (other, *_) = await to_thread(trio.replicas)
@@ -99,7 +99,7 @@ async def test_a_stranger_at_the_address_of_the_old_primary(
             try:
                 await load.moment("the promotion").traffic(within_seconds=BOUND_SECONDS)
             except AssertionError:
-                # A server at the old address can make them elect once more; then it counts anew.
+                # A server at the old address can cause another election, and the time starts again.
                 await to_thread(trio.wait_promoted, primary)
                 await load.moment("the next election").traffic(within_seconds=BOUND_SECONDS)
             assert await to_thread(stranger.execute, "PUBSUB", "CHANNELS", "*:{*") == []

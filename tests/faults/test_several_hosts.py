@@ -1,4 +1,4 @@
-"""Of several independent hosts one is lost under load: its channels suffer, and no others."""
+"""If one of several independent hosts fails under load, only its own channels are affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that stop reading cost the others nothing, the process little, and are accounted for."""
+"""Clients that stop reading do not delay others, use bounded memory, and are counted."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Publisher:
         await self.hub.publish("everybody", head.ljust(PAYLOAD_BYTES, b"."))
 
     async def at_rate(self, per_second: float, seconds: float) -> int:
-        """Publish by the clock; returns the first number."""
+        """Publish at a fixed rate; returns the first number."""
         began, first = time.monotonic(), self.number + 1
         for count in range(max(1, round(per_second * seconds))):
             await asyncio.sleep(max(0.0, began + count / per_second - time.monotonic()))
@@ -115,7 +115,7 @@ class Publisher:
 
 
 async def throughput(publisher: Publisher, readers: list[Reader]) -> float:
-    """Messages a second that go through to all, one after the other has arrived."""
+    """Messages per second to all clients, each published after the one before has arrived."""
     began, count = time.monotonic(), 10
     for _ in range(count):
         await publisher.publish()
@@ -163,11 +163,11 @@ async def test_the_others_get_everything_in_time_and_the_stuck_ones_are_accounte
         open_hub(broker) as hub,
     ):
         async with await server.connect() as first_of_all:
-            await first_of_all.recv()  # Who leaves before it discards a message, too.
+            await first_of_all.recv()  # A client that leaves before that discards a message, too.
         readers = []
         for number in range(CLIENTS):
             options = {"sock": small(server.port)} if number < STUCK else {}
-            # Nor would it wait for longer for a pong that it does not read.
+            # It would also not wait longer for a pong that it does not read.
             connection = await server.connect(max_queue=4, ping_interval=None, **options)
             readers.append(Reader(connection))
             assert await readers[-1].connection.recv() == '"joined"'
@@ -188,7 +188,7 @@ async def test_the_others_get_everything_in_time_and_the_stuck_ones_are_accounte
         began = publisher.number + 1
         peaks = [memory_before]
         watching = asyncio.ensure_future(watch_memory(server, peaks))
-        # Until the buffers between are full, nobody is slow; finding them out costs 0.2 s, once.
+        # No client is slow until the buffers in between are full. Detecting them costs 0.2 s, once.
         found_out = "closed_overflow" if policy == "close" else "gaps"
         give_up = time.monotonic() + 40
         while (await stats(server))[found_out] < STUCK:

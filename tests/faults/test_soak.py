@@ -1,7 +1,7 @@
-"""Everything at once for a long time: cluster faults, clients that come, go or stop reading, load.
+"""All faults at once for a long time: cluster faults, clients that leave or stop reading, load.
 
-`make soak` lets it go on for ten minutes. A failing run prints DJANGO_SOCKETS_NEMESIS_SEED=...,
-which repeats its strikes.
+`make soak` runs it for ten minutes. A failing run prints DJANGO_SOCKETS_NEMESIS_SEED=..., which
+repeats its faults.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def cluster(valkey_cluster: CacheCluster) -> Iterator[CacheCluster]:
 
 
 class Steady:
-    """A client that reads, and knows that every hole needs a gap after its publish began."""
+    """A client that reads, and checks that each missing message is covered by a gap."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""What many sockets in one process cost the server, and what they survive."""
+"""The cost of many sockets in one process for the server, and their recovery from faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def connections(server: Any) -> int:
 
 
 async def wait_until(condition: Any, seconds: float = 5) -> None:
-    """For what only the server knows: ask it until it agrees, within a bound."""
+    """Ask the server until the condition is true, within a time limit."""
     give_up = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < give_up, "the server never got there"

@@ -1,6 +1,6 @@
-"""What users would notice as a slow server: ratios within one run, with wide margins.
+"""A server that users would call slow fails here: ratios within one run, with wide margins.
 
-The figures themselves are `make bench`'s business; see docs/performance.md.
+`make bench` measures the figures themselves; see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RUNS = 3
 
 
 def alone(call: str, figure: str) -> float:
-    """What a coroutine of `benchmarks.inside` returns, or a figure of it, in a process of its own.
+    """The result of a coroutine of `benchmarks.inside`, or a figure of it, in a separate process.
 
     The suite's own process holds so much that the collector and the caches decide.
     """
@@ -39,7 +39,7 @@ def alone(call: str, figure: str) -> float:
 
 
 def ratio(one: str, other: str, figure: str = "") -> float:
-    """Of one figure to another one: the median of several runs, in each of which both are taken."""
+    """The ratio of two figures: the median of several runs, each of which measures both."""
     return statistics.median(alone(one, figure) / alone(other, figure) for _ in range(RUNS))
 
 
@@ -49,7 +49,7 @@ def test_a_delivery_costs_a_few_times_a_bare_call_of_send() -> None:
 
 
 def test_a_delivery_costs_no_more_in_a_crowd() -> None:
-    """Measured: a tenth more, which are the processor's caches."""
+    """Measured: a tenth more, because of the processor's caches."""
     assert ratio("delivery.delivery_us(5000, 100)", "delivery.delivery_us(500, 1000)") < 3
 
 

@@ -1,4 +1,4 @@
-"""`as_asgi` and `as_asgi()` are the same application, wherever one of them is written."""
+"""`as_asgi` and `as_asgi()` are the same application."""
 
 from __future__ import annotations
 

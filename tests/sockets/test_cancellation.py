@@ -1,7 +1,7 @@
-"""Whoever is cancelled, at whichever await, leaves nothing of his behind and nobody else harmed.
+"""A call that is cancelled at any await leaves nothing behind and does not affect other calls.
 
-Each call is made again and again, and cancelled at its first await, its second, and so on until it
-gets to its end: as soon as it waits there, or in the moment in which it is answered.
+Each call is repeated and cancelled at its first await, then at its second, and so on to its end. It
+is cancelled when it begins to wait, or at the moment at which the awaited result arrives.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def cancel_at(
     when: str,
     meanwhile: Callable[[], None] | None = None,
 ) -> bool:
-    """Run it; False if it has ended before its n-th await."""
+    """Run the coroutine; False if it ended before its n-th await."""
     steps = CancelledAt(coroutine, at, when, meanwhile)
 
     async def run() -> None:
@@ -131,7 +131,7 @@ class Place:
 
 
 async def hears(queue: EventQueue, mark: bytes, channels: set[str]) -> None:
-    """Read on until the mark has been heard on each of the channels."""
+    """Read until the mark has arrived on each of the channels."""
     silent = {channel for channel in channels if channel in ("kept", "shared", "a")}
     while silent:
         event = await asyncio.wait_for(queue.next(), PATIENCE_SECONDS)
@@ -250,7 +250,7 @@ async def test_a_subscribe_that_is_cancelled_takes_nothing_from_one_at_the_same_
 async def test_a_socket_that_is_cancelled_anywhere_leaves_its_hub_as_it_was(
     when: str, server: CacheServer | None
 ) -> None:
-    """As servers do that are stopped, and those that lose a client."""
+    """Servers do this when they stop, and when they lose a client."""
     url = url_of(server)
     hub = shared_hub(load_config(url))
     place = Place(hub, server, hub.new_queue(), hub.new_queue())
@@ -296,7 +296,7 @@ async def test_a_socket_that_is_cancelled_anywhere_leaves_its_hub_as_it_was(
         gone.clear()
         going_on = await cancel_at(one_life(asyncio.Queue()), at, when)
         if calls:
-            # The server may have lost its patience with `disconnect`, which goes on.
+            # The server may have cancelled `disconnect`, which continues.
             await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
             # Where the accept was not taken yet there was nothing to connect.
             assert calls in (["disconnect"], ["connect", "disconnect"]), at

@@ -1,4 +1,4 @@
-"""Clients that come and go for a long time, cut off anywhere, leave nothing behind."""
+"""Clients that connect and disconnect at any point for a long time leave nothing behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def descriptors() -> int:
 
 
 async def one_client(application: Any, number: int, dice: random.Random) -> None:
-    """Come, and leave or be cut off: at once, in a handler, in a subscribe, or after all of it."""
+    """Connect, and leave or be disconnected: at once, in a handler, in a subscribe, or later."""
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     sent = asyncio.Event()
 

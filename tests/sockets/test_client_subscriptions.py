@@ -1,4 +1,4 @@
-"""Broadcasts that leave their sender out, and subscriptions that a client asks for."""
+"""Broadcasts without their sender, and subscriptions that a client asks for."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_the_sender_is_left_out_across_a_server(valkey_server: CacheServer
 
 
 class Asking(BaseSocketServer):
-    """Subscribes to what the client asks for; channels that begin with "open" are free."""
+    """Subscribes to the channels of the client; those that begin with "open" are allowed."""
 
     config = URL
     max_subscriptions = 3

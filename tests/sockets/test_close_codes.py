@@ -1,4 +1,4 @@
-"""A close code that no close frame may carry is an error where it is given, not in the server."""
+"""A close code that a close frame cannot contain is an error of the call, not of the server."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ async def test_a_server_that_is_away_holds_up_only_the_first_handshake_and_comes
 async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_at_most(
     missed: asyncio.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is it refused: the orders that it may miss are made up for when the server answers."""
+    """It is not refused: when the server answers, missed orders are made up for."""
     answers = asyncio.Event()
 
     class Silent(MemoryBroker):
@@ -282,7 +282,7 @@ async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_a
             await answers.wait()
             await super().subscribe(channels)
 
-    silent = dataclasses.replace(load_config("memory://silent"), broker_factory=Silent)
+    silent = dataclasses.replace(load_config("memory://silent"), open_broker=Silent)
 
     class Patient(Member):
         config = silent
@@ -393,7 +393,7 @@ def test_a_forked_child_leaves_the_sockets_of_its_parent_alone() -> None:
         from django_sockets.hub.control import controls
         from django_sockets.sockets import BaseSocketServer
 
-        warnings.simplefilter("ignore", DeprecationWarning)  # Of forking beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)  # About fork with threads.
         socket = BaseSocketServer({"django_sockets.tags": {"user": "7"}}, asyncio.Queue().get)
         socket.start_listeners()
         socket.subscribe("room")

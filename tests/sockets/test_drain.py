@@ -1,4 +1,4 @@
-"""Sockets are sent away in order: handlers end, `disconnect` runs once, the broker goes last."""
+"""A drain lets handlers finish, runs `disconnect` once, and closes the broker last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ws_encoder` and `ws_decoder`: any function that takes the data, wherever it is given."""
+"""`ws_encoder` and `ws_decoder` accept any function of the data, in every place to set them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_decoder_in_the_class(kind: str) -> None:
 
 
 class Functions:
-    """A mixin that knows nothing of sockets."""
+    """A mixin that is no socket class."""
 
     ws_encoder = dumps
     ws_decoder = json.loads

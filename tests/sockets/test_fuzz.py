@@ -1,4 +1,4 @@
-"""Whatever a client sends, its own socket answers or ends, and its neighbour notices nothing."""
+"""Any frame of a client affects only its own socket."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Echo(BaseSocketServer):
 
 
 class Lenient(Echo):
-    """Goes on after a bad frame, so that all of them are tried."""
+    """Continues after a bad frame, so that all frames are tried."""
 
     async def decode_error(self, exc: Exception) -> None:
         await self.async_send("bad")

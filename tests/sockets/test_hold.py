@@ -50,7 +50,7 @@ def memory() -> str:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what no event tells."""
+    """Wait for a condition that has no event."""
     ends = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < ends
@@ -163,7 +163,7 @@ def hub_of(kind: type[Page]) -> Hub:
 
 
 async def publish(hub: Hub, values: Sequence[Any], channel: str = "page") -> None:
-    """Publish, and wait until the sockets of this process have been handed it."""
+    """Publish, and wait until the sockets of this process have the message."""
     before = hub.stats()["delivered"]
     for value in values:
         await hub.publish(channel, json.dumps(value).encode(), is_text=True)
@@ -552,7 +552,7 @@ async def test_release_hands_on_what_has_waited_and_harms_nobody_anywhere(memory
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_release_that_is_given_up_goes_on(cancelled: bool, memory: str) -> None:
-    """It was to hand on more than one turn of the loop may."""
+    """It had more messages to send than one turn of the loop may."""
     kind = page(AsyncPage, Bare, memory)
     hub = hub_of(kind)
 
@@ -626,7 +626,7 @@ def test_how_long_is_a_number_over_0_and_5_without_more() -> None:
 
 @pytest.mark.parametrize("seconds", [[0.3, 0.05], [0.05, 0.3], [float("inf"), 0.05]])
 async def test_each_class_has_its_own_time(seconds: list[float], memory: str) -> None:
-    """One timer serves them all: one that ends sooner may come later."""
+    """One timer serves all classes, so a shorter time may begin later."""
     kinds = [page(AsyncPage, Bare, memory, hold_seconds=each) for each in seconds]
     hub = hub_of(kinds[0])
     async with SocketClient(kinds[0].as_asgi) as one, SocketClient(kinds[1].as_asgi) as two:

@@ -1,7 +1,7 @@
-"""A hub belongs to an event loop, a loop to a thread and a process: no mixing, nothing left behind.
+"""Hubs belong to one event loop, in one thread and process. Nothing is mixed or left behind.
 
-Each case is run in a process of its own, on asyncio's loop and on uvloop's, against a server of its
-own, so that what it counts is its own doing.
+Each case runs in its own process, on asyncio's loop and on uvloop's, against its own server, and
+counts only its own connections.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Server:
-    """What a process asks a server, over a connection that is left out of the answers."""
+    """Asks a server about its connections, without counting its own one."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -49,7 +49,7 @@ class Server:
         return frozenset(line["id"] for line in self._client.client_list()) - {self._own}
 
     def until_connections(self, count: int) -> frozenset[str]:
-        """Wait until it has so many: it hears of the end of one a moment later."""
+        """Wait for this number of connections: the server notices an end a moment later."""
         until(lambda: len(self.connections()) == count, PATIENCE_SECONDS, f"not {count} clients")
         return self.connections()
 
@@ -116,7 +116,7 @@ async def hears_itself(hub: Hub, room: str) -> None:
 
 
 def two_loops_in_two_threads(url: str) -> None:
-    """Each loop's sockets hear all of theirs and nothing else, over connections of their own."""
+    """The sockets of each loop get all their messages and no others, over their own connections."""
     server, broadcaster = Server(url), Broadcaster(url)
 
     async def talk(name: str) -> None:
@@ -235,7 +235,7 @@ def a_hundred_calls_by_async_to_sync(url: str) -> None:
 
 
 def forked_child(url: str, fork: Callable[[Callable[[], None]], int]) -> None:
-    """A child has connections of its own, and its parent's go on as if it were not there."""
+    """A child has its own connections, and those of its parent work as before."""
     server, broadcaster = Server(url), Broadcaster(url)
     broadcaster.broadcast("nobody", "the background loop is there")
 
@@ -332,7 +332,7 @@ def test_hubs_are_kept_apart_and_nothing_is_left(
 
 if __name__ == "__main__":
     _case, _loop, _url = sys.argv[1:]
-    # 3.12 warns of any fork beside a thread.
+    # 3.12 warns of any fork in a process with threads.
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
     if _loop == "uvloop":
         import uvloop

@@ -1,4 +1,4 @@
-"""What a client sends is bounded when it arrives: it costs no memory while a handler is at work."""
+"""Frames of a client are limited on arrival, so they take no memory while a handler runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a developer relies on in the life of one websocket, over memory:// and in process."""
+"""The life of one websocket, over memory:// and in process."""
 
 from __future__ import annotations
 

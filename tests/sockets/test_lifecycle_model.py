@@ -1,4 +1,4 @@
-"""Whatever order things happen in, one socket keeps its promises: random lives against a model.
+"""One socket keeps its promises for any order of events: random lives, compared with a model.
 
 A failure prints the steps that lead to it, shortened; the same steps are tried in every run.
 """
@@ -32,7 +32,7 @@ from django_sockets.sockets import BaseSocketServer
 NUMBERS = itertools.count()
 CHANNELS = st.sampled_from(["a", "b"])
 WAIT_SECONDS = 5
-USUAL_SECONDS = receive_loop.BESIDE_SECONDS
+USUAL_SECONDS = receive_loop.READ_AHEAD_AFTER_SECONDS
 
 
 class HandlerError(Exception):
@@ -40,7 +40,7 @@ class HandlerError(Exception):
 
 
 class Life(BaseSocketServer):
-    """Does what the frames say, and notes everything."""
+    """Does what the frames ask for, and records everything."""
 
     def __init__(self, *arguments: Any, machine: LifeMachine) -> None:
         super().__init__(*arguments, config=machine.url)
@@ -99,7 +99,7 @@ class Life(BaseSocketServer):
 
 
 class LifeMachine(RuleBasedStateMachine):
-    """One connection, and what must be true of it."""
+    """One connection, and the conditions that it must meet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,9 +138,9 @@ class LifeMachine(RuleBasedStateMachine):
         self, connect_fails: bool, disconnect_fails: bool, connects: bool, slow: bool, holds: bool
     ) -> None:
         self.holding = holds
-        if slow:  # So that somebody else reads meanwhile.
+        if slow:  # So that a second task reads ahead.
             self.turns = 5
-            receive_loop.BESIDE_SECONDS = 0.0
+            receive_loop.READ_AHEAD_AFTER_SECONDS = 0.0
         self.fails = {"connect": connect_fails and disconnect_fails, "disconnect": disconnect_fails}
         self.connects = connects or not connect_fails
         self.run(self._begin())
@@ -281,7 +281,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.served.cancel()
 
     def teardown(self) -> None:
-        receive_loop.BESIDE_SECONDS = USUAL_SECONDS
+        receive_loop.READ_AHEAD_AFTER_SECONDS = USUAL_SECONDS
         try:
             self.gate.set()
             self.state_read.set()
@@ -352,7 +352,7 @@ class LifeMachine(RuleBasedStateMachine):
         ]
 
     def missing(self, expected: list[int], came: list[int]) -> list[int]:
-        """What was broadcast to an open, subscribed socket that read, and did not come."""
+        """The broadcasts that an open and subscribed socket should have got and did not get."""
         return [number for number in expected if number not in came]
 
 

@@ -1,4 +1,4 @@
-"""What a client may cost: how often it sends, how long it takes, how long it says nothing."""
+"""Limits for a client: frames per second, length of the handshake, and idle time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The plain calls end, with the documented result, wherever they are made.
+"""Plain calls return with the documented result, on every kind of thread.
 
-Off a loop they wait and raise; on a loop they are scheduled. A call that hung would take a worker,
-a server or a shutdown with it.
+Without an event loop they wait and raise errors; on an event loop they are scheduled. A call that
+never returned would block a worker, a server or a shutdown.
 """
 
 from __future__ import annotations

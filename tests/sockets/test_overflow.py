@@ -1,4 +1,4 @@
-"""A client that reads too slowly ends or misses messages as its class says, all of it counted."""
+"""A client that reads too slowly is closed or misses messages, by the policy, and is counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plain(BaseSocketServer):
 
 
 class Telling(Plain):
-    """Says where broadcasts are missing."""
+    """Sends the gaps to the client."""
 
     async def gap(self, channels: Sequence[str], reason: str) -> None:
         await self.async_send({"gap": [*channels], "reason": reason})
@@ -52,7 +52,7 @@ def stats_of(kind: type[BaseSocketServer]) -> dict[str, int]:
 
 
 async def overflowed(kind: type[BaseSocketServer], policy: str, url: str) -> Reluctant:
-    """A client that has missed some of COUNT broadcasts, reads again, and then got one more."""
+    """A client that has missed some of COUNT broadcasts, and then reads again and gets one more."""
 
     class Member(kind):  # type: ignore[misc, valid-type]
         config = url
@@ -168,7 +168,7 @@ def test_a_misspelt_policy_is_refused_where_it_is_written() -> None:
 
 
 async def test_what_a_client_did_not_get_because_it_left_is_counted() -> None:
-    """The connection breaks in the middle of a batch: the books balance to the message."""
+    """The connection breaks in the middle of a batch, and each message is counted once."""
 
     class Member(Plain):
         config = "memory://left"

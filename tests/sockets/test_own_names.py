@@ -1,4 +1,4 @@
-"""An application may name methods and attributes of its sockets and broadcasters as it likes."""
+"""Applications may use any names for methods and attributes of sockets and broadcasters."""
 
 from __future__ import annotations
 

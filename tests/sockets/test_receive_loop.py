@@ -1,8 +1,7 @@
-"""A socket reads, and handles what it reads, in the task of its server.
+"""A socket reads frames and handles them in the task of its server.
 
-What ends the socket may not be taken for the server's own will to end that task, nor the other way
-round; and a handler that takes long may keep neither the client's leave from being noticed nor
-others from their turn.
+The end of the socket must not be confused with a cancellation by the server. While a handler takes
+long, the end of the connection is still noticed, and other sockets are served.
 """
 
 from __future__ import annotations
@@ -162,8 +161,8 @@ async def test_a_socket_that_hears_nothing_ends_when_its_client_is_gone_at_the_s
     assert gone == [1005]
 
 
-async def test_a_drain_waits_for_a_disconnect_that_the_server_has_lost_patience_with() -> None:
-    """A server cancels what does not end in time; the broker stays open for what runs on."""
+async def test_a_drain_waits_for_a_disconnect_that_the_server_has_cancelled() -> None:
+    """A server cancels tasks that do not end in time. The broker stays open for their handlers."""
     connected: asyncio.Queue[BaseSocketServer] = asyncio.Queue()
     begun, go_on = asyncio.Event(), asyncio.Event()
     gone: list[int] = []
@@ -195,7 +194,7 @@ async def test_a_drain_waits_for_a_disconnect_that_the_server_has_lost_patience_
 
 
 class Slow(BaseSocketServer):
-    """Handles a frame when the test lets it, and notes what happens."""
+    """Handles a frame when the test allows it, and records what happens."""
 
     config = "memory://server-task"
     log: list[Any]
@@ -220,7 +219,7 @@ class Slow(BaseSocketServer):
 
 
 async def until(condition: Any) -> None:
-    """Wait for it, in no task of its own: tasks are counted here."""
+    """Wait for a condition without a new task, because tasks are counted here."""
     for _ in range(1000):
         if condition():
             return
@@ -229,7 +228,7 @@ async def until(condition: Any) -> None:
 
 
 async def taking_long(member: type[Slow], *numbers: int) -> tuple[Served, asyncio.Future[None]]:
-    """A connection with a frame at work for so long that somebody else reads beside it."""
+    """A connection whose handler takes so long that a second task reads ahead."""
     served = Served(member)
     server = asyncio.ensure_future(served.app)
     tasks = len(asyncio.all_tasks())
@@ -238,7 +237,7 @@ async def taking_long(member: type[Slow], *numbers: int) -> tuple[Served, asynci
     return served, server
 
 
-async def test_a_server_that_loses_patience_ends_the_handler_at_work() -> None:
+async def test_a_cancellation_by_the_server_ends_the_running_handler() -> None:
     class Member(Slow):
         pass
 
@@ -257,7 +256,7 @@ async def test_a_server_that_loses_patience_ends_the_handler_at_work() -> None:
 async def test_disconnect_waits_for_a_thread_that_the_server_could_not_end(
     fails: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Handlers of one socket never run side by side."""
+    """Handlers of one socket never run at the same time."""
     at_work, go_on = threading.Event(), threading.Event()
     log: list[str] = []
 
@@ -315,7 +314,7 @@ async def test_a_client_that_leaves_while_a_handler_takes_long_is_noticed() -> N
 
 
 async def test_a_little_is_read_ahead_of_a_handler_that_takes_long() -> None:
-    """More would be the memory of a server that a client fills at will."""
+    """Otherwise a client could fill the memory of a server."""
 
     class Member(Slow):
         pass
@@ -350,7 +349,7 @@ async def test_what_was_read_ahead_is_not_handled_once_the_socket_is_sent_away()
 
 
 async def test_a_client_that_leaves_before_it_is_sent_away_is_noticed() -> None:
-    """However much it has said: its handler may wait for nothing else."""
+    """Its handler may be waiting only for this, whatever the number of frames before it."""
 
     class Member(Patient):
         pass
@@ -401,7 +400,7 @@ async def test_a_handler_that_took_long_once_costs_no_task_for_ever() -> None:
         pass
 
     served, server = await taking_long(Member, 1, 2)
-    tasks = len(asyncio.all_tasks()) - 1  # Without who reads beside.
+    tasks = len(asyncio.all_tasks()) - 1  # Without the task that reads ahead.
     Member.go_on.set()
     await until(lambda: Member.log == [1, 2])
     served.say(3, 4)
@@ -411,7 +410,7 @@ async def test_a_handler_that_took_long_once_costs_no_task_for_ever() -> None:
     await asyncio.wait_for(server, WAIT_SECONDS)
 
 
-async def test_an_end_while_somebody_reads_beside_ends_both() -> None:
+async def test_an_end_while_frames_are_read_ahead_ends_both_tasks() -> None:
     class Member(Slow):
         pass
 
@@ -447,7 +446,7 @@ async def test_a_handler_finds_what_the_one_before_has_set_in_the_context() -> N
 
 
 @pytest.mark.parametrize("at_work", [True, False])
-async def test_a_server_that_loses_patience_ends_who_reads_beside(at_work: bool) -> None:
+async def test_a_cancellation_by_the_server_also_ends_the_reading_ahead(at_work: bool) -> None:
     class Member(Slow):
         pass
 
@@ -463,7 +462,7 @@ async def test_a_server_that_loses_patience_ends_who_reads_beside(at_work: bool)
 
 
 async def test_a_client_that_says_much_at_once_leaves_others_their_turn() -> None:
-    """Neither the server's `receive` nor a handler need wait, so nobody else has one by itself."""
+    """Neither `receive` nor the handler waits here, so other tasks would not run by themselves."""
     frames = 1000
     turns = 0
     handled = asyncio.Event()

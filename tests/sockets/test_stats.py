@@ -1,4 +1,4 @@
-"""`local_hubs()` shows all that this process does, on any thread, for any metrics page."""
+"""`local_hubs()` shows all hubs of the process on any thread, for a metrics page."""
 
 from __future__ import annotations
 

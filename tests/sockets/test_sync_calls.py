@@ -1,6 +1,6 @@
-"""What plain calls (`socket.broadcast(...)`) do: their order, errors, other loops and exits.
+"""Plain calls such as `socket.broadcast(...)`: their order and errors, other loops, and exits.
 
-`test_no_deadlock` makes each of them in every place that code runs in.
+`test_no_deadlock` makes each call on every kind of thread.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def test_a_plain_call_fails_at_once_when_its_loop_has_stopped() -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(make())
     with pytest.raises(CallError, match="not running any more"):
-        sockets[0].broadcast("room", 1)  # The loop might run on: nobody waits to see.
+        sockets[0].broadcast("room", 1)  # The loop may continue to run: no code waits for it.
     loop.close()
     with pytest.raises(CallError, match="not running any more"):
         sockets[0].broadcast("room", 1)
@@ -327,7 +327,7 @@ def test_a_forked_child_starts_afresh_and_says_that_memory_is_separate() -> None
         import logging
         logging.basicConfig(stream=sys.stdout, format="%(message)s")
         import warnings
-        warnings.simplefilter("ignore")  # 3.12 warns of any fork beside a thread.
+        warnings.simplefilter("ignore")  # 3.12 warns of any fork in a process with threads.
 
         broadcaster = Broadcaster()
         broadcaster.broadcast("room", "parent")

@@ -1,4 +1,4 @@
-"""A thread that cannot be started, as at a limit on processes, costs one call and no other."""
+"""If a thread cannot be started, as at a limit on processes, only the present call fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_THREAD = {"url": URL, "handler_threads": 1}
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """So many starts of the library's threads fail from now on."""
+    """A number of starts of the library's threads fail from now on."""
     left = [0]
     start = threading.Thread.start
 

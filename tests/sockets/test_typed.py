@@ -1,4 +1,4 @@
-"""Typed messages: a handler gets what it declares, and a client learns what was wrong."""
+"""A handler gets its declared type, and a client learns why a message is invalid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = "memory://typed"
 
 @pytest.fixture(autouse=True)
 def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a client sends is no error of the application."""
+    """Invalid frames of a client are no errors of the application."""
     yield
     assert not [r for r in caplog.get_records("call") if r.levelno >= logging.WARNING]
 
@@ -128,7 +128,7 @@ MALFORMED = [
 
 
 class Plain(BaseSocketServer):
-    """The rule: what this one refuses, typed classes refuse too."""
+    """The reference: typed classes must refuse what this class refuses."""
 
     config = URL
 

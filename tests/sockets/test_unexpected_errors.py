@@ -1,4 +1,4 @@
-"""An unexpected error ends nothing that lives longer: tasks, threads and timers go on."""
+"""After an unexpected error, long-lived tasks, threads and timers continue."""
 
 from __future__ import annotations
 
@@ -372,19 +372,19 @@ def test_one_survey_that_fails_keeps_no_other_socket_from_being_closed(
     assert {entry.key for entry in unchecked} == {"1"}
 
 
-async def test_reading_on_beside_a_handler_fails_for_one_socket_only(
+async def test_an_error_of_reading_ahead_affects_one_socket_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(receive_loop, "BESIDE_SECONDS", 0.02)
+    monkeypatch.setattr(receive_loop, "READ_AHEAD_AFTER_SECONDS", 0.02)
     left = [RuntimeError("surprise")]
-    read_beside = receive_loop.ReceiveLoop.read_beside
+    read_ahead = receive_loop.ReceiveLoop.read_ahead
 
     def fails_once(self: receive_loop.ReceiveLoop) -> None:
         if left:
             raise left.pop()
-        read_beside(self)
+        read_ahead(self)
 
-    monkeypatch.setattr(receive_loop.ReceiveLoop, "read_beside", fails_once)
+    monkeypatch.setattr(receive_loop.ReceiveLoop, "read_ahead", fails_once)
     sockets: list[BaseSocketServer] = []
 
     class Busy(BaseSocketServer):

@@ -30,10 +30,8 @@ EXCEPTIONS = {
     "django_sockets/testing/contract": "one module for each promise of a broker",
     "django_sockets/sockets.py:BaseSocketServer": "documents each hook, option and call",
     "django_sockets/hub/hub.py:Hub": "documents each call that applications make",
-    "django_sockets/connection/connection.py:Connection": "the life of one websocket, in order",
     "django_sockets/connection/client_delivery.py:ClientDelivery": "one path to one client",
     "backends/client/pipeline.py:Pipeline": "one queue with its writer and its reader",
-    "backends/client/subscription_state.py:SubscriptionState": "one state machine with many inputs",
     "django_sockets/connection/receive_loop.py:ReceiveLoop.serve": "one loop and its one end",
     "backends/client/addresses.py:first_success": "half of it documents its arguments",
 }

@@ -33,7 +33,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine there, block this thread meanwhile, and return the result."""
+        """Run the coroutine there, wait for it on this thread, and return the result."""
         return self.start(coroutine).result(PATIENCE_SECONDS)
 
     def __enter__(self) -> LoopThread:

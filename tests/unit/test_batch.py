@@ -1,4 +1,4 @@
-"""A batch of the broker becomes segments: gaps stand exactly where messages are missing."""
+"""A batch of the broker becomes segments, with gaps exactly where messages are missing."""
 
 from __future__ import annotations
 

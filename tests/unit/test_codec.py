@@ -1,4 +1,4 @@
-"""What may be broadcast, and the very text that clients get."""
+"""The data that can be broadcast, and the exact text that clients get."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ TABLE: list[tuple[Any, str]] = [
     ({mark_safe("k"): [mark_safe("<i>")]}, '{"k": ["<i>"]}'),
     (lazystr("später"), '"später"'),
     ({lazystr("k"): lazystr("v")}, '{"k": "v"}'),
-    # What json.dumps refuses and everybody sends.
+    # Common types that json.dumps refuses.
     (NOON, '"2030-01-02T12:00:00.000005+00:00"'),
     (DAY, '"2030-01-02"'),
     (datetime.time(12, 30), '"12:30:00"'),
@@ -283,7 +283,7 @@ def test_what_is_not_json_is_refused(text: Any) -> None:
     "text", ["1e999", "[-1e999]", '{"a": [1.0, 1E+309]}', b"1.8e308", "9" * 400 + ".0"]
 )
 def test_a_number_that_would_become_infinite_is_refused(text: Any) -> None:
-    """Decoded, it is no JSON any more: whoever answers with it would fail instead of the client."""
+    """Its decoded value has no JSON form: a handler that sends it back would fail."""
     with pytest.raises(ValueError, match="too large"):
         decode_json(text)
 

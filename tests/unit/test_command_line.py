@@ -1,4 +1,4 @@
-"""`python -m django_sockets`: what it prints, where, and the status it ends with."""
+"""`python -m django_sockets`: its output, its errors and its exit status."""
 
 from __future__ import annotations
 

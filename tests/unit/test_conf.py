@@ -1,4 +1,4 @@
-"""Every way to say which broker, and what is said when it is said wrongly."""
+"""Every form of the configuration, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from django_sockets.conf import (
     Config,
     Settings,
     default_config,
-    lazy_text,
     load_config,
-    override_default,
 )
+from django_sockets.testing import override_broker
 from django_sockets.url import BrokerURL
 
 URL = "redis://localhost:6379"
@@ -54,7 +53,7 @@ def test_driver_options_of_a_host_reach_the_url() -> None:
     assert "secret" not in repr(config)
 
 
-def test_settings_of_the_process_stand_beside_the_broker() -> None:
+def test_settings_of_the_process_are_separate_from_the_broker() -> None:
     config = load_config({"url": URL, "sync_call_timeout_seconds": 3, "handler_threads": 2})
     assert config.settings == Settings(sync_call_timeout_seconds=3, handler_threads=2)
     assert load_config(URL).settings == Settings()
@@ -108,13 +107,13 @@ def test_without_a_word_it_is_memory_and_the_environment_can_say_otherwise(
 
 def test_a_test_overrides_the_default_and_gives_it_back() -> None:
     before = default_config()
-    with override_default("memory://outer") as outer:
+    with override_broker("memory://outer") as outer:
         assert default_config() is outer
-        with override_default("memory://inner"):
+        with override_broker("memory://inner"):
             assert str(default_config().url) == "memory://inner"
         assert default_config() is outer
     assert default_config() == before
-    with pytest.raises(ConfigurationError), override_default("nonsense"):
+    with pytest.raises(ConfigurationError), override_broker("nonsense"):
         pass
     assert default_config() == before
 
@@ -144,7 +143,8 @@ print(load_config().url)
 def test_django_that_is_installed_and_not_configured_does_no_harm() -> None:
     code = """
 import django.conf
-from django_sockets.conf import load_config, database_hygiene
+from django_sockets.conf import load_config
+from django_sockets.optional_django import database_hygiene
 print(load_config().url)
 with database_hygiene():
     pass
@@ -160,11 +160,3 @@ from django_sockets.conf import load_config
 print(load_config().url, "django" in sys.modules)
 """
     assert in_a_process_of_its_own(code) == "memory:// False"
-
-
-def test_lazy_text_is_told_from_other_text() -> None:
-    from django.utils.functional import lazystr
-
-    assert lazy_text(lazystr("text")) == "text"
-    assert lazy_text("text") is None
-    assert lazy_text(7) is None

@@ -1,4 +1,4 @@
-"""What is left of an attempt to connect that nobody waits for any more: nothing."""
+"""An attempt to connect that was given up leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What connections to one broker share."""
+"""All connections of one broker share settings and credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_sockets.url import BrokerURL
 
 
 def test_connections_share_a_tls_context_until_a_certificate_changes(tmp_path: Path) -> None:
-    """Making one takes some 30 ms of the event loop, for each server of a cluster, twice."""
+    """Making one blocks the event loop for some 30 ms, twice for each server of a cluster."""
     trustme = pytest.importorskip("trustme")
     ca_file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(ca_file))

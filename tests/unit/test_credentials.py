@@ -1,4 +1,4 @@
-"""Who we say we are: right at every connect, never nobody instead, never a secret in sight."""
+"""Every connection logs in with the right credentials, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_mounted_secret_is_read_at_each_connect(tmp_path: Path) -> None:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """AWS keys of ours and nobody else's, and a clock that stands still."""
+    """Known AWS keys, and a clock that stands still."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name in ("RELATIVE_URI", "FULL_URI"):
@@ -235,7 +235,7 @@ async def test_no_aws_credentials_is_an_auth_error_that_says_what_to_do(
 
 
 class Sdk:
-    """Stands in for `azure.identity` and `google.auth`: hands out tokens or raises."""
+    """Replaces `azure.identity` and `google.auth`: returns tokens or raises."""
 
     def __init__(self) -> None:
         self.token = "token-1"
@@ -439,7 +439,7 @@ class Vault:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A provider of somebody else, as pip would install it."""
+    """A provider of a third party, as pip would install it."""
     (tmp_path / "vault_for_tests.py").write_text(THIRD_PARTY, encoding="utf-8")
     metadata = tmp_path / "vault_for_tests-1.0.dist-info"
     metadata.mkdir()

@@ -1,4 +1,4 @@
-"""A deadline that does not swallow a cancellation."""
+"""Waiting with a deadline does not swallow a cancellation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from django_sockets.deadlines import with_deadline
 
 
-async def test_a_cancellation_beside_the_result_is_not_lost() -> None:
-    """Closing a broker would wait for ever for a task that it has cancelled."""
+async def test_a_cancellation_together_with_the_result_is_not_lost() -> None:
+    """Otherwise closing a broker would wait forever for a task that it has cancelled."""
     result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(with_deadline(10, result))
     await asyncio.sleep(0)

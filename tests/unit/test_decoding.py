@@ -1,4 +1,4 @@
-"""A frame holds the event loop no longer than its length allows, whatever is in it."""
+"""The time to decode a frame depends on its length, not on its content."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ TYPED: dict[str, tuple[Any, str]] = {
 
 
 def seconds(call: Callable[[str], Any], text: str) -> float:
-    """Of the processor: others on the machine count for little."""
+    """CPU seconds, which other processes hardly change."""
     before = time.thread_time()
     with contextlib.suppress(ValueError, RecursionError):
         call(text)

@@ -1,4 +1,4 @@
-"""A coroutine that is begun by hand is to itself what it would be in a task of its own."""
+"""A coroutine that is started by hand behaves as in a task of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A socket that is served past its queue hears the same, in the same order, as one that is not."""
+"""A socket gets the same messages in the same order, with and without its queue."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ async def test_a_hole_in_a_burst_is_told_of_where_it_is() -> None:
 
 
 async def test_what_was_on_its_way_when_its_connection_ended_is_a_gap() -> None:
-    """Two connections hear the same while one takes over from the other."""
+    """Two connections receive the same while one takes over from the other."""
 
     class Other(Direct):
         def on_gap(self, channels: Any, reason: str) -> None:
@@ -210,7 +210,7 @@ async def test_what_was_on_its_way_when_its_connection_ended_is_a_gap() -> None:
 
 
 async def test_a_burst_to_very_many_leaves_the_loop_to_others_in_between() -> None:
-    """A handshake, a ping, a page: they are not to wait for the last delivery of a large burst."""
+    """A handshake, a ping or a page must not wait for the last delivery of a large burst."""
     async with open_hub("memory://direct-turns") as hub:
         sockets = await three(hub)
         batch = burst(*TEXTS * TURN_DELIVERIES)
@@ -224,7 +224,7 @@ async def test_a_burst_to_very_many_leaves_the_loop_to_others_in_between() -> No
 
 
 async def test_batches_of_two_servers_go_one_after_the_other() -> None:
-    """A channel that moves: what its new server sends may not overtake the last of the old one."""
+    """When a channel moves, its new server's messages must not overtake those of the old one."""
     async with open_hub("memory://direct-two") as hub:
         sockets = await three(hub)
         texts = [text.decode() for text in TEXTS * TURN_DELIVERIES]

@@ -1,4 +1,4 @@
-"""A burst harms nobody; a slow consumer is found out, and delays the others only briefly."""
+"""A burst has no effect; a slow consumer is detected and delays the others only briefly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Consumer:
-    """Takes what comes; `pause_seconds` for each."""
+    """Takes each item, with a pause of `pause_seconds`."""
 
     def __init__(self, box: Backlog, pause_seconds: float = 0) -> None:
         self.taken: list[Any] = []

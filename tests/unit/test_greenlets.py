@@ -1,4 +1,4 @@
-"""In a process whose threads gevent or eventlet has replaced: it works, or it says what to do."""
+"""Under gevent or eventlet, calls work or raise an error that says what to do."""
 
 from __future__ import annotations
 

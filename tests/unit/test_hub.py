@@ -1,4 +1,4 @@
-"""What subscribers of one hub do to each other: nothing."""
+"""The subscribers of one hub do not affect each other."""
 
 from __future__ import annotations
 

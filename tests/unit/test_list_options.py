@@ -1,4 +1,4 @@
-"""A text in place of a list is refused: its characters would be the entries, such as "*"."""
+"""List options refuse a string, whose characters would be the entries, such as "*"."""
 
 from __future__ import annotations
 

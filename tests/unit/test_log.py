@@ -1,4 +1,4 @@
-"""Trouble that comes a thousand times a second is said once, with the number of the rest."""
+"""A problem that occurs very often is logged once per interval, with the number of the others."""
 
 from __future__ import annotations
 

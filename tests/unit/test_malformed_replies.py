@@ -1,4 +1,4 @@
-"""A server that answers with nonsense for a while: everything works again once it is sane."""
+"""After a server has sent malformed replies for a while, everything works again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ CLUSTER = [
 
 
 class Sink(RecordingSink):
-    """Waits for the gap of a channel, whatever other channels it names."""
+    """Waits for a gap that names a channel, perhaps among others."""
 
     async def until_lost(self, channel: str) -> None:
         while not any(what == "lost" and channel in named for what, named, *_ in self.seen):
@@ -130,7 +130,7 @@ async def survived(scheme: str, stage: str, nonsense: bytes) -> None:
 
 
 class Clumsy(Sink):
-    """Raises what nobody expects, once for each way of being called."""
+    """Raises an unexpected error, once in each of its methods."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The bus inside one process under load: nobody waits in vain, and nothing is lost silently."""
+"""The bus inside one process under load: no call waits forever, and no loss is silent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django_sockets.testing.ledger import Ledger, listening
 
 
 class StuckSink(RecordingSink):
-    """Takes nothing until it is let go."""
+    """Accepts nothing until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

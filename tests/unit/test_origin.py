@@ -1,4 +1,4 @@
-"""Which pages may open a websocket where Django is not configured, and what is said of the rest."""
+"""The pages that may open a websocket without Django, and the log lines about the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever way a server's bytes arrive, its replies come out whole, in order, and bounded."""
+"""Replies are parsed completely, in order and within bounds, for any chunks of bytes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def read_too_slowly() -> None:
 
 
 async def closed_by_the_server() -> None:
-    """What came before the end is still told."""
+    """Replies before the end are still delivered."""
     async with connected() as (here, there, reader):
         here.take_over(reader, here.stream)  # type: ignore[attr-defined]
         there.write(b":1\r\n:2\r\n")

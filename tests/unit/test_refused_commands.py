@@ -1,4 +1,4 @@
-"""What a server refuses for a while is asked again: no check is switched off for good."""
+"""A command that a server refuses for a while is sent again: no check is switched off."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def for_each_refusal(case: Callable[[ScriptedServer, str], Awaitable[None]
 
 @contextlib.asynccontextmanager
 async def subscribed(url: str) -> AsyncIterator[tuple[Broker, Sink]]:
-    """A broker that hears what it publishes on ROOM."""
+    """A broker that receives its own messages on ROOM."""
     sink = Sink()
     broker = open_broker(url, sink)
     try:
@@ -79,7 +79,7 @@ async def subscribed(url: str) -> AsyncIterator[tuple[Broker, Sink]]:
 
 
 async def publishing(broker: Broker) -> str:
-    """Publish until that fails; returns why."""
+    """Publish until a publish fails; returns the reason."""
     for number in itertools.count():
         try:
             await broker.publish([ROOM], b"%d" % number)
@@ -158,7 +158,7 @@ async def test_a_refused_role_is_asked_again_by_subscribers() -> None:
 
 
 def no_probe(_: Conversation, command: list[bytes]) -> bytes | None:
-    """Refuse what would notice the rest without a run id."""
+    """Refuse the probe's channel, so that only the run id can show the change."""
     return error("NOPERM") if any(b":probe:" in name for name in command[1:]) else None
 
 
@@ -274,7 +274,7 @@ async def test_a_refused_look_at_the_commands_changes_nothing(server: ScriptedSe
 async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
     async def one(server: ScriptedServer, words: str) -> None:
         server.answers["PING"] = error(words)
-        if also:  # The names are gone all the same.
+        if also:  # The names are removed in any case.
             server.answers[also] = error("NOPERM")
         async with subscribed(url_of(server, scheme)) as (broker, sink):
             before = carrying(server)
@@ -283,7 +283,7 @@ async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
                 await asyncio.wait_for(broker.subscribe(others), 5)
                 await broker.unsubscribe(others)
             pings = server.answered["PING"]
-            # The keepalive would find a link dead whose unsubscribing is not answered.
+            # The keepalive would take a connection without a reply to UNSUBSCRIBE for dead.
             await asyncio.sleep(2 * DEAD_PEER_SECONDS)
             assert server.answered["PING"] > pings
             assert carrying(server) == before
@@ -297,7 +297,7 @@ async def test_a_refused_ping_is_an_answer(scheme: str, also: str) -> None:
 async def test_a_name_that_the_server_ends_by_itself_does_not_end_the_wait(
     server: ScriptedServer,
 ) -> None:
-    """As when a slot moves while its channel is given up."""
+    """This happens when a slot moves during an unsubscribe."""
 
     def moved(conversation: Conversation, command: list[bytes]) -> bytes:
         return push(b"sunsubscribe", command[1], 0) + error("MOVED 1 127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Messages to a cluster keep their order while servers come and go beside them."""
+"""Messages to a cluster keep their order while its servers change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = b"p:{room}"
 
 
 class Server:
-    """Takes every message, once it lets a connection through.
+    """Accepts every message, after it accepts a connection.
 
     Attributes:
         taken: payloads, in the order in which they came.
@@ -97,7 +97,7 @@ async def world() -> AsyncIterator[World]:
 
 
 async def test_what_waits_for_a_server_that_is_gone_goes_to_its_successor(world: World) -> None:
-    """Not after the connect timeout: a publisher would be silent for as long."""
+    """They must not wait for the connect timeout, during which a publisher could send nothing."""
     calls = [world.send(b"1"), world.send(b"2")]
     await asyncio.sleep(0)
     assert world.asked, "nobody looked for the successor"
@@ -111,7 +111,7 @@ async def test_what_waits_for_a_server_that_is_gone_goes_to_its_successor(world:
 
 
 async def test_what_waits_and_has_no_other_server_goes_on_waiting(world: World) -> None:
-    """Another slot of the same server has moved: no reason to fail this one."""
+    """A moved slot of the same server must not fail the messages of other slots."""
     world.second = world.first
     call = world.send(b"1")
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Sentinels that do not agree: the newest configuration counts, and nothing leads back."""
+"""If sentinels disagree, the newest configuration counts, and no older one is used again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Sentinel:
         self.epoch, self.primary, self.listed = epoch, primary, listed
 
     def announce(self, former: Address, new: Address) -> None:
-        """Tell those who listen."""
+        """Publish the switch to the subscribers."""
         words = f"main {former.host} {former.port} {new.host} {new.port}".encode()
         for listener in self._listeners:
             listener.say([b"message", b"+switch-master", words])
@@ -160,7 +160,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_the_leader_of_an_election_lists_the_former_primary_for_a_while(
     servers: Servers,
 ) -> None:
-    """That one may have woken up, and take what is published and never tell the others."""
+    """The former primary may be up again and accept messages that others never get."""
     servers.first.learn(2, NEW, listed=OLD)
     servers.second.learn(2, NEW)
     servers.third.learn(1, OLD)
@@ -178,7 +178,7 @@ async def test_there_is_no_way_back_while_the_one_who_knows_takes_its_time(
 
 
 async def test_one_who_is_gone_does_not_count(servers: Servers) -> None:
-    """Else what it said last would hold for ever, even if the others are set up anew."""
+    """Otherwise its last answer would count forever, even if the others are set up again."""
     servers.first.learn(2, NEW)
     assert await servers.taken_by() == NEW
     servers.first.die()
@@ -198,7 +198,7 @@ async def test_a_connect_to_a_frozen_primary_ends_when_another_one_is_named(
 
 
 async def test_a_service_that_is_set_up_anew_is_followed(servers: Servers) -> None:
-    """SENTINEL REMOVE and MONITOR begin to count from nothing."""
+    """After SENTINEL REMOVE and MONITOR, the epoch starts at zero."""
     servers.tell_all(7, OLD)
     assert await servers.taken_by() == OLD
     servers.tell_all(0, NEW)
@@ -215,7 +215,7 @@ async def test_a_switch_is_followed_when_it_is_heard(servers: Servers) -> None:
 
 
 async def test_old_news_of_a_switch_leads_nowhere(servers: Servers) -> None:
-    """A sentinel that was held up tells of the election before the last one."""
+    """A delayed sentinel reports the election before the last one."""
     servers.tell_all(3, OLD)
     assert await servers.taken_by() == OLD
     servers.third.learn(2, NEW)
@@ -229,7 +229,7 @@ async def test_old_news_of_a_switch_leads_nowhere(servers: Servers) -> None:
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_switch_in_the_moment_of_the_connection(servers: Servers, turns: int) -> None:
-    """However many turns of the event loop lie between them, the former primary is not used."""
+    """The former primary is not used, for any number of loop turns in between."""
     loop = asyncio.get_running_loop()
 
     def switch(turns: int) -> None:

@@ -1,4 +1,4 @@
-"""The tracker tells of every hole; a gap covers what was published before it; memory is bounded."""
+"""The tracker finds every hole, gaps cover earlier messages only, and its memory is bounded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_was_published_before_a_gap_is_covered_by_it() -> None:
 
 
 def test_a_gap_before_the_last_message_covers_no_hole_after_it() -> None:
-    """However old the lost message is: a gap stands between what surrounds the hole."""
+    """The age of the lost message does not matter: the gap must be at the hole."""
     tracker, p = new_tracker(), Published(b"p")
     first, lost, third = p.at_time(1), p.at_time(1.1), p.at_time(1.2)
     del lost
@@ -134,7 +134,7 @@ def test_a_gap_covers_the_first_message_of_a_new_publisher() -> None:
 
 
 def test_a_message_of_this_process_is_dated_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it took to arrive: a busy loop causes no gap that nobody needs."""
+    """A message that was delayed by a busy loop must not cause a gap."""
     now = [9.9]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     tracker, publisher = new_tracker(subscribed_at=10), Publisher()

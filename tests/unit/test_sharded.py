@@ -1,4 +1,4 @@
-"""Which host a channel is on, and how several hosts are one broker."""
+"""The name of a channel selects its host, and several hosts work as one broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANNELS = [f"room:{number}" for number in range(4000)]
 
 
 class Host:
-    """A host that the test answers for.
+    """A host whose replies the test controls.
 
     Attributes:
         published: payloads with their channels, in the order of the calls.

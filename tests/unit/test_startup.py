@@ -1,4 +1,4 @@
-"""What the log says at start: the broker, and that memory:// does not span worker processes."""
+"""The log names the broker at start, and warns of memory:// with several worker processes."""
 
 from __future__ import annotations
 

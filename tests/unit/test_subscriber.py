@@ -1,4 +1,4 @@
-"""What the reader makes of a stream that arrives in one piece, or not as expected."""
+"""The reader of a connection handles large, partial and unexpected input."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ async def test_callers_that_follow_each_other_are_one_command(
 async def test_a_caller_is_not_kept_waiting_by_others_that_go_on_coming(
     broker: ScriptedBroker,
 ) -> None:
-    """However many connections come, one for each turn of the loop: the first are served."""
+    """With a new caller in each turn of the loop, the first callers are still served."""
     link = await broker.subscribed("a")
     calls = []
     while not link.written and len(calls) < 10_000:
@@ -348,7 +348,7 @@ async def test_a_node_waits_while_something_is_wanted_and_no_longer(
 async def test_news_of_another_server_ends_the_pause_between_attempts(
     broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sentinels name a new primary: it is not left alone until a pause for the old one is over."""
+    """If sentinels name a new primary, the pause for the old one ends."""
     monkeypatch.setattr(Backoff, "FIRST_SECONDS", 3600.0)
     monkeypatch.setattr(Backoff, "CAP_SECONDS", 3600.0)
     link = await broker.subscribed("a")
@@ -365,7 +365,7 @@ async def test_news_of_another_server_ends_the_pause_between_attempts(
 async def test_after_a_link_that_carried_something_there_is_no_pause(
     broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that is cut now and then is made anew at once, each time."""
+    """A connection that is cut now and then is opened again at once, each time."""
     monkeypatch.setattr(Backoff, "FIRST_SECONDS", 1000.0)
     monkeypatch.setattr(Backoff, "CAP_SECONDS", 1000.0)
     link = await broker.subscribed("a")
@@ -403,7 +403,7 @@ async def test_a_link_that_came_too_late_for_its_caller_is_replaced_for_the_next
 
 
 async def test_a_server_is_not_given_up_while_its_messages_are_still_handed_out() -> None:
-    """A burst to very many sockets takes longer than a PING may: nobody reads the answer then."""
+    """A burst to very many sockets takes longer than a PING may, and blocks the reply."""
     going = asyncio.Event()
 
     class Slow(RecordingSink):
@@ -432,7 +432,7 @@ async def test_a_server_is_not_given_up_while_its_messages_are_still_handed_out(
 async def test_the_old_link_has_its_say_before_the_new_one(
     broker: ScriptedBroker, sink: RecordingSink
 ) -> None:
-    """What both have heard comes twice here, and is dropped by the hub."""
+    """Messages that arrived on both are repeated here; the hub drops them."""
     old = await broker.subscribed("a", "b")
     rotation = broker.rotate()
     new = await broker.successor("a", "b")
@@ -533,7 +533,7 @@ async def test_a_new_link_that_is_lost_takes_only_with_it_what_nobody_else_carri
     assert seen(sink) == [*told, ("a", b"4")]
 
 
-async def test_whoever_leaves_and_comes_back_during_a_takeover(
+async def test_a_channel_that_is_left_and_wanted_again_during_a_takeover(
     broker: ScriptedBroker, sink: RecordingSink
 ) -> None:
     old = await broker.subscribed("a", "b", "c")
@@ -555,7 +555,7 @@ async def test_whoever_leaves_and_comes_back_during_a_takeover(
 
 
 async def test_a_change_of_mind_leaves_nothing_to_wait_for(broker: ScriptedBroker) -> None:
-    """A connection that takes over goes on also if the last thing asked of it was taken back."""
+    """A connection takes over even if its last subscription was withdrawn."""
     await broker.subscribed("a")
     grants = broker._node._subscriber.state
     grants.unwant(b"django_sockets:{a}")
@@ -655,7 +655,7 @@ async def test_a_wrong_server_is_left_by_the_connection_that_takes_over_too(
     [
         ("1", "1", False),
         ("1", "2", True),
-        ("1", "", True),  # Its server would not tell, and the other one did.
+        ("1", "", True),  # Its server did not allow the question, and the other one did.
         ("", "2", False),
         ("", "", False),
     ],

@@ -1,4 +1,4 @@
-"""Long-lived work that raises what nobody expects."""
+"""Long-lived tasks continue after an unexpected exception."""
 
 from __future__ import annotations
 

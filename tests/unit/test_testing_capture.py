@@ -1,4 +1,4 @@
-"""What a developer learns from `capture_broadcasts` about the broadcasts of the code under test."""
+"""`capture_broadcasts` shows a developer the broadcasts of the code under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clusters of the test kit fail as clusters do, and are whole again for the next test."""
+"""The clusters of the test kit fail as real clusters do, and are restored for the next test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cluster(restored_valkey_cluster: CacheCluster) -> CacheCluster:
 
 
 def shape(cluster: CacheCluster) -> list[Any]:
-    """Every node's slots, and whom it follows."""
+    """The slots of every node, and the primary that it replicates."""
     followed = {
         replica.port: primary.port
         for primary in cluster.primaries()

@@ -1,4 +1,4 @@
-"""The controls of the fault tests do to several servers what they do to one."""
+"""The controls of the fault tests act on several servers as on one."""
 
 from __future__ import annotations
 

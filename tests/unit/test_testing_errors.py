@@ -1,4 +1,4 @@
-"""What the application's own code raises reaches the test that drives it."""
+"""Errors of an application's code are raised in the test that runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Applications can try what happens to them when a cache fails, without a cache."""
+"""Applications can test a failing cache without a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checker of deliveries that lets a loss pass proves nothing: each kind is shown to it once."""
+"""The checker of deliveries finds every kind of loss."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_each_channel_and_each_publisher_needs_a_gap_of_its_own_time() -> None:
 
 
 async def test_a_gap_counts_from_when_the_reader_has_it_not_from_when_it_was_queued() -> None:
-    """A reader that is late with the gap fetches what was published meanwhile."""
+    """A reader that gets the gap late also fetches the messages published in between."""
     faults, ledger = Faults(), Ledger()
     async with open_hub(faults.around("memory://late")) as hub, hub.subscribe("room") as events:
         faults.gap()

@@ -1,4 +1,4 @@
-"""The server for tests with real browsers: it starts, serves, and is gone."""
+"""The server for tests with real browsers starts, serves and stops."""
 
 from __future__ import annotations
 

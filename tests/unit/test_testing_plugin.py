@@ -1,4 +1,4 @@
-"""The pytest plugin in projects of others: with each async plugin, and where nobody uses it."""
+"""The pytest plugin works in other projects, with each async plugin and without use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy of the test kit does to a connection what fault tests say it does."""
+"""The proxy of the test kit affects connections as the fault tests expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentinel set of the test kit promotes, and is whole again for the next test."""
+"""The sentinel set of the test kit promotes a replica, and is restored for the next test."""
 
 from __future__ import annotations
 

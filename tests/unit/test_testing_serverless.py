@@ -1,4 +1,4 @@
-"""The serverless cache of the test kit refuses what such a service refuses, and no more."""
+"""The serverless emulation refuses the commands that such a service refuses, and no others."""
 
 from __future__ import annotations
 

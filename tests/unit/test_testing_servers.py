@@ -1,4 +1,4 @@
-"""The servers of the test kit come up, fail and come back as fault tests rely on."""
+"""The servers of the test kit start, fail and restart as the fault tests expect."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_paused_server_can_be_ended(fresh_valkey_server: CacheServer, end: str
 def test_a_server_may_be_killed_at_the_moment_it_is_paused(
     fresh_valkey_server: CacheServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Faults are made from several threads: neither may fail because of the other."""
+    """Several threads cause faults at the same time. Neither may fail because of the other."""
     wait = os.waitpid
 
     def too_late(pid: int, options: int) -> tuple[int, int]:
@@ -273,7 +273,7 @@ print(server.pid, server.directory, flush=True)
 
 
 def ends(pid: int) -> bool:
-    """Whether the process has ended or does so soon. Nobody may have reaped it yet."""
+    """Whether the process has ended or ends soon. It may still be a zombie."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -89,8 +89,8 @@ def test_an_encrypted_key_without_a_password(tmp_path: Path, scheme: str, form: 
         open_broker(text)
 
 
-def test_nobody_is_asked_on_the_terminal(tmp_path: Path) -> None:
-    """OpenSSL asks on the controlling terminal, and holds the process until somebody answers."""
+def test_no_password_is_asked_for_on_the_terminal(tmp_path: Path) -> None:
+    """OpenSSL asks on the controlling terminal, and blocks the process until there is an answer."""
     text = f"rediss://h?{query(files(tmp_path, PASSWORD.encode(), FORMS[0]))}"
     code = f"from django_sockets import open_broker\nopen_broker({text!r})"
     primary, terminal = os.openpty()

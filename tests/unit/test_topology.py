@@ -1,4 +1,4 @@
-"""Where the servers of a cluster are, by what one of them says."""
+"""The addresses of the servers of a cluster, from the reply of one server."""
 
 from __future__ import annotations
 

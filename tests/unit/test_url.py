@@ -1,4 +1,4 @@
-"""A URL says everything; what is wrong in it is named, and a password is never repeated."""
+"""Errors name the wrong part of a URL and never repeat a password."""
 
 from __future__ import annotations
 

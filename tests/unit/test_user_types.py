@@ -1,4 +1,4 @@
-"""A user's class type-checks as it is written in the docs: `disconnect(self)` and the like."""
+"""Classes as the documentation shows them pass a type check, such as `disconnect(self)`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threads of `def` handlers: how many there are, who gets them, and what they survive."""
+"""The threads of `def` handlers: their number, their order, and errors in them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Limited:
 
 
 async def meeting(pool: WorkerPool, parties: int) -> None:
-    """Calls that are done only when so many run side by side."""
+    """Calls that return only when this number of them runs at the same time."""
     barrier = threading.Barrier(parties, timeout=20)
     await asyncio.gather(*(pool.run(barrier.wait) for _ in range(parties)))
 

@@ -13,7 +13,7 @@ from ...__main__ import add_commands, run
 
 
 class Command(BaseCommand):
-    help = "Look at the project's broker, publish to it, listen to it."
+    help = "Check the project's broker, publish to it, and print its messages."
     requires_system_checks = ()  # The commands report a wrong configuration themselves.
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -89,7 +89,7 @@ class ChatSocket(BaseSocketServer):
 
     def tell_others(self, kind):
         if self.room is not None:
-            with suppress(PublishError):  # With the broker down, nobody can be told.
+            with suppress(PublishError):  # If the broker is down, others cannot be informed.
                 self.broadcast(f"room:{self.room}", self.event(kind), exclude_self=True)
 
     def event(self, kind, **more):

@@ -34,7 +34,7 @@ class ChatSocket(BaseSocketServer):
 
     def disconnect(self):
         if self.name:
-            with suppress(PublishError):  # With the broker down, nobody can be told.
+            with suppress(PublishError):  # If the broker is down, others cannot be informed.
                 self.tell_all("left")
 
     def gap(self, channels, reason):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = "everybody knows this key: make one of your own"
+SECRET_KEY = "this key is public: use one of your own"
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 

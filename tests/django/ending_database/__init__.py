@@ -1,1 +1,1 @@
-"""A database engine for tests: SQLite that knows when its connection was ended from outside."""
+"""A database engine for tests: SQLite that notices when its connection was ended from outside."""

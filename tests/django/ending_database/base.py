@@ -1,4 +1,4 @@
-"""Django's SQLite calls every connection usable; a server's backend asks the server."""
+"""SQLite, with a check of the connection as the backends of database servers have it."""
 
 from __future__ import annotations
 

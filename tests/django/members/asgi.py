@@ -1,4 +1,4 @@
-"""Served by a process of its own."""
+"""The ASGI application, which runs in a separate process."""
 
 from django.core.asgi import get_asgi_application
 

@@ -1,11 +1,11 @@
-"""Ways to log in of the project's own."""
+"""The project's own authentication backends."""
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import BaseBackend, ModelBackend
 
 
 class Directory(BaseBackend):
-    """Finds its users by itself, and knows nothing of is_active."""
+    """Finds its users by itself, and ignores is_active."""
 
     def get_user(self, user_id):
         return get_user_model().objects.filter(pk=user_id).first()

@@ -1,4 +1,4 @@
-"""A project with a user model of its own, on a file of SQLite. MEMBERS_FOLDER holds its files."""
+"""A project with its own user model, on a file of SQLite. MEMBERS_FOLDER names the folder."""
 
 import os
 from pathlib import Path

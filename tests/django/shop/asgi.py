@@ -1,4 +1,4 @@
-"""One file for every server."""
+"""The one ASGI application for all servers."""
 
 import os
 

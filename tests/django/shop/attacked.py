@@ -1,4 +1,4 @@
-"""Sockets that are attacked over the wire, on every server."""
+"""Socket classes that tests attack over the network, on every server."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class Floats(Counting):
 
 
 class Working(BaseSocketServer):
-    """Is at work from the first frame on."""
+    """Its handler runs from the first frame on."""
 
     async def receive(self, data):
         await self.async_send("working")
@@ -40,14 +40,14 @@ class Plain(BaseSocketServer):
 
 
 class Slow(Plain):
-    """Needs a worker thread for a while before it lets anybody in."""
+    """Uses a worker thread for a while before it accepts a client."""
 
     def authorize(self):
         time.sleep(SLOW_SECONDS)
 
 
 class WithoutBroker(BaseSocketServer):
-    """Its broker is not there, and the URL has a password."""
+    """Its broker is down, and the URL has a password."""
 
     config = f"redis://app:{PASSWORD}@127.0.0.1:1?subscribe_timeout_seconds=0.2"
 

@@ -1,4 +1,4 @@
-"""What the shop keeps, and whom it tells."""
+"""The model of the shop, and the broadcasts of its changes."""
 
 from django.db import models
 from django.db.models.signals import post_save

@@ -1,4 +1,4 @@
-"""The application of asgi.py, with the static files left to whoever serves it."""
+"""The application of asgi.py without static files, which the server may add."""
 
 from django.core.asgi import get_asgi_application
 from django.urls import path

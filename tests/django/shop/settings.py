@@ -1,4 +1,4 @@
-"""Settings of a small shop, run in processes of its own; `SHOP_SETTINGS` (JSON) changes them."""
+"""Settings of a small shop in a separate process. `SHOP_SETTINGS` (JSON) changes them."""
 
 import json
 import os

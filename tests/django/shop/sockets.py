@@ -1,4 +1,4 @@
-"""The shop's one socket: an echo, a room and an end for every wish."""
+"""The socket class of the shop. It echoes, joins a room, and ends in each possible way."""
 
 from django_sockets.sockets import BaseSocketServer
 

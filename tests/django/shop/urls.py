@@ -1,4 +1,4 @@
-"""Addresses of the shop's pages."""
+"""The URLs of the pages."""
 
 from django.urls import path
 

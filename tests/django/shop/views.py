@@ -1,4 +1,4 @@
-"""The shop's pages: plain `def` views, as under WSGI."""
+"""The pages: plain `def` views, as under WSGI."""
 
 from django.db import transaction
 from django.http import HttpResponse

@@ -1,4 +1,4 @@
-"""pytest-django's ways to run a test; run by test_testkit_database.py in processes of its own."""
+"""Each fixture of pytest-django. test_testkit_database.py runs them in separate processes."""
 
 import pytest
 

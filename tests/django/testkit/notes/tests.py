@@ -1,4 +1,4 @@
-"""Each of Django's ways to run a test; run by test_testkit_database.py in processes of its own."""
+"""Each kind of test case of Django. test_testkit_database.py runs them in separate processes."""
 
 import json
 import threading
@@ -40,7 +40,7 @@ def drive_plainly(kind):
 
 
 class Ways:
-    """What a socket wrote is seen by the test, and undone after it."""
+    """The test sees what a socket has written, and it is rolled back after the test."""
 
     def setUp(self):
         assert texts() == [], "the test before was not rolled back"

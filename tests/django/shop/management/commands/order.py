@@ -1,4 +1,4 @@
-"""`manage.py order ITEM`: a command that saves something and ends."""
+"""`manage.py order ITEM`: a command that saves an order and ends."""
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
