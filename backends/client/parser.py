@@ -123,6 +123,33 @@ class Parser(asyncio.BufferedProtocol):
             self._arrived.clear()
             self._pause()
 
+    def parse_now(self, data: bytes) -> list[Any]:
+        """Parse bytes that were read in place of the transport; returns the complete replies.
+
+        For any thread, between `stop_reading` and `read_again`.
+
+        Raises:
+            ConnectionLost: the bytes are no replies.
+        """
+        self.received_bytes += len(data)
+        replies = list(self._parse([data]))
+        if self._lost is not None:
+            raise ConnectionLost(str(self._lost))
+        return replies
+
+    def stop_reading(self) -> bool:
+        """Stop reading from the network; False if received bytes have not been read by `read`."""
+        if self._arrived or self.partial_bytes or self._lost is not None or self._paused:
+            return False
+        self._pause()
+        return True
+
+    def read_again(self) -> None:
+        """Undo `stop_reading`."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
     # Called by the transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
