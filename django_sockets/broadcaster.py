@@ -24,7 +24,8 @@ class Broadcaster:
 
     The plain methods may be called from any thread. On a thread without a running event loop they
     wait for the result and raise its error; on one that runs a loop they are scheduled, in order,
-    and log a failure. The `async_` ones are the same calls for coroutines.
+    and log a failure. A broadcast of a signal handler that interrupts another broadcast of its
+    thread is scheduled, too. The `async_` ones are the same calls for coroutines.
 
     A subclass may name its own methods and attributes as it likes: the public names below and
     `_connection` are the only ones in use.
@@ -58,7 +59,7 @@ class Broadcaster:
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
             PublishError: it did not certainly reach the server.
-            CallError: the event loop did not do it in time.
+            CallError: the event loop or the server did not do it in time.
         """
         if not _publish_now(self, channel, data):
             self._connection.calls.plain(lambda: self.async_broadcast(channel, data))
