@@ -105,6 +105,15 @@ class FakeConnection:
         except driver.ConnectionError as exc:
             raise ConnectionLost(f"connection lost: {exc}") from exc
 
+    def thread_socket(self) -> None:
+        """There is no socket: the event loop publishes for all threads."""
+
+    def stop_reading(self) -> bool:
+        return False
+
+    def read_again(self) -> None:
+        pass
+
     def _check(self) -> None:
         if not self._open or not self._server.connected:
             self.abort()

@@ -16,6 +16,7 @@ from .client.base import ServerBroker
 from .client.commands import PLAIN, PubSubCommands
 from .client.connection import ConnectionLost, Opener
 from .client.connector import Connector
+from .client.direct import DirectPublisher
 from .client.driver_options import DRIVER_OPTIONS, database
 from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
@@ -62,6 +63,8 @@ class SingleNodeBroker(ServerBroker):
             max_age_seconds=max_age_seconds,
         )
         self._publisher = publisher or PipelinePublisher(self._node.pipeline, pubsub)
+        if publisher is None:
+            self.thread_publisher = DirectPublisher(url, self._node.pipeline, pubsub, self._name)
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""

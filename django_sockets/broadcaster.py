@@ -9,6 +9,7 @@ from .conf import Source, load_config
 from .redaction import frameless
 from .runtime.broadcaster_connection import BroadcasterConnection
 from .runtime.channel_api import Channels, channel_list
+from .runtime.sync_calls import running_loop
 
 __all__ = ["Broadcaster"]
 
@@ -23,7 +24,8 @@ class Broadcaster:
 
     The plain methods may be called from any thread. On a thread without a running event loop they
     wait for the result and raise its error; on one that runs a loop they are scheduled, in order,
-    and log a failure. The `async_` ones are the same calls for coroutines.
+    and log a failure. A broadcast of a signal handler that interrupts another broadcast of its
+    thread is scheduled, too. The `async_` ones are the same calls for coroutines.
 
     A subclass may name its own methods and attributes as it likes: the public names below and
     `_connection` are the only ones in use.
@@ -57,9 +59,10 @@ class Broadcaster:
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
             PublishError: it did not certainly reach the server.
-            CallError: the event loop did not do it in time.
+            CallError: the event loop or the server did not do it in time.
         """
-        self._connection.calls.plain(lambda: self.async_broadcast(channel, data))
+        if not _publish_now(self, channel, data):
+            self._connection.calls.plain(lambda: self.async_broadcast(channel, data))
 
     async def async_broadcast(self, channel: Channels, data: Any) -> None:
         """See `broadcast`."""
@@ -67,6 +70,11 @@ class Broadcaster:
 
     def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
         """`broadcast` to several channels."""
+        if running_loop() is None:  # On other threads the error of a wrong list is only logged.
+            channels = channel_list(channels)
+            own = getattr(self.async_broadcast_many, "__func__", None)
+            if own is _ASYNC_BROADCAST_MANY and _publish_now(self, channels, data):
+                return
         self._connection.calls.plain(lambda: self.async_broadcast_many(channels, data))
 
     async def async_broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
@@ -114,3 +122,13 @@ class Broadcaster:
     async def aclose(self) -> None:
         """Drop all subscriptions; the broadcaster can still publish."""
         await self._connection.aclose()
+
+
+def _publish_now(broadcaster: Broadcaster, channel: Channels, data: Any) -> bool:
+    """See `BroadcasterConnection.publish_now`. False for a subclass with its own methods."""
+    own = getattr(broadcaster.async_broadcast, "__func__", None)
+    return own is _ASYNC_BROADCAST and broadcaster._connection.publish_now(channel, data)
+
+
+_ASYNC_BROADCAST = Broadcaster.async_broadcast
+_ASYNC_BROADCAST_MANY = Broadcaster.async_broadcast_many

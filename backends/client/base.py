@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from ...broker import Limits
+from ...broker import Limits, ThreadPublisher
 from ...url import BrokerURL
 from .commands import server_name
 from .pipeline import NotSent, OutcomeUnknown
@@ -20,8 +20,13 @@ NAMES_KEPT = 4096
 
 
 class ServerBroker:
-    """The common part of a broker; a subclass sets `_publisher` and `_subscriptions`."""
+    """The common part of a broker; a subclass sets `_publisher` and `_subscriptions`.
 
+    Attributes:
+        thread_publisher: publishes on the calling thread; None if the broker cannot.
+    """
+
+    thread_publisher: ThreadPublisher | None = None
     _publisher: Publisher
     _subscriptions: Subscriptions
 

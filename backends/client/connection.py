@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from ...forks import abandon_in_child
 from .identity import Identity
 from .parser import ConnectionLost, Consumer, Parser, ReplyError, is_push, pack
+from .thread_socket import Lendable, ThreadSocket
 
 __all__ = [
     "Connection",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 
-class Connection(Protocol):
+class Connection(Lendable, Protocol):
     """The interface of a connection, as the pipeline and the subscriber use it.
 
     Attributes:
@@ -87,6 +89,7 @@ class ServerConnection:
         self.identity = Identity(peer=peer[0] if isinstance(peer, tuple) else "")
         self.held_seconds = 0.0
         self.held_since: float | None = None
+        self._thread_socket: ThreadSocket | None = None
         abandon_in_child(self)
 
     @property
@@ -113,17 +116,35 @@ class ServerConnection:
     def abort(self) -> None:
         self._writer.transport.abort()
 
+    def thread_socket(self) -> ThreadSocket | None:
+        """See `Lendable`. The caller closes it."""
+        if self.tls is not None or not hasattr(select, "poll"):
+            return None
+        sock = self._writer.get_extra_info("socket").dup()
+        sock.setblocking(False)
+        self._thread_socket = ThreadSocket(sock, self._parser.parse_now)
+        return self._thread_socket
+
+    def stop_reading(self) -> bool:
+        """See `Lendable`."""
+        transport = self._writer.transport
+        return transport.get_write_buffer_size() == 0 and self._parser.stop_reading()
+
+    def read_again(self) -> None:
+        """See `Lendable`."""
+        self._parser.read_again()
+
     def abandon(self) -> None:
         """Give up a connection inherited through fork, without closing the parent's socket.
 
         Closing it would remove the parent's descriptor from the epoll instance that both processes
         share. The descriptor is redirected to /dev/null, so that a later close does no harm.
         """
-        sock = self._writer.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, sock.fileno())
-            os.close(nowhere)
+        for sock in (self._writer.get_extra_info("socket"), self._thread_socket):
+            if sock is not None and sock.fileno() >= 0:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, sock.fileno())
+                os.close(nowhere)
 
 
 async def consume_by_reading(connection: Connection, consumer: Consumer) -> None:

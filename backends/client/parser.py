@@ -172,7 +172,7 @@ class Parser(asyncio.BufferedProtocol):
                 if self._replies is None:
                     if not self._chunks and not self._next_chunks():
                         self._pending = consumer.flush()
-                        if self._pending is None:
+                        if self._pending is None and self._lost is None:
                             return
                         break
                     self._replies = self._parse_chunk(self._chunks.pop())
@@ -197,7 +197,7 @@ class Parser(asyncio.BufferedProtocol):
             if self._pending is None:
                 self._replies = None
                 self._pending = consumer.flush()
-                if self._pending is None:
+                if self._pending is None and self._lost is None:
                     return
         except Exception as exc:
             self._failed(exc)
@@ -236,10 +236,36 @@ class Parser(asyncio.BufferedProtocol):
             self._chunks.clear()
             self._arrived.clear()
             self._pause()
-            self._wake()
         if replies:
             self.partial_bytes = 0
         return iter(replies)
+
+    def parse_now(self, data: bytes) -> list[Any]:
+        """Parse bytes that were read in place of the transport; returns the complete replies.
+
+        For any thread, between `stop_reading` and `read_again`.
+
+        Raises:
+            ConnectionLost: the bytes are no replies.
+        """
+        self.received_bytes += len(data)
+        replies = list(self._parse_chunk(data))
+        if self._lost is not None:
+            raise ConnectionLost(str(self._lost))
+        return replies
+
+    def stop_reading(self) -> bool:
+        """Stop reading from the network; False if received bytes have not been read by `read`."""
+        if self._arrived or self.partial_bytes or self._lost is not None or self._paused:
+            return False
+        self._pause()
+        return True
+
+    def read_again(self) -> None:
+        """Undo `stop_reading`."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     # Called by the transport
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,8 @@ from ...url import BrokerURL
 from .connection import Connection, ConnectionLost, Opener
 from .deadlines import LARGE_BYTES, first_of, ignore_result, keepalive
 from .identity import PRIMARY, Identity, IdentityCheck
+from .lending import Lending
+from .loan import Loan
 from .parser import is_push, pack
 from .supervision import Supervisor
 
@@ -68,6 +71,9 @@ class Pipeline(OfOneLoop):
         on_replica: called when the server has become a replica, which accepts messages but delivers
             them to its own subscribers only. It must call `reset`. With None, the role is not
             checked.
+
+    Attributes:
+        lending: lends the connection to threads.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Pipeline(OfOneLoop):
         self._abort_reason = ""
         self._timer: asyncio.TimerHandle | None = None
         self._patience_seconds = url.options.publish_timeout_seconds
+        self.lending = Lending(self._returned, self._patience_seconds)
         self._on_replica = on_replica
         self._identity_check = IdentityCheck()
         self._identified_at = -math.inf
@@ -114,7 +121,7 @@ class Pipeline(OfOneLoop):
     @property
     def busy(self) -> bool:
         """Whether a request is queued or waits for its reply."""
-        return bool(self._queued or self._written)
+        return bool(self._queued or self._written) or self.lending.loan is not None
 
     @property
     def waiting(self) -> bool:
@@ -184,24 +191,55 @@ class Pipeline(OfOneLoop):
         deadline = loop.time() + self._patience_seconds + size / SLOWEST_BYTES_PER_SECOND
         request = _Request(packed, size, count, loop.create_future(), deadline)
         self._queued.append(request)
-        if self._timer is not None and request.deadline < self._timer.when():
-            self._timer.cancel()  # It was set for a large request, which may have been answered.
-            self._timer = None
-        if self._timer is None:
-            self._timer = loop.call_at(request.deadline, self._expire)
+        self._expire_at(deadline)
         if self._connection is not None:
-            if not self._flush_due:
+            if self.lending.loan is not None:
+                self.lending.recall()
+            elif not self._flush_due:
                 self._flush_due = True
                 loop.call_soon(self._flush)
         elif self._task is None:
             self._task = loop.create_task(self._run(), name="django_sockets publisher")
         return request.future
 
+    def _expire_at(self, deadline: float) -> None:
+        if self._timer is not None and deadline < self._timer.when():
+            self._timer.cancel()  # It was set for a large request, which may have been answered.
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _returned(self, loan: Loan) -> None:
+        """The event loop has its connection back from the threads."""
+        if loan.problem:
+            self.reset(loan.problem)
+            return
+        if loan.unanswered:
+            # A thread gave up waiting; the replies must still be matched with its commands.
+            answer: asyncio.Future[list[Any]] = self._loop.create_future()
+            answer.add_done_callback(partial(self._answer, loan))
+            due_in_seconds = loan.due - time.monotonic()
+            deadline = self._loop.time() + due_in_seconds
+            self._written.append(_Request(b"", 0, loan.unanswered, answer, deadline))
+            self._expire_at(deadline)
+        self._flush()
+        if self._successor is not None and not self._written:
+            self._drained.set()
+
+    @staticmethod
+    def _answer(loan: Loan, answer: asyncio.Future[list[Any]]) -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            loan.fail(str(answer.exception()))
+        else:
+            loan.answer(answer.result())
+
     def _flush(self) -> None:
         """Write the requests queued during this turn of the event loop, in one write."""
         self._flush_due = False
         if self._connection is None or self._successor is not None or not self._queued:
             return
+        if self.lending.loan is not None:
+            return  # It is called again when the connection has been handed back.
         data = b"".join([request.packed for request in self._queued])
         try:
             self._connection.write(data)
@@ -260,6 +298,7 @@ class Pipeline(OfOneLoop):
         finally:
             self._connection = None
             connection.abort()
+            self.lending.lost(reason)
             lost, self._written = self._written, deque()
             for request in lost:
                 request.fail(OutcomeUnknown(reason))
@@ -279,7 +318,10 @@ class Pipeline(OfOneLoop):
             return
         # New requests wait until the old connection has answered those that were written.
         self._successor = connection
-        if not self._written:
+        self.lending.wanted = False
+        if self.lending.loan is not None:
+            self.lending.recall()
+        elif not self._written:
             self._drained.set()
 
     async def _drain(self) -> None:
@@ -317,8 +359,11 @@ class Pipeline(OfOneLoop):
                     written.popleft()
                     if not request.future.done():
                         request.future.set_result(request.replies)
-            if self._successor is not None and not written:
-                self._drained.set()
+            if not written:
+                if self._successor is not None:
+                    self._drained.set()
+                elif self.lending.wanted and not self._queued:
+                    self.lending.lend(connection)
 
     def _refuse_queued(self, error: ConnectError) -> None:
         self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)

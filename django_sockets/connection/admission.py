@@ -104,12 +104,12 @@ async def handle_connect(connection: Connection) -> None:
         return
     if delivery.queue is not None:
         outbox.seal()  # The hub must ask `on_delivery` until the hold is over.
-    known = dict(connection.tags) if connection.has_tags else {}
+    known = connection.copy_of_tags()
     try:
         try:
             await connection.call(socket.connect)
         finally:
-            if (connection.tags if connection.has_tags else {}) != known:
+            if connection.copy_of_tags() != known:
                 await connection.join_tags()
     except Exception as exc:
         await connection.failed(exc)

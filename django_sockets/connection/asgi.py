@@ -44,10 +44,10 @@ class AsgiApp:
         return _AsAsgi(connect)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not args and not kwargs:
-            return self
-        if "scope" in kwargs or args:
+        if args or "scope" in kwargs:
             return self._serve(*args, **kwargs)
+        if not kwargs:
+            return self
         raise TypeError(
             f"as_asgi() takes no arguments, but got {', '.join(kwargs)}: set them as attributes of "
             f"{self.socket_class.__name__}, or in its configure method"

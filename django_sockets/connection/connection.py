@@ -316,6 +316,10 @@ class Connection(HookCalls):
         """Whether it has a tag."""
         return bool(self._tags)
 
+    def copy_of_tags(self) -> dict[str, str] | None:
+        """The present tags; None if there is none, as for most sockets."""
+        return dict(self._tags) if self._tags else None
+
     async def join_tags(self) -> None:
         """Register the present tags, so that orders to close find the socket."""
         if self.is_alive and (self._tags or self._control is not None):

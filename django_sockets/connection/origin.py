@@ -15,7 +15,7 @@ import functools
 import ipaddress
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..conf import Site, django_site
@@ -56,20 +56,23 @@ def origin_problem(
         allowed_hosts: the names of this server, for where Django is not configured; none: every
             name that no foreign page can have.
     """
-    for name, value in (("allowed_origins", allowed), ("allowed_hosts", allowed_hosts)):
-        if isinstance(value, (str, bytes)):  # Set on a class after it was made.
-            return f"{name} is a text and no list"
+    if isinstance(allowed, (str, bytes)):  # Set on a class after it was made.
+        return "allowed_origins is a text and no list"
+    if isinstance(allowed_hosts, (str, bytes)):
+        return "allowed_hosts is a text and no list"
     if "*" in allowed:
         return None
-    origins, cookies = [], False
+    origins, hosts, cookies = [], [], False
     for name, value in scope.get("headers", ()):
-        if len(name) != 6:  # As most: neither of the two.
-            continue
-        header = name.lower()
-        if header == b"origin":
-            origins.append(bytes(value))
-        elif header == b"cookie":
-            cookies = True
+        size = len(name)
+        if size == 6:
+            header = name.lower()
+            if header == b"origin":
+                origins.append(bytes(value))
+            elif header == b"cookie":
+                cookies = True
+        elif size == 4 and name.lower() == b"host":
+            hosts.append(bytes(value))
     if not origins:
         return "cookies without an Origin header" if cookies else None
     if len(origins) > 1:
@@ -77,16 +80,15 @@ def origin_problem(
     origin = origins[0].decode("latin-1")
     if origin in allowed:  # As it is written: the origin of an app may be of any scheme.
         return None
-    site = django_site(scope) or _own_site(scope, allowed_hosts)
+    site = django_site(scope) or _own_site(scope, hosts, allowed_hosts)
     if origin in site.trusted:
         return None
     wanted = _parts(origin)
     if wanted is None:
         return f"Origin {shown(origin)} is no origin of a web page; {_remedy(site)}"
-    if site.host is not None and any(
-        wanted == _parts(f"{scheme}://{site.host}") for scheme in site.schemes
-    ):
-        return None
+    for scheme in site.schemes if site.host is not None else ():
+        if wanted == _parts(f"{scheme}://{site.host}"):
+            return None
     if any(_matches(wanted, pattern) for pattern in (*site.trusted, *allowed)):
         return None
     return _difference(origin, wanted, site)
@@ -109,24 +111,34 @@ def _remedy(site: Site) -> str:
     return f"add it to {where} if it is yours"
 
 
-def _own_site(scope: Mapping[str, Any], allowed_hosts: Collection[str]) -> Site:
+def _own_site(
+    scope: Mapping[str, Any], hosts: Sequence[bytes], allowed_hosts: Collection[str]
+) -> Site:
     """By the header Host, if a foreign page cannot have made the browser send it.
 
     A page of evil.example may have that name lead to this server once it is loaded (DNS rebinding):
     then Origin and Host are the same, and neither is ours.
     """
     schemes = _SCHEMES.get(scope.get("scheme") or "", _UNKNOWN)
-    hosts = [bytes(value) for name, value in scope.get("headers", ()) if name.lower() == b"host"]
     if len(hosts) != 1:
         return Site(schemes, None, problem=f"there are {len(hosts)} Host headers")
     host = hosts[0].decode("latin-1")
-    found = _AUTHORITY.fullmatch(host)
-    if found is None or not _is_port(found[2]):
+    name = _host_name(host)
+    if name is None:
         return Site(schemes, None, problem=f"Host {shown(host)} is no host")
-    if not _is_ours(found[1].lower().removesuffix("."), allowed_hosts):
+    if not _is_ours(name, allowed_hosts):
         problem = f"Host {shown(host)} is not in allowed_hosts; add it if it is yours"
         return Site(schemes, None, problem=problem)
     return Site(schemes, host)
+
+
+@functools.lru_cache(maxsize=256)  # As `_is_ipv4`.
+def _host_name(host: str) -> str | None:
+    """The name in a Host header; None if the header has another form."""
+    found = _AUTHORITY.fullmatch(host)
+    if found is None or not _is_port(found[2]):
+        return None
+    return found[1].lower().removesuffix(".")
 
 
 def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:

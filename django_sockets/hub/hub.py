@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 
-from ..broker import check_channel
+from ..broker import ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
@@ -24,7 +25,7 @@ from ..delivery.events import MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, PayloadTooLarge
+from ..errors import BrokerClosed, PayloadTooLarge, PublishError
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..overrides import channels_after_observers, publish_observers
@@ -58,6 +59,7 @@ class Hub:
         holds: the timer for broadcasts that wait for the end of `connect`.
         max_payload_bytes: the largest payload of `publish`.
         subscriptions: its local subscribers by channel. Read only.
+        threads: lets threads publish without the event loop; None if the broker cannot.
     """
 
     def __init__(self, config: Config) -> None:
@@ -73,7 +75,9 @@ class Hub:
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
         self.deliver_now = BatchDelivery(self, self.subscriptions.channels).deliver_now
+        self._count_lock = threading.Lock()
         self._broker = config.open_broker(config.url, self)
+        self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
@@ -118,13 +122,49 @@ class Hub:
             names = channels_after_observers(names, payload, is_text)
         if not names:
             return
+        if self.threads is not None and self.threads.lent:
+            self.threads.take_back()
         headers = self._publisher.headers(names, is_text, origin, compress)
         self.counters.published += len(names)
         try:
             await self._broker.publish(names, payload, headers)
         except Exception:
-            self.counters.publish_errors += 1
+            self._count_publish_error()
             raise
+
+    def publish_on_thread(
+        self, channels: str | Iterable[str], payload: bytes, is_text: bool, timeout_seconds: float
+    ) -> bool:
+        """On any thread: `publish` without the event loop, if the broker can at this moment.
+
+        Returns:
+            False if `publish` must do it; nothing was sent.
+
+        Raises:
+            ChannelError, PayloadTooLarge, PublishError: see `publish`.
+            NoReplyInTime: it is unknown whether the server accepted the message.
+        """
+        if self.threads is None or not self.threads.lent or publish_observers or self.closed:
+            return False
+        names = self.check_channels(channels)
+        if not names:
+            return True
+        if len(payload) > self.max_payload_bytes:
+            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
+
+        def headers() -> Sequence[bytes]:
+            self.counters.published += len(names)
+            return self._publisher.headers(names, is_text)
+
+        try:
+            return self.threads.publish_on_thread(names, payload, headers, timeout_seconds)
+        except PublishError:
+            self._count_publish_error()
+            raise
+
+    def _count_publish_error(self) -> None:
+        with self._count_lock:  # Threads publish, too.
+            self.counters.publish_errors += 1
 
     async def publish_control(self, payload: bytes) -> None:
         """Publish JSON text on the control channel, without observers.
@@ -134,13 +174,15 @@ class Hub:
         """
         if self.closed:
             raise BrokerClosed(self.config.url)
+        if self.threads is not None:
+            self.threads.take_back()
         self.counters.published += 1
         try:
             await self._broker.publish(
                 [CONTROL], payload, self._publisher.headers([CONTROL], is_text=True)
             )
         except Exception:
-            self.counters.publish_errors += 1
+            self._count_publish_error()
             raise
 
     def check_channels(self, channels: str | Iterable[str]) -> list[str]:

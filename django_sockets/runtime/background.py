@@ -128,4 +128,4 @@ async def through_hub(config: Config, operation: Callable[[Hub], Awaitable[None]
     if target is loop:
         await in_background()
     else:
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(in_background(), target))
+        await asyncio.wrap_future(target.schedule(in_background()))

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import logging
+import threading
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ..errors import CallError
 from ..log import LogThrottle, whereabouts
 from ..os_threads import waiting
 from ..url import BrokerOptions
 from .interpreter_exit import finish_before_exit
+from .thread_safe_loop import BackgroundLoop
 
 __all__ = ["Calls", "Operation", "running_loop"]
 
@@ -29,6 +32,7 @@ _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 T = TypeVar("T")
 Operation = Callable[[], Coroutine[Any, Any, T]]
 
+NOT_RUNNING = "the event loop of this object is not running any more"
 MAX_SCHEDULED = 1024
 """The most scheduled calls of one object that may be pending."""
 
@@ -36,6 +40,52 @@ MAX_SCHEDULED = 1024
 _inside: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
     "django_sockets_inside", default=frozenset()
 )
+
+
+class _Handover(Generic[T]):
+    """A call of a thread that waits, on its way to an event loop and back.
+
+    It is not a `concurrent.futures.Future`: a signal handler may interrupt a thread that holds the
+    lock of its future. The event loop would then wait for that lock, and a call of the handler for
+    the event loop. Here neither holds a lock that the other waits for.
+
+    Attributes:
+        done: released when `result` or `error` is set.
+    """
+
+    __slots__ = ("_cancelled", "_coroutine", "_loop", "_task", "done", "error", "result")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._cancelled = False
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def begin(self) -> None:
+        """On the event loop: start the call."""
+        if not self._cancelled:
+            self._task = self._loop.create_task(self._coroutine)
+            self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """On the event loop, or before `begin` was scheduled: end the call."""
+        self._cancelled = True
+        if self._task is None:
+            self._coroutine.close()
+        else:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.error = CallError("the event loop stopped before the call was done")
+        else:
+            self.error = task.exception()
+            self.result = task.result() if self.error is None else None
+        self.done.release()
 
 
 class Calls:
@@ -46,11 +96,11 @@ class Calls:
         timeout_seconds: how long a plain call waits.
     """
 
-    __slots__ = ("_scheduled", "_tail", "_timeout_seconds", "home")
+    __slots__ = ("_scheduled", "_tail", "home", "timeout_seconds")
 
     def __init__(self, home: asyncio.AbstractEventLoop, timeout_seconds: float) -> None:
         self.home = home
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._tail: asyncio.Future[None] | None = None
         self._scheduled: set[object] | None = None
 
@@ -81,10 +131,14 @@ class Calls:
             task.add_done_callback(lambda _: self._done(mine))
             self._watch(task)
         else:
-            future = self._submit(operation)
-            finish_before_exit(future)
-            self._watch(future)
+            self.schedule(operation)
         return None
+
+    def schedule(self, operation: Operation[Any]) -> None:
+        """From outside the home loop: run `operation` there without waiting for it."""
+        future = self._submit(operation)
+        finish_before_exit(future)
+        self._watch(future)
 
     @property
     def scheduled(self) -> bool:
@@ -99,30 +153,40 @@ class Calls:
         return operation() if self._tail is None else self._in_order(operation)
 
     def _wait(self, operation: Operation[T]) -> T:
-        future = self._submit(operation)
+        self._check_running()
+        handover = _Handover(self.home, self._in_order(operation))
         try:
-            with waiting():
-                return future.result(self._timeout_seconds)
-        except concurrent.futures.CancelledError:
-            raise CallError("the event loop stopped before the call was done") from None
-        except concurrent.futures.TimeoutError:
-            if future.done():
-                raise  # The operation itself raised TimeoutError.
-            future.cancel()
+            self.home.call_soon_threadsafe(handover.begin)
+        except RuntimeError:
+            handover.cancel()
+            raise CallError(NOT_RUNNING) from None
+        with waiting():
+            done = handover.done.acquire(timeout=self.timeout_seconds)
+        if not done:
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                self.home.call_soon_threadsafe(handover.cancel)
             raise CallError(
-                f"the event loop did not finish the call within {self._timeout_seconds:g} s "
+                f"the event loop did not finish the call within {self.timeout_seconds:g} s "
                 "(setting sync_call_timeout_seconds); is it blocked?"
-            ) from None
+            )
+        if handover.error is not None:
+            raise handover.error
+        return cast("T", handover.result)
+
+    def _check_running(self) -> None:
+        if self.home.is_closed() or not self.home.is_running():
+            raise CallError(NOT_RUNNING)
 
     def _submit(self, operation: Operation[T]) -> concurrent.futures.Future[T]:
-        if self.home.is_closed() or not self.home.is_running():
-            raise CallError("the event loop of this object is not running any more")
+        self._check_running()
         coroutine = self._in_order(operation)
         try:
+            if isinstance(self.home, BackgroundLoop):
+                return self.home.schedule(coroutine)
             return asyncio.run_coroutine_threadsafe(coroutine, self.home)
         except RuntimeError:
             coroutine.close()
-            raise CallError("the event loop of this object is not running any more") from None
+            raise CallError(NOT_RUNNING) from None
 
     def _ticket(self) -> tuple[asyncio.Future[None] | None, asyncio.Future[None]]:
         """A place at the end of the queue: the future to wait for, and the future of this call."""

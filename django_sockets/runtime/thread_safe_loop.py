@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from ..os_threads import OsThread, original, replaced_by
 
 __all__ = ["BackgroundLoop", "run_loop"]
 
 logger = logging.getLogger("django_sockets")
+
+T = TypeVar("T")
 
 RESUME_SECONDS = 0.1
 """Pause before a loop resumes when an exception has stopped it twice within a second: a cause that
@@ -34,6 +37,8 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
     Attributes:
         owner: identifier of the thread that runs the loop; None before it runs.
         ends: True when the interpreter exits. Until then a loop that was stopped is run again.
+        not_begun: one object for each call that another thread has scheduled without waiting for
+            it, until the call has begun. Such a call comes before all later ones.
     """
 
     owner: int | None = None
@@ -41,6 +46,7 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._greenlets = replaced_by() == "gevent"
+        self.not_begun: set[object] = set()
         super().__init__(original("selectors", "DefaultSelector")() if self._greenlets else None)
 
     def call_soon(  # type: ignore[override]
@@ -49,6 +55,26 @@ class BackgroundLoop(asyncio.SelectorEventLoop):
         if self.owner is not None and threading.get_ident() != self.owner:
             return self.call_soon_threadsafe(callback, *args, context=context)
         return super().call_soon(callback, *args, context=context)
+
+    def schedule(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """`asyncio.run_coroutine_threadsafe`, noted in `not_begun`."""
+        call = object()
+        self.not_begun.add(call)
+
+        async def noted() -> T:
+            # This callback runs after the first step of the coroutine, which puts it in order.
+            self.call_soon(self.not_begun.discard, call)
+            return await coroutine
+
+        scheduled = noted()
+        try:
+            future = asyncio.run_coroutine_threadsafe(scheduled, self)
+        except RuntimeError:
+            scheduled.close()
+            self.not_begun.discard(call)
+            raise
+        future.add_done_callback(lambda _: self.not_begun.discard(call))
+        return future
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Any, *args: Any
