@@ -107,7 +107,7 @@ class Config:
 
     url: BrokerURL
     settings: Settings = Settings()
-    open_broker: BrokerFactory = open_broker
+    open_broker: BrokerFactory = dataclasses.field(default=open_broker, repr=False)
 
     def __hash__(self) -> int:
         return self._hash  # Cached: each broadcast looks up its hub, and there are many options.

@@ -230,9 +230,7 @@ class Parser(asyncio.BufferedProtocol):
             while (reply := gets()) is not _INCOMPLETE:
                 replies.append(reply)
         except Exception as exc:
-            # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
-            problem = str(exc) or type(exc).__name__
-            self._lost = ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
+            self._lost = _not_a_reply(exc)
             self._chunks.clear()
             self._arrived.clear()
             self._pause()
@@ -249,9 +247,17 @@ class Parser(asyncio.BufferedProtocol):
             ConnectionLost: the bytes are no replies.
         """
         self.received_bytes += len(data)
-        replies = list(self._parse_chunk(data))
-        if self._lost is not None:
-            raise ConnectionLost(str(self._lost))
+        self.partial_bytes += len(data)
+        gets = self._parser.gets
+        replies: list[Any] = []
+        try:
+            self._parser.feed(data)
+            while (reply := gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        except Exception as exc:
+            raise _not_a_reply(exc) from exc
+        if replies:
+            self.partial_bytes = 0
         return replies
 
     def stop_reading(self) -> bool:
@@ -328,6 +334,12 @@ class Parser(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _not_a_reply(exc: Exception) -> ConnectionLost:
+    # ProtocolError, MemoryError for a huge length, or TypeError for a list as a map's key.
+    problem = str(exc) or type(exc).__name__
+    return ConnectionLost(f"not a reply of a Redis or Valkey server: {problem}")
 
 
 _INCOMPLETE = object()
