@@ -34,7 +34,9 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\
 """What Chromium and Firefox offer."""
 CONNECTING_AT_ONCE = 64
 GIVE_UP_SECONDS = 60.0
-BULK_PAUSE_SECONDS = 0.01
+BULK_PAUSES_SECONDS = (0.01, 0.05)
+"""The shortest and the longest pause between reads. In between, it is a fiftieth of the time since
+the request: the end of a short burst is noticed soon, and a long one needs few reads."""
 BULK_END = 0.1
 """The share of the frames, at the end, that is read without pauses: the end is then noticed at
 once."""
@@ -183,12 +185,14 @@ class Connections:
         return len(before)
 
     def _receive(self, frames: int, seldom_until: int = 0) -> None:
-        deadline = time.monotonic() + GIVE_UP_SECONDS
+        started = time.monotonic()
+        shortest, longest = BULK_PAUSES_SECONDS
         while self._received < frames:
+            seconds = time.monotonic() - started
             if self._received < seldom_until:
-                time.sleep(BULK_PAUSE_SECONDS)
+                time.sleep(min(longest, max(shortest, seconds / 50)))
             self._read(1)
-            if time.monotonic() > deadline:
+            if seconds > GIVE_UP_SECONDS:
                 raise ClientError(f"received {self._received} of {frames} frames")
 
     def _read(self, seconds: float) -> list[Connection]:
