@@ -49,37 +49,46 @@ class Broadcaster:
 
     # Broadcasting
 
-    def broadcast(self, channel: Channels, data: Any) -> None:
-        """Send data to everybody who is subscribed to a channel, or to several channels.
+    def broadcast(self, channel: Channels, data: Any, *, compress: bool = True) -> None:
+        """Send data to all subscribers of one channel, or of several channels.
 
         Args:
             channel: one channel, or a list, tuple or set of them.
             data: anything with a JSON form, or bytes for a binary frame.
+            compress: False: the frames are not compressed; see `BaseSocketServer.broadcast`.
 
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
             PublishError: it did not certainly reach the server.
             CallError: the event loop or the server did not do it in time.
         """
-        if not _publish_now(self, channel, data):
-            self._connection.calls.plain(lambda: self.async_broadcast(channel, data))
+        if not _publish_now(self, channel, data, compress):
+            self._connection.calls.plain(
+                lambda: self.async_broadcast(channel, data, compress=compress)
+            )
 
-    async def async_broadcast(self, channel: Channels, data: Any) -> None:
+    async def async_broadcast(self, channel: Channels, data: Any, *, compress: bool = True) -> None:
         """See `broadcast`."""
-        await self._connection.broadcast(channel, data)
+        await self._connection.broadcast(channel, data, None, compress)
 
-    def broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
+    def broadcast_many(
+        self, channels: Iterable[str | int], data: Any, *, compress: bool = True
+    ) -> None:
         """`broadcast` to several channels."""
         if running_loop() is None:  # On other threads the error of a wrong list is only logged.
             channels = channel_list(channels)
             own = getattr(self.async_broadcast_many, "__func__", None)
-            if own is _ASYNC_BROADCAST_MANY and _publish_now(self, channels, data):
+            if own is _ASYNC_BROADCAST_MANY and _publish_now(self, channels, data, compress):
                 return
-        self._connection.calls.plain(lambda: self.async_broadcast_many(channels, data))
+        self._connection.calls.plain(
+            lambda: self.async_broadcast_many(channels, data, compress=compress)
+        )
 
-    async def async_broadcast_many(self, channels: Iterable[str | int], data: Any) -> None:
+    async def async_broadcast_many(
+        self, channels: Iterable[str | int], data: Any, *, compress: bool = True
+    ) -> None:
         """See `broadcast_many`."""
-        await self.async_broadcast(channel_list(channels), data)
+        await self.async_broadcast(channel_list(channels), data, compress=compress)
 
     # Subscribing
 
@@ -124,10 +133,10 @@ class Broadcaster:
         await self._connection.aclose()
 
 
-def _publish_now(broadcaster: Broadcaster, channel: Channels, data: Any) -> bool:
+def _publish_now(broadcaster: Broadcaster, channel: Channels, data: Any, compress: bool) -> bool:
     """See `BroadcasterConnection.publish_now`. False for a subclass with its own methods."""
     own = getattr(broadcaster.async_broadcast, "__func__", None)
-    return own is _ASYNC_BROADCAST and broadcaster._connection.publish_now(channel, data)
+    return own is _ASYNC_BROADCAST and broadcaster._connection.publish_now(channel, data, compress)
 
 
 _ASYNC_BROADCAST = Broadcaster.async_broadcast

@@ -30,7 +30,7 @@ class Lending:
     """
 
     def __init__(self, returned: Callable[[Loan], None], patience_seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = returned
         self._patience_seconds = patience_seconds
         self._connection: Lendable | None = None
@@ -40,6 +40,7 @@ class Lending:
 
     def lend(self, connection: Lendable) -> None:
         """Lend a connection on which no request is queued or waits for a reply."""
+        self._loop = asyncio.get_running_loop()
         if self._connection is not connection:
             self._connection = connection
             self._socket = connection.thread_socket()
@@ -75,7 +76,8 @@ class Lending:
 
     def _hand_back(self, loan: Loan) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._end, loan)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._end, loan)
         except RuntimeError:  # The event loop is closed.
             self._close(loan, loan.socket)
 
@@ -86,7 +88,8 @@ class Lending:
         self._connection.read_again()
         # The end of the connection may have arrived during the loan. The event loop reads before
         # the second of these callbacks, so that it does not write to a connection that has ended.
-        self._loop.call_soon(self._loop.call_soon, self._settle, loan)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._settle, loan)
 
     def _settle(self, loan: Loan) -> None:
         if loan is self.loan:

@@ -262,7 +262,13 @@ class Parser(asyncio.BufferedProtocol):
 
     def stop_reading(self) -> bool:
         """Stop reading from the network; False if received bytes have not been read by `read`."""
-        if self._arrived or self.partial_bytes or self._lost is not None or self._paused:
+        if (
+            self._arrived
+            or self._chunks
+            or self.partial_bytes
+            or self._lost is not None
+            or self._paused
+        ):
             return False
         self._pause()
         return True

@@ -135,8 +135,7 @@ class Connection(HookCalls):
             else {"hosts": socket.hosts}
         )
         frames = server_frames(socket.scope, self.asgi_send, socket.frames)
-        if frames is not None:
-            self.outbox.use_frames(frames, compress=socket.compress)
+        self.outbox.use_frames(frames, socket.compress)
         self.home = running_loop() or background_loop()
 
     def shared_hub(self) -> Hub:
@@ -205,14 +204,11 @@ class Connection(HookCalls):
 
     def send(self, data: Any, raw: bool, compress: bool = True) -> Awaitable[None]:
         """See `BaseSocketServer.send`. Await the result."""
-        socket = self.socket
         if raw:
-            if not isinstance(data, (str, bytes, bytearray, memoryview)):
-                raise EncodeError(f"raw=True sends str or bytes, not {type(data).__name__}")
             payload, is_text = _as_bytes(data)
-        elif socket.ws_encoder is not None:
-            payload, is_text = _as_bytes(socket.ws_encoder(data))
-            is_text = is_text and not socket.ws_encoder_is_bytes
+        elif self.socket.ws_encoder is not None:
+            payload, is_text = _as_bytes(self.socket.ws_encoder(data))
+            is_text = is_text and not self.socket.ws_encoder_is_bytes
         else:
             payload, is_text = encode(data)
         item = self.outbox.message(payload, is_text, compress)
@@ -371,10 +367,16 @@ async def _nothing() -> None:
     """The subscription of a connection that has ended."""
 
 
-def _as_bytes(data: str | bytes | bytearray | memoryview) -> tuple[bytes, bool]:
-    """The payload of a frame, and whether it is a text frame."""
-    if not isinstance(data, str):
+def _as_bytes(data: Any) -> tuple[bytes, bool]:
+    """The payload of a frame, and whether it is a text frame.
+
+    Raises:
+        EncodeError: the data is neither text nor bytes.
+    """
+    if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), False
+    if not isinstance(data, str):
+        raise EncodeError(f"a frame is made of str or bytes, not of {type(data).__name__}")
     try:
         return data.encode(), True
     except UnicodeEncodeError as exc:

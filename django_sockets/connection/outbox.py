@@ -84,11 +84,11 @@ class Outbox(SendQueue):
             self.send = send
         self.muted = False
 
-    def use_frames(self, frames: ServerFrames, *, compress: bool) -> None:
-        """Send messages as frames from now on."""
-        self.write = frames.write
-        self._drain = frames.drain
-        self.window_bits = frames.window_bits if compress else 0
+    def use_frames(self, frames: ServerFrames | None, compress: bool) -> None:
+        """Send messages as frames from now on, if the server takes them."""
+        if frames is not None:
+            self.write, self._drain, window_bits = frames
+            self.window_bits = window_bits if compress else 0
 
     # The methods of a send queue
 

@@ -14,7 +14,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence, Set
+from typing import Any
 
 from ..broker import ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
@@ -133,7 +134,13 @@ class Hub:
             raise
 
     def publish_on_thread(
-        self, channels: str | Iterable[str], payload: bytes, is_text: bool, timeout_seconds: float
+        self,
+        channels: str | Iterable[str],
+        payload: bytes,
+        is_text: bool,
+        timeout_seconds: float,
+        *,
+        compress: bool = True,
     ) -> bool:
         """On any thread: `publish` without the event loop, if the broker can at this moment.
 
@@ -154,7 +161,7 @@ class Hub:
 
         def headers() -> Sequence[bytes]:
             self.counters.published += len(names)
-            return self._publisher.headers(names, is_text)
+            return self._publisher.headers(names, is_text, None, compress)
 
         try:
             return self.threads.publish_on_thread(names, payload, headers, timeout_seconds)
@@ -226,14 +233,14 @@ class Hub:
         size = self._options.events_queue_size
         return size, self.max_payload_bytes, self.congestion, self.count_gap
 
-    async def add(
+    def add(
         self,
         subscriber: Subscriber,
         channels: str | Iterable[str],
         *,
         direct: SendQueue | None = None,
-    ) -> None:
-        """Subscribe a local subscriber. Returns when the server has acknowledged every channel.
+    ) -> Coroutine[Any, Any, None]:
+        """Subscribe a local subscriber, and await the server's acknowledgement of every channel.
 
         Args:
             channels: one name, or several.
@@ -243,7 +250,7 @@ class Hub:
             ChannelError, SubscribeError: the subscriber is on none of the new channels.
             BrokerClosed: after `aclose`.
         """
-        await self._add(subscriber, self.check_channels(channels), direct)
+        return self._add(subscriber, self.check_channels(channels), direct)
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""

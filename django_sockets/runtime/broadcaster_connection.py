@@ -59,7 +59,7 @@ class BroadcasterConnection(ChannelCalls):
             loop = background_loop()
         return self._calls_of(loop)
 
-    def publish_now(self, channel: Channels, data: Any) -> bool:
+    def publish_now(self, channel: Channels, data: Any, compress: bool = True) -> bool:
         """Publish on the calling thread and wait for the server, if the broker can do that.
 
         This saves the two thread switches of `Calls.plain`, which cost more than the publish.
@@ -86,16 +86,20 @@ class BroadcasterConnection(ChannelCalls):
         if len(payload) * len(names) > DIRECT_BYTES:
             return False
         if hub is not None and hub.threads is not None and hub.threads.busy_here:
-            calls.schedule(lambda: publish(self.config, names, payload, is_text=is_text))
+            calls.schedule(
+                partial(publish, self.config, names, payload, is_text=is_text, compress=compress)
+            )
             return True
         timeout_seconds = calls.timeout_seconds
         try:
             for _ in range(ATTEMPTS):
                 if hub is not None and hub.publish_on_thread(
-                    names, payload, is_text, timeout_seconds
+                    names, payload, is_text, timeout_seconds, compress=compress
                 ):
                     return True
-                if calls.plain(partial(self._publish_unless_lent, names, payload, is_text)):
+                if calls.plain(
+                    partial(self._publish_unless_lent, names, payload, is_text, compress)
+                ):
                     return True
         except NoReplyInTime:
             raise CallError(
@@ -104,7 +108,9 @@ class BroadcasterConnection(ChannelCalls):
             ) from None
         return False
 
-    async def _publish_unless_lent(self, names: list[str], payload: bytes, is_text: bool) -> bool:
+    async def _publish_unless_lent(
+        self, names: list[str], payload: bytes, is_text: bool, compress: bool
+    ) -> bool:
         """Publish on the event loop, and let later calls publish on their threads.
 
         Returns:
@@ -116,7 +122,7 @@ class BroadcasterConnection(ChannelCalls):
             if threads.lent:
                 return False
             threads.lend_soon()
-        await hub.publish(names, payload, is_text=is_text)
+        await hub.publish(names, payload, is_text=is_text, compress=compress)
         return True
 
     def _forget_ended(self) -> None:

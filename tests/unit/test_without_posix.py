@@ -89,7 +89,8 @@ PARTS = {
         for module in pkgutil.walk_packages(django_sockets.__path__, "django_sockets."):
             if module.name.split(".")[1] in ("integration", "middleware", "management"):
                 continue  # With Django, below.
-            if module.name not in ("django_sockets.__main__", "django_sockets.apps"):
+            # gunicorn itself needs POSIX.
+            if module.name.rpartition(".")[2] not in ("__main__", "apps", "gunicorn"):
                 importlib.import_module(module.name)
         print("well")
     """,
