@@ -14,10 +14,12 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
+from support.other_uvicorn import NotAvailable, folder_with
 from support.shop_process import MANAGE, environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)} | {"W016"}
+IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)}
+IDS |= {"W016", "W017", "I018", "I019"}
 
 
 def check(
@@ -344,3 +346,74 @@ def test_every_check_has_its_section_in_the_docs() -> None:
     assert set(re.findall(r"^## django_sockets\.(\w+)$", text, re.MULTILINE)) == IDS
     code = (ROOT / "django_sockets/integration/checks.py").read_text()
     assert set(re.findall(r'"([EWI]0\d\d)"', code)) == IDS
+
+
+EXCEPTIONS = "starlette.middleware.exceptions.ExceptionMiddleware"
+WRAPPING = """
+from django.core.asgi import get_asgi_application
+from django.urls import path
+from django_sockets.utils import ProtocolTypeRouter, URLRouter
+from shop.sockets import Counter
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+
+class Tracing:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def traced(event):
+            await send(event)
+
+        await self.app(scope, receive, traced)
+
+class Failing(Tracing):
+    async def __call__(self, scope, receive, send):
+        raise RuntimeError("it wants another scope")
+
+pages = get_asgi_application()
+inner = ExceptionMiddleware(Counter.as_asgi)
+sockets = URLRouter([path("ws/<room>/", inner), path("plain/", Counter.as_asgi)])
+application = Failing(CORSMiddleware(ProtocolTypeRouter({
+    "http": Tracing(pages), "websocket": %s,
+}), allow_origins=["*"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("websocket", "wrappers"),
+    [
+        (
+            "Tracing(sockets)",
+            {"wrapping.Tracing", EXCEPTIONS},
+        ),
+        ("sockets", {EXCEPTIONS}),
+        ("URLRouter([path('', Counter.as_asgi)])", set()),
+    ],
+)
+def test_middleware_that_replaces_send_is_named(
+    tmp_path: Path, websocket: str, wrappers: set[str]
+) -> None:
+    (tmp_path / "wrapping.py").write_text(WRAPPING % websocket)
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "tests" / "django")])
+    settings = {"ASGI_APPLICATION": "wrapping.application"}
+    printed, found = check("--deploy", settings=settings, PYTHONPATH=path)
+    said = set(re.findall(r"\(django_sockets.I019\) (\S+) replaces", printed))
+    assert said == wrappers
+    assert ("I019" in found) is bool(wrappers)
+    command = [*MANAGE, "sockets", "check", "--server"]
+    ended = run(command, settings, PYTHONPATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert set(re.findall(r"^middleware +(\S+) replaces", ended.stdout, re.MULTILINE)) == wrappers
+
+
+def test_a_uvicorn_without_back_pressure_is_a_warning(missing: Any) -> None:
+    try:
+        folder = folder_with("uvicorn==0.52.0", "websockets==15.0")
+    except NotAvailable as exc:
+        missing(str(exc))
+    path = os.pathsep.join([str(folder), str(ROOT / "tests" / "django")])
+    printed, found = check("--deploy", PYTHONPATH=path)
+    assert {"W017", "I018"} <= found
+    assert "uvicorn 0.52.0 is installed" in printed
+    assert "has no bound" in printed

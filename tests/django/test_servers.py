@@ -21,7 +21,8 @@ def command(name: str, port: int) -> list[str]:
     python = [sys.executable, "-m", name]
     match name:
         case "uvicorn":
-            return [*python, APPLICATION, "--port", str(port), "--ws", "websockets-sansio"]
+            protocol = "django_sockets.servers.uvicorn:WebSocketProtocol"
+            return [*python, APPLICATION, "--port", str(port), "--ws", protocol]
         case "hypercorn":
             return [*python, APPLICATION, "--bind", f"127.0.0.1:{port}"]
         case "daphne":

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["django.md", "checks.md", "limits.md", "migration.md", "promises.md", "shutdown.md"]
+PAGES = """
+    django.md checks.md limits.md migration.md production.md promises.md server-extension.md
+    shutdown.md
+""".split()
 
 
 @pytest.mark.parametrize("name", PAGES)

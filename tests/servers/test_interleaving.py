@@ -337,10 +337,10 @@ async def one_connection(url: str, peers: dict[str, Peer], name: str, context: A
             await soon(read_on(client, got))
         with contextlib.suppress(OSError, RuntimeError):  # uvicorn: the client has left.
             await soon(serving_it)
-        # 1002 or 1007 would mean that the client has met a frame that is wrong.
-        codes = {"close": {4001, 4000}, "read on": {4000}, "break off": {1006, 4000}}
-        assert client.close_code in codes[end]
-        assert got == (sent if end == "read on" else sent[: len(got)])
+    # 1002 or 1007 would mean that the client has met a frame that is wrong.
+    codes = {"close": {4001, 4000}, "read on": {4000}, "break off": {1006, 4000}}
+    assert client.close_code in codes[end]
+    assert got == (sent if end == "read on" else sent[: len(got)])
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop", "asyncio-tls", "uvloop-tls"])
