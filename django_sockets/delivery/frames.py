@@ -51,7 +51,9 @@ def text_frame(payload: bytes) -> bytes:
     size = len(payload)
     if size <= _MAX_SHORT:
         return _TEXT_HEADERS[size] + payload
-    return _long_frame(_FINAL | TEXT, payload, size)
+    if size <= _MAX_MEDIUM:
+        return _medium(_FINAL | TEXT, 126, size) + payload
+    return _long(_FINAL | TEXT, 127, size) + payload
 
 
 def binary_frame(payload: bytes) -> bytes:

@@ -47,7 +47,9 @@ class Run(msgspec.Struct, eq=False):
         """
         if not window_bits:
             if self._plain is None:
-                self._plain = self._join(0)
+                messages = self.messages
+                single = len(messages) == 1 and messages[0].is_text
+                self._plain = text_frame(messages[0].payload) if single else self._join(0)
             return self._plain
         if self._deflated is None:
             self._deflated = {}
@@ -57,10 +59,7 @@ class Run(msgspec.Struct, eq=False):
         return frames
 
     def _join(self, window_bits: int) -> bytes:
-        messages = self.messages
-        if len(messages) == 1:
-            return delivery_frame(messages[0], window_bits)
-        return b"".join([delivery_frame(delivery, window_bits) for delivery in messages])
+        return b"".join([delivery_frame(delivery, window_bits) for delivery in self.messages])
 
     def split(self) -> tuple[Delivery, Run | None]:
         """The first message, and a run of the others; None if there are no others."""
