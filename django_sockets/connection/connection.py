@@ -44,7 +44,7 @@ from .hook_calls import HookCalls
 from .limits import TokenBucket
 from .outbox import Item, Outbox
 from .receive_loop import ReceiveLoop
-from .server_frames import server_frames
+from .server_frames import server_frames, wrapper_of
 from .socket_class import Socket, check_options, socket_class
 from .tasks import spawn
 
@@ -283,6 +283,14 @@ class Connection(HookCalls):
         self.end(GOING_AWAY)
         if self._finished is not None:
             await asyncio.wait([self._finished])
+
+    @property
+    def takes_frames(self) -> bool:
+        return self.outbox.write is not None
+
+    @property
+    def wrapped_send(self) -> str | None:
+        return None if self.takes_frames else wrapper_of(self.socket.scope, self.asgi_send)
 
     def on_drain(self, patience_seconds: float) -> None:
         """Called by `hub.connections` when the server shuts down."""

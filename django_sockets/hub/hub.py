@@ -353,7 +353,7 @@ class Hub:
         """The counters since the hub was opened, and the present numbers of what it holds."""
         return {
             **self.counters.as_dict(),
-            "sockets": len(self.connections),
+            **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
         }

@@ -310,6 +310,11 @@ async def test_a_wrapped_send_sees_the_messages_unless_the_class_asks_for_frames
             await until(lambda: client.got == [1])
             assert bool(client.writes) == as_frames
             assert bool(client.events) != as_frames
+            stats = hub_of().stats()
+            assert stats["sockets_with_frames"] == as_frames
+            named = [name for name in stats if name.startswith("wrapped_send ")]
+            assert bool(named) == (wrapped and option == "auto")
+            assert all(name.endswith("wrapped.<locals>.traced") for name in named)
     named = "test_frame_delivery.wrapping.<locals>.wrapped.<locals>.traced wraps" in caplog.text
     assert named == (wrapped and option == "auto")
 
