@@ -349,6 +349,19 @@ class Connection(HookCalls):
         """Unsubscribe."""
         await self.delivery.remove(names)
 
+    def publish(
+        self,
+        names: list[str],
+        payload: bytes,
+        is_text: bool,
+        origin: bytes | None,
+        compress: bool,
+    ) -> Coroutine[Any, Any, None]:
+        """Publish with the hub of the connection, once it has one."""
+        if self.hub is None:
+            return super().publish(names, payload, is_text, origin, compress)
+        return self.hub.publish(names, payload, is_text=is_text, origin=origin, compress=compress)
+
     def own_id(self) -> bytes:
         """The id of this socket, for broadcasts that must not reach it."""
         outbox = self.outbox

@@ -92,16 +92,20 @@ class ChannelCalls(abc.ABC):
         names = channel_names(channel)
         payload, is_text = encode(data)
         # A lambda would use more memory in each of thousands of concurrent calls.
-        operation = partial(
-            publish,
-            self.config,
-            names,
-            payload,
-            is_text=is_text,
-            origin=origin,
-            compress=compress,
+        return self.awaited(partial(self.publish, names, payload, is_text, origin, compress))
+
+    def publish(
+        self,
+        names: list[str],
+        payload: bytes,
+        is_text: bool,
+        origin: bytes | None,
+        compress: bool,
+    ) -> Coroutine[Any, Any, None]:
+        """On the home loop: publish; await what it returns."""
+        return publish(
+            self.config, names, payload, is_text=is_text, origin=origin, compress=compress
         )
-        return self.awaited(operation)
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:
         """Subscribe to one or several channels. Await the result."""
