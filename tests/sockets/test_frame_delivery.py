@@ -397,3 +397,28 @@ async def test_compress_is_off_for_a_class_for_a_broadcast_and_for_a_send(
         assert compressed == []
         await through(client, [socket.async_send(LONG), socket.async_broadcast("a", LONG)])
     assert len(compressed) == 2
+
+
+async def test_overrides_from_before_the_option_compress_are_still_called() -> None:
+    called: list[str] = []
+
+    class Older(Member):
+        async def async_send(self, data: Any, raw: bool = False) -> None:  # type: ignore[override]
+            called.append("send")
+            await super().async_send(data, raw)
+
+        async def async_broadcast(  # type: ignore[override]
+            self, channel: Any, data: Any, *, exclude_self: bool = False
+        ) -> None:
+            called.append("broadcast")
+            await super().async_broadcast(channel, data, exclude_self=exclude_self)
+
+        async def receive(self, data: Any) -> None:
+            self.send("own")
+            self.broadcast("a", "all")
+            self.broadcast_many(["b"], "many")
+
+    async with FrameConnection(Older.as_asgi) as client:
+        client.say({"type": "websocket.receive", "text": "{}"})
+        await until(lambda: len(client.got) == 3)
+    assert sorted(called) == ["broadcast", "broadcast", "send"]
