@@ -78,7 +78,7 @@ class MemoryBroker:
         self.url = url
         self.limits = Limits()
         self._sink = sink
-        self._deliver_now = deliver_now(sink)
+        self._deliver_now = deliver_now(sink, lambda: self._channels)
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: deque[tuple[str, bytes]] = deque()

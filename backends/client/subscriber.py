@@ -72,7 +72,7 @@ class Subscriber:
     ) -> None:
         self._url = url
         self._sink = sink
-        self._deliver_now = deliver_now(sink)
+        self._deliver_now = deliver_now(sink, lambda: set(self.state.subscriptions.routes.values()))
         self._open_connection = open_connection
         self._probe = probe
         self._kind_of_message = pubsub.message
