@@ -17,15 +17,14 @@ CLIENTS = {"SocketClient": SocketClient, "Reluctant": Reluctant}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     source = inspect.getsource(metafunc.module)
     if any(name in source for name in CLIENTS):
-        metafunc.fixturenames.append("prepared_frames")
         offers = {"events": False, "frames": True}
         metafunc.parametrize("prepared_frames", offers.values(), ids=offers, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def prepared_frames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the clients of this test offer the extension `websocket.frames`."""
-    offered: bool = request.param
+    offered: bool = getattr(request, "param", False)
     _forget_logged_lines()
     for client in CLIENTS.values():
         monkeypatch.setattr(client, "prepared_frames", offered)
