@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 
-from ..broker import check_channel
+from ..broker import SupportsQueue, check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore, read_batch
 from ..delivery.channel import Subscriber
@@ -31,6 +31,7 @@ from ..loops import forget_closed
 from ..redaction import frameless
 from ..registry import open_broker
 from .connections import Connections
+from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
 
@@ -59,6 +60,7 @@ class Hub:
         counters: the counters of `stats`.
         holds: the timer for broadcasts that wait for the end of `connect`.
         max_payload_bytes: the largest payload of `publish`.
+        queues: the queues of the broker, or None if it has none.
         subscriptions: its local subscribers by channel. Read only.
     """
 
@@ -76,6 +78,7 @@ class Hub:
         self.closed = False
         self._delivering = asyncio.Lock()
         self._broker = (config.broker_factory or open_broker)(config.url, self)
+        self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
