@@ -1,0 +1,332 @@
+"""The messages that wait for the `receive` calls of one event loop.
+
+A box holds the messages of one channel. Only the event loop of the boxes uses them, except for
+`reserve` and `release`: a sender on another thread of the process reserves room for its message, so
+that a full channel raises ChannelFull at the sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ...broker import QueueEntry
+from .counters import LayerCounters
+from .options import LayerOptions
+from .serializer import Packed
+
+__all__ = ["EXPIRED", "FULL", "Box", "Boxes", "GapEvent", "Item"]
+
+FULL = "overflow"
+"""Reason of a `broker.gap`: the channel was at its capacity."""
+EXPIRED = "expired"
+"""Reason of a `broker.gap`: messages were older than `expiry` when they were received."""
+
+
+class GapEvent:
+    """A gap in the messages of one channel; `message` is what a consumer receives."""
+
+    __slots__ = ("channels", "groups", "reason")
+
+    def __init__(self, reason: str, groups: Iterable[str], channels: Iterable[str]) -> None:
+        self.reason = reason
+        self.groups = dict.fromkeys(groups)
+        self.channels = dict.fromkeys(channels)
+
+    def merge(self, other: GapEvent) -> bool:
+        """Take the groups and channels of another gap with the same reason."""
+        if self.reason != other.reason:
+            return False
+        self.groups.update(other.groups)
+        self.channels.update(other.channels)
+        return True
+
+    def message(self) -> dict[str, Any]:
+        """A new object for one consumer."""
+        return {
+            "type": "broker.gap",
+            "groups": list(self.groups),
+            "channels": list(self.channels),
+            "reason": self.reason,
+        }
+
+
+class Item(NamedTuple):
+    """A message or a gap in a box.
+
+    Attributes:
+        expires: the time of the event loop at which it is dropped.
+        number: its position among the items of all boxes.
+        entry: the entry of the queue that it was taken from.
+    """
+
+    expires: float
+    number: int
+    content: Packed | GapEvent
+    entry: QueueEntry | None = None
+
+
+class Box:
+    """The messages of one channel.
+
+    Attributes:
+        reserved: messages of senders in this process that are under way.
+        missed: messages were dropped for capacity since the last accepted one; the gap that tells.
+        waiters: one future for each `receive` that waits, or that was woken and has not run yet.
+        used_at: the time of the event loop at which a `receive` last began or ended.
+        cancelled: the last `receive` was cancelled.
+        unread: a message expired since the last `receive`.
+    """
+
+    __slots__ = (
+        "cancelled", "capacity", "items", "missed", "name", "reserved", "unread", "used_at",
+        "waiters",
+    )  # fmt: skip
+
+    def __init__(self, name: str, capacity: int, now: float) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.items: deque[Item] = deque()
+        self.reserved = 0
+        self.missed: GapEvent | None = None
+        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.used_at = now
+        self.cancelled = False
+        self.unread = False
+
+    @property
+    def pending(self) -> int:
+        """The number of `receive` calls that wait and were not woken."""
+        return sum(not waiter.done() for waiter in self.waiters)
+
+    def wake(self) -> bool:
+        """Wake the `receive` that has waited longest. False if none waits."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+                return True
+        return False
+
+
+class Boxes:
+    """The boxes of one event loop."""
+
+    def __init__(
+        self, options: LayerOptions, counters: LayerCounters, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._options = options
+        self._counters = counters
+        self._loop = loop
+        self._boxes: dict[str, Box] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._error: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    def __iter__(self) -> Iterator[Box]:
+        return iter(list(self._boxes.values()))
+
+    def get(self, name: str) -> Box:
+        """The box of a channel. It is made if there is none."""
+        box = self._boxes.get(name)
+        if box is None:
+            new = Box(name, self._options.capacity_of(name), self._loop.time())
+            box = self._boxes.setdefault(name, new)  # Another thread may have come first.
+        return box
+
+    def known(self, name: str) -> Box | None:
+        """The box of a channel, or None."""
+        return self._boxes.get(name)
+
+    def forget(self, box: Box) -> None:
+        """Remove a box."""
+        self._boxes.pop(box.name, None)
+
+    # Putting messages in
+
+    def reserve(self, name: str) -> bool:
+        """Reserve room for one message, on any thread. False if the channel is full."""
+        box = self.get(name)
+        with self._lock:
+            if len(box.items) + box.reserved >= box.capacity:
+                return False
+            box.reserved += 1
+        return True
+
+    def release(self, name: str) -> None:
+        """End a reservation, on any thread: the message has arrived, or was not sent."""
+        box = self._boxes.get(name)
+        if box is not None:
+            with self._lock:
+                box.reserved = max(0, box.reserved - 1)
+
+    def put(self, name: str, packed: Packed, group: str | None = None) -> None:
+        """Put a message into a channel. It is dropped if the channel is full.
+
+        Args:
+            group: the group to which it was sent, or None.
+        """
+        box = self._boxes.get(name) or self.get(name)
+        if len(box.items) >= box.capacity:
+            self._counters.dropped_full += 1
+            self._miss(box, GapEvent(FULL, [group] if group else [], [] if group else [name]))
+            return
+        if box.missed is not None:
+            missed, box.missed = box.missed, None
+            self.put_gap(name, missed)
+        expires = self._loop.time() + self._options.expiry_seconds
+        box.items.append(Item(expires, next(self._numbers), packed))
+        self._counters.delivered += 1
+        if box.waiters:
+            box.wake()
+        elif "!" in name:
+            self._wake_prefix(name)
+
+    def _wake_prefix(self, name: str) -> None:
+        prefix = self._boxes.get(name[: name.index("!") + 1])
+        if prefix is not None:
+            prefix.wake()
+
+    def _miss(self, box: Box, gap: GapEvent) -> None:
+        if self._options.gap_events and (box.missed is None or not box.missed.merge(gap)):
+            box.missed = gap
+
+    def put_gap(self, name: str, gap: GapEvent) -> None:
+        """Put a gap into a channel, if consumers get gaps. It needs no room."""
+        if not self._options.gap_events:
+            return
+        box = self.get(name)
+        last = box.items[-1].content if box.items else None
+        if not (isinstance(last, GapEvent) and last.merge(gap)):
+            box.items.append(Item(math.inf, next(self._numbers), gap))
+        if not box.wake() and "!" in name:
+            self._wake_prefix(name)
+
+    def put_entry(self, name: str, packed: Packed, entry: QueueEntry) -> None:
+        """Put a message from a queue into a channel, for a `receive` that waits."""
+        box = self.get(name)
+        expires = self._loop.time() + self._options.expiry_seconds
+        box.items.append(Item(expires, next(self._numbers), packed, entry))
+        if not box.wake() and "!" in name:
+            self._wake_prefix(name)
+
+    def put_back(self, name: str, item: Item) -> None:
+        """Put the item that `receive` has returned back to the front."""
+        box = self.get(name)
+        box.items.appendleft(item)
+        box.wake()
+
+    # Taking messages out
+
+    async def receive(self, name: str) -> Item:
+        """Wait for the next item of a channel, or of all channels with a prefix that ends in "!".
+
+        A cancelled call leaves the item in its box.
+
+        Raises:
+            Exception: the error of `fail`.
+        """
+        box = self.get(name)
+        box.cancelled = box.unread = False
+        while True:
+            if self._error is not None:
+                raise self._error
+            item = self._take_from_all(name) if name.endswith("!") else self._take(box)
+            if item is not None:
+                box.used_at = self._loop.time()
+                return item
+            # The sweep may have removed the box.
+            box = self._boxes.setdefault(name, box)
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            box.waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                box.cancelled = True
+                box.used_at = self._loop.time()
+                if waiter.done() and not waiter.cancelled():
+                    box.wake()  # The next one gets the item.
+                raise
+            finally:
+                box.waiters.remove(waiter)
+
+    def _take(self, box: Box) -> Item | None:
+        now = self._loop.time()
+        expired = self.drop_expired(box, now)
+        if expired is not None:
+            return Item(math.inf, 0, expired)
+        if box.items:
+            return box.items.popleft()
+        if box.missed is not None:
+            missed, box.missed = box.missed, None
+            return Item(math.inf, 0, missed)
+        return None
+
+    def _take_from_all(self, prefix: str) -> Item | None:
+        full = [b for name, b in self._boxes.items() if name.startswith(prefix) and b.items]
+        if not full:
+            return None
+        return self._take(min(full, key=lambda box: box.items[0].number))
+
+    def drop_expired(self, box: Box, now: float) -> GapEvent | None:
+        """Drop the messages at the front that are too old.
+
+        Returns:
+            The gap in their place, if consumers get gaps.
+        """
+        dropped = 0
+        while box.items and box.items[0].expires <= now:
+            box.items.popleft()
+            dropped += 1
+        if not dropped:
+            return None
+        self._counters.dropped_expired += dropped
+        box.unread = True
+        return GapEvent(EXPIRED, [], [box.name]) if self._options.gap_events else None
+
+    def pending(self, base: str) -> int:
+        """The `receive` calls that wait for a channel, or for any with the prefix `base`."""
+        if not base.endswith("!"):
+            box = self._boxes.get(base)
+            return 0 if box is None else box.pending
+        return sum(box.pending for name, box in self._boxes.items() if name.startswith(base))
+
+    def surplus(self, name: str) -> list[Item]:
+        """Take out the items from queues for which no `receive` waits, the last one first."""
+        box = self._boxes.get(name)
+        found: list[Item] = []
+        if box is not None:
+            while len(box.items) > len(box.waiters) and box.items[-1].entry is not None:
+                found.append(box.items.pop())
+        return found
+
+    # Gaps and the end
+
+    def reset_reservations(self) -> None:
+        """Messages of this process may have been lost: forget the room that they had."""
+        with self._lock:
+            for box in self:
+                box.reserved = 0
+
+    def clear(self) -> None:
+        """Drop all messages. Calls of `receive` go on waiting."""
+        for box in self:
+            box.items.clear()
+            box.missed = None
+            if not box.waiters:
+                self.forget(box)
+        self.reset_reservations()
+
+    def fail(self, error: Exception) -> None:
+        """End all calls of `receive` with an error, also later ones."""
+        self._error = error
+        for box in self:
+            while box.wake():
+                pass
