@@ -169,9 +169,9 @@ class Endpoint:
     async def tell_all(self, order: dict[str, Any]) -> None:
         """Send an order to all endpoints of the layer. See `Orders.tell_all`."""
         await self.start()
-        expected = endpoints.alive(self.hub.config, self.options.prefix)
-        others = self.hub.config.url.scheme not in ("memory", "fakeredis")
-        await self.orders.tell_all(order, expected, others=others)
+        config, prefix = self.hub.config, self.options.prefix
+        others = config.url.scheme not in ("memory", "fakeredis")
+        await self.orders.tell_all(order, lambda: endpoints.alive(config, prefix), others=others)
 
     async def flush(self) -> None:
         """Remove all messages and groups, on all processes.

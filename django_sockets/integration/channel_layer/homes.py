@@ -6,16 +6,18 @@ loop that only sends.
 
 An endpoint ends with its event loop: an asynchronous generator is closed by
 `loop.shutdown_asyncgens()`, which `asyncio.run`, `async_to_sync` and uvicorn call. If a loop is
-closed without that, the next call forgets its endpoint.
+closed without that, its `close` does it, which is wrapped for this.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from asgiref.sync import AsyncToSync
 
@@ -34,6 +36,8 @@ from .endpoint import Endpoint
 from .options import LayerOptions
 
 __all__ = ["Homes"]
+
+logger = logging.getLogger("django_sockets")
 
 T = TypeVar("T")
 
@@ -87,15 +91,19 @@ class Homes:
             return known
         self._forget_closed()
         hub = existing_hub(loop, config)
-        own = hub is None
-        hub = hub or shared_hub(config)
+        if hub is None:
+            hub = shared_hub(config)
+            if not isinstance(loop, BackgroundLoop):
+                _opened[hub] = set()
         endpoint = self._by_loop[loop] = Endpoint(self._options, self._counters, hub)
         if isinstance(loop, BackgroundLoop):
             at_exit(endpoint.aclose)
         else:
-            closer = _until_loop_ends(endpoint, hub if own else None)
+            _opened.get(hub, set()).add(endpoint)
+            closer = _until_loop_ends(endpoint)
             self._closers[loop] = closer
             await anext(closer)
+            _close_before(loop, closer)
         return endpoint
 
     def _forget_closed(self) -> None:
@@ -161,6 +169,23 @@ async def _on(loop: asyncio.AbstractEventLoop, make: Callable[[], Awaitable[T]])
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), loop))
 
 
+def _close_before(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None, None]) -> None:
+    """Have `loop.close()` close the generator first, if it is still open."""
+    close = loop.close
+
+    def close_both() -> None:
+        loop.close = close  # type: ignore[method-assign]
+        if not loop.is_closed() and not loop.is_running():
+            try:
+                loop.run_until_complete(closer.aclose())
+            except Exception:
+                logger.exception("closing the channel layer with its event loop failed")
+        close()
+
+    with contextlib.suppress(AttributeError):  # A loop may not allow this.
+        loop.close = close_both  # type: ignore[method-assign]
+
+
 def _start(loop: asyncio.AbstractEventLoop, close: Callable[[], Awaitable[None]]) -> None:
     async def run() -> None:
         await close()
@@ -172,11 +197,25 @@ def _start(loop: asyncio.AbstractEventLoop, close: Callable[[], Awaitable[None]]
 _closing: set[asyncio.Task[None]] = set()
 
 
-async def _until_loop_ends(endpoint: Endpoint, own_hub: Hub | None) -> AsyncGenerator[None, None]:
+_opened: WeakKeyDictionary[Hub, set[Endpoint]] = WeakKeyDictionary()
+"""The hubs that layers have opened, and the endpoints that use them."""
+
+
+async def _until_loop_ends(endpoint: Endpoint) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await endpoint.aclose()
-        if own_hub is not None:
-            await own_hub.aclose()
+        await _close_unused(endpoint)
+
+
+async def _close_unused(endpoint: Endpoint) -> None:
+    """Close the hub of an endpoint that has ended, if a layer has opened it and nobody uses it."""
+    hub = endpoint.hub
+    users = _opened.get(hub)
+    if users is None:
+        return
+    users.discard(endpoint)
+    if not users and not hub.subscriptions.subscribers and not len(hub.connections):
+        await hub.aclose()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ...deadlines import with_deadline
@@ -75,12 +75,12 @@ class Orders:
                 raise CallError(f"the owner of channel {order.get('channel')!r} failed: {error}")
 
     async def tell_all(
-        self, order: dict[str, Any], expected: Collection[str], *, others: bool
+        self, order: dict[str, Any], expected: Callable[[], Collection[str]], *, others: bool
     ) -> None:
         """Send an order to all owners, and wait for their replies for at most `ALL_SECONDS`.
 
         Args:
-            expected: the owners in this process, whose replies are waited for.
+            expected: returns the present owners in this process, whose replies are waited for.
             others: there may be owners in other processes. Their number is unknown, so that the
                 order is done when no reply has come for `QUIET_SECONDS`.
 
@@ -92,16 +92,17 @@ class Orders:
         try:
             await self._send(self._options.common_channel, {**order, "n": number})
             give_up = loop.time() + ALL_SECONDS
-            while (left := give_up - loop.time()) > 0:
-                complete = replies.by.keys() >= set(expected)
-                if complete and not others:
+            quiet = False
+            while loop.time() < give_up:
+                if replies.by.keys() >= set(expected()) and (quiet or not others):
                     return
                 replies.came.clear()
                 try:
-                    seconds = min(left, QUIET_SECONDS) if complete else left
-                    await with_deadline(seconds, replies.came.wait())
+                    await with_deadline(QUIET_SECONDS, replies.came.wait())
                 except asyncio.TimeoutError:
-                    return
+                    quiet = True
+                else:
+                    quiet = False
         finally:
             del self._waiting[number]
 
