@@ -104,6 +104,13 @@ class Box:
         """The number of `receive` calls that wait and were not woken."""
         return sum(not waiter.done() for waiter in self.waiters)
 
+    def has_room(self, count: int = 1) -> bool:
+        """Whether `count` more messages are within the capacity. Gaps take no room."""
+        if len(self.items) + count <= self.capacity:
+            return True
+        gaps = sum(isinstance(item.content, GapEvent) for item in self.items)
+        return len(self.items) - gaps + count <= self.capacity
+
     def wake(self) -> bool:
         """Wake the `receive` that has waited longest. False if none waits."""
         for waiter in self.waiters:
@@ -155,7 +162,7 @@ class Boxes:
         """Reserve room for one message, on any thread. False if the channel is full."""
         box = self.get(name)
         with self._lock:
-            if len(box.items) + box.reserved >= box.capacity:
+            if not box.has_room(box.reserved + 1):
                 return False
             box.reserved += 1
         return True
@@ -174,7 +181,7 @@ class Boxes:
             group: the group to which it was sent, or None.
         """
         box = self._boxes.get(name) or self.get(name)
-        if len(box.items) >= box.capacity:
+        if not box.has_room():
             self._counters.dropped_full += 1
             self._miss(box, GapEvent(FULL, [group] if group else [], [] if group else [name]))
             return

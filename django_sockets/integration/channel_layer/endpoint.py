@@ -265,21 +265,21 @@ class Endpoint:
             self.boxes.put_gap(box.name, gap)
         idle = now - box.used_at
         expiry = self.options.expiry_seconds
-        unused = idle >= expiry and (box.unread or not self.groups.of(box.name))
+        # A consumer in a long handler does not receive either. Its channel ends only when a
+        # message has expired, and another `expiry` has passed without a `receive`.
+        unread = box.unread and idle >= 2 * expiry
+        unused = unread or (idle >= expiry and not self.groups.of(box.name))
         left = box.cancelled and idle >= min(LINGER_SECONDS, expiry)
         if not (unused or left):
             return
         if self.groups.of(box.name):
             self.spawn(self.groups.leave_all(box.name), "leave")
-        if left or not any(isinstance(item.content, Packed) for item in box.items):
-            self._forget(box, keeps_messages=left)
-
-    def _forget(self, box: Box, *, keeps_messages: bool) -> None:
-        if keeps_messages and box.items:
-            return  # Another `receive` may still come; the messages expire in time.
-        if owner_of(box.name) is not None and not box.name.endswith("!"):
-            self._counters.ended += 1
-        self.boxes.forget(box)
+        holds_messages = any(isinstance(item.content, Packed) for item in box.items)
+        # Another `receive` may still come for the messages and gaps of a channel.
+        if not box.items or (not holds_messages and idle >= 2 * expiry):
+            if owner_of(box.name) is not None and not box.name.endswith("!"):
+                self._counters.ended += 1
+            self.boxes.forget(box)
 
     # Tasks and closing
 
