@@ -146,8 +146,15 @@ PUBSUB = _channels(
     "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.1
 )
 CORE = _channels("channels, core layer", "channels_core", "core.RedisChannelLayer", share=0.04)
+OUR_LAYER = Peer(
+    "channels, our layer",
+    "channels_ours",
+    "channels_group",
+    variables={"BENCH_LAYER": "django_sockets.integration.channel_layer.ChannelLayer"},
+    share=0.3,
+)
 NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
 BARE = Peer("bare server", "bare", "bare", greets=False)
 REDIS_PY = Peer("redis-py", "redis_py")
 
-PEERS = (LIMIT, OURS, PUBLISHED, PUBSUB, CORE, NODE, BARE, REDIS_PY)
+PEERS = (LIMIT, OURS, PUBLISHED, PUBSUB, CORE, OUR_LAYER, NODE, BARE, REDIS_PY)

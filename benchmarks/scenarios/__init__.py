@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..brokers import Broker
 from ..environments import BARE, CORE, LIMIT, NODE, OURS, PUBLISHED, PUBSUB, REDIS_PY, Peer
 from .broadcasts import Broadcasts
+from .channel_layers import LAYERS
 from .inside import Program
 from .joining import Idle, Storm
 from .latency import Latency
@@ -126,6 +127,7 @@ SCENARIOS = {
         Program("publishing"),
         (OURS, REDIS_PY),
     ),
+    **{name: Scenario(*scenario) for name, scenario in LAYERS.items()},
     "import": Scenario(
         "Import time; ours beyond that of redis-py", Program("imports"), (OURS, REDIS_PY)
     ),
