@@ -10,6 +10,7 @@ import sys
 import time
 
 import channels_layer  # noqa: F401 (configures Django)
+import uvloop
 from channels.layers import get_channel_layer
 
 TASKS, GROUPS, WARM_UP, MESSAGES = map(int, sys.argv[1:])
@@ -45,4 +46,4 @@ async def main():
     print(json.dumps(figures), flush=True)
 
 
-asyncio.run(main())
+uvloop.run(main())

@@ -12,7 +12,8 @@ __all__ = ["LayerCounters"]
 class LayerCounters:
     """Events counted since the layer was made. `ChannelLayer.stats` reports them by these names.
 
-    An owner counts on its own event loop without a lock. `add` may be called on any thread.
+    An endpoint counts on its event loop, in an object of its own, without a lock. `add` may be
+    called on any thread.
     """
 
     sent: int = 0
@@ -45,6 +46,12 @@ class LayerCounters:
         """Add to a counter by its name, on any thread."""
         with self._lock:
             setattr(self, counter, getattr(self, counter) + count)
+
+    def merge(self, other: LayerCounters) -> None:
+        """Take over the counts of another object, which is zero afterwards."""
+        for name, count in other.as_dict().items():
+            self.add(name, count)
+            setattr(other, name, 0)
 
     def as_dict(self) -> dict[str, int]:
         """Every counter by its name."""

@@ -25,7 +25,6 @@ from .options import LayerOptions
 from .orders import Orders, read_order
 from .queue_reader import QueueReader
 from .registry import endpoints
-from .serializer import Packed
 
 __all__ = ["LINGER_SECONDS", "Endpoint"]
 
@@ -48,11 +47,14 @@ class Endpoint:
         owner: its identifier in the names of its channels.
         hub, loop: the hub that it uses, and its event loop.
         boxes: the messages that wait for `receive`.
+        counters: what it has counted; `aclose` adds this to the counters of the layer.
         groups: the groups of its channels.
         closed: `aclose` was called.
     """
 
-    def __init__(self, options: LayerOptions, counters: LayerCounters, hub: Hub) -> None:
+    def __init__(self, options: LayerOptions, totals: LayerCounters, hub: Hub) -> None:
+        self._totals = totals
+        self.counters = counters = LayerCounters()
         self.options = options
         self.hub = hub
         self.loop = hub.loop
@@ -61,7 +63,6 @@ class Endpoint:
         self.groups = Groups(options, counters, hub, self.boxes)
         self.orders = Orders(options, hub, self.owner)
         self.closed = False
-        self._counters = counters
         self._readers: dict[str, QueueReader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Lock = asyncio.Lock()
@@ -136,7 +137,7 @@ class Endpoint:
                     f"{self.hub.config.url}: this broker has no queues, which channels without "
                     f"'!' such as {base!r} need: use a broker of Redis, Valkey or memory://"
                 )
-            reader = QueueReader(base, self.options, self._counters, self.hub, queues, self.boxes)
+            reader = QueueReader(base, self.options, self.counters, self.hub, queues, self.boxes)
             self._readers[base] = reader
         return reader
 
@@ -198,7 +199,7 @@ class Endpoint:
             return
         if payload[:1] == RESERVED:
             self.boxes.release(channel)
-        self.boxes.put(channel, Packed(self.options.serializer, message))
+        self.boxes.put([channel], self.options.serializer.received(message))
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Tell the process-local channels that they may have missed messages."""
@@ -206,8 +207,8 @@ class Endpoint:
             return
         self.boxes.reset_reservations()
         for box in self.boxes:
-            if owner_of(box.name) is not None and not box.name.endswith("!"):
-                self._counters.gaps += 1
+            if box.one_owner:
+                self.counters.gaps += 1
                 self.boxes.put_gap(box.name, GapEvent(reason, [], [box.name]))
 
     def _take_order(self, order: dict[str, Any]) -> None:
@@ -274,11 +275,11 @@ class Endpoint:
             return
         if self.groups.of(box.name):
             self.spawn(self.groups.leave_all(box.name), "leave")
-        holds_messages = any(isinstance(item.content, Packed) for item in box.items)
+        holds_messages = any(not isinstance(item.content, GapEvent) for item in box.items)
         # Another `receive` may still come for the messages and gaps of a channel.
         if not box.items or (not holds_messages and idle >= 2 * expiry):
-            if owner_of(box.name) is not None and not box.name.endswith("!"):
-                self._counters.ended += 1
+            if box.one_owner:
+                self.counters.ended += 1
             self.boxes.forget(box)
 
     # Tasks and closing
@@ -320,6 +321,7 @@ class Endpoint:
         if not self.hub.closed:
             await self.groups.clear()
             await self.hub.remove(self)
+        self._totals.merge(self.counters)
 
     async def call(self, make: Callable[[], Awaitable[T]]) -> T:
         """Await `make()` on the event loop of this endpoint, from any event loop."""

@@ -21,7 +21,6 @@ from .boxes import Boxes, GapEvent
 from .counters import LayerCounters
 from .names import DIRECT, base_of, direct, owner_of, read_group
 from .options import LayerOptions
-from .serializer import Packed
 
 __all__ = ["Groups"]
 
@@ -158,10 +157,9 @@ class Groups:
         except ValueError:
             self._hub.poison(delivery.channel)
             return
-        packed = Packed(self._options.serializer, message)
-        put, name = self._boxes.put, group.name
-        for channel in list(group.members):
-            put(channel, packed, name)
+        if group.members:
+            content = self._options.serializer.received(message)
+            self._boxes.put(group.members, content, group.name)
         for channel in group.relayed:
             self._relay(channel, identifier, message)
 

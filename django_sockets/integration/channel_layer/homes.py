@@ -143,13 +143,24 @@ class Homes:
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 loop.call_soon_threadsafe(_start, loop, close)
 
+    def here(self, loop: asyncio.AbstractEventLoop | None) -> Endpoint | None:
+        """The endpoint of an event loop, if it has one that can be used; without checking more."""
+        endpoint = self._by_loop.get(loop) if loop is not None else None
+        return None if endpoint is None or endpoint.closed else endpoint
+
     def stats(self) -> dict[str, int]:
-        """The present numbers of event loops, channels and groups."""
-        endpoints = [endpoint for endpoint in list(self._by_loop.values()) if endpoint.usable]
+        """The counters, and the present numbers of event loops, channels and groups."""
+        endpoints = list(self._by_loop.values())
+        counts = self._counters.as_dict()
+        for endpoint in endpoints:
+            for name, count in endpoint.counters.as_dict().items():
+                counts[name] += count
+        open_ones = [endpoint for endpoint in endpoints if endpoint.usable]
         return {
-            "loops": len(endpoints),
-            "channels": sum(len(endpoint.boxes) for endpoint in endpoints),
-            "groups": sum(len(endpoint.groups) for endpoint in endpoints),
+            **counts,
+            "loops": len(open_ones),
+            "channels": sum(len(endpoint.boxes) for endpoint in open_ones),
+            "groups": sum(len(endpoint.groups) for endpoint in open_ones),
         }
 
 

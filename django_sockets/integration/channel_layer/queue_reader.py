@@ -23,7 +23,6 @@ from .boxes import Boxes
 from .counters import LayerCounters
 from .names import read_direct
 from .options import LayerOptions
-from .serializer import Packed
 
 __all__ = ["QueueReader"]
 
@@ -158,7 +157,7 @@ class QueueReader:
         except ValueError:
             self._hub.poison(self._queue)
             return True
-        self._boxes.put_entry(channel, Packed(self._options.serializer, message), entry)
+        self._boxes.put_entry(channel, self._options.serializer.received(message), entry)
         await self._give_back()
         return True
 
