@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 
-from django_sockets.errors import CallError
+from django_sockets.errors import CallError, PublishError
 from django_sockets.integration.channel_layer import ChannelLayer
 from django_sockets.runtime import local_hubs
 from django_sockets.testing.census import count_connections
+from django_sockets.testing.ports import free_port
 from support.channel_layers import MakeLayer, numbered, soon, take
 from support.loop_thread import LoopThread
 
@@ -131,7 +132,7 @@ def test_async_to_sync_from_16_threads_shares_two_connections(valkey_server: Any
     script = f"""
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django_sockets.integration.channel_layer import ChannelLayer
 
 layer = ChannelLayer(hosts=[{valkey_server.url!r}])
@@ -261,8 +262,46 @@ async def test_close_ends_the_layer_on_this_loop_and_it_opens_again(url: str) ->
 
 async def test_methods_are_coroutine_functions() -> None:
     layer = ChannelLayer(url="memory://loops")
-    for name in "send receive new_channel group_add group_discard group_send flush".split():
+    for name in "send receive new_channel group_add group_discard flush".split():
         assert inspect.iscoroutinefunction(getattr(layer, name))
+    assert iscoroutinefunction(layer.group_send)
+
+
+def test_group_send_on_a_plain_thread_has_the_outcome_of_a_coroutine(url: str) -> None:
+    layer = ChannelLayer(url=url)
+    channel = async_to_sync(layer.new_channel)()
+    async_to_sync(layer.group_add)("group", channel)
+    call = layer.group_send("group", {"type": "awaited later"})
+    assert inspect.iscoroutine(call)
+    asyncio.run(call)
+    assert async_to_sync(soon)(layer.receive(channel)) == {"type": "awaited later"}
+    for wrong in (("group!", {"type": "test"}), ("group", "text"), ("group", {1: 2})):
+        call = layer.group_send(*wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            asyncio.run(call)
+        with pytest.raises(TypeError):
+            async_to_sync(layer.group_send)(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(layer.MessageTooLarge):
+        async_to_sync(layer.group_send)("group", {"type": "x", "b": bytes(17 << 20)})
+    dead = ChannelLayer(url=f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(PublishError, match="not published to"):
+        async_to_sync(dead.group_send)("group", {"type": "test"})
+
+
+async def test_group_send_of_a_sync_view_uses_the_hub_of_the_server(url: str) -> None:
+    layer = ChannelLayer(url=url)
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    (hub,) = [hub for hub in local_hubs() if hub.loop is asyncio.get_running_loop()]
+    before = hub.stats()["published"]
+
+    def view() -> None:
+        async_to_sync(layer.group_send)("group", {"type": "view"})
+
+    await sync_to_async(view)()
+    assert hub.stats()["published"] == before + 1
+    assert await soon(layer.receive(channel)) == {"type": "view"}
+    await layer.close()
 
 
 async def test_receive_waits_for_ever_for_a_message(url: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import AsyncToSync
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 from ...conf import Config
 from ...hub.hub import Hub
@@ -35,7 +35,7 @@ from .counters import LayerCounters
 from .endpoint import Endpoint
 from .options import LayerOptions
 
-__all__ = ["Homes"]
+__all__ = ["Homes", "has_main_loop"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -167,6 +167,11 @@ class Homes:
 def _is_short(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether `async_to_sync` has made the loop for one call."""
     return loop in AsyncToSync.loop_thread_executors
+
+
+def has_main_loop() -> bool:
+    """Whether `async_to_sync` on this thread uses an event loop that runs already."""
+    return getattr(SyncToAsync.threadlocal, "main_event_loop", None) is not None
 
 
 async def _on(loop: asyncio.AbstractEventLoop, make: Callable[[], Awaitable[T]]) -> T:

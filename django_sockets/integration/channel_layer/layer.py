@@ -12,9 +12,10 @@ import logging
 import re
 import weakref
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from asgiref.sync import markcoroutinefunction
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
@@ -23,12 +24,13 @@ from ...deadlines import with_deadline
 from ...errors import CallError, ConfigurationError, PayloadTooLarge, PublishError
 from ...hub.hub import Hub
 from ...log import LogThrottle
-from ...runtime import publish
+from ...runtime import background_loop, publish
+from ...runtime.sync_calls import Calls
 from ...url import BrokerOptions
 from .counters import LayerCounters
 from .endpoint import Endpoint
 from .handoff import receive_across
-from .homes import Homes
+from .homes import Homes, has_main_loop
 from .names import DIRECT, RESERVED, GroupIds, base_of, direct, owner_of
 from .options import LayerOptions, check_number, source_of, warn_of_ignored
 from .orders import ORDER_SECONDS
@@ -337,19 +339,43 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 f"{MEMBERSHIP_SECONDS:g} s: it is blocked, or does not run"
             ) from None
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+    @markcoroutinefunction
+    def group_send(self, group: str, message: dict[str, Any]) -> Coroutine[Any, Any, None]:
         """Send a message to all channels of a group. Full channels drop it.
+
+        `async_to_sync` makes this call on the thread of its caller, and then an event loop on a
+        thread of its own to await the result. Therefore the call itself sends if its thread has no
+        event loop: the message then need not pass through that thread. The result, or the error,
+        is that of the coroutine in any case.
 
         Raises:
             TypeError: the name or the message is not valid.
             MessageTooLarge: nothing was sent.
             PublishError: the message was not sent, or it is unknown whether it was.
         """
+        if running_loop() is not None or has_main_loop():
+            return self._group_send(group, message)
+        try:
+            name, payload = self._group_message(group, message)
+            config = self._options.config()
+            self._check_size(payload, config)
+            calls = Calls(background_loop(), config.settings.sync_call_timeout_seconds)
+            calls.plain(lambda: self._publish(name, payload))
+        except Exception as exc:
+            return _outcome(exc)
+        self._counters.add("group_sent")
+        return _outcome(None)
+
+    async def _group_send(self, group: str, message: dict[str, Any]) -> None:
+        await self._publish(*self._group_message(group, message))
+        self._counters.add("group_sent")
+
+    def _group_message(self, group: str, message: dict[str, Any]) -> tuple[str, bytes]:
+        """The hub channel of a group, and the payload for it."""
         self.require_valid_group_name(group)
         _check_dict(message)
         payload = self._ids.pack(self._serializer.serialize(message))
-        await self._publish(self._options.group_channel(group), payload)
-        self._counters.add("group_sent")
+        return self._options.group_channel(group), payload
 
     # Flush, the end, counters
 
@@ -393,6 +419,12 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         most = (config or self._options.config()).url.options.max_payload_bytes
         if len(payload) > most:
             raise MessageTooLarge(str(PayloadTooLarge(len(payload), most)))
+
+
+async def _outcome(error: Exception | None) -> None:
+    """A coroutine with an outcome that is known already."""
+    if error is not None:
+        raise error
 
 
 def _capacity_of(get: weakref.WeakMethod[Any], default: int) -> Callable[[str], int]:
