@@ -151,7 +151,7 @@ OUR_LAYER = Peer(
     "channels_ours",
     "channels_group",
     variables={"BENCH_LAYER": "django_sockets.integration.channel_layer.ChannelLayer"},
-    share=0.3,
+    share=0.1,
 )
 NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
 BARE = Peer("bare server", "bare", "bare", greets=False)
