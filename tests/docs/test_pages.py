@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["django.md", "checks.md", "limits.md", "migration.md", "promises.md", "shutdown.md"]
+PAGES = [
+    "channels.md",
+    "django.md",
+    "checks.md",
+    "limits.md",
+    "migration.md",
+    "promises.md",
+    "shutdown.md",
+]
 
 
 @pytest.mark.parametrize("name", PAGES)

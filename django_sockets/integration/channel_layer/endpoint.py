@@ -17,7 +17,8 @@ from ...errors import BrokerError, CallError, ConfigurationError, DjangoSocketsE
 from ...hub.hub import Hub
 from ...log import LogThrottle
 from ...url import BrokerOptions
-from .boxes import Box, Boxes, GapEvent, Item
+from .box import Box, GapEvent, Item
+from .boxes import Boxes
 from .counters import LayerCounters
 from .groups import Groups
 from .names import ORDER, RESERVED, base_of, new_owner, owner_of, read_direct

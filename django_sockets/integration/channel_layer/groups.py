@@ -17,7 +17,8 @@ from ...errors import BrokerError
 from ...hub.hub import Hub
 from ...log import LogThrottle
 from ...url import BrokerOptions
-from .boxes import Boxes, GapEvent
+from .box import GapEvent
+from .boxes import Boxes
 from .counters import LayerCounters
 from .names import DIRECT, base_of, direct, owner_of, read_group
 from .options import LayerOptions

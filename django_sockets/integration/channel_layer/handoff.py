@@ -11,7 +11,7 @@ import contextlib
 import threading
 
 from ...errors import CallError
-from .boxes import Item
+from .box import Item
 from .endpoint import Endpoint
 
 __all__ = ["receive_across"]

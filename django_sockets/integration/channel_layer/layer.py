@@ -13,28 +13,26 @@ import re
 import weakref
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from asgiref.sync import markcoroutinefunction
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
-from ...conf import Config, Source
+from ...conf import Source
 from ...deadlines import with_deadline
-from ...errors import CallError, ConfigurationError, PayloadTooLarge, PublishError
-from ...hub.hub import Hub
+from ...errors import CallError, ConfigurationError
 from ...log import LogThrottle
-from ...runtime import background_loop, publish
-from ...runtime.sync_calls import Calls
 from ...url import BrokerOptions
 from .counters import LayerCounters
 from .endpoint import Endpoint
 from .handoff import receive_across
 from .homes import Homes, has_main_loop
-from .names import DIRECT, RESERVED, GroupIds, base_of, direct, owner_of
+from .names import owner_of
 from .options import LayerOptions, check_number, source_of, warn_of_ignored
 from .orders import ORDER_SECONDS
 from .registry import endpoints
+from .sender import Sender
 from .serializer import Serializer, Unreadable
 
 __all__ = ["ChannelLayer"]
@@ -120,8 +118,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             serializer=self._serializer,
             gap_events=gap_events,
         )
-        self._ids = GroupIds()
         self._homes = Homes(self._options, self._counters)
+        self._sender = Sender(self._options, self._counters, self._homes)
         weakref.finalize(self, self._homes.close_soon).atexit = False
 
     def __repr__(self) -> str:
@@ -162,54 +160,9 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             PublishError, QueueError: the message was not sent, or it is unknown whether it was.
         """
         self.require_valid_channel_name(channel)
-        owner = owner_of(channel)
-        if owner is None:
-            await self._send_to_queue(channel, self.serialize(message))
-        else:
+        if owner_of(channel) is not None:
             _check_dict(message)
-            await self._send_to_owner(owner, channel, self.serialize(message))
-        self._counters.add("sent")
-
-    async def _send_to_owner(self, owner: str, channel: str, data: bytes) -> None:
-        local = endpoints.get(owner)
-        if local is None:
-            await self._publish(self._options.owner_channel(owner), direct(DIRECT, channel, data))
-            return
-        if not local.boxes.reserve(channel):
-            self._full(channel)
-        try:
-            await self._publish(self._options.owner_channel(owner), direct(RESERVED, channel, data))
-        except PublishError as exc:
-            if exc.failed:
-                local.boxes.release(channel)
-            raise
-        except MessageTooLarge:
-            local.boxes.release(channel)
-            raise
-
-    async def _send_to_queue(self, channel: str, data: bytes) -> None:
-        payload = direct(DIRECT, channel, data)
-        self._check_size(payload)
-
-        async def push(hub: Hub) -> bool:
-            if hub.queues is None:
-                raise ConfigurationError(
-                    f"{hub.config.url}: this broker has no queues, which channels without '!' such "
-                    f"as {channel!r} need: use a broker of Redis, Valkey or memory://"
-                )
-            return await hub.queues.push(
-                self._options.queue(base_of(channel)),
-                payload,
-                capacity=self.get_capacity(channel),
-                expiry_seconds=self.expiry,
-            )
-
-        if not await self._homes.through_hub(push):
-            self._full(channel)
-
-    def _full(self, channel: str) -> NoReturn:
-        self._counters.add("channel_full")
-        raise ChannelFull(channel)
+        await self._sender.to_channel(channel, self.serialize(message))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A new process-local channel, for `receive` on this event loop.
@@ -356,26 +309,18 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if running_loop() is not None or has_main_loop():
             return self._group_send(group, message)
         try:
-            name, payload = self._group_message(group, message)
-            config = self._options.config()
-            self._check_size(payload, config)
-            calls = Calls(background_loop(), config.settings.sync_call_timeout_seconds)
-            calls.plain(lambda: self._publish(name, payload))
+            self._sender.to_group_from_thread(group, self._group_data(group, message))
         except Exception as exc:
             return _outcome(exc)
-        self._counters.add("group_sent")
         return _outcome(None)
 
     async def _group_send(self, group: str, message: dict[str, Any]) -> None:
-        await self._publish(*self._group_message(group, message))
-        self._counters.add("group_sent")
+        await self._sender.to_group(group, self._group_data(group, message))
 
-    def _group_message(self, group: str, message: dict[str, Any]) -> tuple[str, bytes]:
-        """The hub channel of a group, and the payload for it."""
+    def _group_data(self, group: str, message: dict[str, Any]) -> bytes:
         self.require_valid_group_name(group)
         _check_dict(message)
-        payload = self._ids.pack(self._serializer.serialize(message))
-        return self._options.group_channel(group), payload
+        return self._serializer.serialize(message)
 
     # Flush, the end, counters
 
@@ -406,19 +351,6 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         It may be called on any thread. docs/channels.md explains each number.
         """
         return self._homes.stats()
-
-    async def _publish(self, name: str, payload: bytes) -> None:
-        config = self._options.config()
-        self._check_size(payload, config)
-        try:
-            await publish(config, [name], payload, is_text=False)
-        except PayloadTooLarge as exc:
-            raise MessageTooLarge(str(exc)) from None
-
-    def _check_size(self, payload: bytes, config: Config | None = None) -> None:
-        most = (config or self._options.config()).url.options.max_payload_bytes
-        if len(payload) > most:
-            raise MessageTooLarge(str(PayloadTooLarge(len(payload), most)))
 
 
 async def _outcome(error: Exception | None) -> None:
