@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -52,16 +52,3 @@ async def make_layer(broker_url: str) -> AsyncIterator[MakeLayer]:
 @pytest.fixture
 def layer(make_layer: MakeLayer) -> ChannelLayer:
     return make_layer()
-
-
-@pytest.fixture
-def django_settings() -> Iterator[None]:
-    """Django, configured for consumers; they have no database."""
-    from django.conf import empty, settings
-
-    if settings.configured:
-        yield
-        return
-    settings.configure(CHANNEL_LAYERS={}, DATABASES={})
-    yield
-    settings._wrapped = empty

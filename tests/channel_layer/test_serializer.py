@@ -151,3 +151,26 @@ except ConfigurationError as exc:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert f"django-sockets[{extra}]" in ended.stdout
+
+
+def test_queues_of_fakeredis_without_lua_name_the_extra() -> None:
+    script = """
+import asyncio, sys
+sys.modules["lupa"] = None
+from django_sockets import open_hub
+from django_sockets.errors import ConfigurationError
+
+async def main():
+    async with open_hub("fakeredis://") as hub:
+        await hub.publish("room", b"works")
+        try:
+            await hub.queues.pop("jobs")
+        except ConfigurationError as exc:
+            print(exc)
+
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "django-sockets[lua]" in ended.stdout

@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("channels")
+
 from channels.consumer import AsyncConsumer
 
 from django_sockets.errors import BrokerError
@@ -196,7 +199,7 @@ class Settings:
 
 
 @pytest.fixture
-def layers(django_settings: None) -> Any:
+def layers(django_project: None) -> Any:
     settings = Settings()
     yield settings
     settings.undo()
@@ -235,8 +238,9 @@ async def test_one_server(
 ) -> None:
     async with running(fresh_valkey_server.url, layers) as application:
         await fault(fresh_valkey_server)
-    lost_messages = fault is not cut_publishers
-    assert (application.layer.stats()["gaps"] > 0) is lost_messages
+    # A publish that failed with its connection is a gap, too, if it has not arrived.
+    if fault is not cut_publishers:
+        assert application.layer.stats()["gaps"] > 0
 
 
 # Faults of a cluster and of sentinels
