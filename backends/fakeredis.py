@@ -6,6 +6,7 @@ share one fake server inside the process. TCP, TLS and dead peers cannot be test
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 from typing import Any
 
@@ -15,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
+from ..errors import pip_command
 from ..url import BrokerURL
 from .client.connect_errors import Refused, connect_error
 from .client.connection import Connection, ConnectionLost, ReplyError, consume_by_reading
@@ -23,6 +25,9 @@ from .client.parser import Consumer
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
+
+_HAS_LUA = importlib.util.find_spec("lupa") is not None
+NO_LUA = f"the package 'lupa', which runs Lua scripts, is not installed: run {pip_command('lua')}"
 
 _servers: dict[str, fakeredis.FakeServer] = {}
 
@@ -38,7 +43,12 @@ class FakeredisBroker(SingleNodeBroker):
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         url.check_extra({})
         self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
-        super().__init__(url, sink, open_connection=self._open_connection)
+        super().__init__(
+            url,
+            sink,
+            open_connection=self._open_connection,
+            no_scripts="" if _HAS_LUA else NO_LUA,
+        )
 
     async def inspect(self) -> Report:
         """Describe the fake server."""

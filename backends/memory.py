@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from ..broker import Limits, Report, Sink, deliver_now
+from ..broker import Limits, QueueEntry, Report, Sink, deliver_now
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerURL
+from .memory_queues import MemoryQueues
 
 __all__ = ["MemoryBroker"]
 
@@ -38,11 +39,16 @@ FAILED = "internal error"
 
 
 class _Bus:
-    """The subscribed brokers of each channel."""
+    """The subscribed brokers of each channel, and the queues. Use it with `lock` held."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.subscribers: dict[str, set[MemoryBroker]] = {}
+        self.queues = MemoryQueues(self._ring)
+
+    def _ring(self, channel: str, doorbell: bytes) -> None:
+        for member in self.subscribers.get(channel, ()):
+            member._put(channel, doorbell)
 
 
 class _Buses:
@@ -238,6 +244,40 @@ class MemoryBroker:
                     members.discard(self)
                     if not members:
                         del self._bus.subscribers[channel]
+
+    async def queue_push(
+        self,
+        queue: str,
+        payload: bytes,
+        *,
+        capacity: int,
+        expiry_ms: int,
+        doorbell: bytes,
+        once: bytes = b"",
+    ) -> bool:
+        """See `SupportsQueue.queue_push`."""
+        with self._bus_if_open().lock:
+            return self._bus.queues.push(queue, payload, capacity, expiry_ms, doorbell, once)
+
+    async def queue_pop(self, queue: str) -> tuple[QueueEntry | None, int]:
+        """See `SupportsQueue.queue_pop`."""
+        with self._bus_if_open().lock:
+            return self._bus.queues.pop(queue)
+
+    async def queue_return(self, queue: str, entry: QueueEntry, *, doorbell: bytes) -> None:
+        """See `SupportsQueue.queue_return`."""
+        with self._bus_if_open().lock:
+            self._bus.queues.give_back(queue, entry, doorbell)
+
+    async def queue_clear(self, prefix: str) -> None:
+        """See `SupportsQueue.queue_clear`."""
+        with self._bus_if_open().lock:
+            self._bus.queues.clear(prefix)
+
+    def _bus_if_open(self) -> _Bus:
+        if self._closed:
+            raise BrokerClosed(self.url)
+        return self._bus
 
     async def inspect(self) -> Report:
         """Describe the bus."""

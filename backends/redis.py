@@ -21,6 +21,7 @@ from .client.driver_options import DRIVER_OPTIONS, database
 from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
 from .client.publisher import PipelinePublisher, Publisher
+from .client.scripts import ScriptRunner
 from .client.subscriptions import Subscriptions
 from .glide.publisher import glide_publisher
 
@@ -34,6 +35,7 @@ class SingleNodeBroker(ServerBroker):
         open_connection, open_publishing: see `Node`.
         publisher: publishes instead of the node's own connection, if given.
         max_age_seconds: see `Node`.
+        no_scripts: why the server has no Lua scripts; empty if it has.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class SingleNodeBroker(ServerBroker):
         pubsub: PubSubCommands = PLAIN,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
+        no_scripts: str = "",
     ) -> None:
         super().__init__(url)
         self._opener = open_connection
+        self._pubsub = pubsub
         self._subscriptions = Subscriptions(
             url, server_name=self._name, place_for=lambda _: self._node
         )
@@ -65,6 +69,12 @@ class SingleNodeBroker(ServerBroker):
         self._publisher = publisher or PipelinePublisher(self._node.pipeline, pubsub)
         if publisher is None:
             self.thread_publisher = DirectPublisher(url, self._node.pipeline, pubsub, self._name)
+        self._scripts = ScriptRunner(
+            url, lambda _: self._node.pipeline, lambda: [self._node.pipeline], no_scripts
+        )
+
+    async def _publish_command(self) -> bytes:
+        return self._pubsub.publish
 
     async def aclose(self) -> None:
         """See `Broker.aclose`."""

@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from ..broker import Broker, Inspectable, Limits, Report
+from ..broker import Broker, Inspectable, Limits, QueueEntry, Report, SupportsQueue
 from ..errors import BrokerClosed, BrokerError, PublishError, SubscribeError
 from ..url import BrokerURL
 from .client.deadlines import ignore_result
 from .interest import Interest, keep, withdraw
 
-__all__ = ["ShardedBroker"]
+__all__ = ["ShardedBroker", "sharded_broker"]
 
 CHANNELS_REMEMBERED = 65_536
 
@@ -39,6 +39,7 @@ class ShardedBroker:
             min(part.limits.max_channel_bytes for part in parts),
         )
         self._parts = parts
+        self._queue_parts = [part for part in parts if isinstance(part, SupportsQueue)]
         names = [shard.identity.encode() for shard in url.shards]
 
         @lru_cache(maxsize=CHANNELS_REMEMBERED)
@@ -177,6 +178,44 @@ class ShardedBroker:
         await asyncio.gather(*(part.aclose() for part in self._parts))
         if self._publishing:
             await asyncio.wait(list(self._publishing))
+
+
+class _WithQueues(ShardedBroker):
+    """Several hosts that all support queues. The name of a queue selects its host."""
+
+    async def queue_push(
+        self,
+        queue: str,
+        payload: bytes,
+        *,
+        capacity: int,
+        expiry_ms: int,
+        doorbell: bytes,
+        once: bytes = b"",
+    ) -> bool:
+        """See `SupportsQueue.queue_push`."""
+        part = self._queue_parts[self._pick(queue)]
+        return await part.queue_push(
+            queue, payload, capacity=capacity, expiry_ms=expiry_ms, doorbell=doorbell, once=once
+        )
+
+    async def queue_pop(self, queue: str) -> tuple[QueueEntry | None, int]:
+        """See `SupportsQueue.queue_pop`."""
+        return await self._queue_parts[self._pick(queue)].queue_pop(queue)
+
+    async def queue_return(self, queue: str, entry: QueueEntry, *, doorbell: bytes) -> None:
+        """See `SupportsQueue.queue_return`."""
+        await self._queue_parts[self._pick(queue)].queue_return(queue, entry, doorbell=doorbell)
+
+    async def queue_clear(self, prefix: str) -> None:
+        """See `SupportsQueue.queue_clear`."""
+        await asyncio.gather(*(part.queue_clear(prefix) for part in self._queue_parts))
+
+
+def sharded_broker(url: BrokerURL, parts: Sequence[Broker]) -> ShardedBroker:
+    """The broker of several hosts. It supports queues if all hosts do. See `ShardedBroker`."""
+    with_queues = all(isinstance(part, SupportsQueue) for part in parts)
+    return (_WithQueues if with_queues else ShardedBroker)(url, parts)
 
 
 def _score(host: bytes, channel: str) -> bytes:

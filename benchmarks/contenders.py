@@ -65,6 +65,14 @@ PUBSUB = _channels(
     "channels, pubsub layer", "channels_pubsub", "pubsub.RedisPubSubChannelLayer", share=0.05
 )
 CORE = _channels("channels, core layer", "channels_core", "core.RedisChannelLayer", share=0.02)
+OUR_LAYER = Peer(
+    "channels, our layer",
+    "channels_ours",
+    "channels_group",
+    protocol=_OUR_PROTOCOL,
+    variables={"BENCH_LAYER": "django_sockets.integration.channel_layer.ChannelLayer"},
+    share=0.1,
+)
 NODE = NodePeer("node ws + ioredis", "node", "node.cjs", "node", ("ws", "ioredis"))
 BARE = Peer("bare server", "bare", "bare", greets=False)
 REDIS_PY = Peer("redis-py", "redis_py")
@@ -79,6 +87,7 @@ PEERS = (
     PUBLISHED,
     PUBSUB,
     CORE,
+    OUR_LAYER,
     NODE,
     BARE,
     REDIS_PY,

@@ -10,6 +10,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from django_sockets.backends.client.commands import server_name
 from django_sockets.delivery.envelope import Publisher, unpack
+from django_sockets.integration.channel_layer.names import GroupIds
 
 Message = Callable[[str, str], tuple[bytes, bytes]]
 """Returns channel and payload for a room and a JSON text."""
@@ -62,5 +63,18 @@ def channels_pubsub() -> Message:
     def message(room: str, text: str) -> tuple[bytes, bytes]:
         event = msgpack.packb({"type": "chat.message", "text": text})
         return f"asgi__group__{room}".encode(), event
+
+    return message
+
+
+def channels_ours() -> Message:
+    """Our channel layer: the envelope, the identifier of a group message, msgpack of the event."""
+    publisher, ids = Publisher(), GroupIds()
+
+    def message(room: str, text: str) -> tuple[bytes, bytes]:
+        channel = f"asgi:g:{room}"
+        (header,) = publisher.headers([channel], is_text=False)
+        event = msgpack.packb({"type": "chat.message", "text": text})
+        return server_name(b"django_sockets", channel), header + ids.pack(event)
 
     return message

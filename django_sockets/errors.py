@@ -10,6 +10,7 @@
     │   │   └── AuthError       no credentials, or the server refused them
     │   ├── PublishError        a publish failed, or its outcome is unknown
     │   ├── SubscribeError      a subscription was not acknowledged
+    │   ├── QueueError          a call to a queue failed, or its outcome is unknown
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
     │   └── ThreadError         a required thread cannot be started      (also RuntimeError)
@@ -37,6 +38,7 @@ __all__ = [
     "NotAllowed",
     "PayloadTooLarge",
     "PublishError",
+    "QueueError",
     "Reject",
     "SubscribeError",
     "pip_command",
@@ -144,6 +146,23 @@ class SubscribeError(BrokerError):
         self.channels = tuple(channels)
         self.reason = problem
         super().__init__(url, f"{problem}; not subscribed to {_names(self.channels)}")
+
+
+class QueueError(BrokerError):
+    """A call to a queue of the broker failed.
+
+    Attributes:
+        queue: the name of the queue.
+        unknown: True if the command was written and no reply came; it may have been executed.
+        reason: the problem without the queue.
+    """
+
+    def __init__(self, url: object, problem: str, *, queue: str, unknown: bool = False) -> None:
+        self.queue = queue
+        self.unknown = unknown
+        self.reason = problem
+        outcome = "outcome unknown for" if unknown else "not done:"
+        super().__init__(url, f"{problem}; {outcome} queue {queue!r}")
 
 
 class BrokerClosed(BrokerError):

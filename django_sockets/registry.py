@@ -33,7 +33,7 @@ _BUILT_IN = {
     "redis+serverless": "django_sockets.backends.serverless:ServerlessBroker",
     "rediss+serverless": "django_sockets.backends.serverless:ServerlessBroker",
 }
-_SHARDED = "django_sockets.backends.sharded:ShardedBroker"
+_SHARDED = "django_sockets.backends.sharded:sharded_broker"
 # Driver package -> the extra of django-sockets that installs it.
 _EXTRAS = {"fakeredis": "fakeredis"}
 

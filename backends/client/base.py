@@ -11,6 +11,7 @@ from ...url import BrokerURL
 from .commands import server_name
 from .pipeline import NotSent, OutcomeUnknown
 from .publisher import Publisher, raise_for_outcomes
+from .queues import QueueCalls
 from .subscriptions import Subscriptions
 
 __all__ = ["ServerBroker"]
@@ -19,8 +20,8 @@ NAMES_KEPT = 4096
 """Size of the cache of server-side names."""
 
 
-class ServerBroker:
-    """The common part of a broker; a subclass sets `_publisher` and `_subscriptions`.
+class ServerBroker(QueueCalls):
+    """The common part of a broker; a subclass sets `_publisher`, `_subscriptions`, `_scripts`.
 
     Attributes:
         thread_publisher: publishes on the calling thread; None if the broker cannot.

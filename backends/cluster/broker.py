@@ -17,22 +17,24 @@ from typing import Any
 
 from ...broker import Report, Sink
 from ...deadlines import with_deadline
-from ...errors import AuthError, ConfigurationError, ConnectError
+from ...errors import AuthError, BrokerClosed, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
-from ..client.commands import PLAIN, slot_of
+from ..client.commands import PLAIN, SHARDED, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
 from ..client.driver_options import DRIVER_OPTIONS
 from ..client.node import Node
-from ..client.pipeline import NotSent, OutcomeUnknown
+from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline
 from ..client.publisher import Publisher
+from ..client.scripts import not_sent
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
 from ..glide.publisher import glide_publisher
 from .inspection import inspect_cluster
 from .router import Route, Router
+from .scripts import ClusterScripts
 from .topology import QUESTIONS, SlotMap, Topology
 
 __all__ = ["ClusterBroker"]
@@ -75,6 +77,14 @@ class ClusterBroker(ServerBroker):
             refresh=self._refreshed,
             on_moved=self._on_moved,
             on_waiting=self.refresh_soon,
+        )
+        self._scripts = ClusterScripts(
+            url,
+            route_for=self._route_for,
+            route_to=self._route_to,
+            refresh=self._refreshed,
+            on_moved=self._on_moved,
+            primaries=self._primaries,
         )
         self._glide = (
             glide_publisher(self._connector, sharded=True, cluster=True)
@@ -120,13 +130,27 @@ class ClusterBroker(ServerBroker):
 
     def _route_for(self, slot: int) -> Route | None:
         address = self._owner(slot)
-        if address is None:
-            return None
+        return None if address is None else self._route_to(address)
+
+    def _route_to(self, address: Address) -> Route | None:
         route = self._routes.get(address)
         if route is None:
             self._node(address)
             route = self._routes[address]
         return route
+
+    def _primaries(self) -> list[Pipeline]:
+        slot_map = self._topology.slot_map
+        return [] if slot_map is None else [self._node(a).pipeline for a in slot_map.primaries]
+
+    async def _publish_command(self) -> bytes:
+        if self._topology.slot_map is None:
+            try:
+                await self._refreshed()
+            except ConnectError as exc:
+                raise not_sent(exc.problem, exc) from exc
+        slot_map = self._topology.slot_map
+        return SHARDED.publish if slot_map is None else slot_map.pubsub.publish
 
     def _on_moved(self, slot: int, address: Address) -> None:
         """A server redirected a publish. The subscriptions of that slot have moved as well."""
@@ -177,6 +201,8 @@ class ClusterBroker(ServerBroker):
 
     async def _refreshed(self) -> None:
         """Return after the next refresh of the slot map. Raises ConnectError."""
+        if self._closed:
+            raise BrokerClosed(self.url)
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         self.refresh_soon()

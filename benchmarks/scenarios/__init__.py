@@ -24,6 +24,7 @@ from ..contenders import (
 from ..environments import Peer
 from ..messages import texts
 from .broadcasts import Broadcasts
+from .channel_layers import LAYERS
 from .inside import Program
 from .joining import Idle, Storm
 from .lost_link import LostLink
@@ -221,6 +222,7 @@ SCENARIOS = {
         Program("plain_publishing"),
         (OURS, REDIS_PY),
     ),
+    **{name: Scenario(*scenario) for name, scenario in LAYERS.items()},
     "import": Scenario(
         "Import time; ours beyond that of redis-py", Program("imports"), (OURS, REDIS_PY)
     ),

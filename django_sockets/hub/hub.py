@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence, Set
 from typing import Any
 
-from ..broker import ThreadPublisher, check_channel
+from ..broker import SupportsQueue, ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
@@ -33,6 +33,7 @@ from ..overrides import channels_after_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
+from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
 
@@ -59,6 +60,7 @@ class Hub:
         counters: the counters of `stats`.
         holds: the timer for broadcasts that wait for the end of `connect`.
         max_payload_bytes: the largest payload of `publish`.
+        queues: the queues of the broker, or None if it has none.
         subscriptions: its local subscribers by channel. Read only.
         threads: lets threads publish without the event loop; None if the broker cannot.
     """
@@ -79,6 +81,7 @@ class Hub:
         self._count_lock = threading.Lock()
         self._broker = config.open_broker(config.url, self)
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
+        self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64

@@ -1,6 +1,7 @@
 """System checks of `manage.py check`. docs/checks.md has a section for each.
 
-Only `check_network` uses the network; it runs when its tag is named.
+Two of them use the network: `check_network`, which runs when its tag is named, and
+`check_layers_reachable`, which runs with `--deploy`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..registry import open_broker
 from ..servers.installed import OLDEST, PROTOCOL, installed_servers, old_uvicorn
 from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path
+from .layer_checks import check_channel_layers, check_channel_layers_reachable
 from .routing import ProtocolTypeRouter, layers
 from .wrapped_send import of_project
 
@@ -46,8 +48,10 @@ def register_checks() -> None:
     checks = (check_configuration, check_application, check_origins, check_apps, check_old_server)
     for function in checks:
         register(function, TAG)
+    register(check_layers, TAG)
     register(check_proxy, TAG, deploy=True)
     register(check_frames, TAG, deploy=True)
+    register(check_layers_reachable, TAG, deploy=True)
     register(check_network, NETWORK_TAG, deploy=True)
 
 
@@ -80,6 +84,16 @@ def _other_processes() -> str | None:
     if not settings.DEBUG and not in_test:
         return "DEBUG is off, so this looks like production"
     return None
+
+
+def check_layers(**_: Any) -> list[CheckMessage]:
+    """E021, W022: see `layer_checks.check_channel_layers`."""
+    return check_channel_layers(_message, _other_processes())
+
+
+def check_layers_reachable(**_: Any) -> list[CheckMessage]:
+    """W023: see `layer_checks.check_channel_layers_reachable`."""
+    return check_channel_layers_reachable(_message)
 
 
 def check_application(**_: Any) -> list[CheckMessage]:

@@ -19,7 +19,7 @@ from support.shop_process import MANAGE, environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)}
-IDS |= {"W016", "W017", "I018", "I019"}
+IDS |= {"W016", "W017", "I018", "I019", "E021", "W022", "W023"}
 
 
 def check(
@@ -344,7 +344,8 @@ def test_the_library_works_without_its_app() -> None:
 def test_every_check_has_its_section_in_the_docs() -> None:
     text = (ROOT / "docs/checks.md").read_text()
     assert set(re.findall(r"^## django_sockets\.(\w+)$", text, re.MULTILINE)) == IDS
-    code = (ROOT / "django_sockets/integration/checks.py").read_text()
+    folder = ROOT / "django_sockets/integration"
+    code = "".join((folder / name).read_text() for name in ("checks.py", "layer_checks.py"))
     assert set(re.findall(r'"([EWI]0\d\d)"', code)) == IDS
 
 

@@ -26,11 +26,14 @@ ADDITIONS = {
     for title, rules in re.findall(r"^\| (\S.*?) \| `(\+.*?)` \|$", SECTION, re.MULTILINE)
 }
 
+QUEUES = "normal channels of the [channel layer](channels.md#channels-of-each-kind)"
+
 
 def test_the_document_has_the_rules() -> None:
     assert set(ADDITIONS) == {
         "cluster, serverless",
         "a database number",
+        QUEUES,
         "the driver option `client_name`",
         "`driver=glide`, Redis 7.0",
         "`driver=glide`, Redis 7.2 or Valkey",
@@ -141,3 +144,26 @@ async def test_sentinels_of_redis(
         url = with_options(bare, sentinel_username=name, sentinel_password="s3cret")
         async with nothing_to_complain(caplog):
             await everything_works(url)
+
+
+@pytest.mark.parametrize("kind", [*SERVERS, *CLUSTERS])
+async def test_queues(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    server: CacheServer | CacheCluster = request.getfixturevalue(kind)
+    nodes = server.nodes if isinstance(server, CacheCluster) else [server]
+    more = ADDITIONS["cluster, serverless"] if kind in CLUSTERS else []
+    with user(nodes, SOCKETS, *more, *ADDITIONS[QUEUES]) as name:
+        async with (
+            nothing_to_complain(caplog),
+            open_hub(with_password(server.url, name, "s3cret")) as hub,
+            hub.subscribe("jobs") as events,
+        ):
+            assert hub.queues is not None
+            await hub.queues.push("jobs", b"x", capacity=5, expiry_seconds=60, once=b"1")
+            await anext(events)
+            entry, _ = await hub.queues.pop("jobs")
+            assert entry is not None
+            await hub.queues.give_back("jobs", entry)
+            await hub.queues.clear("jobs")
+            assert await hub.queues.pop("jobs") == (None, 0)

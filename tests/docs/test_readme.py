@@ -47,8 +47,11 @@ BLOCKS = [
 PYTHON = [block.source for block in BLOCKS if block.language == "python"]
 DJANGO = [source for source in PYTHON if "get_asgi_application" in source]
 TESTS = [source for source in PYTHON if "def test_" in source]
+SETTINGS = [source for source in PYTHON if "CHANNEL_LAYERS" in source]
 SCRIPTS = [
-    block for block in BLOCKS if block.language == "python" and block.source not in DJANGO + TESTS
+    block
+    for block in BLOCKS
+    if block.language == "python" and block.source not in DJANGO + TESTS + SETTINGS
 ]
 LINES = [
     line.split("  #")[0].strip()
@@ -60,7 +63,7 @@ LINES = [
 
 def test_every_block_is_tried_by_a_test_below() -> None:
     assert {block.language for block in BLOCKS} == {"python", "console"}
-    assert (len(DJANGO), len(TESTS), len(SCRIPTS)) == (1, 1, 4)
+    assert (len(DJANGO), len(TESTS), len(SETTINGS), len(SCRIPTS)) == (1, 1, 1, 4)
     assert [line for line in LINES if not line.startswith(("make ", "python -m "))] == []
 
 
@@ -221,3 +224,13 @@ def test_override_broker_keeps_tests_apart() -> None:
         assert outer.url != inner.url
     with override_broker("redis://localhost") as chosen:
         assert str(chosen.url) == "redis://localhost"
+
+
+def test_the_settings_of_an_existing_channels_project() -> None:
+    pytest.importorskip("channels")
+    from django.utils.module_loading import import_string
+
+    names: dict[str, Any] = {}
+    exec(SETTINGS[0], names)
+    layer = names["CHANNEL_LAYERS"]["default"]
+    assert "redis://localhost:6379" in repr(import_string(layer["BACKEND"])(**layer["CONFIG"]))

@@ -22,6 +22,7 @@ from .delivery import DeliveryContract
 from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
+from .queues import QueueContract
 from .subscribing import SubscribingContract
 from .topologies import ClusterControl, HostsControl, SentinelControl, ServerlessControl
 from .trouble import TroubleContract
@@ -34,6 +35,7 @@ __all__ = [
     "CrashContract",
     "HostsControl",
     "NetworkContract",
+    "QueueContract",
     "SentinelControl",
     "ServerContract",
     "ServerControl",
@@ -43,7 +45,12 @@ __all__ = [
 
 
 class BrokerContract(
-    DeliveryContract, SubscribingContract, ContentContract, LossContract, LifetimeContract
+    DeliveryContract,
+    SubscribingContract,
+    ContentContract,
+    LossContract,
+    LifetimeContract,
+    QueueContract,
 ):
     """The promises of a backend while its server works."""
 
