@@ -133,7 +133,7 @@ def _own_site(
     return Site(schemes, host)
 
 
-@functools.lru_cache(maxsize=256)  # As `_is_ipv4`.
+@functools.lru_cache(maxsize=256)  # For the same reason as `_is_ipv4`.
 def _host_name(host: str) -> str | None:
     """The name in a Host header; None if the header has another form."""
     found = _AUTHORITY.fullmatch(host)
@@ -153,9 +153,7 @@ def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:
     return _is_ipv4(name)
 
 
-@functools.lru_cache(
-    maxsize=256
-)  # For the storm in docs/benchmarks, where most handshakes have the same host.
+@functools.lru_cache(maxsize=256)  # In the storm of docs/benchmarks, most hosts are the same.
 def _is_ipv4(name: str) -> bool:
     try:
         ipaddress.IPv4Address(name)
