@@ -1,4 +1,4 @@
-"""Broadcaster: broadcasting, and receiving broadcasts, without a websocket connection."""
+"""Broadcaster: broadcast, and receive broadcasts, without a websocket connection."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ __all__ = ["Broadcaster"]
 
 
 class Broadcaster:
-    """Publishes from anywhere: a view, a task, a script, a coroutine. Making one costs nothing.
+    """Publishes from any code: a view, a task, a script, a coroutine. It is cheap to create.
 
-    Everything it publishes goes through the running event loop's own connection where there is one
-    (a server with sockets), else through the library's background loop, which the whole process
-    shares. It may be kept for good, also across a fork, and used from any thread. Its subscriptions
-    end with the loop, or the process, in which they were made; it can subscribe again.
+    If the running event loop has a connection of its own (a server with sockets), the broadcaster
+    publishes through it. Otherwise it uses the library's background loop, which the whole process
+    shares. You may keep a broadcaster as long as the process, also across a fork, and use it from
+    any thread. Its subscriptions end with the event loop, or the process, in which they were made;
+    it can subscribe again.
 
     The plain methods may be called from any thread. On a thread without a running event loop they
-    wait for the result and raise its error; on one that runs a loop they are scheduled, in order,
-    and log a failure. A broadcast of a signal handler that interrupts another broadcast of its
-    thread is scheduled, too. The `async_` ones are the same calls for coroutines.
+    wait for the result and raise its error. On a thread that runs a loop, they are scheduled in
+    order, and a failure is logged. If a signal handler broadcasts while it interrupts another
+    broadcast of its thread, its broadcast is scheduled, too. The `async_` methods are the same
+    calls for coroutines.
 
-    A subclass may name its own methods and attributes as it likes: the public names below and
-    `_connection` are the only ones in use.
+    A subclass may use any name for its own methods and attributes, except the public names below
+    and `_connection`.
 
     Args:
         config: a URL or a dict; None for Django's setting, the environment, or memory://.
         hosts: a list of `{"address": URL}`, in place of `config`.
-        loop: accepted for the sake of older code, and not used.
+        loop: ignored; accepted for compatibility with older code.
     """
 
     @frameless
@@ -55,12 +57,12 @@ class Broadcaster:
         Args:
             channel: one channel, or a list, tuple or set of them.
             data: anything with a JSON form, or bytes for a binary frame.
-            compress: False: the frames are not compressed; see `BaseSocketServer.broadcast`.
+            compress: False sends uncompressed frames; see `BaseSocketServer.broadcast`.
 
         Raises:
             ChannelError, EncodeError, PayloadTooLarge: nothing was sent.
-            PublishError: it did not certainly reach the server.
-            CallError: the event loop or the server did not do it in time.
+            PublishError: the message may not have reached the server.
+            CallError: the event loop or the server did not finish the call in time.
         """
         if not _publish_now(self, channel, data, compress):
             self._connection.calls.plain(
@@ -93,19 +95,19 @@ class Broadcaster:
     # Subscribing
 
     def subscribe(self, channel: Channels) -> None:
-        """Receive what is broadcast to a channel, or to several; acknowledged on return.
+        """Receive the broadcasts to one or several channels. Returns after the acknowledgement.
 
         Raises:
-            ChannelError, SubscribeError, CallError: this call has subscribed none of them.
+            ChannelError, SubscribeError, CallError: this call subscribed to no channel.
         """
         self._connection.calls.plain(lambda: self.async_subscribe(channel))
 
     async def async_subscribe(self, channel: Channels) -> None:
-        """See `subscribe`. What arrives waits for `async_receive_broadcast`."""
+        """See `subscribe`. Broadcasts are queued for `async_receive_broadcast`."""
         await self._connection.subscribe(channel)
 
     def unsubscribe(self, channel: Channels) -> None:
-        """Receive nothing more from a channel, or from several."""
+        """Stop receiving broadcasts to one or several channels."""
         self._connection.calls.plain(lambda: self.async_unsubscribe(channel))
 
     async def async_unsubscribe(self, channel: Channels) -> None:
@@ -113,9 +115,9 @@ class Broadcaster:
         await self._connection.unsubscribe(channel)
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
-        """The next broadcast to a subscribed channel; waits for it. Cancelling loses none.
+        """Wait for the next broadcast to a subscribed channel. Cancelling loses no broadcast.
 
-        Gaps go to `gap` on the way.
+        If a gap comes before it, `gap` is called.
 
         Returns:
             The channel and the decoded data.
@@ -126,7 +128,7 @@ class Broadcaster:
         return await self._connection.receive(self.gap)
 
     def gap(self, channels: Sequence[str], reason: str) -> None:
-        """Override it to hear that broadcasts on these channels may be missing at this point."""
+        """Called where broadcasts on these channels may be missing. Override it to react."""
 
     async def aclose(self) -> None:
         """Drop all subscriptions; the broadcaster can still publish."""

@@ -24,7 +24,7 @@ UNAVAILABLE = 503
 async def admit(connection: Connection) -> bool:
     """Begin the handshake of an ASGI server; False if it was refused.
 
-    If it is True, the caller awaits `Connection.serve` next, which sends the accept.
+    If it returns True, the caller awaits `Connection.serve` next, which sends the accept.
     """
     receive, send = connection.asgi_receive, connection.asgi_send
     if receive is None or send is None:
@@ -64,7 +64,7 @@ async def admit(connection: Connection) -> bool:
 
 
 async def _decide(connection: Connection) -> int | None:
-    """The HTTP status to refuse with, or None once the socket is found by its tags."""
+    """The HTTP status to refuse with, or None after the socket has joined its tags."""
     socket = connection.socket
     status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
     if status is None:
@@ -88,7 +88,7 @@ async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | N
 
 
 async def handle_connect(connection: Connection) -> None:
-    """Send the accept, call `connect`, and then let the broadcasts through that wait for it."""
+    """Send the accept, call `connect`, and then release the broadcasts that wait for it."""
     socket, delivery, outbox = connection.socket, connection.delivery, connection.outbox
     accept: dict[str, Any] = {"type": "websocket.accept"}
     subprotocol = _agreed_subprotocol(socket)
@@ -127,7 +127,7 @@ async def _release_after_calls(connection: Connection) -> None:
 
 
 def _agreed_subprotocol(socket: Socket) -> str | None:
-    """The class's own; but what middleware agreed on if the client did not offer that."""
+    """The class's subprotocol; if the client did not offer it, the one middleware chose."""
     agreed: str | None = socket.scope.get("django_sockets.subprotocol")
     if agreed is None or socket.subprotocol in (socket.scope.get("subprotocols") or ()):
         return socket.subprotocol

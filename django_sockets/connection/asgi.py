@@ -20,11 +20,11 @@ Connect = Callable[[Any, MutableMapping[str, Any], Receive, Send], Connection]
 
 
 class AsgiApp:
-    """What `MySocket.as_asgi` is: an ASGI 3 application; each connection gets a `MySocket`.
+    """The ASGI 3 application `MySocket.as_asgi`. Each connection gets a `MySocket`.
 
-    An object and not a bound method, because servers take a bound method for ASGI 2 (uvicorn 0.54
-    and hypercorn 0.18 ask `iscoroutinefunction` of `app.__call__`). Calling it without arguments
-    returns the application itself, so that `MySocket.as_asgi()` may be written as in Channels.
+    It is an object, because servers treat a bound method as an ASGI 2 application (uvicorn 0.54 and
+    hypercorn 0.18 call `iscoroutinefunction` with `app.__call__`). A call without arguments returns
+    the application itself, so that you may write `MySocket.as_asgi()` as in Channels.
     """
 
     def __init__(self, socket_class: Any, connect: Connect) -> None:

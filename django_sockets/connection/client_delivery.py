@@ -1,4 +1,4 @@
-"""The delivery of broadcasts to one client: what the hub subscribes.
+"""The delivery of broadcasts to one client. The hub has it as a subscriber.
 
 Broadcasts go straight to the outbox, or through an inbox to the hooks of a class that has its own.
 While `connect` runs they wait in a `Hold`. If a client reads too slowly, the overflow policy
@@ -41,8 +41,8 @@ class ClientDelivery:
     """The subscriber of one connection.
 
     Attributes:
-        queue: where broadcasts wait: for `async_receive_broadcast` before the listeners run, or
-            for `connect`. None: they go on at once.
+        queue: the broadcasts that wait for `async_receive_broadcast` before the listeners run, or
+            for `connect`. None if broadcasts are passed on at once.
     """
 
     __slots__ = ("_connection", "_inbox", "_overflow", "_slow", "_socket", "queue")
@@ -58,10 +58,10 @@ class ClientDelivery:
     # Subscribing
 
     def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """Subscribe to channels; await what it returns.
+        """Subscribe to channels. The caller awaits the result.
 
         Raises:
-            SubscribeError: they are too many.
+            SubscribeError: the socket would be on too many channels.
         """
         connection = self._connection
         hub = connection.shared_hub()
@@ -76,7 +76,7 @@ class ClientDelivery:
         return hub.add(self, names, direct=self._direct())
 
     def _direct(self) -> SendQueue | None:
-        """Where broadcasts may go past `on_delivery`, while nothing is queued there."""
+        """The queue to which the fan-out may deliver directly, or None."""
         connection = self._connection
         if (
             not connection.serving
@@ -110,7 +110,7 @@ class ClientDelivery:
     # Beginning and end
 
     def start(self) -> None:
-        """From now on broadcasts go to the client, or to the class's own hooks, in order."""
+        """Pass broadcasts on to the client, or to the class's own hooks, in order."""
         if self._connection.definition.own_broadcast_hook:
             self._inbox = Inbox(self)
         queue, self.queue = self.queue, None
@@ -125,7 +125,7 @@ class ClientDelivery:
                 pass_on(event)
 
     async def end(self) -> None:
-        """The connection has ended: unsubscribe from everything, and drop what waits for hooks."""
+        """Unsubscribe from all channels and drop the queued events: the connection has ended."""
         hub = self._connection.hub
         if hub is not None:
             await hub.remove(self)
@@ -151,7 +151,7 @@ class ClientDelivery:
     # Called by the hub
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """Take a broadcast."""
+        """Queue a broadcast or pass it on."""
         if delivery.origin is not None and delivery.origin == self._connection.outbox.origin:
             return
         if self.queue is not None:
@@ -160,7 +160,7 @@ class ClientDelivery:
             self._pass_on(delivery)
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
-        """Broadcasts may be missing here."""
+        """Queue a gap or pass it on."""
         if self.queue is not None:
             self.queue.on_gap(channels, reason)
         else:
@@ -174,7 +174,7 @@ class ClientDelivery:
             if isinstance(event, Delivery) and self.takes_whole_runs:
                 self._push(event)
                 return
-            # What follows waits for the hook, so the fan-out must not use the outbox.
+            # Later events wait for the hook, so the fan-out must not use the outbox.
             self._connection.outbox.seal()
             self._inbox = Inbox(self)
         if self._inbox is not None:
@@ -189,7 +189,7 @@ class ClientDelivery:
             self._unseal()
 
     def _unseal(self) -> None:
-        """Let the fan-out use the outbox again, unless something waits before it."""
+        """Let the fan-out use the outbox again, unless events wait in another queue."""
         connection = self._connection
         if self.queue is None and self._inbox is None and not connection.closing:
             connection.outbox.unseal()
@@ -210,7 +210,7 @@ class ClientDelivery:
             self.policy().put(connection.outbox, item, len(delivery.payload))
 
     async def _send_on(self, delivery: Delivery) -> None:
-        """`_push` for one that may wait: then what is too much waits in the inbox, before `gap`."""
+        """`_push` that may wait for the outbox. Later events wait in the inbox meanwhile."""
         connection = self._connection
         if connection.asgi_send is None or connection.closing or connection.outbox.idle:
             self._push(delivery)
@@ -287,7 +287,7 @@ class ClientDelivery:
         return self._socket.hold_seconds or self._connection.config.settings.hold_seconds
 
     def _hold(self, hub: Hub) -> Hold:
-        """From now on broadcasts wait, for at most `hold_seconds`."""
+        """Hold broadcasts back, for at most `hold_seconds`."""
         self.queue = hold = Hold(self)
         hub.holds.add(hold, self._hold_seconds)
         return hold
@@ -298,12 +298,12 @@ class ClientDelivery:
         return queue if isinstance(queue, Hold) and queue is not NOT_YET else None
 
     async def release(self) -> None:
-        """Hand on what has waited for `connect`, in order; nothing waits any more after it."""
+        """Pass on the broadcasts that waited for `connect`, in order, and end the hold."""
         if not self.release_empty():
             hold = self._held()
             if hold is not None and not (hold.passing or hold.closed):
                 hold.passing = True
-                # A task of its own: the caller may be cancelled, and may not leave it half done.
+                # A separate task: a cancelled caller must not leave the hand-over half done.
                 await asyncio.wait([spawn(self._hand_over(hold))])
 
     def release_empty(self) -> bool:
@@ -327,14 +327,14 @@ class ClientDelivery:
         self.release_empty()
 
     def discard_held(self) -> None:
-        """The connection ends: drop what waits for `connect`."""
+        """Drop the broadcasts that wait for `connect`: the connection ends."""
         hold = self._held()
         if hold is not None:
             hold.close()
             self._connection.shared_hub().holds.discard(hold)
 
     def hold_expired(self) -> None:
-        """`connect` has not returned in time."""
+        """End the hold: `connect` has not returned in time."""
         name = type(self._socket).__name__
         text = (
             "%s: connect has not returned within %g s (hold_seconds); broadcasts no longer wait "
@@ -345,7 +345,7 @@ class ClientDelivery:
         spawn(self.release())
 
     def overran(self, event: Delivery | Gap, first: bool) -> None:
-        """Too much waits for `connect` or `gap`, and the oldest event was removed."""
+        """Count the oldest event, which was removed: too many wait for `connect` or `gap`."""
         count = int(isinstance(event, Delivery))
         if self._socket.overflow == CLOSE and not self._connection.definition.own_gap_hook:
             self.discarded(count)

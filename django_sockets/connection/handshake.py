@@ -1,4 +1,4 @@
-"""The handshake of one connection: whether it is refused, and saying so to the server."""
+"""The decision whether a handshake is refused, and the answer to the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _failures = LogThrottle(logger, BrokerOptions.log_interval_seconds, burst=5)
 FORBIDDEN = 403
 """HTTP status (RFC 9110, section 15.5.4)."""
 ERRORS = "django_sockets.errors"
-"""Key of the scope under which the test kit passes a callable that is told of each error."""
+"""Key of the scope under which the test kit passes a callable that gets each error."""
 
 
 def origin_refusal(
@@ -65,7 +65,7 @@ def _note_refusal(scope: Mapping[str, Any], kind: str, reason: str) -> None:
 
 
 def report_error(scope: Mapping[str, Any], exc: Exception) -> None:
-    """Tell a test, if one drives the application, what the application's own code has raised."""
+    """Pass an error of the application's code to the test kit, if it runs the application."""
     report = scope.get(ERRORS)
     if report is not None:
         report(exc)
@@ -79,8 +79,8 @@ async def deny(
 ) -> None:
     """Refuse a websocket's handshake, after its `websocket.connect` was received.
 
-    Servers with the denial-response extension (ASGI websocket spec 2.3) answer `status`; the others
-    make an HTTP 403 of a close before the accept.
+    Servers with the denial-response extension (ASGI websocket spec 2.3) answer with `status`. Other
+    servers turn a close before the accept into an HTTP 403.
     """
     if "websocket.http.response" in (scope.get("extensions") or {}):
         start = {"type": "websocket.http.response.start", "status": status}

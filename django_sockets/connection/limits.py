@@ -75,7 +75,7 @@ def check_limits(owner: Any) -> None:
 def check_list(name: str, value: object, example: str | None = None) -> None:
     """Check an option that is a list.
 
-    A text is a sequence of its characters: `"https://*.example.com"` would name `"*"`.
+    A text is a sequence of its characters, so `"https://*.example.com"` would contain `"*"`.
 
     Args:
         example: an entry for the error message; None for the text that was given instead of a list.

@@ -2,10 +2,11 @@
 
 A browser sends the page's origin with every handshake and the user's cookies with it, and lets any
 page open a socket to any host (RFC 6455, section 10.2). So the origin must be the application's
-own, or be named. A handshake without Origin comes from no browser; with cookies it is refused.
+own, or be in a list. A handshake without Origin does not come from a browser; with cookies it is
+refused.
 
 An Origin is compared as the browser writes it (RFC 6454, section 6.2): a scheme, a host and a port,
-in ASCII and with nothing around them. What is not written like that is not repaired, but refused.
+in ASCII and without other characters. An Origin in any other form is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 _PORTS = {"http": 80, "https": 443}
 _SCHEMES = {"ws": ("http",), "wss": ("https",)}
 _UNKNOWN = ("http", "https")
-"""daphne names no scheme, so that a page of either one is the application's own."""
+"""daphne gives no scheme, so a page with either scheme counts as the application's own."""
 _HOST = r"[a-z0-9._-]+|\[[0-9a-f:.]+\]"
 _AUTHORITY = re.compile(rf"({_HOST})(?::([1-9][0-9]{{0,4}}))?", re.ASCII | re.IGNORECASE)
 _APP_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f-\uffff/?#@*\\]+", re.ASCII)
@@ -53,8 +54,8 @@ def origin_problem(
     Args:
         scope: the ASGI scope of a websocket.
         allowed: further origins such as "https://app.example.com"; "*" admits all.
-        allowed_hosts: the names of this server, for where Django is not configured; none: every
-            name that no foreign page can have.
+        allowed_hosts: the names of this server if Django is not configured. If empty, every name
+            that a foreign page cannot have is allowed.
     """
     if isinstance(allowed, (str, bytes)):  # Set on a class after it was made.
         return "allowed_origins is a text and no list"
@@ -78,7 +79,7 @@ def origin_problem(
     if len(origins) > 1:
         return "more than one Origin header"
     origin = origins[0].decode("latin-1")
-    if origin in allowed:  # As it is written: the origin of an app may be of any scheme.
+    if origin in allowed:  # Compared as text: the origin of an app may have any scheme.
         return None
     site = django_site(scope) or _own_site(scope, hosts, allowed_hosts)
     if origin in site.trusted:
@@ -114,10 +115,10 @@ def _remedy(site: Site) -> str:
 def _own_site(
     scope: Mapping[str, Any], hosts: Sequence[bytes], allowed_hosts: Collection[str]
 ) -> Site:
-    """By the header Host, if a foreign page cannot have made the browser send it.
+    """The site named by the header Host, unless a foreign page may have caused that header.
 
-    A page of evil.example may have that name lead to this server once it is loaded (DNS rebinding):
-    then Origin and Host are the same, and neither is ours.
+    After evil.example has loaded its page, it may resolve its own name to this server (DNS
+    rebinding). Then Origin and Host are the same, and neither of them is ours.
     """
     schemes = _SCHEMES.get(scope.get("scheme") or "", _UNKNOWN)
     if len(hosts) != 1:
@@ -132,7 +133,7 @@ def _own_site(
     return Site(schemes, host)
 
 
-@functools.lru_cache(maxsize=256)  # As `_is_ipv4`.
+@functools.lru_cache(maxsize=256)  # For the same reason as `_is_ipv4`.
 def _host_name(host: str) -> str | None:
     """The name in a Host header; None if the header has another form."""
     found = _AUTHORITY.fullmatch(host)
@@ -148,11 +149,11 @@ def _is_ours(name: str, allowed_hosts: Collection[str]) -> bool:
             for pattern in map(str.lower, allowed_hosts)
         )
     if name.endswith(".localhost") or name.startswith("[") or "." not in name:
-        return True  # It is an IPv6 address, or a name that nobody can register.
+        return True  # It is an IPv6 address, or a name that cannot be registered.
     return _is_ipv4(name)
 
 
-@functools.lru_cache(maxsize=256)  # For the storm in docs/benchmarks: most hosts are the same one.
+@functools.lru_cache(maxsize=256)  # In the storm of docs/benchmarks, most hosts are the same.
 def _is_ipv4(name: str) -> bool:
     try:
         ipaddress.IPv4Address(name)
@@ -209,7 +210,7 @@ def check_origins(name: str, origins: Collection[object]) -> None:
     """Check an option `allowed_origins`; an entry that matches nothing is logged.
 
     Raises:
-        ConfigurationError: it is no list.
+        ConfigurationError: the value is not a list.
     """
     check_list(name, origins)
     for entry in origins:
@@ -234,7 +235,7 @@ def _repaired(entry: str) -> str:
 def _is_rule(entry: str) -> bool:
     if _parts(entry.replace("://*.", "://", 1)) is not None:
         return True
-    # An app has a scheme of its own, and is compared as it is written.
+    # The origin of an app has its own scheme and is compared as text.
     scheme = entry.partition("://")[0]
     return scheme not in {*_PORTS, *_WEB_SCHEMES} and _APP_ORIGIN.fullmatch(entry) is not None
 
@@ -243,7 +244,7 @@ def check_allowed_hosts(name: str, hosts: Collection[object]) -> None:
     """Check an option `allowed_hosts`.
 
     Raises:
-        ConfigurationError: it is no list, or an entry is no name of a host.
+        ConfigurationError: the value is not a list, or an entry is not a host name.
     """
     check_list(name, hosts, "chat.example.com")
     for host in hosts:

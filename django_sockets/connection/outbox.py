@@ -1,4 +1,4 @@
-"""The way from a socket to its server, in order and bounded.
+"""The bounded queue from a socket to its server. It keeps the order of messages.
 
 A message goes to a server that takes prepared frames as a frame, with one call that does not wait.
 For other servers, and for the accept and the close, it is an ASGI event for `send`.
@@ -41,7 +41,7 @@ CLOSE_SECONDS = 1.0
 class Sender(Protocol):
     """The subscriber of the connection, as its outbox knows it.
 
-    It is an object and no set of callables, so that an idle connection is small.
+    One object instead of several callables keeps an idle connection small.
     """
 
     @property
@@ -68,7 +68,7 @@ class Outbox(SendQueue):
         send: the ASGI callable, or None.
 
     Attributes:
-        muted: nothing goes out any more: the interpreter is exiting.
+        muted: nothing is sent any more, because the interpreter is exiting.
     """
 
     __slots__ = ("_drain", "_send", "muted")
@@ -172,7 +172,7 @@ class Outbox(SendQueue):
     def new_backlog(self) -> Backlog:
         return self.owner.new_backlog()
 
-    # What it is for a socket
+    # Methods for the socket
 
     def message(self, payload: bytes, is_text: bool, compress: bool = True) -> Item:
         """A message of the socket's own, as an item for this server."""
@@ -188,7 +188,7 @@ class Outbox(SendQueue):
         return self.muted or super().put(item, size_bytes)
 
     async def run(self, item: Item) -> None:
-        """Send an item behind the others; returns once the server has taken it."""
+        """Send an item after the queued ones. Returns when the server has accepted it."""
         if self.muted:
             return
         if isinstance(item, Frames) and self.idle and not (self.held or self._ended):
@@ -199,23 +199,23 @@ class Outbox(SendQueue):
         await super().run(item)
 
     async def accept(self, event: Event) -> None:
-        """Send the accept, and then what was held: until then nothing goes out."""
+        """Send the accept, and then the held items. Nothing is sent before the accept."""
         if self._send is not None and not self.muted:
             await self._send(event)
         self.release()
 
     async def close(self, code: int) -> None:
-        """Send a close frame behind what is queued, or soon, without it."""
+        """Send a close frame after the queued items, or drop them if the outbox is full."""
         if self.muted or self.held or self._send is None:
             return
         self.seal()  # Nothing may overtake the close frame, or follow it.
         if self.full:
-            self.forget()  # The client does not read: this would only delay the end.
+            self.forget()  # The client does not read, so these items would only delay the close.
         closing = asyncio.ensure_future(self.run({"type": "websocket.close", "code": code}))
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
 
     def mute(self) -> None:
-        """The interpreter is exiting: nothing goes out any more."""
+        """Send nothing any more, because the interpreter is exiting."""
         self.muted = True
         self.seal()
         self.forget()

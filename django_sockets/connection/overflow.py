@@ -31,10 +31,10 @@ CLOSE, DROP_OLDEST, DROP_NEWEST = POLICIES = ("close", "drop_oldest", "drop_newe
 
 
 def check_policy(policy: object) -> str:
-    """Return it.
+    """Check an overflow policy and return it.
 
     Raises:
-        ConfigurationError: it is none of "close", "drop_oldest" and "drop_newest".
+        ConfigurationError: the policy is not one of "close", "drop_oldest", "drop_newest".
     """
     if isinstance(policy, str) and policy in POLICIES:
         return policy
@@ -65,7 +65,7 @@ class Overflow:
         self._in_hole = False
 
     def put(self, queue: SendQueue, item: Any, size_bytes: int) -> list[Any]:
-        """Queue an item by the policy; returns what was dropped for it, perhaps the item itself."""
+        """Queue an item. Returns the items that the policy dropped, which may include it."""
         if queue.put(item, size_bytes):
             self._in_hole = False
             return []
@@ -94,7 +94,7 @@ class Overflow:
 class InboxOwner(HoldOwner, Protocol):
     """The delivery of one socket, as its inbox knows it.
 
-    It is an object and no set of callables, so that an idle connection is small.
+    One object instead of several callables keeps an idle connection small.
     """
 
     async def take(self, event: Delivery | Gap) -> None:
@@ -116,12 +116,12 @@ class InboxOwner(HoldOwner, Protocol):
 class Inbox(SendQueue):
     """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
 
-    Where messages were dropped, a `Gap` comes before the next one that is handled, or once all that
-    was queued is handled. What comes while `gap` runs waits for it in a `Hold`: the hook may take
-    long, and that does not make a slow client.
+    Where messages were dropped, a `Gap` comes before the next message that is handled, or after all
+    queued messages. While the hook `gap` runs, new events wait in a `Hold`. A hook that takes long
+    does not mean that the client is slow.
 
     Attributes:
-        waiting: what waits for `gap`, while it runs.
+        waiting: the events that wait while `gap` runs; None at other times.
     """
 
     __slots__ = ("_hole", "waiting")
@@ -156,7 +156,7 @@ class Inbox(SendQueue):
             await self._signal(self._take_gap())
 
     async def _signal(self, gap: Gap) -> None:
-        """Give a gap to the hook, and queue behind it what has come meanwhile."""
+        """Give a gap to the hook, and then queue the events that arrived meanwhile."""
         self.waiting = hold = Hold(self.owner)
         try:
             await self.owner.take(gap)
@@ -167,7 +167,7 @@ class Inbox(SendQueue):
                 self.dropped(waiting)
             elif waiting:
                 if self._hole and self.owner.policy().policy == DROP_NEWEST:
-                    waiting.insert(0, self._take_gap())  # It was there before them.
+                    waiting.insert(0, self._take_gap())  # The hole precedes these events.
                 for one in waiting:
                     self._queue((one, None), event_bytes(one), force=True)
 

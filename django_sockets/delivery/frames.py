@@ -28,7 +28,7 @@ COMPRESS_FROM_BYTES = 512
 
 LEVEL = 6
 MEMORY_LEVEL = 5
-"""As uvicorn sets it: the memory of a compressor depends on it, the result hardly does."""
+"""The value that uvicorn uses. It changes the memory of a compressor, but hardly the result."""
 
 _FINAL = 0x80
 _COMPRESSED = 0x40

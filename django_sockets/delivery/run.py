@@ -1,7 +1,7 @@
 """Successive messages on one channel, and the frames that all its subscribers share.
 
-One subscriber gets the whole run before the next one: the kernel needs less than half of the time
-for successive data on one connection. The frames of a run are made once for each kind of
+One subscriber gets the whole run before the next subscriber, because the kernel needs less than
+half of the time for successive data on one connection. The frames of a run are made once for each kind of
 connection, and joined, so that a server writes them with one call.
 """
 

@@ -1,6 +1,6 @@
-"""Turns: work of one event loop that must not overlap, first come first served.
+"""A FIFO lock for work on one event loop that must not overlap.
 
-Unlike `asyncio.Lock`, a free turn is taken without a coroutine.
+Unlike with `asyncio.Lock`, taking a free turn needs no coroutine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Turns:
     """One turn at a time.
 
     Attributes:
-        taken: somebody has the turn, or waits for it.
+        taken: a caller has the turn or waits for it.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back()  # It was given the turn, and cannot use it.
+                self.give_back()  # The cancelled call has got the turn and cannot use it.
             raise
 
     def give_back(self) -> None:
-        """Let the next one begin."""
+        """Give the turn to the next caller that waits."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -232,7 +232,7 @@ async def test_a_class_may_answer_a_refusal_and_go_on() -> None:
         assert await client.receive_json() == {"refused": "secret"}
 
 
-async def test_nobody_may_subscribe_unless_the_class_says_so() -> None:
+async def test_without_may_subscribe_every_request_is_refused() -> None:
     socket = BaseSocketServer({}, config=URL)
     nobody = "BaseSocketServer has no may_subscribe, so every request of a client is .* 'room'"
     with pytest.raises(NotAllowed, match=nobody) as refused:

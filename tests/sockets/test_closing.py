@@ -55,7 +55,7 @@ async def hub() -> AsyncIterator[Any]:
         yield hub
 
 
-def test_a_close_that_names_nobody_or_a_wrong_code_is_an_error() -> None:
+def test_a_close_without_tags_or_with_a_wrong_code_is_an_error() -> None:
     for wrong in ({}, {"user": None}, {"user": SimpleNamespace(pk=None)}):
         with pytest.raises(ConfigurationError, match="tag"):
             close_sockets(config=URL, **wrong)
@@ -195,7 +195,7 @@ WRONG_ORDERS = [
 ]
 
 
-async def test_a_malformed_order_is_counted_and_logged_and_harms_nobody(
+async def test_a_malformed_order_is_counted_and_logged_and_has_no_effect(
     hub: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = shared_hub(load_config(URL))
@@ -294,7 +294,7 @@ async def test_a_server_that_does_not_answer_holds_up_a_handshake_for_a_second_a
         assert "do not arrive: no answer for 1 s" in caplog.text
         began = loop.time()
         async with client(Patient.as_asgi, user="7"):
-            assert loop.time() - began < 0.5, "each handshake waited anew"
+            assert loop.time() - began < 0.5, "each handshake waited again"
         assert not missed.is_set()
         answers.set()
         await asyncio.wait_for(missed.wait(), 5)

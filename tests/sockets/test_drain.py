@@ -67,7 +67,7 @@ async def test_everybody_is_closed_with_1012_over_the_window_and_then_the_broker
     assert Room.log == [1012] * 20
 
 
-async def test_a_handler_that_does_not_end_keeps_its_broker_and_delays_nobody() -> None:
+async def test_a_handler_that_does_not_end_keeps_its_broker_and_delays_no_other() -> None:
     class Room(Member):
         pass
 

@@ -355,7 +355,7 @@ async def test_a_long_broadcast_is_compressed_once_for_all_clients(
 
 @contextlib.asynccontextmanager
 async def clients_without() -> AsyncIterator[FrameConnection]:
-    """A client that does not read compressed frames, beside others."""
+    """Connect a client that does not read compressed frames, in addition to the members."""
     async with FrameConnection(Member.as_asgi) as client:
         await until(lambda: len(hub_of().subscriptions.subscribers) == 21)
         await asyncio.sleep(0)

@@ -414,7 +414,7 @@ async def test_a_hand_made_socket_delivers_at_once(shape: type, memory: str) -> 
     await hub.aclose()
 
 
-async def test_nobody_reads_what_waits_but_the_socket(memory: str) -> None:
+async def test_only_the_socket_reads_its_waiting_broadcasts(memory: str) -> None:
     kind = page(AsyncPage, Bare, memory)
 
     async def connect(self: Any) -> None:
@@ -519,7 +519,7 @@ async def test_a_connect_that_goes_on_releases_the_broadcasts(
     await hub.aclose()
 
 
-async def test_release_hands_on_what_has_waited_and_harms_nobody_anywhere(memory: str) -> None:
+async def test_release_delivers_waiting_broadcasts_and_is_safe_at_any_time(memory: str) -> None:
     kind = page(AsyncPage, AsyncTelling, memory)
     hub = hub_of(kind)
 
@@ -728,7 +728,7 @@ async def test_one_whose_class_is_content_with_less_goes_on(policy: str, memory:
 
 
 @pytest.mark.parametrize("hook", ["connect", "gap"])
-async def test_a_hook_that_waits_for_a_client_that_does_not_read_is_no_excuse(
+async def test_a_client_that_does_not_read_is_closed_while_a_hook_waits_for_it(
     hook: str, memory: str
 ) -> None:
     kind = page(AsyncPage, AsyncTelling, memory, outbox_messages=4)

@@ -536,7 +536,7 @@ async def test_plain_http_is_answered_and_lifespan_is_served() -> None:
     assert hub.closed
 
 
-async def test_a_client_that_does_not_read_is_closed_and_holds_up_nobody() -> None:
+async def test_a_client_that_does_not_read_is_closed_and_delays_no_other() -> None:
     joined = asyncio.Event()
 
     class Small(Recorder):

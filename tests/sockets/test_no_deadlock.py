@@ -202,7 +202,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.sockets import BaseSocketServer
 
 logging.getLogger("django_sockets").setLevel(logging.ERROR)  # Memory is separate after a fork.
-warnings.simplefilter("ignore")  # 3.12 warns of any fork beside a thread.
+warnings.simplefilter("ignore")  # 3.12 warns of any fork while a thread runs.
 
 async def forever():
     await asyncio.Event().wait()

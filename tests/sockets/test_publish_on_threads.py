@@ -461,7 +461,7 @@ def test_a_forked_child_and_its_parent_use_their_own_connections(
     import os, sys, warnings
     from django_sockets.broadcaster import Broadcaster
 
-    warnings.simplefilter("ignore")  # 3.12 warns of any fork beside a thread.
+    warnings.simplefilter("ignore")  # 3.12 warns of any fork while a thread runs.
     broadcaster = Broadcaster(sys.argv[1])
     for number in range(5):
         broadcaster.broadcast("room", number)

@@ -140,7 +140,7 @@ async def test_a_receive_that_keeps_a_cancellation_for_itself_does_not_keep_the_
     assert gone == [1000]
 
 
-async def test_a_socket_that_hears_nothing_ends_when_its_client_is_gone_at_the_start() -> None:
+async def test_a_socket_without_frames_ends_if_its_client_leaves_at_the_start() -> None:
     gone: list[int] = []
 
     class Speaks(BaseSocketServer):
@@ -493,7 +493,7 @@ async def test_a_client_that_says_much_at_once_leaves_others_their_turn() -> Non
 
 @needs_counting
 @pytest.mark.parametrize("server_too", [False, True])
-async def test_an_accept_that_is_given_up_is_no_cancellation_of_the_servers_task(
+async def test_a_timed_out_accept_does_not_cancel_the_servers_task(
     server_too: bool,
 ) -> None:
     class Impatient(BaseSocketServer):

@@ -348,7 +348,7 @@ def test_the_login_watch_goes_on(
         own = watch.per_process.current
         monkeypatch.setattr(own, place, failing_once(getattr(own, place), exc))
     with watch.watching(watched("1", survivors)):
-        assert closed.wait(20), "nobody looks after open sockets any more"
+        assert closed.wait(20), "the task that watches open sockets has ended"
 
 
 class _NoDatabase:

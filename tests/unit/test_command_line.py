@@ -275,7 +275,7 @@ def test_ctrl_c_ends_tail_with_130(broker: str, request: pytest.FixtureRequest) 
         assert running.process.wait(WAIT_SECONDS) == 130
 
 
-def test_tail_ends_quietly_when_nobody_reads_any_more(valkey_server: CacheServer) -> None:
+def test_tail_ends_quietly_when_its_output_is_closed(valkey_server: CacheServer) -> None:
     with tail(valkey_server.url, "c") as running:
         assert running.process.stdout is not None
         assert running.process.stderr is not None
@@ -327,5 +327,5 @@ def test_wrong_usage_is_status_2_and_says_what_is_wrong(
     assert complaint in ended.stderr.splitlines()[-1]
 
 
-def test_a_bus_inside_the_process_is_no_silent_surprise() -> None:
+def test_a_broker_inside_the_process_causes_a_warning() -> None:
     assert "no other process takes part" in run("publish", "memory://", "c", "1").stderr

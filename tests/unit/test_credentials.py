@@ -45,7 +45,7 @@ def provider_for(text: str, **driver_options: object) -> CredentialProvider:
 # The URL
 
 
-async def test_the_url_or_the_hosts_entry_says_who_we_are() -> None:
+async def test_the_url_or_the_hosts_entry_names_the_user() -> None:
     assert await provider_for("redis://me:pw@h").credentials() == ("me", "pw")
     assert await provider_for("redis://h?auth=url").credentials() == (None, None)
     assert await provider_for("redis://h", username="you", password="x").credentials() == (
@@ -76,7 +76,7 @@ async def test_the_environment_is_read_at_each_connect(variables: pytest.MonkeyP
     assert await provider.credentials() == ("app", "two")
 
 
-async def test_an_environment_without_a_password_is_not_nobody(
+async def test_an_environment_without_a_password_is_an_error(
     variables: pytest.MonkeyPatch,
 ) -> None:
     variables.setenv("DJANGO_SOCKETS_USERNAME", "app")

@@ -59,7 +59,7 @@ async def three(hub: Hub) -> list[Direct]:
     return sockets
 
 
-async def test_one_that_has_to_wait_holds_nobody_up_and_hears_all_in_order() -> None:
+async def test_a_waiting_socket_gets_all_in_order_and_delays_no_other() -> None:
     async with open_hub("memory://direct-wait") as hub:
         sockets = await three(hub)
         sockets[1].let_go.clear()
@@ -76,7 +76,7 @@ async def test_one_that_has_to_wait_holds_nobody_up_and_hears_all_in_order() -> 
         assert {socket.heard[-1] for socket in sockets} == {"again"}
 
 
-async def test_one_that_fails_ends_alone() -> None:
+async def test_a_failing_socket_does_not_end_the_others() -> None:
     async with open_hub("memory://direct-fail") as hub:
         sockets = await three(hub)
         sockets[0].error, sockets[1].error = OSError(), asyncio.CancelledError()
@@ -89,7 +89,7 @@ async def test_one_that_fails_ends_alone() -> None:
         assert [len(socket.errors) for socket in sockets] == [1, 0, 0]
 
 
-async def test_one_that_waits_and_is_closed_ends_alone() -> None:
+async def test_closing_a_waiting_socket_does_not_end_the_others() -> None:
     async with open_hub("memory://direct-close") as hub:
         sockets = await three(hub)
         sockets[0].let_go.clear()
@@ -103,7 +103,7 @@ async def test_one_that_waits_and_is_closed_ends_alone() -> None:
         assert [socket.heard for socket in sockets] == [[], ["1", "2", "3"], ["1", "2", "3"]]
 
 
-async def test_one_whose_handshake_is_not_done_holds_nobody_up() -> None:
+async def test_a_socket_in_its_handshake_delays_no_other() -> None:
     async with open_hub("memory://direct-held") as hub:
         sockets = await three(hub)
         sockets[0].hold()
@@ -119,7 +119,7 @@ async def test_one_whose_handshake_is_not_done_holds_nobody_up() -> None:
         assert sockets[0].heard == [*map(str, range(9)), "last"]
 
 
-async def test_what_says_it_is_text_and_is_none_is_poison_to_nobody_else() -> None:
+async def test_a_text_message_with_invalid_utf8_is_dropped_alone() -> None:
     async with open_hub("memory://direct-poison") as hub:
         sockets = await three(hub)
         await hub.publish("room", b"\xff", is_text=True)
@@ -135,7 +135,7 @@ def burst(*payloads: bytes) -> list[tuple[str, bytes]]:
     return [("room", publisher.headers(["room"], True)[0] + payload) for payload in payloads]
 
 
-async def test_a_burst_goes_to_one_client_after_the_other_but_not_without_end() -> None:
+async def test_a_burst_goes_to_one_client_after_the_other_in_bounded_turns() -> None:
     """To change the connection with each message costs the server more than twice as much."""
     async with open_hub("memory://direct-burst") as hub:
         log: list[int] = []
@@ -155,7 +155,7 @@ async def test_a_burst_goes_to_one_client_after_the_other_but_not_without_end() 
         assert log == [0, 0, 1, 1, 0, 1]
 
 
-async def test_who_leaves_in_the_middle_of_a_burst_hears_nothing_more_of_it() -> None:
+async def test_a_socket_that_leaves_during_a_burst_gets_no_more_of_it() -> None:
     async with open_hub("memory://direct-leave") as hub:
 
         class Leaving(Direct):
@@ -170,7 +170,7 @@ async def test_who_leaves_in_the_middle_of_a_burst_hears_nothing_more_of_it() ->
         assert (socket.heard, other.heard) == (["1"], ["1", "2", "3"])
 
 
-async def test_a_hole_in_a_burst_is_told_of_where_it_is() -> None:
+async def test_a_gap_in_a_burst_is_signalled_at_its_position() -> None:
     async with open_hub("memory://direct-hole") as hub:
 
         class Telling(Direct):

@@ -138,7 +138,7 @@ async def test_an_idle_consumer_is_not_taken_for_a_slow_one() -> None:
     assert await consumer.end_after(2) == ["a", "b"]
 
 
-async def test_what_is_left_behind_holds_nobody_up() -> None:
+async def test_a_dropped_backlog_delays_no_other_consumer() -> None:
     congestion = Congestion()
     box = Backlog(2, 100, congestion)
     box.put("a", 1)

@@ -67,7 +67,7 @@ async def test_a_slow_reader_holds_up_the_others_for_a_second_at_most(
         assert hub.stats()["gaps"] == sum(isinstance(event, Gap) for event in events)
 
 
-async def test_a_subscriber_that_fails_takes_nobody_with_it(
+async def test_a_failing_subscriber_does_not_affect_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken(Recorder):
@@ -111,7 +111,7 @@ async def test_a_subscriber_may_leave_while_a_message_is_handed_out() -> None:
         assert hub.channels_of(leaver) == frozenset()
 
 
-async def test_a_gap_reaches_those_who_are_on_its_channels() -> None:
+async def test_a_gap_reaches_the_subscribers_of_its_channels() -> None:
     faults = Faults()
     async with open_hub(faults.around("memory://gaps")) as hub:
         one, two, both = Recorder(), Recorder(), Recorder()
@@ -168,13 +168,13 @@ def test_a_hub_needs_a_running_loop() -> None:
         open_hub("memory://")
 
 
-async def test_who_asks_for_no_channel_is_not_kept() -> None:
+async def test_a_subscriber_without_channels_is_not_kept() -> None:
     async with open_hub("memory://nothing") as hub:
         await hub.add(Recorder(), [])
         assert hub.stats()["subscribers"] == 0
 
 
-async def test_who_asks_again_and_again_for_what_it_has_leaves_nothing_behind() -> None:
+async def test_repeated_subscriptions_to_the_same_channel_leave_nothing_behind() -> None:
     recorder = Recorder()
     async with open_hub("memory://again") as hub:
         for _ in range(10):

@@ -85,7 +85,7 @@ NO_ORIGINS = {
 
 
 @pytest.mark.parametrize("name", NO_ORIGINS)
-def test_what_is_no_origin_byte_for_byte_is_refused(name: str) -> None:
+def test_a_value_that_is_not_exactly_an_origin_is_refused(name: str) -> None:
     assert problem(b"http://localhost") is None
     said = problem(NO_ORIGINS[name])
     assert said is not None

@@ -135,7 +135,7 @@ async def test_a_message_sent_in_the_turn_in_which_an_older_one_comes_back_waits
     assert world.first.taken + world.second.taken == [b"1", b"2"]
 
 
-async def test_a_message_nobody_can_take_fails_with_the_reason(world: World) -> None:
+async def test_a_message_that_no_node_can_take_fails_with_the_reason(world: World) -> None:
     world.second = world.first
     world.first.refusals.append(lambda: None)
     (outcome,) = await asyncio.wait_for(world.send(b"1"), 1)

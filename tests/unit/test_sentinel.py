@@ -177,7 +177,7 @@ async def test_there_is_no_way_back_while_the_one_who_knows_takes_its_time(
     assert await servers.taken_by() == NEW
 
 
-async def test_one_who_is_gone_does_not_count(servers: Servers) -> None:
+async def test_a_server_that_is_gone_does_not_count(servers: Servers) -> None:
     """Otherwise its last answer would count forever, even if the others are set up again."""
     servers.first.learn(2, NEW)
     assert await servers.taken_by() == NEW
@@ -197,7 +197,7 @@ async def test_a_connect_to_a_frozen_primary_ends_when_another_one_is_named(
     assert await asyncio.wait_for(taken, 5) == NEW
 
 
-async def test_a_service_that_is_set_up_anew_is_followed(servers: Servers) -> None:
+async def test_a_service_that_is_set_up_again_is_followed(servers: Servers) -> None:
     """After SENTINEL REMOVE and MONITOR, the epoch starts at zero."""
     servers.tell_all(7, OLD)
     assert await servers.taken_by() == OLD

@@ -70,7 +70,7 @@ def test_a_gap_before_the_last_message_covers_no_hole_after_it() -> None:
     assert tracker.observe(*third, 3) == GAP
 
 
-def test_a_gap_with_nothing_lost_is_no_other_gap() -> None:
+def test_a_gap_without_a_loss_causes_no_second_gap() -> None:
     tracker, p, q = new_tracker(), Published(b"p"), Published(b"q")
     for publisher in (p, q):
         assert tracker.observe(*publisher.at_time(1), 1) == DELIVER
@@ -105,7 +105,7 @@ def test_a_first_message_right_behind_the_subscription_counts(microseconds_after
     assert tracker.observe(*p.at_time(second), second) == GAP
 
 
-def test_what_was_published_before_the_subscription_is_no_gap() -> None:
+def test_messages_published_before_the_subscription_cause_no_gap() -> None:
     tracker, p = new_tracker(subscribed_at=10), Published(b"p")
     p.at_time(9.5)
     assert tracker.observe(*p.at_time(12), 12.001) == DELIVER
@@ -236,7 +236,7 @@ def test_what_precedes_the_first_message_seen_is_dropped_and_signalled_once() ->
     assert tracker.observe(b"p", 6, 5) == DELIVER
 
 
-def test_unknown_history_is_no_gap() -> None:
+def test_an_unknown_history_causes_no_gap() -> None:
     tracker = new_tracker()
     assert tracker.observe(b"p", 1, 0) == DELIVER
     assert tracker.observe(b"p", 9, 0) == DELIVER

@@ -150,7 +150,7 @@ async def test_a_call_to_one_host_does_not_overtake_one_to_several(three: Hosts)
     assert order == [[b"1", b"2", b"4"], [b"1", b"3", b"4"], [b"1", b"3", b"4"]]
 
 
-async def test_a_cancelled_publish_is_no_hole_in_the_order(three: Hosts) -> None:
+async def test_a_cancelled_publish_leaves_no_hole_in_the_order(three: Hosts) -> None:
     (room, *_) = three.one_each()
     three.hosts[0].held = asyncio.Event()
     call = asyncio.ensure_future(three.broker.publish([room], b"1"))

@@ -195,9 +195,7 @@ async def test_a_wrong_configuration_is_logged_and_does_not_stop_the_server(
     assert "did you mean 'prefix'" in line
 
 
-def test_a_server_of_another_version_is_no_server_known(
-    log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_of_another_version_is_unknown(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def worker() -> int:
         return startup.server_workers()
 

@@ -502,7 +502,7 @@ async def test_a_connection_that_cannot_be_renewed_leaves_everything_as_it_was(
     assert not old.aborted
 
 
-async def test_a_new_link_that_is_lost_takes_only_with_it_what_nobody_else_carries(
+async def test_losing_a_new_link_loses_only_channels_that_no_other_link_carries(
     broker: ScriptedBroker, sink: RecordingSink
 ) -> None:
     old = await broker.subscribed("a")
@@ -565,7 +565,7 @@ async def test_a_change_of_mind_leaves_nothing_to_wait_for(broker: ScriptedBroke
     assert grants.settled
 
 
-async def test_nobody_left_while_a_connection_takes_over(broker: ScriptedBroker) -> None:
+async def test_all_subscribers_leave_while_a_connection_takes_over(broker: ScriptedBroker) -> None:
     old = await broker.subscribed("a")
     rotation = broker.rotate()
     new = await broker.next_link()

@@ -72,7 +72,7 @@ async def test_a_sentinel_set(restored_valkey_sentinels: SentinelTrio) -> None:
     await check_freeze_and_crash(control, *trio.nodes)
 
 
-def test_a_sentinel_that_has_not_said_its_name_is_taken_for_nobody() -> None:
+def test_a_connection_that_sent_nothing_is_not_counted() -> None:
     with ValkeyServer() as server:
         address = ("127.0.0.1", server.port)
         with socket.create_connection(address), socket.create_connection(address) as user:

@@ -126,7 +126,7 @@ async def test_a_test_that_expects_the_close_gets_the_code_and_no_error() -> Non
         assert await client.receive_close() == 1011
 
 
-async def test_the_clients_fault_is_no_error() -> None:
+async def test_a_fault_of_the_client_is_not_reported_as_an_error() -> None:
     async def receive(self: Any, data: Any) -> None:
         raise NotAllowed("on purpose")
 

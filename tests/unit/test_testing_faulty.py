@@ -23,7 +23,7 @@ class Chat(BaseSocketServer):
         await self.async_send({"missed": list(channels)})
 
 
-async def test_a_socket_hears_of_what_a_test_lets_it_miss() -> None:
+async def test_a_socket_gets_a_gap_for_messages_that_a_test_drops() -> None:
     faults = Faults()
     with override_broker(faults.around("memory://faulty-socket")):
         async with SocketClient(Chat.as_asgi) as client:

@@ -85,7 +85,7 @@ NO_MAP = {
 
 
 @pytest.mark.parametrize("case", NO_MAP)
-async def test_an_answer_that_is_no_slot_map(case: str) -> None:
+async def test_an_answer_that_is_not_a_slot_map(case: str) -> None:
     replies, words = NO_MAP[case]
 
     async def ask(address: Address) -> tuple[Any, Address]:
