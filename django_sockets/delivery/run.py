@@ -1,8 +1,8 @@
 """Successive messages on one channel, and the frames that all its subscribers share.
 
 One subscriber gets the whole run before the next subscriber, because the kernel needs less than
-half of the time for successive data on one connection. The frames of a run are made once for each kind of
-connection, and joined, so that a server writes them with one call.
+half of the time for successive data on one connection. The frames of a run are made once for each
+kind of connection, and joined, so that a server writes them with one call.
 """
 
 from __future__ import annotations
