@@ -23,7 +23,7 @@ class Subscriber(Protocol):
 
 
 class WithoutQueue:
-    """The recipient for a subscriber without a send queue, which gets messages by `on_delivery`.
+    """A recipient without a send queue. It gets every message through `on_delivery`.
 
     It is never `idle`, so that the fan-out treats it like a send queue that is busy.
     """
