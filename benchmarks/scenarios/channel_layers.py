@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Callable
 
 from ..brokers import Broker
-from ..environments import APPS, CORE, OUR_LAYER, PUBSUB, Peer
+from ..contenders import CORE, OUR_LAYER, PUBSUB
+from ..environments import APPS, Peer
 from ..publisher import publisher_for
 from ..results import Failed
 from .broadcasts import TEXT, Broadcasts
-from .latency import Latency
+from .steady import Steady
 
 __all__ = ["LAYERS"]
 
@@ -108,7 +109,7 @@ LAYERS: dict[str, tuple[str, Measure, tuple[Peer, ...]]] = {
     ),
     "layer-latency": (
         "Channel layers, latency: 50 consumers in one group, 40 messages a second",
-        Latency(sockets=50, per_second=40, messages=200, warm_up=80),
+        Steady(sockets=50, rooms=1, per_second=40, messages=200, warm_up=80),
         PEERS,
     ),
     "layer-receiving": (

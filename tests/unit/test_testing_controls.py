@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 
 import redis
 
@@ -19,10 +21,19 @@ from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer, ValkeyServer
 
 
+async def settled(count: Callable[[], Awaitable[int]]) -> int:
+    """The count, once connections of earlier tests do not end any more."""
+    before = -1
+    while (now := await count()) != before:
+        before = now
+        await asyncio.sleep(0.5)
+    return now
+
+
 async def check_cuts(control: ServerControl, server: CacheServer) -> None:
     """Both kinds of connections are counted and cut, the other kind is spared."""
     user = {"username": server.username, "password": server.password}
-    before = await control.connections()
+    before = await settled(control.connections)
     with redis.Redis(port=server.port, **user) as client, client.pubsub() as heard:
         client.ping()
         heard.subscribe("p:{room}")
