@@ -20,6 +20,9 @@ __all__ = [
     "keepalive",
 ]
 
+# Not the state of `random`, which the application may have seeded.
+_random = random.SystemRandom()
+
 T = TypeVar("T")
 
 LARGE_BYTES = 64 * 1024
@@ -183,7 +186,7 @@ class Backoff:
 
     async def pause(self) -> None:
         """Wait for 50 to 100% of the present pause, and double the next one."""
-        seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+        seconds = self._seconds * _random.uniform(0.5, 1.0)
         self.increase()
         self._pause = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._pause], timeout=seconds)

@@ -31,6 +31,9 @@ from .supervision import Supervisor
 
 __all__ = ["Node"]
 
+# Not the state of `random`, which the application may have seeded.
+_random = random.SystemRandom()
+
 logger = logging.getLogger("django_sockets")
 
 ROTATION_RETRY = 0.02
@@ -161,7 +164,7 @@ class Node:
         except Exception as exc:  # The credential provider failed: the last known age applies.
             self._supervisor.failed("asking for the greatest age of a connection", exc)
         if self._age is not None:
-            self._rotate_in(rotation_delay_seconds(self._age, random.random()))  # noqa: S311
+            self._rotate_in(rotation_delay_seconds(self._age, _random.random()))
         return connection
 
     def _is_elsewhere(self, new: Identity, other: Connection | None) -> bool:

@@ -24,6 +24,9 @@ from ..client.parser import ReplyError, pairs
 
 __all__ = ["QUESTIONS", "SlotMap", "Topology"]
 
+# Not the state of `random`, which the application may have seeded.
+_random = random.SystemRandom()
+
 QUESTIONS: Sequence[tuple[bytes, ...]] = (
     (b"CLUSTER", b"SLOTS"),
     (b"CLUSTER", b"INFO"),
@@ -186,7 +189,7 @@ class Topology:
         known = self.slot_map
         primaries = [] if known is None else list(known.primaries)
         well = [address for address in primaries if self._seems_reachable(address)]
-        random.shuffle(well)
+        _random.shuffle(well)
         answers, _ = await self._ask_all(well[:ASKED_FIRST], FIRST_SECONDS)
         newest = max(answers, key=lambda answer: answer.epoch, default=None)
         if newest is None or (known is not None and newest.epoch < known.epoch):

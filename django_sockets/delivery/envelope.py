@@ -50,6 +50,9 @@ __all__ = [
     "unpack",
 ]
 
+# Not the state of `random`, which the application may have seeded.
+_random = random.SystemRandom()
+
 _HEADER = struct.Struct(">4sBxH8sQQ")
 _FIELD = struct.Struct(">BH")
 # A header with the age as its only extension field, as in most messages.
@@ -160,7 +163,7 @@ class Publisher:
         else:
             # Random, because replacing in order would forget every channel of a cycle that is one
             # channel too long.
-            row = random.randrange(row)  # noqa: S311
+            row = _random.randrange(row)
             del self._rows[self._names[row]]
             self._names[row] = channel
             self._counters[row] = counter

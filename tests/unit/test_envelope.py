@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 
@@ -155,3 +156,12 @@ def test_a_header_costs_the_same_beyond_the_remembered_channels() -> None:
     full = Publisher(10_000)
     seconds(full, names)
     assert seconds(full, names) < 5 * within
+
+
+def test_a_publisher_leaves_the_random_numbers_of_the_application_alone() -> None:
+    random.seed(1)
+    before = random.getstate()
+    publisher = Publisher(channels_remembered=2)
+    for number in range(20):
+        publisher.headers([f"room-{number}"], True)
+    assert random.getstate() == before
