@@ -19,7 +19,7 @@ from ..broker import check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore, read_batch
 from ..delivery.channel import Subscriber
-from ..delivery.envelope import HEADER_BYTES, Publisher
+from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
 from ..delivery.events import MISSED, EventQueue, Events
 from ..delivery.fanout import FanOut
 from ..delivery.flow_control import Congestion
@@ -78,7 +78,7 @@ class Hub:
         self._broker = (config.broker_factory or open_broker)(config.url, self)
         limits = self._broker.limits
         self.max_payload_bytes = min(
-            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
+            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
         )
         self._max_channel_bytes = limits.max_channel_bytes
 

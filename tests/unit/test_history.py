@@ -7,7 +7,7 @@ import math
 import pytest
 
 from django_sockets.conf import Config, load_config
-from django_sockets.delivery.envelope import Publisher, unpack
+from django_sockets.delivery.envelope import NotOurs, Publisher, unpack, unpack_kept
 from django_sockets.errors import ConfigurationError, PositionError
 from django_sockets.history import (
     FIELD_BYTES,
@@ -197,6 +197,11 @@ def test_the_position_field_is_the_last_one_of_the_envelope(
         b"epoch678", 12, tag_of(header), b"12345678"
     )
     assert unpack(message) == unpack(header + b"payload")
+    assert unpack_kept(message) == (
+        unpack(header + b"payload"),
+        (b"epoch678", 12, b"before of 16 b.."),
+    )
+    assert unpack_kept(header + b"payload" * 20) == (unpack(header + b"payload" * 20), None)
     assert tag_of(header) == publisher.id + messages.to_bytes(8, "big")
 
 
@@ -208,6 +213,9 @@ def test_a_message_without_the_field_has_no_position() -> None:
     damaged = bytearray(with_field(header) + position_field(b"epoch678", 1, NO_TAG))
     damaged[-20] = 0
     assert position_of(bytes(damaged)) is None
+    assert unpack_kept(bytes(damaged)) == (unpack(bytes(damaged)), None)
+    with pytest.raises(NotOurs):
+        unpack_kept(bytes(damaged)[:-1])
     assert position_of(b"") is None
 
 
