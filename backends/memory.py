@@ -13,15 +13,19 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
-from ..broker import Limits, Report, Sink
+from ..broker import HistoryItem, HistorySink, Limits, Report, Sink
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import after_fork_in_child
+from ..history import READ_BYTES, HistoryReply, HistoryRule, Start
 from ..log import LogThrottle
 from ..url import BrokerURL
+from .memory_history import MemoryHistory
 
 __all__ = ["MemoryBroker"]
 
@@ -37,10 +41,11 @@ FAILED = "internal error"
 
 
 class _Bus:
-    """The subscribed brokers of each channel."""
+    """The subscribed brokers of each channel, and the kept messages."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.history = MemoryHistory()
         self.subscribers: dict[str, set[MemoryBroker]] = {}
 
 
@@ -80,7 +85,9 @@ class MemoryBroker:
         self._sink = sink
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox: deque[HistoryItem] = deque()
+        self._given: dict[int, asyncio.Future[None]] = {}
+        self.unkept = 0
         self._dropped: dict[str, None] = {}
         self._reader: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
@@ -95,14 +102,20 @@ class MemoryBroker:
         if self._closed:
             raise BrokerClosed(self.url)
         long: set[MemoryBroker] = set()
+        rules = self.url.history
         with self._bus.lock:
             for index, channel in enumerate(channels):
                 members = self._bus.subscribers.get(channel)
-                if members:
+                rule = rules.rule_for(channel) if rules and headers else None
+                if rule is not None:
+                    message = self._bus.history.keep(
+                        channel, headers[index], payload, rule, time.monotonic()
+                    )
+                elif members:
                     message = headers[index] + payload if headers else payload
-                    for member in members:
-                        if member._put(channel, message):
-                            long.add(member)
+                for member in members or ():
+                    if member._put(channel, message):
+                        long.add(member)
         for member in long:
             await member._wait_for_room(self.url.options.publish_timeout_seconds)
 
@@ -116,6 +129,11 @@ class MemoryBroker:
         if not waiting:
             self._wake()
         return waiting >= INBOX_HIGH
+
+    def _put_reply(self, channel: str, reply: HistoryReply) -> None:
+        """Append a reply, with the bus locked. There is room for one of each channel."""
+        self._inbox.append((channel, reply))
+        self._wake()
 
     def _wake(self) -> None:
         if self._loop is None:  # It has not subscribed to any channel yet.
@@ -148,14 +166,14 @@ class MemoryBroker:
             await self._arrived.wait()
             self._arrived.clear()
             with self._bus.lock:
-                batch = list(self._inbox)
+                taken = list(self._inbox)
                 self._inbox.clear()
                 dropped, self._dropped = list(self._dropped), {}
             self._release()
-            batch = [item for item in batch if item[0] in self._channels]
+            batch = [item for item in taken if item[0] in self._channels]
             try:
                 if batch:
-                    await self._sink.deliver(batch)
+                    await self._deliver(batch)
                 if dropped:
                     self._lost(dropped, OVERFLOW)
             except Exception as exc:
@@ -163,6 +181,21 @@ class MemoryBroker:
                 text = "%s: delivering messages failed"
                 self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
                 self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
+            if self._given:
+                self._settle(taken)
+
+    async def _deliver(self, batch: list[HistoryItem]) -> None:
+        if not any(isinstance(item, HistoryReply) for _, item in batch):
+            await self._sink.deliver(cast("list[tuple[str, bytes]]", batch))
+            return
+        await cast("HistorySink", self._sink).deliver_with_history(batch)
+
+    def _settle(self, taken: Iterable[HistoryItem]) -> None:
+        """Wake the callers that wait for these replies to be given to the sink."""
+        for _, item in taken:
+            given = self._given.pop(id(item), None)
+            if given is not None and not given.done():
+                given.set_result(None)
 
     def _lost(self, channels: Iterable[str], reason: str) -> None:
         try:
@@ -191,6 +224,62 @@ class MemoryBroker:
                 self._bus.subscribers.setdefault(channel, set()).add(self)
                 self._channels.add(channel)
 
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        """See `SupportsHistory`."""
+        new = [channel for channel in starts if channel not in self._channels]
+        await self.subscribe(list(starts))
+        loop = asyncio.get_running_loop()
+        given = []
+        try:
+            for channel, start in starts.items():
+                reply = self._request(channel, start)
+                if reply is not None:
+                    given.append(loop.create_future())
+                    self._given[id(reply)] = given[-1]
+            await asyncio.wait(given)
+            if self._closed:
+                raise BrokerClosed(self.url)
+        except BaseException:
+            await self.unsubscribe(new)
+            raise
+
+    def request_history(self, channel: str, start: Start) -> None:
+        """See `SupportsHistory`."""
+        self._request(channel, start)
+
+    def _request(self, channel: str, start: Start) -> HistoryReply | None:
+        with self._bus.lock:
+            if channel not in self._channels:
+                return None
+            reply = self._read_history(channel, start, self._rule(channel).messages, READ_BYTES)
+            self._put_reply(channel, reply)
+        return reply
+
+    def _rule(self, channel: str) -> HistoryRule:
+        rule = self.url.history.rule_for(channel)
+        if rule is None:
+            raise ValueError(f"channel {channel!r} has no history rule")
+        return rule
+
+    def _read_history(
+        self, channel: str, start: Start, messages: int, max_bytes: int
+    ) -> HistoryReply:
+        history = self._bus.history
+        rule = self._rule(channel)
+        return history.read(channel, start, rule, time.monotonic(), messages, max_bytes)
+
+    async def read_history(
+        self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
+    ) -> dict[str, HistoryReply]:
+        """See `SupportsHistory`."""
+        if self._closed:
+            raise BrokerClosed(self.url)
+        with self._bus.lock:
+            return {
+                channel: self._read_history(channel, start, messages, max_bytes)
+                for channel, start in starts.items()
+            }
+
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         with self._bus.lock:
             for channel in channels:
@@ -218,4 +307,8 @@ class MemoryBroker:
             self._reader.cancel()
             await asyncio.wait([self._reader])
         self._inbox.clear()
+        given, self._given = self._given, {}
+        for future in given.values():
+            if not future.done():
+                future.set_result(None)
         self._release()
