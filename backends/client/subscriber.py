@@ -12,15 +12,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, cast
 
-from ...broker import Sink
+from ...broker import HistoryItem, HistorySink, Sink
 from ...errors import ConnectError
+from ...history import HistoryReply
 from ...log import LogThrottle
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .deadlines import Backoff, await_reply, first_of, keepalive
+from .history_reads import HistoryReads
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
@@ -28,6 +30,7 @@ __all__ = ["Probe", "Subscriber"]
 
 logger = logging.getLogger("django_sockets")
 
+_Message: TypeAlias = tuple[str, bytes]
 HELD_MESSAGES = 65_536
 """Messages that a standby connection may hold back; with more, it is closed."""
 
@@ -53,6 +56,7 @@ class Subscriber:
         probe: None for a server on which nothing is published.
         connection: makes this a standby with a first connection. Its messages are held back until
             `release`. If the connection is lost before that, `until_settled` raises.
+        history: the open reads of the broker, if it has history.
 
     Attributes:
         state: the requested and the granted channels.
@@ -69,6 +73,7 @@ class Subscriber:
         probe: Probe | None,
         pubsub: PubSubCommands,
         connection: Connection | None = None,
+        history: HistoryReads | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
@@ -81,6 +86,7 @@ class Subscriber:
             owner,
             pubsub,
             probe_like=None if probe is None else probe.name,
+            history=history,
         )
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +94,7 @@ class Subscriber:
         self._first = connection
         self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
-        self._held: list[tuple[str, bytes]] = []
+        self._held: list[HistoryItem] = []
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
@@ -115,7 +121,8 @@ class Subscriber:
     async def _read(self, connection: Connection) -> None:
         state, kind_of_message = self.state, self._kind_of_message
         routes, regained = state.routes, state.regained
-        batch: list[tuple[str, bytes]] = []
+        with_history = state.reads is not None
+        batch: list[HistoryItem] = []
         while True:
             if self._gate is not None and (state.settled or self._gate.is_set()):
                 await self._wait_for_release(connection)
@@ -130,6 +137,13 @@ class Subscriber:
                     elif self._probe is not None and name == state.probe.name:
                         self._probe.received(reply[2])
                     continue
+                if with_history and state.is_history(reply):
+                    if regained and self._gate is None:
+                        self._report_regained()
+                    item = state.read_answered(reply)
+                    if item is not None:
+                        batch.append(item)
+                    continue
                 if batch:
                     # The reply may signal a gap or wake a caller: deliver earlier messages first.
                     await self._deliver(connection, batch)
@@ -141,13 +155,19 @@ class Subscriber:
                 await self._deliver(connection, batch)
                 batch = []
 
-    async def _deliver(self, connection: Connection, batch: list[tuple[str, bytes]]) -> None:
+    async def _deliver(self, connection: Connection, batch: list[HistoryItem]) -> None:
         if self._gate is not None:
             self._held += batch
             if len(self._held) > HELD_MESSAGES:
                 raise ConnectionLost("too many messages arrived during the takeover")
             return
-        await self._while_held(connection, self._sink.deliver(batch))
+        reads = self.state.reads
+        if reads is not None and any(isinstance(item, HistoryReply) for _, item in batch):
+            sink = cast("HistorySink", self._sink)
+            await self._while_held(connection, sink.deliver_with_history(batch))
+            reads.delivered()
+            return
+        await self._while_held(connection, self._sink.deliver(cast("list[_Message]", batch)))
 
     async def _while_held(self, connection: Connection, work: Awaitable[object]) -> None:
         """Await work that holds up reading; the time does not count against the server."""

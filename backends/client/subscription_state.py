@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ...broker import HistoryItem
 from ...errors import ConnectError
 from ...loops import OfOneLoop
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection
+from .history_reads import HistoryReads, LinkReads
 from .parser import ConnectionLost, ReplyError, is_push
 from .pending_commands import PendingCommands
 from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
@@ -89,6 +91,7 @@ class SubscriptionState(OfOneLoop):
         probe: the delivery probe's channel.
         needed: set while a connection is needed or present.
         fruitful: whether the present or last connection was granted a subscription.
+        reads: the reads of the history on the connection, if the broker has history.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class SubscriptionState(OfOneLoop):
         pubsub: PubSubCommands,
         *,
         probe_like: Callable[[bytes], bytes] | None,
+        history: HistoryReads | None = None,
     ) -> None:
         self._url = url
         self.owner = owner
@@ -112,6 +116,7 @@ class SubscriptionState(OfOneLoop):
         self._subscriptions: dict[bytes, _Subscription] = {}
         self._dirty: dict[bytes, None] = {}
         self._pending = PendingCommands(pubsub)
+        self.reads = None if history is None else LinkReads(history, self._pending, self.has)
         self._flush_due = False
 
     @property
@@ -210,6 +215,8 @@ class SubscriptionState(OfOneLoop):
     def end(self, reason: str) -> None:
         """The connection is lost: report the lost channels and drop the unwanted ones."""
         self._pending.end(reason)
+        if self.reads is not None:
+            self.reads.end()
         self.probe.name = None
         self.routes.clear()
         active = [channel for channel, _ in self.carried]
@@ -290,9 +297,46 @@ class SubscriptionState(OfOneLoop):
         self._dirty.clear()
         self._choose_probe(asked, ended)
         self._pending.subscribe(asked)
+        if self.reads is not None:
+            self.reads.behind(asked)
         if ended:
             self._pending.unsubscribe(ended)
         self._check_settled()
+
+    # History
+
+    def read(self, name: bytes) -> None:
+        """Write the open read of a channel, if its SUBSCRIBE command has been written."""
+        subscription = self._subscriptions.get(name)
+        requested = subscription is not None and subscription.sent == self._pubsub.subscribe
+        if self.reads is not None and requested:
+            self.reads.behind([name])
+
+    def read_carried(self) -> None:
+        """Write the open reads of all channels that are granted here."""
+        if self.reads is not None:
+            self.reads.behind([name for _, name in self.carried])
+
+    def is_history(self, reply: Any) -> bool:
+        """Whether a reply, which is not a message, answers a read of the history."""
+        command = self._pending.first
+        if command is None or command.read is None or is_push(reply):
+            return False
+        # fakeredis sends acknowledgements as plain lists. An epoch has another length than these.
+        kinds = (self._pubsub.subscribed, self._pubsub.unsubscribed)
+        return not (isinstance(reply, list) and reply and reply[0] in kinds)
+
+    def read_answered(self, reply: Any) -> HistoryItem | None:
+        """See `LinkReads.answered`."""
+        if self.reads is None:
+            return None
+        try:
+            return self.reads.answered(reply)
+        except ConnectionLost:
+            self.fruitful = False  # The next connection may lead to the same wrong server.
+            raise
+        finally:
+            self._check_settled()
 
     def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
         """Send a command of its own; see `PendingCommands.ask`.
