@@ -160,6 +160,7 @@ class ServerBroker:
         self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
     ) -> dict[str, HistoryReply]:
         """See `SupportsHistory`."""
+        self._subscriptions.check_open()
         reads = {
             channel: (self._name(channel), start, self._rule_of(channel))
             for channel, start in starts.items()

@@ -17,13 +17,14 @@ from typing import Any
 
 from ...broker import Report, Sink
 from ...deadlines import with_deadline
-from ...errors import AuthError, ConfigurationError, ConnectError
+from ...errors import AuthError, BrokerClosed, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
 from ..client.commands import PLAIN, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
+from ..client.deadlines import ignore_result
 from ..client.driver_options import DRIVER_OPTIONS
 from ..client.history_queries import HistoryQueries
 from ..client.node import Node
@@ -294,6 +295,10 @@ class ClusterBroker(ServerBroker):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        for answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(BrokerClosed(self.url))
+                ignore_result(answer)
         await self._publisher.aclose()
         if self._publisher is not self._router:
             await self._router.aclose()
