@@ -25,7 +25,7 @@ from .parser import ConnectionLost, ReplyError
 from .pending_commands import PendingCommands, ReadCommand
 from .scripts import is_missing
 
-__all__ = ["HistoryRead", "HistoryReads", "LinkReads"]
+__all__ = ["HISTORY_CHANGED", "HistoryRead", "HistoryReads", "LinkReads"]
 
 logger = logging.getLogger("django_sockets")
 

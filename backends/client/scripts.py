@@ -49,12 +49,12 @@ def is_missing(reply: object) -> bool:
 def surely_refused(error: ReplyError) -> bool:
     """Whether the script certainly had no effect.
 
-    This holds if the server refused EVALSHA itself, or the first write of the script. An ACL may
-    also refuse a later command of the script, which the server reports as NOPERM with the words
-    "in script" (Redis 7, Valkey 9).
+    This holds if the server refused EVALSHA itself, or the first write of the script, which returns
+    that error. An ACL may also refuse a later command of the script. The server then names the line
+    of the script (Redis 7, Valkey 9).
     """
     text = str(error)
-    return text.startswith(_REFUSED) and " in script" not in text
+    return text.startswith(_REFUSED) and "@user_script" not in text and " in script" not in text
 
 
 async def run_scripts(

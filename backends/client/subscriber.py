@@ -195,6 +195,13 @@ class Subscriber:
             self._sink.lost(channels, reason)
         regained.clear()
 
+    def rename_history(self, history_id: bytes) -> None:
+        """The server has a new history id and the same history as before."""
+        rule_for = self._url.history.rule_for
+        channels = [channel for channel, _ in self.state.carried if rule_for(channel) is not None]
+        if channels:
+            cast("HistorySink", self._sink).history_renamed(channels, history_id)
+
     # Taking over
 
     async def until_settled(self) -> None:
