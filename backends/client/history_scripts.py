@@ -154,7 +154,13 @@ class KeptMessage(NamedTuple):
         )
 
     def published(self, reply: Any) -> bytes | None:
-        """The message as published; None if it was published and not kept."""
+        """The message as published; None if it was published and not kept.
+
+        Raises:
+            ValueError: the reply is malformed.
+        """
+        if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], bytes):
+            raise ValueError("the reply of the server is malformed")
         offset, field = reply
         return with_field(self.header) + field + self.payload if offset else None
 

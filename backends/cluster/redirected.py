@@ -45,15 +45,20 @@ async def publish_redirected(
     for message, reply in zip(messages, replies, strict=True):
         if message.kept is None:
             continue
-        if not isinstance(reply, ReplyError):
+        if isinstance(reply, ReplyError):
+            if surely_refused(reply):
+                refused.append((message, reply))
+            else:
+                message.settle(OutcomeUnknown(f"the server answered: {reply}"))
+            continue
+        try:
             published = message.kept.published(reply)
-            if published is None:
-                on_unkept()
-            accepted.append((message, published or message.kept.header + message.payload))
-        elif surely_refused(reply):
-            refused.append((message, reply))
-        else:
-            message.settle(OutcomeUnknown(f"the server answered: {reply}"))
+        except ValueError as exc:
+            message.settle(OutcomeUnknown(str(exc)))
+            continue
+        if published is None:
+            on_unkept()
+        accepted.append((message, published or message.kept.header + message.payload))
     if accepted:
         await _publish_at(source, accepted)
     return refused

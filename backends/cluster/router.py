@@ -153,9 +153,14 @@ class Router:
                     message.settle(NotSent("cancelled"))
 
     def _accepted(self, message: RoutedMessage, reply: Any) -> None:
-        if message.kept is not None and message.kept.published(reply) is None:
-            self._on_unkept()
-        self._settle(message, None)
+        outcome: Outcome = None
+        if message.kept is not None:
+            try:
+                if message.kept.published(reply) is None:
+                    self._on_unkept()
+            except ValueError as exc:
+                outcome = OutcomeUnknown(str(exc))
+        self._settle(message, outcome)
 
     def _settle(self, message: RoutedMessage, outcome: Outcome) -> None:
         """Set the outcome of a message that the server accepted, at least perhaps."""

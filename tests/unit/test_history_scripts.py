@@ -252,6 +252,7 @@ def test_without_enough_replicas_nothing_is_published_and_reading_works(own: Red
         ("MOVED 1 127.0.0.1:1", True),
         ("NOPERM User x has no permissions to run the 'evalsha' command", True),
         ("NOPERM ACL failure in script: User x has no permissions to run 'publish'", False),
+        ("NOPERM The user can't run this command script: 21c4, on @user_script:26.", False),
         ("ERR value is not an integer or out of range", False),
         ("OOM command not allowed", False),
     ],
