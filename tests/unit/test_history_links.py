@@ -17,7 +17,7 @@ from django_sockets.errors import HistoryError, PublishError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, position_field, with_field
 from django_sockets.registry import open_broker
 from django_sockets.testing.contract.history import HistoryRecorder
-from support.scripted_server import Conversation, ScriptedServer, encode
+from support.scripted_server import Conversation, ScriptedServer, encode, push
 
 ROOM, PLAIN = "kept:1", "plain"
 EPOCH, TAG = b"epoch678", b"tag of 16 bytes!"
@@ -344,25 +344,47 @@ async def test_a_server_that_is_down_ends_reads_in_time(
 
 
 async def test_reads_are_sixteen_at_a_time(world: Scripted) -> None:
-    waiting: list[Conversation] = []
-    at_once: list[int] = []
-
-    def answer(conversation: Conversation, _: list[bytes]) -> bytes:
-        waiting.append(conversation)
-        at_once.append(len(waiting))
-        if len(waiting) == 16:
-            # The answers to all of them, and none later than the 16th command.
-            waiting.clear()
-            return page() * 16
-        return b""
-
-    world.server.answers["EVALSHA"] = answer
     names = [f"kept:{number}" for number in range(64)]
-    await world.history.subscribe_with_history(dict.fromkeys(names, NEWEST))
-    assert max(at_once) == 16
-    assert len(at_once) == 64
+    asked = world.server.asked
+    world.server.answers["EVALSHA"] = b""
+    call = asyncio.ensure_future(world.history.subscribe_with_history(dict.fromkeys(names, NEWEST)))
+    for turn in range(1, 5):
+        await world.server.until(lambda: asked["EVALSHA"] >= 16 * turn)  # noqa: B023 - awaited
+        (link,) = world.server.subscribers
+        # Whatever was written before this subscription has arrived by then.
+        pings = asked["SUBSCRIBE"]
+        other = asyncio.ensure_future(world.broker.subscribe([f"{PLAIN}:{turn}"]))
+        await world.server.until(lambda: asked["SUBSCRIBE"] > pings)  # noqa: B023 - awaited
+        assert asked["EVALSHA"] == 16 * turn
+        link.writer.write(page() * 16 + push(b"subscribe", b"django_sockets:{plain:%d}" % turn, 1))
+        await other
+    await call
     for name in names:
         assert len(await world.sink.replies(name)) == 1
+
+
+async def test_a_loss_stands_before_a_page_in_the_same_packet(world: Scripted) -> None:
+    world.server.answers["EVALSHA"] = page()
+    await world.history.subscribe_with_history({ROOM: NEWEST})
+    held: list[bytes] = []
+
+    def subscribe(conversation: Conversation, command: list[bytes]) -> bytes:
+        conversation.names.update(command[1:])
+        held.extend(push(b"subscribe", name, 1) for name in command[1:])
+        return b""
+
+    def load(*_: Any) -> bytes:
+        held.append(encode(b"sha"))
+        return b""
+
+    world.server.answers["SUBSCRIBE"] = subscribe
+    world.server.answers["SCRIPT"] = load
+    world.server.answers["EVALSHA"] = lambda *_: b"".join([*held, page()])
+    (link,) = world.server.subscribers
+    link.cut()
+    world.history.request_history(ROOM, NEWEST)
+    await world.sink.replies(ROOM, 2)
+    assert [seen[0] for seen in world.sink.seen] == ["reply", "lost", "reply"]
 
 
 async def test_a_link_that_is_cut_reads_again(world: Scripted) -> None:
