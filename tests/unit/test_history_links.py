@@ -479,3 +479,26 @@ async def test_another_process_behind_the_same_connection_loses_the_link(world: 
     conversation.run_id = "2" * 40
     world.line = OTHER_LINE
     await world.sink.until("lost", (ROOM,))
+
+
+async def test_a_read_moves_to_the_connection_that_takes_over(world: Scripted) -> None:
+    """The first connection cannot read; a rotation replaces it."""
+    first: list[Conversation] = []
+
+    def answer(conversation: Conversation, _: list[bytes]) -> bytes:
+        first[:] = first or [conversation]
+        return b"-ASK 1 127.0.0.1:1\r\n" if conversation is first[0] else page()
+
+    world.server.answers["EVALSHA"] = answer
+    await world.broker.subscribe([ROOM])
+    world.history.request_history(ROOM, NEWEST)
+    await world.server.until(lambda: world.server.asked["EVALSHA"] > 1)
+    node = world.broker._node
+    node._start_rotation()
+    (reply,) = await world.sink.replies(ROOM)
+    assert reply.position == NEWEST
+    await node._rotating
+    assert [seen[0] for seen in world.sink.seen] == ["reply"]
+    # The page was given, and the connection that took over goes on reading.
+    world.history.request_history(ROOM, NEWEST)
+    assert len(await world.sink.replies(ROOM, 2)) == 2
