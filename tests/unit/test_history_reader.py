@@ -8,13 +8,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_sockets.backends.memory_history import MemoryHistory
 from django_sockets.delivery.envelope import Publisher, unpack_kept
 from django_sockets.delivery.sequence import PublisherBudget, SequenceTracker, Verdict
-from django_sockets.history import HistoryReply, HistoryRule, HistoryStatus, Position, tag_of
+from django_sockets.history import (
+    HistoryReply,
+    HistoryRule,
+    HistoryStatus,
+    Position,
+    position_field,
+    position_of,
+    tag_of,
+    with_field,
+)
 from django_sockets.hub.history import HISTORY, HistoryReader, Live
 
 ROOM = "room"
@@ -288,8 +298,10 @@ def test_a_takeover_is_a_gap_although_the_former_server_said_goodbye() -> None:
     world = World(100)
     world.publish()
     world.replicate()
-    world.publish()
+    world.cut()
+    world.publish()  # Acknowledged, and lost with the takeover.
     world.promote(in_place=False)
+    world.publish()
     world.connect(handed_over=True)
     world.answer()
     assert len(world.gaps) == 1
@@ -347,3 +359,128 @@ def test_a_new_history_id_of_the_same_history_is_taken() -> None:
     world.connect()
     world.answer()
     assert (world.heard, world.gaps) == ([b"0", b"1"], [])
+
+
+# Single decisions
+
+E1, E2 = b"epoch  1", b"epoch  2"
+LINE = b"history1"
+AT = Position(E1, 5, b"tag of message 5", LINE)
+
+
+def at_five() -> HistoryReader:
+    """A reader whose last message has the offset 5."""
+    reader = HistoryReader()
+    reader.reply(HistoryReply(HistoryStatus.WHOLE, AT))
+    return reader
+
+
+def never() -> bool:
+    return False
+
+
+def following(count: int, before: bytes = AT.tag) -> tuple[bytes, ...]:
+    """Messages that follow on offset 5."""
+    publisher = Publisher()
+    found = []
+    for offset in range(6, 6 + count):
+        (header,) = publisher.headers([ROOM], is_text=False)
+        found.append(with_field(header) + position_field(E1, offset, before))
+        before = tag_of(header)
+    return tuple(found)
+
+
+def test_the_next_message_is_taken_and_moves_the_position() -> None:
+    reader = at_five()
+    assert reader.live((E1, 6, AT.tag), b"tag of message 6", never) is Live.TAKE
+    assert reader.position == Position(E1, 6, b"tag of message 6", LINE)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        (E1, 7, b"tag of message 6"),
+        (E1, 6, b"of another serve"),
+        (E1, 4, b"of another serve"),
+        (E2, 2, b"some other tag.."),
+        (E2, 1, b"some other tag.."),
+    ],
+)
+def test_a_message_that_does_not_follow_makes_a_read(link: tuple[bytes, int, bytes]) -> None:
+    reader = at_five()
+    assert reader.live(link, b"tag of message x", never) is Live.READ
+    assert (reader.reading, reader.start, reader.position) == (True, AT, AT)
+    # Until the reply, nothing else is taken, except messages that were not kept.
+    assert reader.live((E1, 6, AT.tag), b"tag of message 6", never) is Live.DROP
+    assert reader.live(None, b"tag of message y", never) is Live.TAKE
+
+
+def test_a_repeated_message_makes_no_read() -> None:
+    reader = at_five()
+    assert reader.live((E1, 4, b"tag of message 3"), b"t" * 16, lambda: True) is Live.DROP
+    assert not reader.reading
+
+
+def test_the_first_message_of_a_new_epoch_is_taken() -> None:
+    reader = at_five()
+    assert reader.live((E2, 1, bytes(16)), b"t" * 16, never) is Live.TAKE
+    assert reader.position == Position(E2, 1, b"t" * 16, LINE)
+
+
+@pytest.mark.parametrize("start", [None, 3])
+def test_a_loss_before_the_first_reply_is_a_gap(start: int | None) -> None:
+    reader = HistoryReader(start)
+    assert not reader.lost("link", handed_over=False)
+    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap == "link"
+
+
+def test_a_loss_without_a_position_is_a_gap() -> None:
+    reader = HistoryReader()
+    reader.reply(HistoryReply.unavailable("no"))
+    assert reader.lost("link", handed_over=False)
+    assert reader.start is None
+    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap == "link"
+
+
+def test_a_loss_while_a_read_is_open_goes_on_with_it() -> None:
+    reader = at_five()
+    assert reader.lost("link", handed_over=False)
+    assert not reader.lost("link", handed_over=False)
+    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap is None
+
+
+@pytest.mark.parametrize("status", [HistoryStatus.WHOLE, HistoryStatus.CUT])
+@pytest.mark.parametrize("case", ["first", "hole"])
+def test_messages_that_do_not_follow_on_each_other_are_a_gap(
+    status: HistoryStatus, case: str
+) -> None:
+    reader = at_five()
+    reader.lost("link", handed_over=False)
+    messages = following(3)
+    if case == "hole":
+        messages = (messages[0], messages[2])
+    else:
+        messages = following(3, before=b"of another serve")
+    newest = position_of(messages[-1], LINE)
+    healed = reader.reply(HistoryReply(status, newest, messages))
+    if status is HistoryStatus.CUT:
+        # The newest position is still unknown, and the gap stands before it.
+        assert (healed.gap, healed.messages, healed.read) == (None, (), True)
+        assert reader.start is None
+        healed = reader.reply(HistoryReply(HistoryStatus.WHOLE, newest))
+    assert (healed.gap, healed.messages, healed.read) == (HISTORY, (), False)
+    assert reader.position == newest
+
+
+def test_a_page_is_followed_by_the_next_one() -> None:
+    reader = at_five()
+    reader.lost("link", handed_over=False)
+    messages = following(4)
+    behind = position_of(messages[1], LINE)
+    healed = reader.reply(HistoryReply(HistoryStatus.CUT, behind, messages[:2]))
+    assert (healed.gap, healed.messages, healed.read) == (None, messages[:2], True)
+    assert reader.start == behind
+    newest = position_of(messages[3], LINE)
+    healed = reader.reply(HistoryReply(HistoryStatus.WHOLE, newest, messages[2:]))
+    assert (healed.gap, healed.messages, healed.read) == (None, messages[2:], False)
+    assert reader.position == newest
