@@ -158,6 +158,7 @@ HistoryItem: TypeAlias = tuple[str, bytes | HistoryReply]
 """A channel with a message, or with the reply to a read."""
 
 
+@runtime_checkable
 class HistorySink(Sink, Protocol):
     """A receiver of messages and of replies from the history."""
 

@@ -199,8 +199,8 @@ class Subscriber:
         """The server has a new history id and the same history as before."""
         rule_for = self._url.history.rule_for
         channels = [channel for channel, _ in self.state.carried if rule_for(channel) is not None]
-        if channels:
-            cast("HistorySink", self._sink).history_renamed(channels, history_id)
+        if channels and isinstance(self._sink, HistorySink):
+            self._sink.history_renamed(channels, history_id)
 
     # Taking over
 

@@ -301,7 +301,7 @@ def test_a_takeover_is_a_gap_although_the_former_server_said_goodbye() -> None:
     world.cut()
     world.publish()  # Acknowledged, and lost with the takeover.
     world.promote(in_place=False)
-    world.publish()
+    world.publish(1)
     world.connect(handed_over=True)
     world.answer()
     assert len(world.gaps) == 1
