@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from django_sockets.testing.clusters import CacheCluster
-from django_sockets.testing.contract import HistoryContract
+from django_sockets.testing.contract import BrokerContract, HistoryContract
 from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
@@ -50,12 +50,6 @@ class TestValkeyCluster(HistoryContract):
         return valkey_cluster.url
 
 
-class TestRedisCluster(HistoryContract):
-    @pytest.fixture
-    def broker_url(self, redis_cluster: CacheCluster) -> str:
-        return redis_cluster.url
-
-
 class TestServerless(HistoryContract):
     @pytest.fixture
     def broker_url(self, serverless: ServerlessEmulation) -> str:
@@ -80,3 +74,11 @@ class TestGlideCluster(HistoryContract):
     @pytest.fixture
     def broker_url(self, valkey_cluster: CacheCluster) -> str:
         return with_options(valkey_cluster.url, driver="glide")
+
+
+class TestPromises(BrokerContract):
+    """What is promised without history is promised with it, although scripts publish."""
+
+    @pytest.fixture
+    def broker_url(self, valkey_cluster: CacheCluster) -> str:
+        return with_options(valkey_cluster.url, history_messages=100, history_seconds=60)
