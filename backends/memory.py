@@ -87,6 +87,8 @@ class MemoryBroker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: deque[HistoryItem] = deque()
         self._given: dict[int, asyncio.Future[None]] = {}
+        self._has_replies = False
+        self._keeps = bool(url.history)
         self.unkept = 0
         self._dropped: dict[str, None] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -102,11 +104,11 @@ class MemoryBroker:
         if self._closed:
             raise BrokerClosed(self.url)
         long: set[MemoryBroker] = set()
-        rules = self.url.history
+        keeps = self._keeps and bool(headers)
         with self._bus.lock:
             for index, channel in enumerate(channels):
                 members = self._bus.subscribers.get(channel)
-                rule = rules.rule_for(channel) if rules and headers else None
+                rule = self.url.history.rule_for(channel) if keeps else None
                 if rule is not None:
                     message = self._bus.history.keep(
                         channel, headers[index], payload, rule, time.monotonic()
@@ -133,6 +135,7 @@ class MemoryBroker:
     def _put_reply(self, channel: str, reply: HistoryReply) -> None:
         """Append a reply, with the bus locked. There is room for one of each channel."""
         self._inbox.append((channel, reply))
+        self._has_replies = True
         self._wake()
 
     def _wake(self) -> None:
@@ -169,11 +172,12 @@ class MemoryBroker:
                 taken = list(self._inbox)
                 self._inbox.clear()
                 dropped, self._dropped = list(self._dropped), {}
+                has_replies, self._has_replies = self._has_replies, False
             self._release()
             batch = [item for item in taken if item[0] in self._channels]
             try:
                 if batch:
-                    await self._deliver(batch)
+                    await self._deliver(batch, has_replies)
                 if dropped:
                     self._lost(dropped, OVERFLOW)
             except Exception as exc:
@@ -184,8 +188,8 @@ class MemoryBroker:
             if self._given:
                 self._settle(taken)
 
-    async def _deliver(self, batch: list[HistoryItem]) -> None:
-        if not any(isinstance(item, HistoryReply) for _, item in batch):
+    async def _deliver(self, batch: list[HistoryItem], has_replies: bool) -> None:
+        if not has_replies:
             await self._sink.deliver(cast("list[tuple[str, bytes]]", batch))
             return
         await cast("HistorySink", self._sink).deliver_with_history(batch)

@@ -272,6 +272,11 @@ class LinkReads(OfOneLoop):
             if self._pending.connection is not None:
                 self._write()
 
+    @property
+    def has_replies(self) -> bool:
+        """Whether the items that the sink has not got yet include a reply."""
+        return bool(self._given)
+
     def delivered(self) -> None:
         """The sink has got the items so far."""
         given, self._given = self._given, []

@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from ...broker import HistoryItem, HistorySink, Sink
 from ...errors import ConnectError
-from ...history import HistoryReply
 from ...log import LogThrottle
 from ...url import BrokerURL
 from .commands import PubSubCommands
@@ -162,7 +161,7 @@ class Subscriber:
                 raise ConnectionLost("too many messages arrived during the takeover")
             return
         reads = self.state.reads
-        if reads is not None and any(isinstance(item, HistoryReply) for _, item in batch):
+        if reads is not None and reads.has_replies:
             sink = cast("HistorySink", self._sink)
             await self._while_held(connection, sink.deliver_with_history(batch))
             reads.delivered()
