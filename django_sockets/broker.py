@@ -39,6 +39,7 @@ from .history import READ_BYTES, HistoryReply, Start
 from .url import BrokerURL
 
 __all__ = [
+    "HANDED_OVER",
     "Broker",
     "HistoryItem",
     "HistorySink",
@@ -153,6 +154,9 @@ class Inspectable(Protocol):
             ConnectError: the server could not be reached.
         """
 
+
+HANDED_OVER = "unsubscribed by the server"
+"""Reason of `Sink.lost`: a server that works has given the channel away, as when a slot moves."""
 
 HistoryItem: TypeAlias = tuple[str, bytes | HistoryReply]
 """A channel with a message, or with the reply to a read."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ...broker import HistoryItem
+from ...broker import HANDED_OVER, HistoryItem
 from ...errors import ConnectError
 from ...loops import OfOneLoop
 from ...url import BrokerURL
@@ -392,7 +392,7 @@ class SubscriptionState(OfOneLoop):
         if subscription is not None and self._is_active(subscription):
             self.routes.pop(name, None)
             subscription.sent = None
-            self.owner.lost([subscription.channel], "unsubscribed by the server")
+            self.owner.lost([subscription.channel], HANDED_OVER)
             self.owner.displaced([subscription.channel], None)
         elif name == self.probe.name:
             self._displace_probe()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from django_sockets.backends.client.commands import server_name
+from django_sockets.broker import HANDED_OVER
 from django_sockets.conf import load_config
 from django_sockets.errors import PublishError
 from django_sockets.history import HistoryStatus, position_of
@@ -111,6 +112,7 @@ async def test_a_moving_slot_keeps_and_delivers_every_message(
         for node in (target, source):
             node.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
         await kept.sink.until("lost", (kept.channel,))
+        assert kept.sink.reasons == [HANDED_OVER]
         kept.history.request_history(kept.channel, everything.position)
         await kept.publish(*sent[7:])
         assert payloads((await kept.read(100)).messages) == sent

@@ -41,7 +41,19 @@ HISTORY = {
 
 
 class HistoryRecorder(RecordingSink):
-    """Records replies, too: ("reply", channel, reply)."""
+    """Records replies, too: ("reply", channel, reply).
+
+    Attributes:
+        reasons: of the losses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def lost(self, channels: Sequence[str], reason: str) -> None:
+        self.reasons.append(reason)
+        super().lost(channels, reason)
 
     async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
         self.seen += [
