@@ -17,22 +17,25 @@ from typing import Any
 
 from ...broker import Report, Sink
 from ...deadlines import with_deadline
-from ...errors import AuthError, ConfigurationError, ConnectError
+from ...errors import AuthError, BrokerClosed, ConfigurationError, ConnectError
 from ...log import LogThrottle
 from ...url import Address, BrokerURL
 from ..client.base import ServerBroker
 from ..client.commands import PLAIN, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
+from ..client.deadlines import ignore_result
 from ..client.driver_options import DRIVER_OPTIONS
+from ..client.history_queries import HistoryQueries
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown
 from ..client.publisher import Publisher
+from ..client.routes import Route
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
 from ..glide.publisher import glide_publisher
 from .inspection import inspect_cluster
-from .router import Route, Router
+from .router import Router
 from .topology import QUESTIONS, SlotMap, Topology
 
 __all__ = ["ClusterBroker"]
@@ -51,7 +54,7 @@ class ClusterBroker(ServerBroker):
     """A broker on a cluster. See `django_sockets.broker` for the contract."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
-        super().__init__(url)
+        super().__init__(url, sink)
         if not url.addresses:
             raise ConfigurationError(f"{url}: name one host or more: redis+cluster://host1,host2")
         if url.path not in ("", "0"):
@@ -75,6 +78,12 @@ class ClusterBroker(ServerBroker):
             refresh=self._refreshed,
             on_moved=self._on_moved,
             on_waiting=self.refresh_soon,
+            route_at=self._route_at,
+            on_unkept=self._on_unkept,
+        )
+        self._keeper = self._router
+        self._queries = HistoryQueries(
+            url, route_for=self._route_for, route_at=self._route_at, refresh=self._refreshed
         )
         self._glide = (
             glide_publisher(self._connector, sharded=True, cluster=True)
@@ -110,6 +119,7 @@ class ClusterBroker(ServerBroker):
                 pubsub=pubsub,
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
+                history=self._reads,
             )
             self._routes[address] = Route(node.pipeline, pubsub, address)
         return node
@@ -120,8 +130,9 @@ class ClusterBroker(ServerBroker):
 
     def _route_for(self, slot: int) -> Route | None:
         address = self._owner(slot)
-        if address is None:
-            return None
+        return None if address is None else self._route_at(address)
+
+    def _route_at(self, address: Address) -> Route:
         route = self._routes.get(address)
         if route is None:
             self._node(address)
@@ -279,10 +290,18 @@ class ClusterBroker(ServerBroker):
         """See `Broker.aclose`."""
         self._closed = True
         await self._subscriptions.aclose()
+        if self._reads is not None:
+            await self._reads.aclose()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        for answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(BrokerClosed(self.url))
+                ignore_result(answer)
         await self._publisher.aclose()
+        if self._publisher is not self._router:
+            await self._router.aclose()
         retiring = dict(self._retiring)
         for task in retiring:
             task.cancel()
@@ -311,6 +330,9 @@ class _NoPlace:
 
     def ask_again(self, name: bytes) -> None:
         """Nothing to do without a server."""
+
+    def read(self, name: bytes) -> None:
+        """The read follows behind the subscription, once there is a server."""
 
 
 class _NodeOwner:
