@@ -86,7 +86,7 @@ class MemoryBroker:
         self.limits = Limits()
         self._sink = sink
         # A batch without replies has only messages.
-        self._deliver_now = cast("_Deliver", deliver_now(sink))
+        self._deliver_now = cast("_Deliver", deliver_now(sink, lambda: self._channels))
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: deque[HistoryItem] = deque()
@@ -202,7 +202,7 @@ class MemoryBroker:
         waiting: Awaitable[None] | None = None
         try:
             if batch and has_replies:
-                waiting = cast("HistorySink", self._sink).deliver_with_history(batch)
+                waiting = self._deliver_replies(batch)
             elif batch:
                 waiting = self._deliver_now(batch)
         except Exception as exc:
@@ -212,9 +212,15 @@ class MemoryBroker:
                 return self._finish(waiting, taken, batch, dropped)
             if dropped:
                 self._lost(dropped, OVERFLOW)
-        if has_replies:  # Their channels have been unsubscribed, or the sink takes no replies.
+        if has_replies:  # Their channels have been unsubscribed.
             self._settle(taken)
         return None
+
+    async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
+        # An unsubscribe may have come before the delivery begins.
+        batch = [item for item in batch if item[0] in self._channels]
+        if batch:
+            await cast("HistorySink", self._sink).deliver_with_history(batch)
 
     async def _finish(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 from .conf import Source, load_config
 from .redaction import frameless
 from .runtime.broadcaster_connection import BroadcasterConnection
-from .runtime.channel_api import Channels, channel_list
+from .runtime.channel_api import Channels, channel_list, uncompressed
 from .runtime.sync_calls import running_loop
 
 __all__ = ["Broadcaster"]
@@ -64,7 +64,7 @@ class Broadcaster:
         """
         if not _publish_now(self, channel, data, compress):
             self._connection.calls.plain(
-                lambda: self.async_broadcast(channel, data, compress=compress)
+                lambda: self.async_broadcast(channel, data, **uncompressed(compress))
             )
 
     async def async_broadcast(self, channel: Channels, data: Any, *, compress: bool = True) -> None:
@@ -81,14 +81,14 @@ class Broadcaster:
             if own is _ASYNC_BROADCAST_MANY and _publish_now(self, channels, data, compress):
                 return
         self._connection.calls.plain(
-            lambda: self.async_broadcast_many(channels, data, compress=compress)
+            lambda: self.async_broadcast_many(channels, data, **uncompressed(compress))
         )
 
     async def async_broadcast_many(
         self, channels: Iterable[str | int], data: Any, *, compress: bool = True
     ) -> None:
         """See `broadcast_many`."""
-        await self.async_broadcast(channel_list(channels), data, compress=compress)
+        await self.async_broadcast(channel_list(channels), data, **uncompressed(compress))
 
     # Subscribing
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from .errors import ChannelError
@@ -97,9 +97,25 @@ class EagerSink(Sink, Protocol):
         """
 
 
-def deliver_now(sink: Sink) -> Callable[[Sequence[tuple[str, bytes]]], Awaitable[None] | None]:
-    """`deliver_now` of a sink, or in its place `deliver`, which always has to be awaited."""
-    return sink.deliver_now if isinstance(sink, EagerSink) else sink.deliver
+def deliver_now(
+    sink: Sink, subscribed: Callable[[], Container[str]]
+) -> Callable[[Sequence[tuple[str, bytes]]], Awaitable[None] | None]:
+    """`deliver_now` of a sink; for a sink without it, a function that awaits `deliver`.
+
+    Args:
+        subscribed: returns the subscribed channels. An unsubscribe may come between the reading of
+            a batch and the begin of `deliver`.
+    """
+    if isinstance(sink, EagerSink):
+        return sink.deliver_now
+
+    async def deliver(batch: Sequence[tuple[str, bytes]]) -> None:
+        channels = subscribed()
+        batch = [item for item in batch if item[0] in channels]
+        if batch:
+            await sink.deliver(batch)
+
+    return deliver
 
 
 class Broker(Protocol):
@@ -238,7 +254,7 @@ class HistorySink(Sink, Protocol):
     """A receiver of messages and of replies from the history."""
 
     async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
-        """Take a batch with one reply or more, in the order of the stream.
+        """Take a batch that may contain replies, in the order of the stream.
 
         A reply has every message that the server had published before it. A kept message of its
         channel that stands before the reply is therefore also in the reply, or in the next one if

@@ -16,7 +16,7 @@ from .connection.connection import Connection
 from .connection.overflow import CLOSE
 from .connection.socket_class import check_class
 from .hub.control import check_close_code
-from .runtime.channel_api import Channels, channel_list
+from .runtime.channel_api import Channels, channel_list, uncompressed
 
 __all__ = ["BaseSocketServer"]
 
@@ -250,7 +250,7 @@ class BaseSocketServer:
         Raises:
             EncodeError: the data has no JSON form.
         """
-        self._connection.calls.plain(lambda: self.async_send(data, raw, compress=compress))
+        self._connection.calls.plain(lambda: self.async_send(data, raw, **uncompressed(compress)))
 
     async def async_send(self, data: Any, raw: bool = False, *, compress: bool = True) -> None:
         """See `send`. Returns when the server has accepted the frame, or the socket has ended."""
@@ -295,7 +295,7 @@ class BaseSocketServer:
         """
         self._connection.calls.plain(
             lambda: self.async_broadcast(
-                channel, data, exclude_self=exclude_self, compress=compress
+                channel, data, exclude_self=exclude_self, **uncompressed(compress)
             )
         )
 
@@ -317,7 +317,7 @@ class BaseSocketServer:
         """`broadcast` to several channels."""
         self._connection.calls.plain(
             lambda: self.async_broadcast_many(
-                channels, data, exclude_self=exclude_self, compress=compress
+                channels, data, exclude_self=exclude_self, **uncompressed(compress)
             )
         )
 
@@ -331,7 +331,7 @@ class BaseSocketServer:
     ) -> None:
         """See `broadcast_many`."""
         await self.async_broadcast(
-            channel_list(channels), data, exclude_self=exclude_self, compress=compress
+            channel_list(channels), data, exclude_self=exclude_self, **uncompressed(compress)
         )
 
     # Subscribing

@@ -61,7 +61,9 @@ class LinkReads(OfOneLoop):
         self._subscriptions = subscriptions
         self._pubsub = pubsub
         # A batch without replies has only messages.
-        self._deliver_messages = cast("DeliverNow", deliver_now(reads.sink))
+        self._deliver_messages = cast(
+            "DeliverNow", deliver_now(reads.sink, subscriptions.routed_channels)
+        )
         self._queue: deque[bytes] = deque()
         self._in_flight = 0
         self._loaded = False
@@ -189,7 +191,10 @@ class LinkReads(OfOneLoop):
         return self._deliver_replies(batch) if self._given else self._deliver_messages(batch)
 
     async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
-        await self._reads.sink.deliver_with_history(batch)
+        channels = self._subscriptions.routed_channels()  # As they are when the delivery begins.
+        batch = [item for item in batch if item[0] in channels]
+        if batch:
+            await self._reads.sink.deliver_with_history(batch)
         self._finish_given()
 
     def _finish_given(self) -> None:

@@ -89,7 +89,7 @@ class Subscriber:
         )
         reads = self.state.reads
         # Without history, a batch has only messages.
-        plain = cast("DeliverNow", deliver_now(sink))
+        plain = cast("DeliverNow", deliver_now(sink, self.state.subscriptions.routed_channels))
         self._deliver_now = plain if reads is None else reads.deliver_now
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None

@@ -44,7 +44,7 @@ from .hook_calls import HookCalls
 from .limits import TokenBucket
 from .outbox import Item, Outbox
 from .receive_loop import ReceiveLoop
-from .server_frames import server_frames
+from .server_frames import server_frames, wrapper_of
 from .socket_class import Socket, check_options, socket_class
 from .tasks import spawn
 
@@ -284,6 +284,14 @@ class Connection(HookCalls):
         if self._finished is not None:
             await asyncio.wait([self._finished])
 
+    @property
+    def takes_frames(self) -> bool:
+        return self.outbox.write is not None
+
+    @property
+    def wrapped_send(self) -> str | None:
+        return None if self.takes_frames else wrapper_of(self.socket.scope, self.asgi_send)
+
     def on_drain(self, patience_seconds: float) -> None:
         """Called by `hub.connections` when the server shuts down."""
         spawn(self._drain(patience_seconds))
@@ -340,6 +348,19 @@ class Connection(HookCalls):
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe."""
         await self.delivery.remove(names)
+
+    def publish(
+        self,
+        names: list[str],
+        payload: bytes,
+        is_text: bool,
+        origin: bytes | None,
+        compress: bool,
+    ) -> Coroutine[Any, Any, None]:
+        """Publish with the hub of the connection, once it has one."""
+        if self.hub is None:
+            return super().publish(names, payload, is_text, origin, compress)
+        return self.hub.publish(names, payload, is_text=is_text, origin=origin, compress=compress)
 
     def own_id(self) -> bytes:
         """The id of this socket, for broadcasts that must not reach it."""

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..log import LogThrottle
 from ..url import BrokerOptions, suggest
 
-__all__ = ["ALWAYS", "EXTENSION", "ServerFrames", "check_frames", "server_frames"]
+__all__ = ["ALWAYS", "EXTENSION", "ServerFrames", "check_frames", "server_frames", "wrapper_of"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -62,9 +62,8 @@ def server_frames(scope: Mapping[str, Any], send: object, frames: str) -> Server
     offer = (scope.get("extensions") or {}).get(EXTENSION)
     if offer is None or frames == NEVER:
         return None
-    # Bound methods of one object are equal, but not identical.
-    if frames == AUTO and offer["send"] != send:
-        wrapper = wrapper_name(send)
+    wrapper = wrapper_of(scope, send)
+    if frames == AUTO and wrapper is not None:
         text = (
             "%s wraps the server's send, so messages are sent one by one; "
             'frames = "always" on the socket class passes it by'
@@ -74,8 +73,16 @@ def server_frames(scope: Mapping[str, Any], send: object, frames: str) -> Server
     return ServerFrames(offer["write"], offer["drain"], offer["deflate"])
 
 
-def wrapper_name(send: object) -> str:
-    """The name of a callable that wraps `send`, such as "sentry_sdk.integrations.asgi..."."""
+def wrapper_of(scope: Mapping[str, Any], send: object) -> str | None:
+    """The name of the callable that wraps the server's `send`, such as "sentry_sdk...".
+
+    Returns:
+        None if nothing wraps it, or if the server does not offer prepared frames.
+    """
+    offer = (scope.get("extensions") or {}).get(EXTENSION)
+    # Bound methods of one object are equal, but not identical.
+    if offer is None or offer["send"] == send:
+        return None
     function = getattr(send, "func", send)  # functools.partial
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None) or type(function).__qualname__

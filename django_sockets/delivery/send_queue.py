@@ -153,14 +153,12 @@ class SendQueue(abc.ABC):
         Returns:
             False if they do not fit, or the owner has to see each of them.
         """
-        if not self.direct:
+        if not (self.direct and self.backlog().fits(size_bytes, items)):
             return False
         if self.idle:
             self._begin(self._one(item))
             return True
-        return self.backlog().fits(size_bytes, items) and self._queue(
-            (item, None), size_bytes, items=items
-        )
+        return self._queue((item, None), size_bytes, items=items)
 
     async def run(self, item: Any) -> None:
         """Handle an item after the queued ones. Returns when it is handled or the queue ended."""

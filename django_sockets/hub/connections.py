@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from typing import Protocol
 
 from ..deadlines import with_deadline
@@ -24,6 +25,14 @@ SLOWEST_STEP_SECONDS = 0.05
 
 class Connection(Protocol):
     """A connection that can be drained."""
+
+    @property
+    def takes_frames(self) -> bool:
+        """Its server takes prepared frames for it."""
+
+    @property
+    def wrapped_send(self) -> str | None:
+        """The name of the callable that keeps it from taking prepared frames; None without one."""
 
     def on_drain(self, patience_seconds: float) -> None:
         """Close after the running handler has returned, at the latest after `patience_seconds`.
@@ -46,6 +55,16 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def stats(self) -> dict[str, int]:
+        """The number of connections, and of those with and without prepared frames."""
+        connections = list(self._connections)  # Another thread may add one.
+        wrapped = Counter(name for one in connections if (name := one.wrapped_send) is not None)
+        return {
+            "sockets": len(connections),
+            "sockets_with_frames": sum(one.takes_frames for one in connections),
+            **{f"wrapped_send {name}": count for name, count in wrapped.items()},
+        }
 
     def add(self, connection: Connection) -> None:
         self._connections[connection] = None

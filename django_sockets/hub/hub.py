@@ -151,7 +151,7 @@ class Hub:
             ChannelError, PayloadTooLarge, PublishError: see `publish`.
             NoReplyInTime: it is unknown whether the server accepted the message.
         """
-        if self.threads is None or not self.threads.lent or publish_observers or self.closed:
+        if self.threads is None or publish_observers or self.closed:
             return False
         names = self.check_channels(channels)
         if not names:
@@ -353,7 +353,7 @@ class Hub:
         """The counters since the hub was opened, and the present numbers of what it holds."""
         return {
             **self.counters.as_dict(),
-            "sockets": len(self.connections),
+            **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
         }

@@ -72,10 +72,12 @@ class BroadcasterConnection(ChannelCalls):
             ChannelError, EncodeError, PayloadTooLarge, PublishError, CallError: see
                 `Broadcaster.broadcast`.
         """
-        if running_loop() is not None or replaced_by() is not None:
+        if running_loop() is not None:
             return False
         calls = self.calls
         loop = calls.home
+        if replaced_by() is not None:
+            return False
         if calls.scheduled or not isinstance(loop, BackgroundLoop) or loop.not_begun:
             return False
         hub = existing_hub(loop, self.config)

@@ -13,7 +13,7 @@ from ..errors import ChannelError
 from .background import publish
 from .sync_calls import Calls, Operation
 
-__all__ = ["ChannelCalls", "Channels", "channel_list", "channel_names"]
+__all__ = ["ChannelCalls", "Channels", "channel_list", "channel_names", "uncompressed"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,14 @@ def channel_list(channels: Iterable[str | int]) -> list[str | int]:
     if isinstance(channels, (str, bytes)):
         raise ChannelError(channels, "is one name and no list: use broadcast, or write [...]")
     return list(channels)
+
+
+def uncompressed(compress: bool) -> dict[str, bool]:
+    """The argument `compress` for a method that a subclass may override: only if it is False.
+
+    An override that was written before the argument existed need not take it.
+    """
+    return {} if compress else {"compress": False}
 
 
 class ChannelCalls(abc.ABC):
@@ -92,16 +100,20 @@ class ChannelCalls(abc.ABC):
         names = channel_names(channel)
         payload, is_text = encode(data)
         # A lambda would use more memory in each of thousands of concurrent calls.
-        operation = partial(
-            publish,
-            self.config,
-            names,
-            payload,
-            is_text=is_text,
-            origin=origin,
-            compress=compress,
+        return self.awaited(partial(self.publish, names, payload, is_text, origin, compress))
+
+    def publish(
+        self,
+        names: list[str],
+        payload: bytes,
+        is_text: bool,
+        origin: bytes | None,
+        compress: bool,
+    ) -> Coroutine[Any, Any, None]:
+        """On the home loop: publish; await what it returns."""
+        return publish(
+            self.config, names, payload, is_text=is_text, origin=origin, compress=compress
         )
-        return self.awaited(operation)
 
     def subscribe(self, channel: Channels) -> Awaitable[None]:
         """Subscribe to one or several channels. Await the result."""

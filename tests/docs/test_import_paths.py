@@ -41,6 +41,8 @@ PATHS = {
     """,
     "django_sockets.registry": "open_broker schemes",
     "django_sockets.runtime": "local_hubs",
+    "django_sockets.servers.gunicorn": "UvicornWorker",
+    "django_sockets.servers.uvicorn": "WebSocketProtocol",
     "django_sockets.sockets": "BaseSocketServer",
     "django_sockets.testing": """
         Broadcast CapturedBroadcasts Faults FaultyBroker HandshakeRefused LiveSocketServer

@@ -68,7 +68,7 @@ class Client:
         self.ended_at = time.monotonic()
 
 
-@pytest.mark.parametrize("server_name", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize("server_name", ["uvicorn", "uvicorn-frames", "gunicorn-frames"])
 async def test_sigterm_under_load_sends_everybody_away_in_order(
     server_name: str, fresh_valkey_server: Any, tmp_path: Path
 ) -> None:

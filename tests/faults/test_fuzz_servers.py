@@ -86,7 +86,9 @@ async def one(server: ServerProcess, dice: random.Random) -> None:
         await writer.wait_closed()
 
 
-@pytest.mark.parametrize("server_name", ["uvicorn", "hypercorn", "daphne", "granian"])
+@pytest.mark.parametrize(
+    "server_name", ["uvicorn", "uvicorn-frames", "hypercorn", "daphne", "granian"]
+)
 async def test_broken_frames_hurt_nobody_else(server_name: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("DJANGO_SOCKETS_FUZZ_SEED", random.randrange(1 << 30)))
     print(f"DJANGO_SOCKETS_FUZZ_SEED={seed}")

@@ -145,15 +145,18 @@ async def stats(server: ServerProcess) -> dict[str, int]:
         return answer
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("policy", "server_name"),
+    [*((policy, "uvicorn-frames") for policy in POLICIES), (POLICIES[-1], "uvicorn")],
+)
 async def test_the_others_get_everything_in_time_and_the_stuck_ones_are_accounted_for(
-    policy: str, fresh_valkey_server: Any, tmp_path: Path
+    policy: str, server_name: str, fresh_valkey_server: Any, tmp_path: Path
 ) -> None:
     broker = fresh_valkey_server.url
     async with (
         # A stuck client answers no ping: without this the server would end it in 40 s.
         serve(
-            "uvicorn",
+            server_name,
             SOURCE,
             tmp_path,
             *("--ws-ping-interval", "600"),

@@ -134,7 +134,7 @@ async def test_all_of_it_for_a_while(cluster: CacheCluster, tmp_path: Path) -> N
     try:
         async with (
             serve(
-                "uvicorn", SOURCE, tmp_path, *("--ws-ping-interval", "3600"), BROKER=url
+                "uvicorn-frames", SOURCE, tmp_path, *("--ws-ping-interval", "3600"), BROKER=url
             ) as server,
             behind_proxy(cluster, node := cluster.nodes[0]) as proxy,
             under_load(url) as load,

@@ -136,17 +136,20 @@ class Member(BaseSocketServer):
         await self.async_send("joined")
 
 import uvicorn
-uvicorn.run(Member.as_asgi, port=int(sys.argv[2]), log_level="warning", ws="websockets-sansio")
+uvicorn.run(Member.as_asgi, port=int(sys.argv[2]), log_level="warning", ws=sys.argv[3])
 """
 
 
+@pytest.mark.parametrize(
+    "protocol", ["websockets-sansio", "django_sockets.servers.uvicorn:WebSocketProtocol"]
+)
 async def test_a_burst_of_5000_closes_no_healthy_client_of_a_real_server(
-    valkey_server: Any, unused_tcp_port: int
+    protocol: str, valkey_server: Any, unused_tcp_port: int
 ) -> None:
     import websockets
 
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVER, valkey_server.url, str(unused_tcp_port)
+        sys.executable, "-c", SERVER, valkey_server.url, str(unused_tcp_port), protocol
     )
     try:
         clients = []

@@ -310,6 +310,11 @@ async def test_a_wrapped_send_sees_the_messages_unless_the_class_asks_for_frames
             await until(lambda: client.got == [1])
             assert bool(client.writes) == as_frames
             assert bool(client.events) != as_frames
+            stats = hub_of().stats()
+            assert stats["sockets_with_frames"] == as_frames
+            named = [name for name in stats if name.startswith("wrapped_send ")]
+            assert bool(named) == (wrapped and option == "auto")
+            assert all(name.endswith("wrapped.<locals>.traced") for name in named)
     named = "test_frame_delivery.wrapping.<locals>.wrapped.<locals>.traced wraps" in caplog.text
     assert named == (wrapped and option == "auto")
 
@@ -392,3 +397,28 @@ async def test_compress_is_off_for_a_class_for_a_broadcast_and_for_a_send(
         assert compressed == []
         await through(client, [socket.async_send(LONG), socket.async_broadcast("a", LONG)])
     assert len(compressed) == 2
+
+
+async def test_overrides_from_before_the_option_compress_are_still_called() -> None:
+    called: list[str] = []
+
+    class Older(Member):
+        async def async_send(self, data: Any, raw: bool = False) -> None:  # type: ignore[override]
+            called.append("send")
+            await super().async_send(data, raw)
+
+        async def async_broadcast(  # type: ignore[override]
+            self, channel: Any, data: Any, *, exclude_self: bool = False
+        ) -> None:
+            called.append("broadcast")
+            await super().async_broadcast(channel, data, exclude_self=exclude_self)
+
+        async def receive(self, data: Any) -> None:
+            self.send("own")
+            self.broadcast("a", "all")
+            self.broadcast_many(["b"], "many")
+
+    async with FrameConnection(Older.as_asgi) as client:
+        client.say({"type": "websocket.receive", "text": "{}"})
+        await until(lambda: len(client.got) == 3)
+    assert sorted(called) == ["broadcast", "broadcast", "send"]
