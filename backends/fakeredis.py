@@ -11,23 +11,25 @@ import ssl
 from typing import Any
 
 import fakeredis
+import hiredis
 from redis import exceptions as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..broker import Report, Sink
-from ..errors import pip_command
+from ..errors import ConfigurationError, pip_command
 from ..url import BrokerURL
 from .client.connect_errors import Refused, connect_error
 from .client.connection import Connection, ConnectionLost, ReplyError, consume_by_reading
 from .client.identity import Identity
-from .client.parser import Consumer
+from .client.parser import Consumer, pack
 from .redis import SingleNodeBroker
 
 __all__ = ["FakeredisBroker", "fake_server"]
 
 _HAS_LUA = importlib.util.find_spec("lupa") is not None
 NO_LUA = f"the package 'lupa', which runs Lua scripts, is not installed: run {pip_command('lua')}"
+_SCRIPTING = (b"EVALSHA", b"SCRIPT")
 
 _servers: dict[str, fakeredis.FakeServer] = {}
 
@@ -42,6 +44,8 @@ class FakeredisBroker(SingleNodeBroker):
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         url.check_extra({})
+        if url.history and not _HAS_LUA:
+            raise ConfigurationError(f"{url}: no history: {NO_LUA}")
         self._server = fake_server(",".join(map(str, url.addresses)) + url.path)
         super().__init__(
             url,
@@ -59,6 +63,10 @@ class FakeredisBroker(SingleNodeBroker):
         )
 
     async def _open_connection(self) -> Connection:
+        scripts = await self._connect() if self.url.history else None
+        return FakeConnection(await self._connect(), self._server, scripts)
+
+    async def _connect(self) -> Any:
         connection = fakeredis.FakeAsyncRedisConnection(
             server=self._server,
             protocol=3,
@@ -74,12 +82,18 @@ class FakeredisBroker(SingleNodeBroker):
         except driver.RedisError as exc:
             failure = OSError(str(exc))
         else:
-            return FakeConnection(connection, self._server)
+            return connection
         raise connect_error(self.url, "the fake server", failure)
 
 
 class FakeConnection:
-    """A connection whose replies arrive as Python objects; see `client.connection.Connection`."""
+    """A connection whose replies arrive as Python objects; see `client.connection.Connection`.
+
+    Args:
+        scripts: another connection that runs the scripts, because a fake connection with
+            subscriptions refuses them. A command takes effect while it is written, so that their
+            replies stand at the same place in the stream as with a real server.
+    """
 
     identity = Identity()
     protocol = 3
@@ -88,10 +102,12 @@ class FakeConnection:
     held_since: float | None = None
     partial_bytes = 0
 
-    def __init__(self, connection: Any, server: fakeredis.FakeServer) -> None:
+    def __init__(self, connection: Any, server: fakeredis.FakeServer, scripts: Any = None) -> None:
         self._connection = connection
         self._server = server
         self._socket = connection._sock
+        self._scripts = scripts
+        self._script_socket: Any = None if scripts is None else scripts._sock
         self._open = True
         self.received_bytes = 0
 
@@ -111,9 +127,23 @@ class FakeConnection:
     def write(self, data: bytes) -> None:
         self._check()
         try:
-            self._socket.sendall(data)
+            if self._script_socket is None:
+                self._socket.sendall(data)
+            else:
+                self._write_commands(data)
         except driver.ConnectionError as exc:
             raise ConnectionLost(f"connection lost: {exc}") from exc
+
+    def _write_commands(self, data: bytes) -> None:
+        commands = hiredis.Reader()
+        commands.feed(data)
+        while (command := commands.gets()) is not False:
+            if command[0] not in _SCRIPTING:
+                self._socket.sendall(pack(tuple(command)))
+                continue
+            self._script_socket.sendall(pack(tuple(command)))
+            while not self._script_socket.responses.empty():
+                self._socket.put_response(self._script_socket.responses.get_nowait())
 
     def thread_socket(self) -> None:
         """There is no socket: the event loop publishes for all threads."""
@@ -135,7 +165,12 @@ class FakeConnection:
             self._connection._sock = None
             self._socket.close()
             self._socket._response_available.set()
+            if self._scripts is not None:
+                self._scripts._sock = None
+                self._script_socket.close()
 
 
 def _reply(value: Any) -> Any:
+    if isinstance(value, driver.NoScriptError):  # fakeredis leaves the code of the error out.
+        return ReplyError(f"NOSCRIPT {value}")
     return ReplyError(str(value)) if isinstance(value, Exception) else value

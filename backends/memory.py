@@ -12,18 +12,21 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
-from ..broker import Limits, QueueEntry, Report, Sink, deliver_now
+from ..broker import HistoryItem, HistorySink, Limits, Report, Sink, deliver_now
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import PerProcess
+from ..history import READ_BYTES, HistoryReply, HistoryRule, Start
 from ..log import LogThrottle
 from ..url import BrokerURL
-from .memory_queues import MemoryQueues
+from .memory_history import MemoryHistory
+from .memory_queues import MemoryQueueCalls, MemoryQueues
 
 __all__ = ["MemoryBroker"]
 
@@ -38,11 +41,15 @@ FAILED = "internal error"
 """Reasons of a gap: a full inbox, and an unexpected error."""
 
 
+_Deliver: TypeAlias = Callable[[list[HistoryItem]], Awaitable[None] | None]
+
+
 class _Bus:
-    """The subscribed brokers of each channel, and the queues. Use it with `lock` held."""
+    """The subscribed brokers of each channel, kept messages and queues. Use it with `lock` held."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.history = MemoryHistory()
         self.subscribers: dict[str, set[MemoryBroker]] = {}
         self.queues = MemoryQueues(self._ring)
 
@@ -76,7 +83,7 @@ def _bus(name: str) -> _Bus:
         return buses.by_name.setdefault(name, _Bus())
 
 
-class MemoryBroker:
+class MemoryBroker(MemoryQueueCalls):
     """A member of a bus. See `django_sockets.broker` for the contract."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
@@ -84,10 +91,15 @@ class MemoryBroker:
         self.url = url
         self.limits = Limits()
         self._sink = sink
-        self._deliver_now = deliver_now(sink, lambda: self._channels)
+        # A batch without replies has only messages.
+        self._deliver_now = cast("_Deliver", deliver_now(sink, lambda: self._channels))
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox: deque[HistoryItem] = deque()
+        self._given: dict[int, asyncio.Future[None]] = {}
+        self._has_replies = False
+        self._keeps = bool(url.history)
+        self.unkept = 0
         self._dropped: dict[str, None] = {}
         self._reader: asyncio.Task[None] | None = None
         self._waits = asyncio.Event()
@@ -103,14 +115,20 @@ class MemoryBroker:
         if self._closed:
             raise BrokerClosed(self.url)
         long: set[MemoryBroker] = set()
+        keeps = self._keeps and bool(headers)
         with self._bus.lock:
             for index, channel in enumerate(channels):
                 members = self._bus.subscribers.get(channel)
-                if members:
+                rule = self.url.history.rule_for(channel) if keeps else None
+                if rule is not None:
+                    message = self._bus.history.keep(
+                        channel, headers[index], payload, rule, time.monotonic()
+                    )
+                elif members:
                     message = headers[index] + payload if headers else payload
-                    for member in members:
-                        if member._put(channel, message):
-                            long.add(member)
+                for member in members or ():
+                    if member._put(channel, message):
+                        long.add(member)
         for member in long:
             await member._wait_for_room(self.url.options.publish_timeout_seconds)
 
@@ -124,6 +142,14 @@ class MemoryBroker:
         if not waiting:
             self._wake()
         return waiting >= INBOX_HIGH
+
+    def _put_reply(self, channel: str, reply: HistoryReply) -> None:
+        """Append a reply, with the bus locked. There is room for one of each channel."""
+        waiting = len(self._inbox)
+        self._inbox.append((channel, reply))
+        self._has_replies = True
+        if not waiting:
+            self._wake()
 
     def _wake(self) -> None:
         if self._loop is None:  # It has not subscribed to any channel yet.
@@ -173,26 +199,41 @@ class MemoryBroker:
     def _deliver(self) -> Coroutine[Any, Any, None] | None:
         """Deliver the inbox; returns a coroutine if it is not done at once."""
         with self._bus.lock:
-            batch = list(self._inbox)
+            taken = list(self._inbox)
             self._inbox.clear()
             dropped, self._dropped = list(self._dropped), {}
+            has_replies, self._has_replies = self._has_replies, False
         self._release()
-        batch = [item for item in batch if item[0] in self._channels]
-        waiting = None
+        batch = [item for item in taken if item[0] in self._channels]
+        waiting: Awaitable[None] | None = None
         try:
-            if batch:
+            if batch and has_replies:
+                waiting = self._deliver_replies(batch)
+            elif batch:
                 waiting = self._deliver_now(batch)
         except Exception as exc:
             self._failed(batch, dropped, exc)
-            return None
-        if waiting is not None:
-            return self._finish(waiting, batch, dropped)
-        if dropped:
-            self._lost(dropped, OVERFLOW)
+        else:
+            if waiting is not None:
+                return self._finish(waiting, taken, batch, dropped)
+            if dropped:
+                self._lost(dropped, OVERFLOW)
+        if has_replies:  # Their channels have been unsubscribed.
+            self._settle(taken)
         return None
 
+    async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
+        # An unsubscribe may have come before the delivery begins.
+        batch = [item for item in batch if item[0] in self._channels]
+        if batch:
+            await cast("HistorySink", self._sink).deliver_with_history(batch)
+
     async def _finish(
-        self, waiting: Awaitable[None], batch: list[tuple[str, bytes]], dropped: list[str]
+        self,
+        waiting: Awaitable[None],
+        taken: list[HistoryItem],
+        batch: list[HistoryItem],
+        dropped: list[str],
     ) -> None:
         try:
             await waiting
@@ -201,12 +242,21 @@ class MemoryBroker:
         else:
             if dropped:
                 self._lost(dropped, OVERFLOW)
+        if self._given:
+            self._settle(taken)
 
-    def _failed(self, batch: list[tuple[str, bytes]], dropped: list[str], exc: Exception) -> None:
+    def _failed(self, batch: list[HistoryItem], dropped: list[str], exc: Exception) -> None:
         # An error of one subscriber must not end delivery to the others.
         text = "%s: delivering messages failed"
         self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
         self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
+
+    def _settle(self, taken: Iterable[HistoryItem]) -> None:
+        """Wake the callers that wait for these replies to be given to the sink."""
+        for _, item in taken:
+            given = self._given.pop(id(item), None)
+            if given is not None and not given.done():
+                given.set_result(None)
 
     def _lost(self, channels: Iterable[str], reason: str) -> None:
         try:
@@ -235,6 +285,62 @@ class MemoryBroker:
                 self._bus.subscribers.setdefault(channel, set()).add(self)
                 self._channels.add(channel)
 
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        """See `SupportsHistory`."""
+        new = [channel for channel in starts if channel not in self._channels]
+        await self.subscribe(list(starts))
+        loop = asyncio.get_running_loop()
+        given = []
+        try:
+            for channel, start in starts.items():
+                reply = self._request(channel, start)
+                if reply is not None:
+                    given.append(loop.create_future())
+                    self._given[id(reply)] = given[-1]
+            await asyncio.wait(given)
+            if self._closed:
+                raise BrokerClosed(self.url)
+        except BaseException:
+            await self.unsubscribe(new)
+            raise
+
+    def request_history(self, channel: str, start: Start) -> None:
+        """See `SupportsHistory`."""
+        self._request(channel, start)
+
+    def _request(self, channel: str, start: Start) -> HistoryReply | None:
+        with self._bus.lock:
+            if channel not in self._channels:
+                return None
+            reply = self._read_history(channel, start, self._rule(channel).messages, READ_BYTES)
+            self._put_reply(channel, reply)
+        return reply
+
+    def _rule(self, channel: str) -> HistoryRule:
+        rule = self.url.history.rule_for(channel)
+        if rule is None:
+            raise ValueError(f"channel {channel!r} has no history rule")
+        return rule
+
+    def _read_history(
+        self, channel: str, start: Start, messages: int, max_bytes: int
+    ) -> HistoryReply:
+        history = self._bus.history
+        rule = self._rule(channel)
+        return history.read(channel, start, rule, time.monotonic(), messages, max_bytes)
+
+    async def read_history(
+        self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
+    ) -> dict[str, HistoryReply]:
+        """See `SupportsHistory`."""
+        if self._closed:
+            raise BrokerClosed(self.url)
+        with self._bus.lock:
+            return {
+                channel: self._read_history(channel, start, messages, max_bytes)
+                for channel, start in starts.items()
+            }
+
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         with self._bus.lock:
             for channel in channels:
@@ -245,39 +351,12 @@ class MemoryBroker:
                     if not members:
                         del self._bus.subscribers[channel]
 
-    async def queue_push(
-        self,
-        queue: str,
-        payload: bytes,
-        *,
-        capacity: int,
-        expiry_ms: int,
-        doorbell: bytes,
-        once: bytes = b"",
-    ) -> bool:
-        """See `SupportsQueue.queue_push`."""
-        with self._bus_if_open().lock:
-            return self._bus.queues.push(queue, payload, capacity, expiry_ms, doorbell, once)
-
-    async def queue_pop(self, queue: str) -> tuple[QueueEntry | None, int]:
-        """See `SupportsQueue.queue_pop`."""
-        with self._bus_if_open().lock:
-            return self._bus.queues.pop(queue)
-
-    async def queue_return(self, queue: str, entry: QueueEntry, *, doorbell: bytes) -> None:
-        """See `SupportsQueue.queue_return`."""
-        with self._bus_if_open().lock:
-            self._bus.queues.give_back(queue, entry, doorbell)
-
-    async def queue_clear(self, prefix: str) -> None:
-        """See `SupportsQueue.queue_clear`."""
-        with self._bus_if_open().lock:
-            self._bus.queues.clear(prefix)
-
-    def _bus_if_open(self) -> _Bus:
+    @contextlib.contextmanager
+    def _queues(self) -> Iterator[MemoryQueues]:
         if self._closed:
             raise BrokerClosed(self.url)
-        return self._bus
+        with self._bus.lock:
+            yield self._bus.queues
 
     async def inspect(self) -> Report:
         """Describe the bus."""
@@ -298,4 +377,8 @@ class MemoryBroker:
         if self._delivering is not None:
             self._delivering.close()
         self._inbox.clear()
+        given, self._given = self._given, {}
+        for future in given.values():
+            if not future.done():
+                future.set_result(None)
         self._release()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from ..broker import QueueEntry
 
-__all__ = ["MemoryQueues"]
+__all__ = ["MemoryQueueCalls", "MemoryQueues"]
 
 SWEEP_MS = 1000
 """Minimum interval between two removals of queues and marks that have expired."""
@@ -93,6 +94,43 @@ class MemoryQueues:
         for mark, expires in list(self._marks.items()):
             if expires <= now:
                 del self._marks[mark]
+
+
+class MemoryQueueCalls:
+    """The methods of `SupportsQueue`. A broker inherits them and defines `_queues`."""
+
+    def _queues(self) -> AbstractContextManager[MemoryQueues]:
+        """The queues of the bus, with its lock held. Raises BrokerClosed."""
+        raise NotImplementedError
+
+    async def queue_push(
+        self,
+        queue: str,
+        payload: bytes,
+        *,
+        capacity: int,
+        expiry_ms: int,
+        doorbell: bytes,
+        once: bytes = b"",
+    ) -> bool:
+        """See `SupportsQueue.queue_push`."""
+        with self._queues() as queues:
+            return queues.push(queue, payload, capacity, expiry_ms, doorbell, once)
+
+    async def queue_pop(self, queue: str) -> tuple[QueueEntry | None, int]:
+        """See `SupportsQueue.queue_pop`."""
+        with self._queues() as queues:
+            return queues.pop(queue)
+
+    async def queue_return(self, queue: str, entry: QueueEntry, *, doorbell: bytes) -> None:
+        """See `SupportsQueue.queue_return`."""
+        with self._queues() as queues:
+            queues.give_back(queue, entry, doorbell)
+
+    async def queue_clear(self, prefix: str) -> None:
+        """See `SupportsQueue.queue_clear`."""
+        with self._queues() as queues:
+            queues.clear(prefix)
 
 
 def _now_ms() -> int:

@@ -18,11 +18,14 @@ from .client.connection import ConnectionLost, Opener
 from .client.connector import Connector
 from .client.direct import DirectPublisher
 from .client.driver_options import DRIVER_OPTIONS, database
+from .client.history_queries import HistoryQueries
 from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
 from .client.publisher import PipelinePublisher, Publisher
+from .client.routes import Route
 from .client.scripts import ScriptRunner
 from .client.subscriptions import Subscriptions
+from .cluster.router import Router
 from .glide.publisher import glide_publisher
 
 __all__ = ["RedisBroker", "SingleNodeBroker"]
@@ -50,7 +53,7 @@ class SingleNodeBroker(ServerBroker):
         max_age_seconds: Callable[[], float | None] = lambda: None,
         no_scripts: str = "",
     ) -> None:
-        super().__init__(url)
+        super().__init__(url, sink)
         self._opener = open_connection
         self._pubsub = pubsub
         self._subscriptions = Subscriptions(
@@ -65,13 +68,26 @@ class SingleNodeBroker(ServerBroker):
             pubsub=pubsub,
             publisher=publisher,
             max_age_seconds=max_age_seconds,
+            history=self._reads,
         )
         self._publisher = publisher or PipelinePublisher(self._node.pipeline, pubsub)
-        if publisher is None:
+        if publisher is None and not url.history:
+            # A kept message is published by a script, which only the event loop does.
             self.thread_publisher = DirectPublisher(url, self._node.pipeline, pubsub, self._name)
         self._scripts = ScriptRunner(
             url, lambda _: self._node.pipeline, lambda: [self._node.pipeline], no_scripts
         )
+        if url.history:
+            route = Route(self._node.pipeline, pubsub)
+            self._keeper = Router(
+                url,
+                route_for=lambda _: route,
+                refresh=_nothing_to_refresh,
+                on_moved=lambda *_: None,
+                on_waiting=lambda: None,
+                on_unkept=self._on_unkept,
+            )
+            self._queries = HistoryQueries(url, route_for=lambda _: route)
 
     async def _publish_command(self) -> bytes:
         return self._pubsub.publish
@@ -79,6 +95,9 @@ class SingleNodeBroker(ServerBroker):
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
         await self._subscriptions.aclose()
+        if self._reads is not None:
+            await self._reads.aclose()
+            await self._keeper.aclose()
         await self._node.aclose()
         await self._publisher.aclose()
 
@@ -98,6 +117,10 @@ class SingleNodeBroker(ServerBroker):
 
     def _describe(self, facts: NodeFacts) -> Report:
         return describe(self.url, [facts], "one node")
+
+
+async def _nothing_to_refresh() -> None:
+    """There is only one server."""
 
 
 class RedisBroker(SingleNodeBroker):

@@ -9,11 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from ..broker import Broker, Inspectable, Limits, QueueEntry, Report, SupportsQueue
-from ..errors import BrokerClosed, BrokerError, PublishError, SubscribeError
+from ..broker import (
+    Broker,
+    Inspectable,
+    Limits,
+    QueueEntry,
+    Report,
+    SupportsHistory,
+    SupportsQueue,
+)
+from ..errors import (
+    BrokerClosed,
+    BrokerError,
+    ConfigurationError,
+    HistoryError,
+    PublishError,
+    SubscribeError,
+)
+from ..history import READ_BYTES, HistoryReply, Start
 from ..url import BrokerURL
 from .client.deadlines import ignore_result
 from .interest import Interest, keep, withdraw
@@ -104,6 +120,15 @@ class ShardedBroker:
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
+        await self._subscribe_all(channels, None)
+
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        """See `SupportsHistory`."""
+        await self._subscribe_all(list(starts), starts)
+
+    async def _subscribe_all(
+        self, channels: Sequence[str], starts: Mapping[str, Start] | None
+    ) -> None:
         if self._closed:
             raise BrokerClosed(self.url)
         call = object()
@@ -111,7 +136,7 @@ class ShardedBroker:
             self._interests.setdefault(channel, Interest()).begin(call)
         tasks = [
             asyncio.ensure_future(
-                self._subscribe(number, [channels[place] for place in places], call)
+                self._subscribe(number, [channels[place] for place in places], call, starts)
             )
             for number, places in self._by_part(channels).items()
         ]
@@ -128,7 +153,13 @@ class ShardedBroker:
             raise
         keep(self._interests, channels, call)
 
-    async def _subscribe(self, number: int, channels: Sequence[str], call: object) -> None:
+    async def _subscribe(
+        self,
+        number: int,
+        channels: Sequence[str],
+        call: object,
+        starts: Mapping[str, Start] | None,
+    ) -> None:
         """Subscribe at one host, except to channels that were unsubscribed meanwhile."""
         interests = (self._interests.get(channel) for channel in channels)
         wanted = [
@@ -136,8 +167,56 @@ class ShardedBroker:
             for channel, interest in zip(channels, interests, strict=True)
             if interest is not None and call in interest.calls
         ]
-        if wanted:
+        if not wanted:
+            return
+        if starts is None:
             await self._parts[number].subscribe(wanted)
+        else:
+            part = _with_history(self._parts[number])
+            await part.subscribe_with_history({channel: starts[channel] for channel in wanted})
+
+    # `SupportsHistory`; `open_broker` checks that every part has the ability
+
+    @property
+    def unkept(self) -> int:
+        """See `SupportsHistory`."""
+        return sum(part.unkept for part in self._parts if isinstance(part, SupportsHistory))
+
+    def request_history(self, channel: str, start: Start) -> None:
+        """See `SupportsHistory`."""
+        _with_history(self._parts[self._pick(channel)]).request_history(channel, start)
+
+    async def read_history(
+        self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
+    ) -> dict[str, HistoryReply]:
+        """See `SupportsHistory`."""
+        if self._closed:
+            raise BrokerClosed(self.url)
+        names = list(starts)
+        calls = [
+            asyncio.ensure_future(
+                _with_history(self._parts[number]).read_history(
+                    {names[place]: starts[names[place]] for place in places},
+                    messages=messages,
+                    max_bytes=max_bytes,
+                )
+            )
+            for number, places in self._by_part(names).items()
+        ]
+        found: dict[str, HistoryReply] = {}
+        failed: list[HistoryError] = []
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, HistoryError):
+                failed.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.update(answer)
+        if failed:
+            problem = "; ".join(f"{error.url}: {error.reason}" for error in failed)
+            channels = [name for name in names if name not in found]
+            raise HistoryError(self.url, problem, channels=channels) from _cause(failed[0])
+        return {name: found[name] for name in names}
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.unsubscribe`."""
@@ -216,6 +295,13 @@ def sharded_broker(url: BrokerURL, parts: Sequence[Broker]) -> ShardedBroker:
     """The broker of several hosts. It supports queues if all hosts do. See `ShardedBroker`."""
     with_queues = all(isinstance(part, SupportsQueue) for part in parts)
     return (_WithQueues if with_queues else ShardedBroker)(url, parts)
+
+
+def _with_history(part: Broker) -> SupportsHistory:
+    """The part, which keeps messages."""
+    if not isinstance(part, SupportsHistory):
+        raise ConfigurationError(f"{part.url}: this broker cannot keep messages")
+    return part
 
 
 def _score(host: bytes, channel: str) -> bytes:

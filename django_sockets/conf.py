@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from .errors import ConfigurationError
+from .history import HistoryRules
 from .optional_django import Site, django_settings, django_site
 from .overrides import BrokerFactory, default_configs
 from .redaction import without_frames
@@ -125,12 +126,13 @@ def load_config(source: Source | None = None) -> Config:
 
     Args:
         source: None for the default (`default_config`). A list, or URLs separated by white space,
-            are independent hosts. A dict holds `url` (one URL or a list) or `hosts`, and any of the
-            names in `Settings`. `hosts` is a list of URLs or of dicts such as
-            `{"address": URL, **driver_options}`. Instead of `address`, a dict may hold `host` and
-            `port`, or `master_name` and `sentinels` (pairs of host and port) with
-            `sentinel_kwargs`. With `cluster: True`, an `address` or `host` is the seed of a
-            cluster. A `Config` is returned unchanged.
+            are independent hosts. A dict holds `url` (one URL or a list) or `hosts`, any of the
+            names in `Settings`, and `history`: a dict of channel prefix -> rule, such as
+            `{"room:": {"messages": 100, "seconds": 300, "bytes": 65536}}`. `hosts` is a list of
+            URLs or of dicts such as `{"address": URL, **driver_options}`. Instead of `address`, a
+            dict may hold `host` and `port`, or `master_name` and `sentinels` (pairs of host and
+            port) with `sentinel_kwargs`. With `cluster: True`, an `address` or `host` is the seed
+            of a cluster. A `Config` is returned unchanged.
 
     Raises:
         ConfigurationError: the configuration is wrong. The message names the part.
@@ -218,9 +220,10 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
     values = dict(source)
     hosts = values.pop("hosts", None)
     url = values.pop("url", None)
+    history = values.pop("history", None)
     for name in values:
         if name not in _SETTING_NAMES:
-            valid = ["hosts", "url", *_SETTING_NAMES]
+            valid = ["history", "hosts", "url", *_SETTING_NAMES]
             raise ConfigurationError(f"unknown setting {name!r}; {suggest(name, valid)}")
     if (hosts is None) == (url is None):
         raise ConfigurationError("a configuration dict needs either 'url' or 'hosts'")
@@ -228,7 +231,10 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
         check_hosts(hosts)
     if hosts is None:
         hosts = url if isinstance(url, (list, tuple)) else [url]
-    return Config(_together(hosts), Settings(**values))
+    broker_url = _together(hosts)
+    if history is not None:
+        broker_url = broker_url.with_history(HistoryRules.parse(history))
+    return Config(broker_url, Settings(**values))
 
 
 def _together(hosts: Sequence[Any]) -> BrokerURL:

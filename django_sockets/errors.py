@@ -5,12 +5,14 @@
     ├── ChannelError            a channel name is not usable             (also ValueError)
     ├── EncodeError             data has no JSON form                    (also TypeError)
     ├── PayloadTooLarge         a payload is over the limit              (also ValueError)
+    ├── PositionError           text is not a position in a history      (also ValueError)
     ├── BrokerError             the connection to the server, or the server, failed
     │   ├── ConnectError        no usable connection
     │   │   └── AuthError       no credentials, or the server refused them
     │   ├── PublishError        a publish failed, or its outcome is unknown
     │   ├── SubscribeError      a subscription was not acknowledged
     │   ├── QueueError          a call to a queue failed, or its outcome is unknown
+    │   ├── HistoryError        the history of a channel could not be read
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
     │   └── ThreadError         a required thread cannot be started      (also RuntimeError)
@@ -35,13 +37,16 @@ __all__ = [
     "ConnectError",
     "DjangoSocketsError",
     "EncodeError",
+    "HistoryError",
     "NotAllowed",
     "PayloadTooLarge",
+    "PositionError",
     "PublishError",
     "QueueError",
     "Reject",
     "SubscribeError",
     "pip_command",
+    "suggest",
 ]
 
 
@@ -86,6 +91,18 @@ class PayloadTooLarge(DjangoSocketsError, ValueError):
         super().__init__(
             f"payload of {size_bytes} bytes is over the limit of {limit_bytes} bytes: send less, "
             "or raise the URL option max_payload_bytes in every process"
+        )
+
+
+class PositionError(DjangoSocketsError, ValueError):
+    """A text is not a position of a message in the history of a channel.
+
+    The text is not shown, because it may come from a client.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "not a position: pass the text of a received `position` unchanged, or None"
         )
 
 
@@ -165,6 +182,20 @@ class QueueError(BrokerError):
         super().__init__(url, f"{problem}; {outcome} queue {queue!r}")
 
 
+class HistoryError(BrokerError):
+    """The history of channels could not be read. Publishing and subscriptions may still work.
+
+    Attributes:
+        channels: the channels that could not be read.
+        reason: the problem without the channels.
+    """
+
+    def __init__(self, url: object, problem: str, *, channels: Iterable[str]) -> None:
+        self.channels = tuple(channels)
+        self.reason = problem
+        super().__init__(url, f"{problem}; no history of {_names(self.channels)}")
+
+
 class BrokerClosed(BrokerError):
     """A broker or hub was used after `aclose`."""
 
@@ -223,6 +254,16 @@ def pip_command(extra: str) -> str:
     Without the version, pip could install a release before 4.0, which has other extras.
     """
     return f"pip install 'django-sockets[{extra}]>=4.0.dev0'"
+
+
+def suggest(wrong: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the closest valid name, and all valid names."""
+    import difflib  # Imported here to save a millisecond at every start.
+
+    names = sorted(valid)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names) or 'none'}"
 
 
 def _names(channels: tuple[str, ...], most: int = 5) -> str:

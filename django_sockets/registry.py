@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
-from .broker import Broker, Sink
+from .broker import Broker, Sink, SupportsHistory
 from .errors import ConfigurationError, pip_command
 from .redaction import frameless
 from .url import BrokerURL, canonical_scheme, suggest
@@ -61,7 +61,8 @@ def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
         sink: receives the messages; None discards them.
 
     Raises:
-        ConfigurationError: an unknown scheme or option, a wrong value, or a missing driver package.
+        ConfigurationError: an unknown scheme or option, a wrong value, a missing driver package, or
+            history rules for a broker without `SupportsHistory`.
     """
     parsed = url if isinstance(url, BrokerURL) else BrokerURL.parse(url)
     if sink is None:
@@ -75,7 +76,13 @@ def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
         raise ConfigurationError(
             f"{parsed}: unknown scheme {parsed.scheme!r}; {suggest(parsed.scheme, known)}"
         )
-    return _backend(parsed, target)(parsed, sink)
+    broker = _backend(parsed, target)(parsed, sink)
+    if parsed.history and not isinstance(broker, SupportsHistory):
+        raise ConfigurationError(
+            f"{parsed}: this broker cannot keep messages: remove the setting 'history' and the "
+            "options history_messages and history_seconds"
+        )
+    return broker
 
 
 def _backend(url: BrokerURL, target: str) -> Callable[..., Broker]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, suggest
+from .history import NO_HISTORY, HistoryRule, HistoryRules
 from .redaction import frameless
 
 __all__ = ["SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
@@ -35,16 +36,6 @@ _ADDRESS = re.compile(
     r"[A-Za-z0-9+.-]+:/{1,2}[A-Za-z0-9.-]*(:[0-9]{1,5})?|[A-Za-z0-9.-]+:[0-9]{1,5}"
 )
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
-
-
-def suggest(wrong: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the closest valid name, and all valid names."""
-    import difflib  # Imported here to save a millisecond at every start.
-
-    names = sorted(valid)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}valid: {', '.join(names) or 'none'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +67,10 @@ class BrokerOptions:
     """Channels whose last message a publishing process remembers; see docs/promises.md."""
     publishers_remembered: int = 256
     """Publishers that a subscribed channel remembers; see docs/promises.md."""
+    history_messages: int | None = None
+    """Messages kept of every channel; see docs/history.md. None: nothing is kept."""
+    history_seconds: float | None = None
+    """Time for which they are kept after the last message. Goes with `history_messages`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -85,8 +80,22 @@ class BrokerOptions:
                     raise ConfigurationError(
                         "option prefix: use 1 to 64 letters, digits, or any of _ . : -"
                     )
-            elif not value > 0:
+            elif value is not None and not value > 0:
                 raise ConfigurationError(f"option {field.name}: must be over 0")
+        if (self.history_messages is None) != (self.history_seconds is None):
+            missing = "seconds" if self.history_seconds is None else "messages"
+            raise ConfigurationError(
+                f"option history_{missing} is missing: use history_messages and history_seconds "
+                "together, such as history_messages=100&history_seconds=300"
+            )
+        self.history_rules()
+
+    def history_rules(self) -> HistoryRules:
+        """The rule for all channels that `history_messages` and `history_seconds` describe."""
+        if self.history_messages is None or self.history_seconds is None:
+            return NO_HISTORY
+        rule = HistoryRule(self.history_messages, self.history_seconds)
+        return HistoryRules((("", rule),))
 
 
 def _number(kind: Callable[[str], float], what: str) -> Callable[[str], float]:
@@ -106,6 +115,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "float": _number(float, "a number, such as 2.5"),
     "int": _number(int, "a whole number, such as 1024"),
+    "int | None": _number(int, "a whole number, such as 100"),
+    "float | None": _number(float, "a number, such as 300"),
 }
 _OPTION_READERS = {
     field.name: _READERS[str(field.type)] for field in dataclasses.fields(BrokerOptions)
@@ -136,6 +147,7 @@ class BrokerURL:
         extra: options of this scheme only, as text.
         driver_options: keyword arguments for the driver's connection, from a `hosts` entry.
         shards: the URLs of several independent hosts that form one broker.
+        history: which messages the broker keeps.
     """
 
     scheme: str
@@ -147,6 +159,7 @@ class BrokerURL:
     extra: tuple[tuple[str, str], ...] = ()
     driver_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
     shards: tuple[BrokerURL, ...] = ()
+    history: HistoryRules = NO_HISTORY
 
     @classmethod
     @frameless
@@ -157,7 +170,8 @@ class BrokerURL:
         `max_payload_bytes` applies.
 
         Raises:
-            ConfigurationError: there is no URL, or a host occurs twice.
+            ConfigurationError: there is no URL, a host occurs twice, or the hosts have different
+                options for the history.
         """
         if len(urls) == 1:
             return urls[0]
@@ -167,9 +181,30 @@ class BrokerURL:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"{name} occurs twice in a list of hosts: keep one")
+        history = urls[0].history
+        if any(url.history != history for url in urls):
+            raise ConfigurationError(
+                "the hosts of a list have different options history_messages or history_seconds: "
+                "use the same for all, or the setting 'history'"
+            )
         most = min(url.options.max_payload_bytes for url in urls)
         options = dataclasses.replace(urls[0].options, max_payload_bytes=most)
-        return cls(scheme=SHARDED, options=options, shards=tuple(urls))
+        return cls(scheme=SHARDED, options=options, shards=tuple(urls), history=history)
+
+    def with_history(self, history: HistoryRules) -> BrokerURL:
+        """The URL with other rules for the history, also at each of its shards.
+
+        Raises:
+            ConfigurationError: the URL and the rules both have a rule for all channels.
+        """
+        if self.history and "" in history:
+            raise ConfigurationError(
+                "the setting 'history' has a rule for all channels (the prefix ''), and the URL "
+                "has history_messages: keep one of them"
+            )
+        rules = HistoryRules.of({**history.as_dict(), **self.history.as_dict()})
+        shards = tuple(dataclasses.replace(shard, history=rules) for shard in self.shards)
+        return dataclasses.replace(self, history=rules, shards=shards)
 
     @classmethod
     @frameless
@@ -212,6 +247,7 @@ class BrokerURL:
             options=options,
             extra=extra,
             driver_options=dict(driver_options or {}),
+            history=options.history_rules(),
         )
 
     def check_extra(

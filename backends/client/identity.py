@@ -19,7 +19,9 @@ from .parser import ConnectionLost, ReplyError
 __all__ = [
     "IDENTIFY",
     "INFO",
+    "NO_FORMER_HISTORY",
     "PRIMARY",
+    "REPLICATION",
     "ROLE",
     "SERVER_CHANGED",
     "Identity",
@@ -35,7 +37,11 @@ PRIMARY = "master"
 """The role of a server that accepts writes, as ROLE calls it."""
 ROLE: tuple[bytes, ...] = (b"ROLE",)
 INFO: tuple[bytes, ...] = (b"INFO", b"server")
+REPLICATION: tuple[bytes, ...] = (b"INFO", b"replication")
+"""Asks for the role and for the id of the data set."""
 IDENTIFY = (ROLE, INFO)
+NO_FORMER_HISTORY = bytes(8)
+"""The former history id of a server that was never promoted."""
 SERVER_CHANGED = "another server answers at this address now"
 NOT_NOW = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 """Prefixes of errors whose cause soon ends by itself."""
@@ -48,11 +54,16 @@ class Identity(NamedTuple):
         run_id: changes with each start of the server; "" if INFO is not allowed.
         role: "master", "slave", ...; "" if ROLE is not allowed.
         peer: the numeric address that answered; "" for a unix socket.
+        history_id: the first 8 bytes of `master_replid`; empty if it is unknown or hidden. It
+            changes when the server is promoted, and when it gets its first replica.
+        former_history_id: the history id before a promotion; empty if it is unknown.
     """
 
     run_id: str = ""
     role: str = ""
     peer: str = ""
+    history_id: bytes = b""
+    former_history_id: bytes = b""
 
 
 def differ(one: Identity, other: Identity) -> bool:
@@ -85,6 +96,25 @@ def read_run_id(reply: Any) -> str:
     return found[1].decode() if found else ""
 
 
+def read_replication(identity: Identity, reply: Any) -> Identity:
+    """The identity with the facts in a reply to `INFO replication`; missing ones are kept."""
+    facts = {}
+    if isinstance(reply, bytes):
+        for line in reply.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            facts[name] = value
+    role = facts.get(b"role", b"").decode(errors="replace")
+    ids = []
+    for name in (b"master_replid", b"master_replid2"):
+        found = re.match(rb"[0-9a-f]{16}", facts.get(name, b""))
+        ids.append(bytes.fromhex(found[0].decode()) if found else b"")
+    return identity._replace(
+        role=role or identity.role,
+        history_id=ids[0] or identity.history_id,
+        former_history_id=ids[1],
+    )
+
+
 class RefusalBackoff(Backoff):
     """When a command that the server refused may be sent again."""
 
@@ -115,9 +145,14 @@ class RefusalBackoff(Backoff):
 
 
 class IdentityCheck:
-    """Asks the servers of successive connections for their role and, if unknown, their run id."""
+    """Asks the servers of successive connections for their role and, if unknown, their run id.
 
-    def __init__(self) -> None:
+    Args:
+        ask_role: the command that asks for the role, `ROLE` or `REPLICATION`.
+    """
+
+    def __init__(self, ask_role: tuple[bytes, ...] = ROLE) -> None:
+        self._ask_role = ask_role
         self._role, self._info = RefusalBackoff(), RefusalBackoff()
 
     def commands(self, identity: Identity) -> list[tuple[bytes, ...]]:
@@ -128,7 +163,7 @@ class IdentityCheck:
         """
         commands: list[tuple[bytes, ...]] = []
         if self._role.over:
-            commands.append(ROLE)
+            commands.append(self._ask_role)
         if not identity.run_id and self._info.over:
             commands.append(INFO)
         return commands
@@ -138,13 +173,15 @@ class IdentityCheck:
     ) -> Identity:
         """The identity after the replies to `commands`; a malformed role changes nothing."""
         for command, reply in zip(commands, replies, strict=True):
-            backoff = self._role if command is ROLE else self._info
+            backoff = self._info if command is INFO else self._role
             if isinstance(reply, ReplyError):
                 backoff.refused(reply)
                 continue
             backoff.succeeded()
             if command is ROLE:
                 identity = identity._replace(role=read_role(reply) or identity.role)
+            elif command is REPLICATION:
+                identity = read_replication(identity, reply)
             else:
                 identity = identity._replace(run_id=read_run_id(reply))
         return identity

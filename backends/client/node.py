@@ -20,6 +20,8 @@ from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .credentials import rotation_delay_seconds
+from .history_reads import HistoryReads
+from .history_scripts import KEEP
 from .identity import SERVER_CHANGED, Identity, differ
 from .pipeline import Pipeline
 from .probe import DeliveryProbe
@@ -54,6 +56,7 @@ class Node:
         publisher: publishes instead of this node's own connection, if given.
         max_age_seconds: returns the age that connections must not reach, or None; called after
             each connect.
+        history: the open reads of the broker, if it has history.
 
     Attributes:
         pipeline: the publishing connection.
@@ -70,11 +73,14 @@ class Node:
         pubsub: PubSubCommands,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
+        history: HistoryReads | None = None,
     ) -> None:
+        self._history = history
         self.pipeline = Pipeline(
             url,
             partial(self._open_publishing, open_publishing or open_connection),
             on_replica=self.reset,
+            preamble=[KEEP.load] if url.history else (),
         )
         self._url = url
         self._sink = sink
@@ -103,6 +109,7 @@ class Node:
             probe=DeliveryProbe(self._url, self._pubsub, self.pipeline, self._publisher),
             pubsub=self._pubsub,
             connection=connection,
+            history=self._history,
         )
 
     # `Place` of the subscriptions
@@ -135,6 +142,14 @@ class Node:
         self._subscriber.state.ask_again(name)
         if self._successor is not None:
             self._successor.state.ask_again(name)
+
+    def read(self, name: bytes) -> None:
+        """See `Place`."""
+        subscriber = self._subscriber
+        if self._successor is not None and not subscriber.state.subscriptions.has(name):
+            subscriber = self._successor
+        if subscriber.state.reads is not None:
+            subscriber.state.reads.behind_requested(name)
 
     def reset(self, reason: str) -> None:
         """Drop both connections; each is opened again when it is needed."""
@@ -253,6 +268,7 @@ class Node:
                 self._successor = None
                 roll_back(old, new, self._owner)
                 await new.aclose()
+                _read_again(old)
                 raise
             if replaced.identity.run_id not in ("", connection.identity.run_id):
                 # Messages may have gone to one server while we listened on the other.
@@ -262,6 +278,7 @@ class Node:
         old.mute()
         new.release(self._owner)
         await old.aclose()
+        _read_again(new)
 
     async def retire(self) -> None:
         """Close both connections after the requests under way are answered.
@@ -288,3 +305,9 @@ class Node:
             await self._successor.aclose()
         await self._subscriber.aclose()
         await self.pipeline.aclose()
+
+
+def _read_again(subscriber: Subscriber) -> None:
+    """Write the open reads of the history, which another connection may have had."""
+    if subscriber.state.reads is not None:
+        subscriber.state.reads.behind_carried()

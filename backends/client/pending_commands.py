@@ -20,10 +20,16 @@ from .connection import Connection
 from .deadlines import ignore_result
 from .parser import ConnectionLost, ReplyError, pack
 
-__all__ = ["PendingCommand", "PendingCommands"]
+__all__ = ["PendingCommand", "PendingCommands", "ReadCommand"]
 
 NAMES_PER_COMMAND = 1000
 REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")
+
+
+class ReadCommand:
+    """Marks a command that reads the history; its reply is a part of the stream."""
+
+    __slots__ = ()
 
 
 class PendingCommand:
@@ -34,9 +40,10 @@ class PendingCommand:
         reply: the future of the last command's own reply; None for SUBSCRIBE.
         ends: for each UNSUBSCRIBE command, the index in `names` behind its last name.
         answered: how many of the names have been answered.
+        read: the read of the history that the command makes, or None.
     """
 
-    __slots__ = ("answered", "ends", "names", "reply")
+    __slots__ = ("answered", "ends", "names", "read", "reply")
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class PendingCommand:
         self.reply = reply
         self.ends = ends
         self.answered = 0
+        self.read: ReadCommand | None = None
 
     def take_end(self, name: bytes) -> None:
         """Note that the server has ended a name, perhaps without having been asked to."""
@@ -128,6 +136,12 @@ class PendingCommands(OfOneLoop):
         if self.connection is None:
             raise ConnectionLost("no connection")
         return self._ask(command)
+
+    def read(self, command: tuple[bytes, ...], read: ReadCommand) -> None:
+        """Write a command that reads the history, if there is a connection."""
+        if self.connection is not None:
+            self._ask(command)
+            self._commands[-1].read = read
 
     def _ask(
         self, command: tuple[bytes, ...], ended: Sequence[Sequence[bytes]] = ()

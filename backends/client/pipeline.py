@@ -25,7 +25,7 @@ from .deadlines import LARGE_BYTES, first_of, ignore_result, keepalive
 from .identity import PRIMARY, Identity, IdentityCheck
 from .lending import Lending
 from .loan import Loan
-from .parser import is_push, pack
+from .parser import ReplyError, is_push, pack
 from .supervision import Supervisor
 
 __all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
@@ -71,6 +71,7 @@ class Pipeline(OfOneLoop):
         on_replica: called when the server has become a replica, which accepts messages but delivers
             them to its own subscribers only. It must call `reset`. With None, the role is not
             checked.
+        preamble: commands that are written first on each connection. Their errors are logged.
 
     Attributes:
         lending: lends the connection to threads.
@@ -82,8 +83,10 @@ class Pipeline(OfOneLoop):
         open_connection: Opener,
         *,
         on_replica: Callable[[str], None] | None = None,
+        preamble: Sequence[tuple[bytes, ...]] = (),
     ) -> None:
         self._url = url
+        self._preamble = preamble
         self._open_connection = open_connection
         self._queued: deque[_Request] = deque()
         self._written: deque[_Request] = deque()
@@ -276,6 +279,8 @@ class Pipeline(OfOneLoop):
         self._drained.clear()
         reason = "connection closed"
         try:
+            if self._preamble:
+                self._write_preamble(connection)
             self._flush()
             await first_of(
                 self._read(connection),
@@ -302,6 +307,21 @@ class Pipeline(OfOneLoop):
             lost, self._written = self._written, deque()
             for request in lost:
                 request.fail(OutcomeUnknown(reason))
+
+    def _write_preamble(self, connection: Connection) -> None:
+        connection.write(b"".join(map(pack, self._preamble)))
+        loop = self._loop
+        deadline = loop.time() + self._patience_seconds
+        answer: asyncio.Future[list[Any]] = loop.create_future()
+        answer.add_done_callback(self._take_preamble)
+        self._written.append(_Request(b"", 0, len(self._preamble), answer, deadline))
+
+    def _take_preamble(self, answer: asyncio.Future[list[Any]]) -> None:
+        replies = [] if answer.cancelled() or answer.exception() is not None else answer.result()
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                text = "%s: the server refused a command that prepares the connection: %s"
+                self._throttle.log(logging.WARNING, "preamble", text, self._url, reply)
 
     async def rotate(self) -> None:
         """Replace the connection without failing a request.
@@ -399,6 +419,13 @@ class Pipeline(OfOneLoop):
         if self._successor is not None:
             self._successor.abort()  # It may lead to the same wrong server.
             self._successor = None
+
+    def demoted(self) -> None:
+        """A reply has shown that the server has become a replica."""
+        if self._on_replica is not None:
+            self._on_replica("the server is a replica now")
+        else:
+            self.reset("the server is a replica now")
 
     def recall(self) -> None:
         """End requests that wait for a connection as `Recalled`."""

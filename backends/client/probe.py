@@ -12,7 +12,18 @@ from ...url import BrokerURL
 from .commands import PubSubCommands, probe_name
 from .connection import Connection, ConnectionLost
 from .deadlines import await_reply
-from .identity import PRIMARY, ROLE, SERVER_CHANGED, IdentityCheck, differ
+from .identity import (
+    INFO,
+    NO_FORMER_HISTORY,
+    PRIMARY,
+    REPLICATION,
+    ROLE,
+    SERVER_CHANGED,
+    IdentityCheck,
+    differ,
+    read_run_id,
+)
+from .link_reads import HISTORY_CHANGED
 from .parser import ReplyError
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .publisher import Publisher
@@ -28,6 +39,10 @@ class DeliveryProbe:
     delivers it to its own subscribers only. The probe therefore checks the role as well, and
     compares the run ids of the publishing and the subscribing connection. Both checks also run if
     the server refuses the probe's channel.
+
+    With history rules, the probe asks for the history id on the subscribing connection, in the same
+    command as for the role. Another id means that the server has perhaps taken other messages than
+    the one before, so that positions do not hold any more.
 
     Args:
         pipeline: the publishing connection.
@@ -50,7 +65,7 @@ class DeliveryProbe:
         self._numbers = itertools.count(1)
         self._arrived: asyncio.Future[None] | None = None
         self._payload = b""
-        self._identity_check = IdentityCheck()
+        self._identity_check = IdentityCheck(REPLICATION if url.history else ROLE)
 
     def name(self, like: bytes) -> bytes:
         """See `subscriber.Probe`."""
@@ -98,7 +113,7 @@ class DeliveryProbe:
 
         Raises:
             ConnectionLost: the server was a primary and is a replica now, or the publishing
-                connection leads to another server.
+                connection leads to another server, or the server has another history.
         """
         was_primary = connection.identity.role == PRIMARY
         if connection.protocol > 2:  # With RESP2 a subscribed connection accepts no other commands.
@@ -108,12 +123,28 @@ class DeliveryProbe:
                 commands = [command for command in commands if command is not ROLE]
             answers = [subscriber.state.ask(command) for command in commands]
             replies = [await answer for answer in answers]
-            connection.identity = self._identity_check.updated(
-                connection.identity, commands, replies
-            )
+            known = connection.identity
+            connection.identity = self._identity_check.updated(known, commands, replies)
+            if known.history_id not in (b"", connection.identity.history_id):
+                await self._check_history(subscriber, connection)
         if was_primary and connection.identity.role != PRIMARY:
             self._leave("the server is a replica now")
         self._compare(connection)
+
+    async def _check_history(self, subscriber: Subscriber, connection: Connection) -> None:
+        """The history id has changed: find out whether the history has.
+
+        A server takes a new id, too, when it gets its first replica. It then has no former id.
+
+        Raises:
+            ConnectionLost: the history may be another one.
+        """
+        run_id = read_run_id(await subscriber.state.ask(INFO))
+        same_process = run_id == connection.identity.run_id != ""
+        if connection.identity.former_history_id != NO_FORMER_HISTORY or not same_process:
+            raise ConnectionLost(HISTORY_CHANGED)
+        if subscriber.state.reads is not None:
+            subscriber.state.reads.renamed(connection.identity.history_id)
 
     async def _publish(self, name: bytes) -> bool:
         """Whether the server accepted the message."""

@@ -1,11 +1,15 @@
-"""Lua scripts on the server that a key belongs to.
+"""Lua scripts on the server that a key belongs to: commands, error replies, and how they are run.
 
-A script is loaded once for each connection, in the same write as its first call, so that the
-calls of one connection are executed in their order. If a server has forgotten a script (NOSCRIPT,
-after SCRIPT FLUSH or behind a proxy), the call was certainly not executed: the script is loaded and
-the call is repeated. The repeated calls keep their order, because a pipeline answers in order.
+A script is called by its hash. A server that does not have the script (after a restart or SCRIPT
+FLUSH, or behind a proxy) answers NOSCRIPT. The call was then certainly not executed: the script is
+loaded and the call is repeated.
 
-`cluster.scripts` adds the redirections of a cluster.
+`ScriptRunner` loads a script once for each connection, in the same write as its first call, so that
+the calls of one connection are executed in their order. The repeated calls keep their order,
+because a pipeline answers in order. `cluster.scripts` adds the redirections of a cluster.
+
+Messages of the history are sent by `cluster.router`, which keeps their order. Reads of the history
+use `run_scripts`.
 """
 
 from __future__ import annotations
@@ -22,12 +26,27 @@ from .connection import Connection
 from .parser import ReplyError
 from .pipeline import NotSent, Pipeline
 
-__all__ = ["ATTEMPTS", "Script", "ScriptRunner"]
+__all__ = [
+    "ATTEMPTS",
+    "RETRY_SECONDS",
+    "Script",
+    "ScriptRunner",
+    "is_error",
+    "is_missing",
+    "not_sent",
+    "run_scripts",
+    "scan_and_unlink",
+    "surely_refused",
+]
 
 ATTEMPTS = 5
 """How often a call that certainly was not executed is made, before its error is raised."""
 RETRY_SECONDS = 0.1
 """Pause before a call is repeated on a server that was demoted."""
+_REFUSED = (
+    "MOVED", "ASK", "TRYAGAIN", "NOSCRIPT", "READONLY", "BUSY", "LOADING", "CLUSTERDOWN",
+    "MASTERDOWN", "NOREPLICAS", "MISCONF", "NOPERM",
+)  # fmt: skip
 
 
 class Script:
@@ -35,12 +54,27 @@ class Script:
 
     Args:
         source: its text. Every key that it uses is in KEYS, and all of them have one hash tag.
+
+    Attributes:
+        load: the command that loads it.
+        sha: its hash, in hexadecimal digits.
     """
 
+    __slots__ = ("load", "sha", "source")
+
     def __init__(self, source: str) -> None:
-        self.source = source.encode()
+        self.source = source.strip().encode()
+        self.load: tuple[bytes, ...] = (b"SCRIPT", b"LOAD", self.source)
         # The name that EVALSHA uses; no secret depends on it.
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def command(self, key: bytes, *arguments: bytes) -> tuple[bytes, ...]:
+        """The command that runs it on one key, which is declared."""
+        return self.command_for((key,), arguments)
+
+    def command_for(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[bytes, ...]:
+        """The command that runs it on 1..n keys, which are declared."""
+        return (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments)
 
 
 class ScriptRunner:
@@ -122,20 +156,20 @@ class ScriptRunner:
         if connection is not None:
             known = self._loaded.setdefault(connection, known)
         if script.sha not in known:
-            commands.append((b"SCRIPT", b"LOAD", script.source))
+            commands.append(script.load)
             known.add(script.sha)
         if asking:
             commands.append((b"ASKING",))
-        commands.append((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *args))
+        commands.append(script.command_for(keys, args))
         replies = await pipeline.submit(commands)
-        if commands[0][0] == b"SCRIPT" and isinstance(replies[0], ReplyError):
+        if commands[0] is script.load and isinstance(replies[0], ReplyError):
             known.discard(script.sha)
             return replies[0]
         return replies[-1]
 
     def was_forgotten(self, pipeline: Pipeline, script: Script, reply: object) -> bool:
         """Whether the reply is NOSCRIPT; the next attempt then loads the script again."""
-        if not is_error(reply, "NOSCRIPT"):
+        if not is_missing(reply):
             return False
         if pipeline.connection is not None:
             self._loaded.get(pipeline.connection, set()).discard(script.sha)
@@ -145,6 +179,42 @@ class ScriptRunner:
 def is_error(reply: object, *codes: str) -> bool:
     """Whether a reply is an error that begins with one of these codes."""
     return isinstance(reply, ReplyError) and str(reply).startswith(codes)
+
+
+def is_missing(reply: object) -> bool:
+    """Whether a reply says that the server does not know the script."""
+    return is_error(reply, "NOSCRIPT")
+
+
+def surely_refused(error: ReplyError) -> bool:
+    """Whether the script certainly had no effect.
+
+    This holds if the server refused EVALSHA itself, or the first write of the script, which returns
+    that error. An ACL may also refuse a later command of the script. The server then names the line
+    of the script (Redis 7, Valkey 9).
+    """
+    text = str(error)
+    return text.startswith(_REFUSED) and "@user_script" not in text and " in script" not in text
+
+
+async def run_scripts(
+    pipeline: Pipeline, script: Script, calls: Sequence[tuple[bytes, ...]]
+) -> list[Any]:
+    """Run a script that may be repeated; returns the reply of each call, including errors.
+
+    Args:
+        calls: 1..n commands made by `Script.command`.
+
+    Raises:
+        NotSent, OutcomeUnknown, BrokerClosed: see `Pipeline.submit`.
+    """
+    replies = await pipeline.submit(calls)
+    missing = [index for index, reply in enumerate(replies) if is_missing(reply)]
+    if missing:
+        again = await pipeline.submit([script.load, *(calls[index] for index in missing)])
+        for index, reply in zip(missing, again[1:], strict=True):
+            replies[index] = reply
+    return replies
 
 
 async def scan_and_unlink(pipeline: Pipeline, pattern: bytes) -> None:

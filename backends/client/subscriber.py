@@ -12,15 +12,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from ...broker import Sink, deliver_now
+from ...broker import HistoryItem, Sink, deliver_now
 from ...errors import ConnectError
 from ...log import LogThrottle
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .deadlines import Backoff, await_reply, first_of, keepalive
+from .history_reads import HistoryReads
+from .link_reads import DeliverNow, WrongServer
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
@@ -53,6 +55,7 @@ class Subscriber:
         probe: None for a server on which nothing is published.
         connection: makes this a standby with a first connection. Its messages are held back until
             `release`. If the connection is lost before that, `until_settled` raises.
+        history: the open reads of the broker, if it has history.
 
     Attributes:
         state: the requested and the granted channels.
@@ -69,10 +72,10 @@ class Subscriber:
         probe: Probe | None,
         pubsub: PubSubCommands,
         connection: Connection | None = None,
+        history: HistoryReads | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
-        self._deliver_now = deliver_now(sink, lambda: set(self.state.subscriptions.routes.values()))
         self._open_connection = open_connection
         self._probe = probe
         self._kind_of_message = pubsub.message
@@ -82,16 +85,21 @@ class Subscriber:
             owner,
             pubsub,
             probe_like=None if probe is None else probe.name,
+            history=history,
         )
+        reads = self.state.reads
+        # Without history, a batch has only messages.
+        plain = cast("DeliverNow", deliver_now(sink, self.state.subscriptions.routed_channels))
+        self._deliver_now = plain if reads is None else reads.deliver_now
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None
         self._abort_reason = ""
         self._first = connection
         self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
-        self._held: list[tuple[str, bytes]] = []
-        # Messages that were read and not delivered yet, and the reply after them.
-        self._batch: list[tuple[str, bytes]] = []
+        self._held: list[HistoryItem] = []
+        # What was read and not delivered yet, and the reply after it.
+        self._batch: list[HistoryItem] = []
         self._deferred: Any = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -144,6 +152,14 @@ class Subscriber:
                     batch.append((channel, reply[2]))
                 elif self._probe is not None and name == state.probe.name:
                     self._probe.received(reply[2])
+                continue
+            if (reads := state.reads) is not None and reads.is_reply(reply):
+                if regained and self._gate is None:
+                    self._report_regained()
+                item = reads.answered(reply)
+                state.check_settled()
+                if item is not None:
+                    batch.append(item)
                 continue
             if batch:
                 # The reply may signal a gap or wake a caller: deliver earlier messages first.
@@ -288,25 +304,26 @@ class Subscriber:
         self._abort_reason = ""
         self.trouble = None
         reason = "closed"
-        unexpected = False
+        back_off = False
         try:
             self.state.begin(connection)
             await first_of(self._read(connection), self._watch(connection))
         except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
+            back_off = isinstance(exc, WrongServer)
             self._throttle.log(
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.
-            reason, unexpected = "internal error", True
+            reason, back_off = "internal error", True
             self._supervisor.failed("the subscriber", exc)
         finally:
             connection.abort()
             self._held.clear()
             if self._gate is not None and not self._gate.is_set():
                 self._gone = reason
-            if self.state.fruitful and not unexpected:
+            if self.state.fruitful and not back_off:
                 self._backoff.reset()
             self.state.end(reason)
 

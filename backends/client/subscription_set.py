@@ -84,6 +84,10 @@ class SubscriptionSet:
         subscription = self._by_name.get(name)
         return subscription is not None and self.is_active(subscription)
 
+    def routed_channels(self) -> set[str]:
+        """The channels on which messages are delivered."""
+        return set(self.routes.values())
+
     def clear(self) -> None:
         """Drop all subscriptions without a report."""
         self.routes.clear()

@@ -12,11 +12,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from ...broker import HANDED_OVER
 from ...errors import ConnectError
 from ...loops import OfOneLoop
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection
+from .history_reads import HistoryReads
+from .link_reads import LinkReads
 from .parser import ConnectionLost, ReplyError, is_push
 from .pending_commands import PendingCommands
 from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
@@ -73,6 +76,7 @@ class SubscriptionState(OfOneLoop):
         probe: the delivery probe's channel.
         needed: set while a connection is needed or present.
         fruitful: whether the present or last connection was granted a subscription.
+        reads: the reads of the history on the connection, if the broker has history.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class SubscriptionState(OfOneLoop):
         pubsub: PubSubCommands,
         *,
         probe_like: Callable[[bytes], bytes] | None,
+        history: HistoryReads | None = None,
     ) -> None:
         self._url = url
         self.owner = owner
@@ -94,6 +99,11 @@ class SubscriptionState(OfOneLoop):
         self.fruitful = False
         self._settling: asyncio.Future[None] | None = None
         self._pending = PendingCommands(pubsub)
+        self.reads = (
+            None
+            if history is None
+            else LinkReads(history, self._pending, self.subscriptions, pubsub)
+        )
         self._flush_due = False
 
     @property
@@ -154,6 +164,8 @@ class SubscriptionState(OfOneLoop):
     def end(self, reason: str) -> None:
         """The connection is lost: report the lost channels and drop the unwanted ones."""
         self._pending.end(reason)
+        if self.reads is not None:
+            self.reads.end()
         self.probe.name = None
         active = [channel for channel, _ in self.subscriptions.carried]
         regained = dict(self.regained)
@@ -178,7 +190,8 @@ class SubscriptionState(OfOneLoop):
             self._settling = self._loop.create_future()
             await self._settling
 
-    def _check_settled(self) -> None:
+    def check_settled(self) -> None:
+        """Wake the caller of `until_settled` if nothing is unanswered any more."""
         if self._settling is not None and self.settled:
             self._end_wait()
 
@@ -217,9 +230,11 @@ class SubscriptionState(OfOneLoop):
         asked, ended = self.subscriptions.take_changes()
         self.probe.update(self.subscriptions.first_requested(), asked, ended)
         self._pending.subscribe(asked)
+        if self.reads is not None:
+            self.reads.behind(asked)
         if ended:
             self._pending.unsubscribe(ended)
-        self._check_settled()
+        self.check_settled()
 
     def ask(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
         """Send a command of its own; see `PendingCommands.ask`.
@@ -241,7 +256,7 @@ class SubscriptionState(OfOneLoop):
             self._unsubscribed(reply[1])
         elif kind == b"pong" or not is_push(reply):
             self._replied(reply)
-        self._check_settled()
+        self.check_settled()
 
     def _subscribed(self, name: bytes) -> None:
         if not self._pending.acknowledge(name):
@@ -263,7 +278,7 @@ class SubscriptionState(OfOneLoop):
         if subscription is not None and self.subscriptions.is_active(subscription):
             self.subscriptions.routes.pop(name, None)
             subscription.sent = None
-            self.owner.lost([subscription.channel], "unsubscribed by the server")
+            self.owner.lost([subscription.channel], HANDED_OVER)
             self.owner.displaced([subscription.channel], None)
         elif name == self.probe.name:
             self._displace_probe()

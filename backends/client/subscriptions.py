@@ -46,6 +46,9 @@ class Place(Protocol):
     def ask_again(self, name: bytes) -> None:
         """Subscribe again to a channel that the server could not serve."""
 
+    def read(self, name: bytes) -> None:
+        """Write the open read of a channel, if its subscription was requested before."""
+
 
 class _Call(msgspec.Struct, eq=False):
     """One `subscribe` call that waits for `missing` acknowledgements."""
@@ -112,8 +115,7 @@ class Subscriptions(OfOneLoop):
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
-        if self._closed:
-            raise BrokerClosed(self._url)
+        self.check_open()
         call = self._begin(channels)
         if call is None:
             return
@@ -190,6 +192,22 @@ class Subscriptions(OfOneLoop):
             self._timer.cancel()
         for call in self._due:
             call.fail(BrokerClosed(self._url))
+
+    def check_open(self) -> None:
+        """Raise BrokerClosed after `aclose`."""
+        if self._closed:
+            raise BrokerClosed(self._url)
+
+    def has(self, channel: str) -> bool:
+        """Whether a channel is wanted."""
+        return channel in self._channels
+
+    def read(self, channels: Iterable[str]) -> None:
+        """Write the open reads of channels whose subscriptions were requested before."""
+        for channel in channels:
+            state = self._channels.get(channel)
+            if state is not None:
+                state.place.read(state.name)
 
     # Places
 

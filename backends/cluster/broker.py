@@ -24,16 +24,19 @@ from ..client.base import ServerBroker
 from ..client.commands import PLAIN, SHARDED, slot_of
 from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
+from ..client.deadlines import ignore_result
 from ..client.driver_options import DRIVER_OPTIONS
+from ..client.history_queries import HistoryQueries
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline
 from ..client.publisher import Publisher
+from ..client.routes import Route
 from ..client.scripts import not_sent
 from ..client.subscriptions import Place, Subscriptions
 from ..client.supervision import Supervisor
 from ..glide.publisher import glide_publisher
 from .inspection import inspect_cluster
-from .router import Route, Router
+from .router import Router
 from .scripts import ClusterScripts
 from .topology import QUESTIONS, SlotMap, Topology
 
@@ -53,7 +56,7 @@ class ClusterBroker(ServerBroker):
     """A broker on a cluster. See `django_sockets.broker` for the contract."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
-        super().__init__(url)
+        super().__init__(url, sink)
         if not url.addresses:
             raise ConfigurationError(f"{url}: name one host or more: redis+cluster://host1,host2")
         if url.path not in ("", "0"):
@@ -77,11 +80,17 @@ class ClusterBroker(ServerBroker):
             refresh=self._refreshed,
             on_moved=self._on_moved,
             on_waiting=self.refresh_soon,
+            route_at=self._route_at,
+            on_unkept=self._on_unkept,
+        )
+        self._keeper = self._router
+        self._queries = HistoryQueries(
+            url, route_for=self._route_for, route_at=self._route_at, refresh=self._refreshed
         )
         self._scripts = ClusterScripts(
             url,
             route_for=self._route_for,
-            route_to=self._route_to,
+            route_at=self._route_at,
             refresh=self._refreshed,
             on_moved=self._on_moved,
             primaries=self._primaries,
@@ -120,6 +129,7 @@ class ClusterBroker(ServerBroker):
                 pubsub=pubsub,
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
+                history=self._reads,
             )
             self._routes[address] = Route(node.pipeline, pubsub, address)
         return node
@@ -130,9 +140,9 @@ class ClusterBroker(ServerBroker):
 
     def _route_for(self, slot: int) -> Route | None:
         address = self._owner(slot)
-        return None if address is None else self._route_to(address)
+        return None if address is None else self._route_at(address)
 
-    def _route_to(self, address: Address) -> Route | None:
+    def _route_at(self, address: Address) -> Route:
         route = self._routes.get(address)
         if route is None:
             self._node(address)
@@ -305,10 +315,18 @@ class ClusterBroker(ServerBroker):
         """See `Broker.aclose`."""
         self._closed = True
         await self._subscriptions.aclose()
+        if self._reads is not None:
+            await self._reads.aclose()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        for answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(BrokerClosed(self.url))
+                ignore_result(answer)
         await self._publisher.aclose()
+        if self._publisher is not self._router:
+            await self._router.aclose()
         retiring = dict(self._retiring)
         for task in retiring:
             task.cancel()
@@ -337,6 +355,9 @@ class _NoPlace:
 
     def ask_again(self, name: bytes) -> None:
         """Nothing to do without a server."""
+
+    def read(self, name: bytes) -> None:
+        """The read follows behind the subscription, once there is a server."""
 
 
 class _NodeOwner:

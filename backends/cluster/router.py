@@ -4,93 +4,38 @@ Messages of one call are grouped by server. A message that a server certainly di
 slot has moved, or the server is gone) is sent again to the new owner of the slot. To keep order, a
 slot with returned messages or with a new owner is held until the old owner has answered all
 requests under way. Then its messages are sent in the order of the calls.
+
+Messages that are kept in the history of their channel take the same way. Their script publishes
+them. A server that does not know the script returns them, too. Those that a later message of their
+channel has overtaken fail. A single server with history has a router with one route.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from ...errors import BrokerClosed, ConnectError
 from ...url import Address, BrokerURL
-from ..client.commands import SLOTS, PubSubCommands, slot_of
 from ..client.connection import ReplyError
 from ..client.deadlines import ignore_result
-from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline, Recalled
+from ..client.history_scripts import KEEP, KeptMessage
+from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline
 from ..client.publisher import Outcome, PublishCall
+from ..client.routes import Route, RoutedMessage, asked_at, moved_to
+from ..client.scripts import is_missing, surely_refused
 from ..client.subscription_state import ELSEWHERE
 from ..client.supervision import Supervisor
+from .redirected import publish_redirected
 
-__all__ = ["Route", "Router", "moved_to"]
+__all__ = ["Router"]
 
-_MOVED = re.compile(r"MOVED (\d+) (.*):(\d+)")
-ATTEMPTS = 5
-"""How often a message is sent, to one server after the other, before it fails."""
 BARRIER_SECONDS = 1.0
 """A former owner that does not answer in this time is disconnected. The requests on their way to it
 end as unknown, and the other messages of the slot wait no longer."""
-
-
-class Route:
-    """A server to publish to.
-
-    Attributes:
-        address: its address, for errors and for redirections without a host.
-        sent: the requests under way, in order.
-    """
-
-    __slots__ = ("address", "pipeline", "pubsub", "sent")
-
-    def __init__(
-        self, pipeline: Pipeline, pubsub: PubSubCommands, address: Address | None = None
-    ) -> None:
-        self.address = address
-        self.pipeline = pipeline
-        self.pubsub = pubsub
-        self.sent: deque[tuple[Sequence[_Message], asyncio.Future[list[Any]]]] = deque()
-
-
-class _Message:
-    """One message of a call.
-
-    Attributes:
-        number: its position in the order of all messages.
-        refusal: the connection to the last server, and its error.
-    """
-
-    __slots__ = (
-        "attempts", "call", "index", "name", "number", "payload", "refusal", "slot",
-    )  # fmt: skip
-
-    def __init__(
-        self, call: PublishCall, index: int, name: bytes, payload: bytes, number: int
-    ) -> None:
-        self.call = call
-        self.index = index
-        self.name = name
-        self.payload = payload
-        self.slot = slot_of(name)
-        self.number = number
-        self.attempts = 0
-        self.refusal: tuple[Pipeline, Exception] | None = None
-
-    def settle(self, outcome: Outcome) -> None:
-        self.call.settle(self.index, outcome)
-
-    def may_go_to(self, pipeline: Pipeline, now: float) -> bool:
-        """Whether another attempt makes sense."""
-        if self.refusal is None:
-            return now < self.call.deadline
-        refuser, error = self.refusal
-        # MOVED, ASK and TRYAGAIN may pass; other errors would be repeated.
-        passing = isinstance(error, Recalled) or str(error).startswith(("MOVED", "ASK", "TRYAGAIN"))
-        same = refuser is pipeline and not passing
-        return not same and self.attempts < ATTEMPTS and now < self.call.deadline
 
 
 class Router:
@@ -101,6 +46,8 @@ class Router:
         refresh: returns after the slot map was refreshed; raises ConnectError.
         on_moved: called for each MOVED error with the slot and its new owner.
         on_waiting: called when messages wait for a connection to a server, which may be gone.
+        route_at: returns the route of a server, to follow an ASK error for a kept message.
+        on_unkept: called for each message that was published and not kept for lack of memory.
     """
 
     def __init__(
@@ -111,14 +58,20 @@ class Router:
         refresh: Callable[[], Awaitable[None]],
         on_moved: Callable[[int, Address], None],
         on_waiting: Callable[[], None],
+        route_at: Callable[[Address], Route] | None = None,
+        on_unkept: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._route_for = route_for
         self._refresh = refresh
         self._on_moved = on_moved
         self._on_waiting = on_waiting
+        self._route_at = route_at
+        self._on_unkept = on_unkept
+        # Server-side name -> number of the last message that passed a held one of the channel.
+        self._passed: dict[bytes, int] = {}
         self._numbers = itertools.count()
-        self._held: dict[int, list[_Message]] = {}
+        self._held: dict[int, list[RoutedMessage]] = {}
         self._former: set[Route] = set()
         self._supervisor = Supervisor(url)
         self._task: asyncio.Task[None] | None = None
@@ -126,20 +79,31 @@ class Router:
 
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> Awaitable[Sequence[Outcome]]:
         """See `Publisher`."""
-        if self._closed:
-            raise BrokerClosed(self._url)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._url.options.publish_timeout_seconds
-        call = PublishCall(len(messages), deadline)
+        call = self._new_call(len(messages))
         self._dispatch(
-            _Message(call, index, name, payload, next(self._numbers))
+            RoutedMessage(call, index, name, payload, next(self._numbers))
             for index, (name, payload) in enumerate(messages)
         )
         return call.future
 
-    def _dispatch(self, messages: Iterable[_Message]) -> None:
+    def send_kept(self, messages: Sequence[KeptMessage]) -> Awaitable[Sequence[Outcome]]:
+        """Keep and publish 1..n messages, as `send` publishes others."""
+        call = self._new_call(len(messages))
+        self._dispatch(
+            RoutedMessage(call, index, kept.name, kept.payload, next(self._numbers), kept)
+            for index, kept in enumerate(messages)
+        )
+        return call.future
+
+    def _new_call(self, count: int) -> PublishCall:
+        if self._closed:
+            raise BrokerClosed(self._url)
+        now = asyncio.get_running_loop().time()
+        return PublishCall(count, now + self._url.options.publish_timeout_seconds)
+
+    def _dispatch(self, messages: Iterable[RoutedMessage]) -> None:
         """Send messages to the owners of their slots, or hold them."""
-        batches: dict[Route, list[_Message]] = {}
+        batches: dict[Route, list[RoutedMessage]] = {}
         for message in messages:
             route = self._open_route(message.slot)
             if route is None:
@@ -148,7 +112,7 @@ class Router:
                 batches.setdefault(route, []).append(message)
         for route, batch in batches.items():
             verb = route.pubsub.publish
-            commands = [(verb, message.name, message.payload) for message in batch]
+            commands = [message.command(verb) for message in batch]
             request = route.pipeline.submit(commands)
             route.sent.append((batch, request))
             request.add_done_callback(partial(self._take_answers, route))
@@ -168,7 +132,7 @@ class Router:
             self._answered(route, *route.sent.popleft())
 
     def _answered(
-        self, route: Route, batch: Sequence[_Message], request: asyncio.Future[list[Any]]
+        self, route: Route, batch: Sequence[RoutedMessage], request: asyncio.Future[list[Any]]
     ) -> None:
         if request.cancelled():
             return
@@ -178,17 +142,44 @@ class Router:
                 if isinstance(reply, ReplyError):
                     self._refused(route, message, reply)
                 else:
-                    message.settle(None)
+                    self._accepted(message, reply)
         else:
             for message in batch:
                 if isinstance(error, NotSent) and not self._closed:
                     self._come_back(route, message, error)
                 elif isinstance(error, Exception):
-                    message.settle(_with_address(error, route))
+                    self._settle(message, _with_address(error, route))
                 else:
                     message.settle(NotSent("cancelled"))
 
-    def _refused(self, route: Route, message: _Message, error: ReplyError) -> None:
+    def _accepted(self, message: RoutedMessage, reply: Any) -> None:
+        outcome: Outcome = None
+        if message.kept is not None:
+            try:
+                if message.kept.published(reply) is None:
+                    self._on_unkept()
+            except ValueError as exc:
+                outcome = OutcomeUnknown(str(exc))
+        self._settle(message, outcome)
+
+    def _settle(self, message: RoutedMessage, outcome: Outcome) -> None:
+        """Set the outcome of a message that the server accepted, at least perhaps."""
+        if message.slot in self._held:
+            self._passed[message.name] = message.number
+        message.settle(outcome)
+
+    def _refused(self, route: Route, message: RoutedMessage, error: ReplyError) -> None:
+        if message.kept is not None and not self._closed:
+            if is_missing(error):
+                self._come_back(route, message, error)
+                return
+            if not surely_refused(error):
+                self._settle(message, OutcomeUnknown(f"the server answered: {error}"))
+                return
+            if str(error).startswith("READONLY"):
+                route.pipeline.demoted()
+            if self._route_at is not None:
+                message.asked = asked_at(error, route.address)
         if not str(error).startswith(ELSEWHERE) or self._closed:
             message.settle(error)
             return
@@ -197,14 +188,14 @@ class Router:
             self._on_moved(*target)
         self._come_back(route, message, error)
 
-    def _come_back(self, route: Route, message: _Message, error: Exception) -> None:
+    def _come_back(self, route: Route, message: RoutedMessage, error: Exception) -> None:
         """A message was certainly not accepted: hold it until the owner of its slot is known."""
         message.attempts += 1
         message.refusal = route.pipeline, _with_address(error, route)
         self._former.add(route)
         self._hold(message)
 
-    def _hold(self, message: _Message) -> None:
+    def _hold(self, message: RoutedMessage) -> None:
         self._held.setdefault(message.slot, []).append(message)
         self._resume_soon()
 
@@ -226,6 +217,7 @@ class Router:
         """Send the held messages as soon as the owners of their slots are known."""
         while self._held:
             await self._until_answered()
+            await self._follow()
             problem = None
             if any(self._needs_refresh(slot, held) for slot, held in self._held.items()):
                 try:
@@ -235,8 +227,10 @@ class Router:
                 await self._until_answered()
             self._release(problem)
 
-    def _needs_refresh(self, slot: int, held: Sequence[_Message]) -> bool:
-        came_back = any(message.refusal is not None for message in held)
+    def _needs_refresh(self, slot: int, held: Sequence[RoutedMessage]) -> bool:
+        came_back = any(
+            message.refusal is not None and not message.refused_with("NOSCRIPT") for message in held
+        )
         return came_back or (bool(held) and self._route_for(slot) is None)
 
     async def _until_answered(self) -> None:
@@ -260,15 +254,40 @@ class Router:
             if late:
                 await asyncio.wait(late)
 
+    async def _follow(self) -> None:
+        """Send kept messages on to the servers that ASK errors named, in the order of each slot."""
+        if self._route_at is None:
+            return
+        groups: dict[tuple[Route, Route], list[RoutedMessage]] = {}
+        for slot, held in self._held.items():
+            source = self._route_for(slot)
+            held.sort(key=lambda message: message.number)
+            for message in list(held):
+                if message.asked is None or source is None:
+                    break
+                group = groups.setdefault((source, self._route_at(message.asked)), [])
+                group.append(message)
+                held.remove(message)
+        for (source, target), group in groups.items():
+            refused = await publish_redirected(source, target, group, self._on_unkept)
+            for message, error in refused:
+                self._come_back(target, message, error)
+
     def _release(self, problem: ConnectError | None) -> None:
         held, self._held = self._held, {}
+        passed, self._passed = self._passed, {}
         now = asyncio.get_running_loop().time()
+        unloaded: dict[Pipeline, None] = {}
         waiting = sorted(itertools.chain(*held.values()), key=lambda message: message.number)
         ready = []
         for message in waiting:
             route = None if problem is not None else self._route_for(message.slot)
-            if route is not None and message.may_go_to(route.pipeline, now):
+            if passed.get(message.name, -1) > message.number:
+                message.settle(NotSent("a later message of its channel was published before it"))
+            elif route is not None and message.may_go_to(route.pipeline, now):
                 ready.append(message)
+                if message.refused_with("NOSCRIPT"):
+                    unloaded[route.pipeline] = None
             elif message.refusal is not None:
                 message.settle(message.refusal[1])
             else:
@@ -280,6 +299,8 @@ class Router:
                 error = NotSent(words)
                 error.__cause__ = problem
                 message.settle(error)
+        for pipeline in unloaded:
+            pipeline.submit([KEEP.load]).add_done_callback(ignore_result)
         self._dispatch(ready)
 
     def reset(self, reason: str) -> None:
@@ -300,21 +321,3 @@ def _with_address(error: Exception, route: Route) -> Exception:
     """The error with the address of the server, unless its cause names it."""
     known = isinstance(error, (NotSent, OutcomeUnknown)) and error.__cause__ is None
     return type(error)(f"{route.address}: {error}") if known and route.address else error
-
-
-def moved_to(error: ReplyError, sender: Address | None = None) -> tuple[int, Address] | None:
-    """Slot and owner in "MOVED 3999 127.0.0.1:6381"; None for other errors or an unknown host.
-
-    Args:
-        sender: the server that sent the error; an empty host stands for its host.
-    """
-    found = _MOVED.fullmatch(str(error))
-    if found is None:
-        return None
-    host = found[2].strip("[]")
-    if not host and sender is not None:
-        host = sender.host
-    slot, port = int(found[1]), int(found[3])
-    if host in ("", "?") or not port or slot >= SLOTS:
-        return None
-    return slot, Address(host, port)

@@ -7,7 +7,6 @@ new owner of the slot, until `publish_timeout_seconds` have passed.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,12 +15,10 @@ from ...url import Address, BrokerURL
 from ..client.commands import slot_of
 from ..client.parser import ReplyError
 from ..client.pipeline import NotSent, Pipeline
+from ..client.routes import Route, asked_at, moved_to
 from ..client.scripts import RETRY_SECONDS, Script, ScriptRunner, is_error, not_sent
-from .router import Route, moved_to
 
 __all__ = ["ClusterScripts"]
-
-_ASK = re.compile(r"ASK (\d+) (.*):(\d+)")
 
 
 class ClusterScripts(ScriptRunner):
@@ -29,7 +26,7 @@ class ClusterScripts(ScriptRunner):
 
     Args:
         route_for, refresh, on_moved: see `Router`.
-        route_to: returns the route of a server by its address, or None if it is unknown.
+        route_at: returns the route of a server by its address.
         primaries: returns the connections to all servers that own slots, after a refresh.
     """
 
@@ -38,14 +35,14 @@ class ClusterScripts(ScriptRunner):
         url: BrokerURL,
         *,
         route_for: Callable[[int], Route | None],
-        route_to: Callable[[Address], Route | None],
+        route_at: Callable[[Address], Route],
         refresh: Callable[[], Awaitable[None]],
         on_moved: Callable[[int, Address], None],
         primaries: Callable[[], Iterable[Pipeline]],
     ) -> None:
         super().__init__(url, self._no_pipeline, primaries)
         self._route_for = route_for
-        self._route_to = route_to
+        self._route_at = route_at
         self._refresh = refresh
         self._on_moved = on_moved
 
@@ -97,11 +94,8 @@ class ClusterScripts(ScriptRunner):
         if moved is not None:
             self._on_moved(*moved)
             return None
-        asked = _ASK.fullmatch(str(error))
-        if asked is None:
-            return None
-        host = asked[2] or ("" if route.address is None else route.address.host)
-        return self._route_to(Address(host, int(asked[3])))
+        asked = asked_at(error, route.address)
+        return None if asked is None else self._route_at(asked)
 
     async def _refreshed(self) -> None:
         try:

@@ -18,7 +18,9 @@ The header holds counters that let subscribers detect missing, late and repeated
 
     type  value
     1     id of a socket that must not receive the message
-    2     reserved
+    2     40 bytes, the last field: the place of a kept message in the history of its channel: epoch
+          (8), offset as 16 decimal digits, tag of the message before (16). The tag of a message is
+          its bytes 8 to 23. The broker adds this field; see `history`
     3     8 bytes: microseconds from the publisher's previous message on this channel to this one,
           rounded down; only if the counter at offset 24 is not 0
 
@@ -36,18 +38,22 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
+from ..history import FIELD_BYTES
 from ..url import BrokerOptions
 
 __all__ = [
     "HEADER_BYTES",
     "IS_TEXT",
+    "RESERVE_BYTES",
     "UNCOMPRESSED",
     "Envelope",
+    "HistoryLink",
     "NewerVersion",
     "NotOurs",
     "Publisher",
     "published_at",
     "unpack",
+    "unpack_kept",
 ]
 
 # Not the state of `random`, which the application may have seeded.
@@ -57,20 +63,28 @@ _HEADER = struct.Struct(">4sBxH8sQQ")
 _FIELD = struct.Struct(">BH")
 # A header with the age as its only extension field, as in most messages.
 _WITH_AGE = struct.Struct(">4sBxH8sQQBHQ")
+# The same with the place in the history behind it, as in most kept messages.
+_WITH_PLACE = struct.Struct(">4sBxH8sQQBHQBH8s16s16s")
 _MAGIC = b"\xd7DS"
 _START = _MAGIC + b"\x01"
 IS_TEXT = 1
 UNCOMPRESSED = 2
 """Bits of the flags."""
 _ORIGIN = 1
+_PLACE = 2
+_PLACE_BYTES = 40
 _AGE = 3
 _AGE_VALUE = struct.Struct(">Q")
 _AGE_FIELD_BYTES = _FIELD.size + _AGE_VALUE.size
 
 HEADER_BYTES = _HEADER.size
+RESERVE_BYTES = 128
+"""Room that `max_payload_bytes` leaves for the extension fields."""
 _AGED_BYTES = _WITH_AGE.size
+_PLACED_BYTES = _WITH_PLACE.size
 _unpack_header = _HEADER.unpack_from
 _unpack_with_age = _WITH_AGE.unpack_from
+_unpack_with_place = _WITH_PLACE.unpack_from
 
 
 class NotOurs(Exception):
@@ -85,6 +99,10 @@ Envelope: TypeAlias = tuple[bytes, int, int, int | None, int, bytes | None, byte
 """Publisher, counter, previous counter, age of the previous message in microseconds or None,
 flags, origin, payload. A plain tuple, because a named one takes longer to create and the hub
 unpacks every message."""
+
+
+HistoryLink: TypeAlias = tuple[bytes, int, bytes]
+"""The place of a kept message: epoch, offset, and the tag of the message before it."""
 
 
 class Publisher:
@@ -211,6 +229,43 @@ def unpack(message: bytes) -> Envelope:
         payload = message[_AGED_BYTES:]
         return publisher, counter, previous, age, flags, None, payload
     return _unpack_any(message)
+
+
+def unpack_kept(message: bytes) -> tuple[Envelope, HistoryLink | None]:
+    """Split a message of a channel with history; also returns its place, if it was kept.
+
+    Raises:
+        NotOurs, NewerVersion: see `unpack`.
+    """
+    try:
+        (
+            start, flags, extension, publisher, counter, previous,
+            kind, length, age, last_kind, last_length, epoch, digits, before,
+        ) = _unpack_with_place(message)  # fmt: skip
+    except struct.error:
+        return _unpack_any_kept(message)
+    if (
+        extension == _AGE_FIELD_BYTES + FIELD_BYTES
+        and kind == _AGE
+        and length == _AGE_VALUE.size
+        and last_kind == _PLACE
+        and last_length == _PLACE_BYTES
+        and start == _START
+        and digits.isdigit()
+    ):
+        payload = message[_PLACED_BYTES:]
+        envelope = publisher, counter, previous, age, flags, None, payload
+        return envelope, (epoch, int(digits), before)
+    return _unpack_any_kept(message)
+
+
+def _unpack_any_kept(message: bytes) -> tuple[Envelope, HistoryLink | None]:
+    envelope = unpack(message)
+    end = len(message) - len(envelope[-1])
+    place = _fields(message[HEADER_BYTES:end]).get(_PLACE, b"")
+    if len(place) != _PLACE_BYTES or not place[8:24].isdigit():
+        return envelope, None
+    return envelope, (place[:8], int(place[8:24]), place[24:])
 
 
 def _unpack_any(message: bytes) -> Envelope:

@@ -21,7 +21,7 @@ from ..broker import SupportsQueue, ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
-from ..delivery.envelope import HEADER_BYTES, Publisher
+from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
 from ..delivery.events import MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
@@ -84,7 +84,7 @@ class Hub:
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         limits = self._broker.limits
         self.max_payload_bytes = min(
-            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - 64
+            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
         )
         self._max_channel_bytes = limits.max_channel_bytes
 

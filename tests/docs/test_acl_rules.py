@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from django_sockets import open_broker, open_hub
+from django_sockets.broker import SupportsHistory
+from django_sockets.delivery.envelope import Publisher
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options, with_password
 from django_sockets.testing.contract.faults import quick
+from django_sockets.testing.contract.history import HistoryRecorder
 from django_sockets.testing.ledger import listening
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
@@ -32,6 +35,7 @@ QUEUES = "normal channels of the [channel layer](channels.md#channels-of-each-ki
 def test_the_document_has_the_rules() -> None:
     assert set(ADDITIONS) == {
         "cluster, serverless",
+        "[history](history.md)",
         "a database number",
         QUEUES,
         "the driver option `client_name`",
@@ -119,6 +123,35 @@ async def test_a_cluster(
         url = with_options(with_password(cluster.url, name, "s3cret"), driver=driver)
         async with nothing_to_complain(caplog):
             await everything_works(url)
+
+
+@pytest.mark.parametrize("kind", [*SERVERS, "valkey_cluster"])
+async def test_history(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    found = request.getfixturevalue(kind)
+    more = ADDITIONS["[history](history.md)"]
+    servers = [found]
+    if kind == "valkey_cluster":
+        servers = found.nodes
+        more = [*more, *ADDITIONS["cluster, serverless"]]
+    with user(servers, SOCKETS, *more) as name:
+        url = with_options(
+            with_password(found.url, name, "s3cret"), history_messages=3, history_seconds=60
+        )
+        async with nothing_to_complain(caplog):
+            await everything_works(url)
+            sink = HistoryRecorder()
+            broker = open_broker(url, sink)
+            assert isinstance(broker, SupportsHistory)
+            (header,) = Publisher().headers(["room:2"], is_text=True)
+            await broker.publish(["room:2"], b"kept", [header])
+            await broker.subscribe_with_history({"room:2": 1})
+            (reply,) = await sink.replies("room:2")
+            assert reply.position is not None
+            assert len(reply.position.history_id) == 8
+            assert (await broker.read_history({"room:2": 1}))["room:2"] == reply
+            await broker.aclose()
 
 
 async def test_a_name_for_the_client(valkey_server: CacheServer) -> None:

@@ -15,19 +15,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = {
     "django_sockets": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
-        DjangoSocketsError EncodeError Gap Hub Message NotAllowed PayloadTooLarge PublishError
-        Reject SubscribeError drain local_hubs open_broker open_hub
+        DjangoSocketsError EncodeError Gap HistoryError Hub Message NotAllowed PayloadTooLarge
+        PositionError PublishError Reject SubscribeError drain local_hubs open_broker open_hub
     """,
     "django_sockets.broadcaster": "Broadcaster",
-    "django_sockets.broker": "Broker Limits Report Sink check_channel",
+    "django_sockets.broker": "Broker HistorySink Limits Report Sink SupportsHistory check_channel",
     "django_sockets.closing": """
         UNAUTHORIZED async_close_sockets close_local_sockets close_sockets on_missed_orders
     """,
     "django_sockets.conf": "default_config load_config",
     "django_sockets.errors": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
-        DjangoSocketsError EncodeError NotAllowed PayloadTooLarge PublishError Reject
-        SubscribeError
+        DjangoSocketsError EncodeError HistoryError NotAllowed PayloadTooLarge PositionError
+        PublishError Reject SubscribeError
     """,
     "django_sockets.hub": "Hub Subscriber open_hub",
     "django_sockets.integration": "ProtocolTypeRouter URLRouter broadcast_on_commit",
@@ -52,7 +52,8 @@ PATHS = {
     "django_sockets.testing.cases": "LiveSocketServerTestCase SocketTestCase",
     "django_sockets.testing.clusters": "CacheCluster",
     "django_sockets.testing.contract": """
-        BrokerContract CacheControl ClusterControl ContractTests CrashContract HostsControl
+        BrokerContract CacheControl ClusterControl ContractTests CrashContract HistoryContract
+        HostsControl
         NetworkContract SentinelControl ServerContract ServerControl ServerlessControl
         TroubleContract
     """,

@@ -13,7 +13,8 @@ from django_sockets.backends.client.commands import SHARDED, slot_of
 from django_sockets.backends.client.connection import Connection
 from django_sockets.backends.client.identity import Identity
 from django_sockets.backends.client.pipeline import NotSent, Pipeline
-from django_sockets.backends.cluster.router import Route, Router
+from django_sockets.backends.client.routes import Route
+from django_sockets.backends.cluster.router import Router
 from django_sockets.errors import ConnectError
 from django_sockets.url import BrokerURL
 

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import pytest
 
 from django_sockets import PublishError, SubscribeError
-from django_sockets.backends.sharded import ShardedBroker
-from django_sockets.broker import Limits
-from django_sockets.errors import BrokerClosed
+from django_sockets.backends.memory import MemoryBroker
+from django_sockets.backends.sharded import ShardedBroker, sharded_broker
+from django_sockets.broker import Limits, SupportsQueue
+from django_sockets.errors import BrokerClosed, ConfigurationError
+from django_sockets.registry import open_broker
 from django_sockets.url import BrokerURL
 
 HOSTS = ("redis://a.example", "redis://b.example", "redis://c.example")
@@ -231,3 +233,30 @@ async def test_aclose_closes_every_host_and_may_be_called_twice(three: Hosts) ->
         await three.broker.publish(rooms, b"x")
     with pytest.raises(BrokerClosed):
         await three.broker.subscribe(rooms)
+
+
+def test_queues_need_every_host(three: Hosts) -> None:
+    url = BrokerURL.parse("memory://one memory://two")
+    memory = open_broker(url)
+    part = open_broker(url.shards[0])
+    assert isinstance(memory, SupportsQueue)
+    assert not isinstance(sharded_broker(url, [part, three.hosts[0]]), SupportsQueue)
+
+
+async def test_a_host_that_cannot_keep_messages_is_named(three: Hosts) -> None:
+    with pytest.raises(ConfigurationError, match=r"example.*cannot keep messages"):
+        await three.broker.read_history({"room": 10})
+    with pytest.raises(ConfigurationError, match=r"example.*cannot keep messages"):
+        await three.broker.subscribe_with_history({"room": 10})
+    assert all(not host.wanted for host in three.hosts)
+
+
+def test_history_is_refused_when_a_host_cannot_keep_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(MemoryBroker, "read_history")
+    with pytest.raises(ConfigurationError, match=r"memory://one.*cannot keep messages"):
+        open_broker(
+            "memory://one?history_messages=1&history_seconds=1 fakeredis://two?"
+            "history_messages=1&history_seconds=1"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from django_sockets.backends.client.connection import ReplyError
-from django_sockets.backends.cluster.router import moved_to
+from django_sockets.backends.client.routes import moved_to
 from django_sockets.backends.cluster.topology import Topology, read_slot_map
 from django_sockets.errors import ConnectError
 from django_sockets.url import Address, BrokerURL

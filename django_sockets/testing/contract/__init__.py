@@ -10,6 +10,8 @@ the fixture `server`, a `ServerControl`. To waive a test that a backend cannot p
 `waivers` with a reason; it is reported as a skip. For detailed assertion errors, call
 `pytest.register_assert_rewrite("django_sockets.testing.contract")` in your conftest.
 
+`HistoryContract` is for brokers with `SupportsHistory`.
+
 Most tests use a hub, because applications use brokers through hubs. The others use the broker
 itself. The tests wait for events and not for a fixed time.
 """
@@ -19,6 +21,7 @@ from .content import ContentContract
 from .control import CacheControl, ServerControl
 from .crash import CrashContract
 from .delivery import DeliveryContract
+from .history import HistoryContract
 from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
@@ -33,6 +36,7 @@ __all__ = [
     "ClusterControl",
     "ContractTests",
     "CrashContract",
+    "HistoryContract",
     "HostsControl",
     "NetworkContract",
     "QueueContract",

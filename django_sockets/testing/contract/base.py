@@ -65,6 +65,12 @@ class RecordingSink:
         except asyncio.TimeoutError:
             raise AssertionError(f"{wanted} not among {self.seen[-5:]}") from None
 
+    async def changed(self, count: int) -> None:
+        """Wait until `seen` has more than `count` entries."""
+        while len(self.seen) <= count:
+            self._changed.clear()
+            await self._changed.wait()
+
     def channels(self) -> set[str]:
         """The channels of all messages so far."""
         return {seen[1] for seen in self.seen if seen[0] == "message"}
