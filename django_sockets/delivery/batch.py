@@ -63,7 +63,11 @@ def read_batch(
     """
     runs: list[Run] = []
     segments: list[Segment] = [(None, runs)]
-    run: Run | None = None
+    # Of the last run: its messages, and what else a message must share with them.
+    messages: list[Delivery] = []
+    run_channel: Channel | None = None
+    run_origin: bytes | None = None
+    run_left = 0
     left = SEGMENT_BYTES
     for name, message in batch:
         channel = channels.get(name)
@@ -75,14 +79,14 @@ def read_batch(
             observer.poison(name)
             continue
         except NewerVersion:
-            runs, run = [], None
+            runs, run_channel = [], None
             segments.append((GapBefore(name, channel, VERSION), runs))
             continue
         verdict = channel.observe(publisher, counter, previous, age_us, arrived_at)
         if verdict is not _DELIVER:
             reason = _GAP_REASONS.get(verdict)
             if reason is not None:
-                runs, run = [], None
+                runs, run_channel = [], None
                 segments.append((GapBefore(name, channel, reason), runs))
             if verdict is not _GAP:
                 observer.late()
@@ -92,22 +96,23 @@ def read_batch(
         if is_text and not payload.isascii() and not _is_utf8(delivery):
             observer.poison(name)
             continue
+        size_bytes = len(payload)
         if (
-            run is None
-            or channel is not run.channel
-            or run.size_bytes >= RUN_BYTES
-            or len(run.messages) == RUN_MESSAGES
-            or origin != run.origin
+            channel is run_channel
+            and run_left > 0
+            and len(messages) < RUN_MESSAGES
+            and origin == run_origin
         ):
-            recipients = channel.recipients or channel.current_recipients()
-            run = Run(channel, [delivery], recipients, origin, len(payload))
-            runs.append(run)
+            messages.append(delivery)
         else:
-            run.messages.append(delivery)
-            run.size_bytes += len(payload)
-        left -= len(payload)
+            messages = [delivery]
+            run_channel, run_origin, run_left = channel, origin, RUN_BYTES
+            recipients = channel.recipients or channel.current_recipients()
+            runs.append(Run(channel, messages, recipients, origin))
+        run_left -= size_bytes
+        left -= size_bytes
         if left <= 0:
-            left, runs, run = SEGMENT_BYTES, [], None
+            left, runs, run_channel = SEGMENT_BYTES, [], None
             segments.append((None, runs))
     return segments
 

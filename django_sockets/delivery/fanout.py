@@ -120,7 +120,7 @@ class FrameWrites:
         self._queues: list[SendQueue] = []
         self._position = 0
         # For each run, the recipients that do not get it by a write; made when there is one.
-        self._others: list[list[Recipient]] | None = None
+        self._others: list[Sequence[Recipient]] | None = None
         self.complete = False
         self.deliveries = 0
 
@@ -129,7 +129,14 @@ class FrameWrites:
         for number, run in enumerate(self._runs):
             origin = run.origin
             left_out = 0
-            for recipient in run.recipients:
+            recipients = run.recipients
+            if len(recipients) == 1 and recipients[0].write is None and origin is None:
+                # No list for each message: see the row "reading a message" of docs/benchmarks.
+                self._others = self._others or [()] * len(self._runs)
+                self._others[number] = recipients
+                self.deliveries += len(run.messages)
+                continue
+            for recipient in recipients:
                 if origin is not None and recipient.origin == origin:
                     left_out += 1
                 elif recipient.write is None or not recipient.idle or not recipient.direct:
@@ -141,13 +148,16 @@ class FrameWrites:
                     recipient.collected.append(run)
                 else:
                     recipient.collected = [recipient.collected, run]
-            self.deliveries += len(run.messages) * (len(run.recipients) - left_out)
+            self.deliveries += len(run.messages) * (len(recipients) - left_out)
 
     def leave(self, number: int, recipient: Recipient) -> None:
         """Leave a recipient of a run to `FanOut`."""
         if self._others is None:
-            self._others = [[] for _ in self._runs]
-        self._others[number].append(recipient)
+            self._others = [()] * len(self._runs)
+        others = self._others[number]
+        if not isinstance(others, list):
+            others = self._others[number] = list(others)
+        others.append(recipient)
 
     def write(self) -> bool:
         """Write to at most `TURN_DELIVERIES` connections.

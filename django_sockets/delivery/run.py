@@ -28,14 +28,12 @@ class Run(msgspec.Struct, eq=False):
         messages: 1..`RUN_MESSAGES` messages in the order of the stream.
         recipients: the subscribers of the channel when the run was made.
         origin: id of the socket that must not receive the messages, or None.
-        size_bytes: the size of all payloads.
     """
 
     channel: Channel
     messages: list[Delivery]
     recipients: Recipients
     origin: bytes | None
-    size_bytes: int
     _plain: bytes | None = None
     _deflated: dict[int, bytes] | None = None
 
@@ -61,14 +59,17 @@ class Run(msgspec.Struct, eq=False):
     def _join(self, window_bits: int) -> bytes:
         return b"".join([delivery_frame(delivery, window_bits) for delivery in self.messages])
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of all payloads."""
+        return sum(len(delivery.payload) for delivery in self.messages)
+
     def split(self) -> tuple[Delivery, Run | None]:
         """The first message, and a run of the others; None if there are no others."""
         first = self.messages[0]
         if len(self.messages) == 1:
             return first, None
-        size_bytes = self.size_bytes - len(first.payload)
-        rest = Run(self.channel, self.messages[1:], self.recipients, self.origin, size_bytes)
-        return first, rest
+        return first, Run(self.channel, self.messages[1:], self.recipients, self.origin)
 
 
 def delivery_frame(delivery: Delivery, window_bits: int) -> bytes:
