@@ -5,8 +5,9 @@ FLUSH, or behind a proxy) answers NOSCRIPT. The call was then certainly not exec
 loaded and the call is repeated.
 
 `ScriptRunner` loads a script once for each connection, in the same write as its first call, so that
-the calls of one connection are executed in their order. The repeated calls keep their order,
-because a pipeline answers in order. `cluster.scripts` adds the redirections of a cluster.
+the calls of one connection are executed in their order. If a server forgets a script, a call that
+is repeated may be executed after later calls that did not wait for it. `cluster.scripts` adds the
+redirections of a cluster.
 
 Messages of the history are sent by `cluster.router`, which keeps their order. Reads of the history
 use `run_scripts`.
