@@ -222,21 +222,33 @@ class Parser(asyncio.BufferedProtocol):
 
         A chunk holds few replies: a thousand lists at once would trigger the garbage collector.
         """
-        gets = self._parser.gets
         replies: list[Any] = []
         try:
-            self.partial_bytes += len(chunk)
-            self._parser.feed(chunk)
-            while (reply := gets()) is not _INCOMPLETE:
-                replies.append(reply)
-        except Exception as exc:
-            self._lost = _not_a_reply(exc)
+            self._feed(chunk, replies)
+        except ConnectionLost as exc:
+            self._lost = exc
             self._chunks.clear()
             self._arrived.clear()
             self._pause()
-        if replies:
-            self.partial_bytes = 0
         return iter(replies)
+
+    def _feed(self, data: bytes, replies: list[Any]) -> None:
+        """Append the replies that are complete with this data, also before an error.
+
+        Raises:
+            ConnectionLost: the data is no reply.
+        """
+        gets = self._parser.gets
+        self.partial_bytes += len(data)
+        try:
+            self._parser.feed(data)
+            while (reply := gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        except Exception as exc:
+            raise _not_a_reply(exc) from exc
+        finally:
+            if replies:
+                self.partial_bytes = 0
 
     def parse_now(self, data: bytes) -> list[Any]:
         """Parse bytes that were read in place of the transport; returns the complete replies.
@@ -247,17 +259,8 @@ class Parser(asyncio.BufferedProtocol):
             ConnectionLost: the bytes are no replies.
         """
         self.received_bytes += len(data)
-        self.partial_bytes += len(data)
-        gets = self._parser.gets
         replies: list[Any] = []
-        try:
-            self._parser.feed(data)
-            while (reply := gets()) is not _INCOMPLETE:
-                replies.append(reply)
-        except Exception as exc:
-            raise _not_a_reply(exc) from exc
-        if replies:
-            self.partial_bytes = 0
+        self._feed(data, replies)
         return replies
 
     def stop_reading(self) -> bool:

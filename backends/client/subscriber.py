@@ -98,7 +98,7 @@ class Subscriber:
         self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
         self._held: list[HistoryItem] = []
-        # What was read and not delivered yet, and the reply after it.
+        # Messages that are read but not delivered yet, and the reply after them.
         self._batch: list[HistoryItem] = []
         self._deferred: Any = None
         self._supervisor = Supervisor(url)
@@ -175,13 +175,7 @@ class Subscriber:
         """See `parser.Consumer`."""
         if self.state.regained and self._gate is None:
             self._report_regained()
-        if not self._batch:
-            return None
-        if self._gate is not None:
-            return self._deliver()
-        batch, self._batch = self._batch, []
-        waiting = self._deliver_now(batch)
-        return None if waiting is None else self._while_held(waiting)
+        return self._deliver() if self._batch else None
 
     def _deliver(self) -> Coroutine[Any, Any, object] | None:
         """Pass the messages to the sink; returns a coroutine if it is not done at once."""

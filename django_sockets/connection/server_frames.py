@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..log import LogThrottle
 from ..url import BrokerOptions, suggest
 
-__all__ = ["ALWAYS", "EXTENSION", "ServerFrames", "check_frames", "server_frames", "wrapper_of"]
+__all__ = ["EXTENSION", "ServerFrames", "check_frames", "server_frames", "wrapper_of"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)

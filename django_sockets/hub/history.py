@@ -29,7 +29,7 @@ HISTORY = "history"
 
 
 class Live(enum.Enum):
-    """What to do with a live message."""
+    """The decision about a live message."""
 
     TAKE = enum.auto()
     """Pass it to the sequence tracker."""
@@ -41,7 +41,7 @@ class Live(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Healed:
-    """What to do after a reply, in this order.
+    """The steps after a reply, in this order.
 
     Attributes:
         gap: the reason of a gap to signal, or None.

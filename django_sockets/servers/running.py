@@ -20,7 +20,7 @@ MARKS = ("server_no_context_takeover", "client_no_context_takeover")
 
 @dataclass(frozen=True)
 class RunningServer:
-    """What one handshake has shown.
+    """The result of one handshake.
 
     Attributes:
         url: without user, password and query, which may contain secrets.

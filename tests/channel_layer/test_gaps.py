@@ -1,4 +1,4 @@
-"""What a consumer learns of lost messages: `broker.gap` events, and the counters without them."""
+"""Consumers learn of lost messages by `broker.gap` events; without these, counters show them."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class TestGlideCluster(HistoryContract):
 
 
 class TestPromises(BrokerContract):
-    """What is promised without history is promised with it, although scripts publish."""
+    """All promises of a broker also hold with history rules, where scripts publish."""
 
     @pytest.fixture
     def broker_url(self, valkey_cluster: CacheCluster) -> str:

@@ -1,4 +1,4 @@
-"""What an idle connection costs with compression, and what a client costs that never reads."""
+"""The memory of an idle connection with compression, and of a client that never reads."""
 
 from __future__ import annotations
 

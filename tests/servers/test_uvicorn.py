@@ -90,7 +90,7 @@ def on_plain_server() -> Callable[..., None]:
     return run
 
 
-# What is offered
+# The extension that the server offers
 
 
 def test_the_scope_has_the_extension(on_server: Any) -> None:

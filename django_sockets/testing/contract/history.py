@@ -299,7 +299,7 @@ class HistoryContract(ContractTests):
             if len(reply.messages) + len(behind) >= count:
                 break
             await with_deadline(ledger.PATIENCE_SECONDS, kept.sink.changed(len(kept.sink.seen)))
-        # What stands before the reply is in it; what stands behind it follows on it.
+        # The reply contains the messages before it in the stream; the later ones follow it.
         assert payloads([*reply.messages, *behind]) == [b"%d" % n for n in range(count)]
 
     async def test_many_channels_are_subscribed_and_read_at_once(self, kept: KeptRoom) -> None:
