@@ -54,11 +54,6 @@ class Serializer:
         self._allows_bytes = name != "json"
         self._check_types = name in ("msgpack", "json")
 
-    @property
-    def encrypts(self) -> bool:
-        """Whether messages are encrypted."""
-        return self._crypter is not None
-
     def serialize(self, message: object) -> bytes:
         """Encode and encrypt.
 
