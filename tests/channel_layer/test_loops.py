@@ -209,6 +209,42 @@ def test_a_loop_that_ends_closes_its_hub(url: str, runner: str) -> None:
     assert hub.closed
 
 
+def test_a_layer_that_ends_with_its_loop_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the last reference and the end of the loop come at the same moment."""
+
+    async def main() -> None:
+        layer = ChannelLayer(url="memory://loops")
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        tasks = [asyncio.create_task(layer.receive(channel)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
+
+    for module in (asyncio, pytest.importorskip("uvloop")):
+        module.run(main())
+        gc.collect()
+    assert caplog.records == []
+
+
+def test_a_layer_that_is_closed_and_opened_again_wraps_the_loop_once() -> None:
+    layer = ChannelLayer(url="memory://loops")
+    hubs = []
+
+    async def use() -> None:
+        await layer.new_channel()
+        hubs.extend(hub for hub in local_hubs() if hub.loop is asyncio.get_running_loop())
+
+    with bare_loop() as loop:
+        loop.run_until_complete(use())
+        wrapped = loop.close
+        for _ in range(5):
+            loop.run_until_complete(layer.close())
+            loop.run_until_complete(use())
+            assert loop.close == wrapped
+    assert len(hubs) == 6
+    assert all(hub.closed for hub in hubs)
+
+
 def test_a_loop_that_is_closed_without_notice_is_forgotten() -> None:
     layer = ChannelLayer(url="memory://loops")
     loop = asyncio.new_event_loop()
