@@ -99,6 +99,12 @@ def valkey_cluster() -> Iterator[CacheCluster]:
     yield from running(CacheCluster)
 
 
+@pytest.fixture
+def fresh_valkey_cluster() -> Iterator[CacheCluster]:
+    """A cluster that no other test has connected to."""
+    yield from running(CacheCluster)
+
+
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[CacheCluster]:
     yield from running(lambda: CacheCluster(RedisServer))
@@ -122,6 +128,11 @@ def valkey_sentinels() -> Iterator[SentinelTrio]:
     yield from running(SentinelTrio)
 
 
+@pytest.fixture
+def fresh_valkey_sentinels() -> Iterator[SentinelTrio]:
+    yield from running(SentinelTrio)
+
+
 @pytest.fixture(scope="session")
 def redis_sentinels() -> Iterator[SentinelTrio]:
     yield from running(
@@ -137,6 +148,11 @@ def redis_sentinels() -> Iterator[SentinelTrio]:
 
 @pytest.fixture(scope="session")
 def serverless() -> Iterator[ServerlessEmulation]:
+    yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
+
+
+@pytest.fixture
+def fresh_serverless() -> Iterator[ServerlessEmulation]:
     yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 
