@@ -36,7 +36,8 @@ _UNKNOWN = ("http", "https")
 """daphne gives no scheme, so a page with either scheme counts as the application's own."""
 _HOST = r"[a-z0-9._-]+|\[[0-9a-f:.]+\]"
 _AUTHORITY = re.compile(rf"({_HOST})(?::([1-9][0-9]{{0,4}}))?", re.ASCII | re.IGNORECASE)
-_APP_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f-\uffff/?#@*\\]+", re.ASCII)
+# A host of printable ASCII characters. It is compiled when a list is checked, not at the import.
+_APP_ORIGIN = r"[a-z][a-z0-9+.-]*://(?:(?![/?#@*\\])[!-~])+"
 _WEB_SCHEMES = {"ws": "http", "wss": "https"}
 
 
@@ -237,7 +238,7 @@ def _is_rule(entry: str) -> bool:
         return True
     # The origin of an app has its own scheme and is compared as text.
     scheme = entry.partition("://")[0]
-    return scheme not in {*_PORTS, *_WEB_SCHEMES} and _APP_ORIGIN.fullmatch(entry) is not None
+    return scheme not in {*_PORTS, *_WEB_SCHEMES} and re.fullmatch(_APP_ORIGIN, entry) is not None
 
 
 def check_allowed_hosts(name: str, hosts: Collection[object]) -> None:
