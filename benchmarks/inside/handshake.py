@@ -2,8 +2,8 @@
 
 A handshake begins with the bytes of the client's request and ends when the application has
 subscribed to a channel of its own. The transports keep what is written, so there is no network
-between the client and the server. The broker is a real one. A storm has batches of handshakes that
-begin in the same turn of the event loop, as in the scenario "storm".
+between the client and the server. The broker is a real one: that of the variable BENCH_BROKER_URL,
+else a new one. A few handshakes at a time begin in the same turn of the event loop.
 
     python -m benchmarks.inside.handshake ours            # CPU time, "ours" or "limit"
     python -m benchmarks.inside.handshake ours --count    # bytecodes and calls, by file
@@ -188,13 +188,13 @@ def main() -> None:
     parser.add_argument("--handshakes", type=int, default=2000)
     arguments = parser.parse_args()
     sys.path.insert(0, str(PEERS))
-    with running() as broker:
-        os.environ["BENCH_BROKER_URL"] = broker.url
+    with contextlib.ExitStack() as stack:
+        if "BENCH_BROKER_URL" not in os.environ:
+            os.environ["BENCH_BROKER_URL"] = stack.enter_context(running()).url
         if arguments.count:
-            work: Any = count(arguments.peer)
+            print(uvloop.run(count(arguments.peer)))
         else:
-            work = cpu_us(arguments.peer, arguments.handshakes)
-        print(uvloop.run(work))
+            print(uvloop.run(cpu_us(arguments.peer, arguments.handshakes)))
 
 
 if __name__ == "__main__":
