@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from django_sockets.testing.servers import CacheServer, RedisServer, ServerUnava
 pytest.register_assert_rewrite("django_sockets.testing.contract")
 
 ROOT = Path(__file__).resolve().parent.parent
+# A shell starts background jobs with SIGINT ignored, and their children inherit that. The tests of
+# Ctrl-C would then wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REQUIRED = "CI" in os.environ or "DJANGO_SOCKETS_REQUIRE_SERVERS" in os.environ
 
 
@@ -99,6 +105,12 @@ def valkey_cluster() -> Iterator[CacheCluster]:
     yield from running(CacheCluster)
 
 
+@pytest.fixture
+def fresh_valkey_cluster() -> Iterator[CacheCluster]:
+    """A cluster that no other test has connected to."""
+    yield from running(CacheCluster)
+
+
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[CacheCluster]:
     yield from running(lambda: CacheCluster(RedisServer))
@@ -122,6 +134,11 @@ def valkey_sentinels() -> Iterator[SentinelTrio]:
     yield from running(SentinelTrio)
 
 
+@pytest.fixture
+def fresh_valkey_sentinels() -> Iterator[SentinelTrio]:
+    yield from running(SentinelTrio)
+
+
 @pytest.fixture(scope="session")
 def redis_sentinels() -> Iterator[SentinelTrio]:
     yield from running(
@@ -137,6 +154,11 @@ def redis_sentinels() -> Iterator[SentinelTrio]:
 
 @pytest.fixture(scope="session")
 def serverless() -> Iterator[ServerlessEmulation]:
+    yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
+
+
+@pytest.fixture
+def fresh_serverless() -> Iterator[ServerlessEmulation]:
     yield from running(lambda: ServerlessEmulation(username="alice", password="p@ss wörd"))
 
 

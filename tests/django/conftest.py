@@ -64,6 +64,10 @@ class Members:
     def __init__(self) -> None:
         self.queries: list[str] = []
 
+    def handshake_queries(self) -> list[str]:
+        """The queries without those of the watch, which may check the open socket at any time."""
+        return [query for query in self.queries if not query.startswith("django_sockets watch")]
+
     def create(self, name: str = "ann", **fields: Any) -> Any:
         from django.contrib.auth import get_user_model
 
