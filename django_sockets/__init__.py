@@ -23,6 +23,7 @@ from .errors import (
     Reject,
     SubscribeError,
 )
+from .hub.history_pages import HistoryPage, KeptMessage
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
 from .runtime import local_hubs
@@ -40,7 +41,9 @@ __all__ = [
     "EncodeError",
     "Gap",
     "HistoryError",
+    "HistoryPage",
     "Hub",
+    "KeptMessage",
     "Message",
     "NotAllowed",
     "PayloadTooLarge",

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence, Set
-from typing import Any
+from typing import Any, overload
 
 from ..broker import SupportsQueue, ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
@@ -33,6 +33,7 @@ from ..overrides import channels_after_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
+from .history_pages import HistoryPage, HistoryPages
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -82,6 +83,7 @@ class Hub:
         self._broker = config.open_broker(config.url, self)
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
+        self._pages = HistoryPages(self._broker, config.url)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
@@ -207,6 +209,64 @@ class Hub:
         if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
             return [check_channel(channels, most)]
         return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
+
+    # History
+
+    async def history(
+        self, channel: str, since: str | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """Read kept messages of a channel that has a rule in the setting `history`.
+
+        Args:
+            since: a position: the oldest messages behind it. None: the newest messages.
+            limit: the most messages, 1 to 10,000. A page also ends after 16 MiB.
+
+        Returns:
+            The messages, the oldest first, and the position behind them.
+
+        Raises:
+            ChannelError: the name is not valid, or the channel has no rule.
+            PositionError: `since` is not the text of a position.
+            ConfigurationError: `limit` is out of range, or the broker has no history.
+            HistoryError: the server did not answer, or refused.
+            BrokerClosed: after `aclose`.
+        """
+        (name,) = self._names_to_read([channel])
+        return await self._pages.read(name, since, limit)
+
+    @overload
+    async def position(self, channels: str) -> str: ...
+    @overload
+    async def position(
+        self, channels: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    ) -> dict[str, str]: ...
+    async def position(
+        self, channels: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    ) -> str | dict[str, str]:
+        """The place behind the newest message of a channel, also before its first message.
+
+        Read it before the state that you send to a client. A subscription with `since=position`
+        then gets every change that the state does not have.
+
+        Args:
+            channels: one channel, or a list, tuple or set of them, which costs one round trip per
+                server.
+
+        Returns:
+            The position of one channel; for several, a dict of channel -> position.
+
+        Raises:
+            ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
+        """
+        names = self._names_to_read(channels)
+        found = await self._pages.newest(names)
+        return found[names[0]] if isinstance(channels, str) else found
+
+    def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
+        names = self.check_channels(channels)
+        if self.closed:
+            raise BrokerClosed(self.config.url)
+        return names
 
     # Subscribing
 
