@@ -23,6 +23,7 @@ from .errors import (
     Reject,
     SubscribeError,
 )
+from .history import Recovery
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
 from .runtime import local_hubs
@@ -46,6 +47,7 @@ __all__ = [
     "PayloadTooLarge",
     "PositionError",
     "PublishError",
+    "Recovery",
     "Reject",
     "SubscribeError",
     "drain",
