@@ -23,6 +23,7 @@ from .errors import (
     Reject,
     SubscribeError,
 )
+from .history import Recovery
 from .hub.history_pages import HistoryPage, KeptMessage
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
@@ -49,6 +50,7 @@ __all__ = [
     "PayloadTooLarge",
     "PositionError",
     "PublishError",
+    "Recovery",
     "Reject",
     "SubscribeError",
     "drain",

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from typing import Any, overload
 
 from ..broker import SupportsQueue, ThreadPublisher, check_channel
@@ -22,11 +22,12 @@ from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
 from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
-from ..delivery.events import MISSED, EventQueue, Events
+from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
 from ..errors import BrokerClosed, PayloadTooLarge, PublishError
+from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..overrides import channels_after_observers, publish_observers
@@ -34,6 +35,7 @@ from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .history_pages import HistoryPage, HistoryPages
+from .joins import NO_RECOVERY, NO_STARTS, starts_of
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -271,17 +273,22 @@ class Hub:
     # Subscribing
 
     @contextlib.asynccontextmanager
-    async def subscribe(self, *channels: str) -> AsyncIterator[Events]:
+    async def subscribe(
+        self, *channels: str, since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> AsyncIterator[Events]:
         """Subscribe within an `async with`. On entry, the server has acknowledged the channels.
 
+        Args:
+            since, replay: see `add`.
+
         Yields:
-            An async iterator of `Message` and `Gap`.
+            An async iterator of `Message` and `Gap`. Its `recoveries` are the result of `add`.
 
         Raises:
-            ChannelError, SubscribeError: nothing is subscribed.
+            ChannelError, PositionError, ValueError, SubscribeError: nothing is subscribed.
         """
         events = Events(*self._queue_limits())
-        await self.add(events, channels)
+        events.recoveries = await self.add(events, channels, since=since, replay=replay)
         try:
             yield events
         finally:
@@ -302,30 +309,53 @@ class Hub:
         channels: str | Iterable[str],
         *,
         direct: SendQueue | None = None,
-    ) -> Coroutine[Any, Any, None]:
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe a local subscriber, and await the server's acknowledgement of every channel.
+
+        With `since` or `replay`, the subscriber alone first gets messages from the history, and
+        then the live messages; none is missing or repeated in between. If the history does not have
+        every message behind a position any more, or the channel has no history rule, the subscriber
+        first gets a gap with the reason "history".
 
         Args:
             channels: one name, or several.
             direct: while this queue is idle, it gets the events instead of `on_delivery`.
+            since: the position of the last message that the subscriber has, from
+                `Message.position` or `Recovery.position`. A str for all channels of the call, or a
+                mapping of channel to position.
+            replay: the number of latest messages to get, on channels without a position; at most
+                as many as are kept. 0 for none.
+
+        Returns:
+            The result of each channel.
 
         Raises:
             ChannelError, SubscribeError: the subscriber is on none of the new channels.
+            PositionError: `since` has a text that is not a position.
+            ValueError: `replay` is negative.
             BrokerClosed: after `aclose`.
         """
-        return self._add(subscriber, self.check_channels(channels), direct)
+        names = self.check_channels(channels)
+        starts = starts_of(names, since, replay) if since is not None or replay else {}
+        return self._add(subscriber, names, direct, starts)
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
         await self._add(subscriber, [CONTROL])
 
     async def _add(
-        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None = None
-    ) -> None:
+        self,
+        subscriber: Subscriber,
+        names: list[str],
+        direct: SendQueue | None = None,
+        starts: Mapping[str, Position | int] = NO_STARTS,
+    ) -> dict[str, Recovery]:
         if self.closed:
             raise BrokerClosed(self.config.url)
         if not names:
-            return
+            return {}
         subscriptions = self.subscriptions
         call = subscriptions.request(subscriber, names, direct)
         try:
@@ -334,6 +364,11 @@ class Hub:
             await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
         subscriptions.acknowledge(subscriber, names, call, time.monotonic())
+        broken = [name for name, start in starts.items() if isinstance(start, Position)]
+        if broken:
+            self.count_gap(HISTORY)
+            subscriber.on_gap(broken, HISTORY)
+        return dict.fromkeys(names, NO_RECOVERY)
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
