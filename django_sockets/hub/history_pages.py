@@ -149,8 +149,9 @@ def check_rules(url: BrokerURL, channels: Sequence[str]) -> None:
             head, colon, _ = channel.partition(":")
             raise ChannelError(
                 channel,
-                "has no history: add a rule for it to the setting 'history' of every process, such "
-                f"as {{{head[:40] + colon!r}: {{'messages': 100, 'seconds': 300}}}}",
+                "has no history: add a rule for it to the setting 'history' of every process, "
+                f"such as {{{head[:40] + colon!r}: {{'messages': 100, 'seconds': 300}}}}, or add "
+                "history_messages=100&history_seconds=300 to the URL",
             )
 
 
