@@ -16,8 +16,8 @@ from typing import Any
 from ..broker import SupportsHistory
 from ..codec import decode_json
 from ..delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack
-from ..errors import ChannelError, ConfigurationError, HistoryError
-from ..history import HistoryReply, Position, Start, position_of
+from ..errors import BrokerError, ChannelError, ConfigurationError, HistoryError
+from ..history import HistoryReply, Position, Start, position_of, tag_of
 from ..url import BrokerURL
 from .history import HistoryReader
 
@@ -25,6 +25,8 @@ __all__ = ["MAX_LIMIT", "PAGE_BYTES", "HistoryPage", "HistoryPages", "KeptMessag
 
 MAX_LIMIT = 10_000
 """The most messages of one page."""
+RECENT = 100
+"""Messages among which `places_of` looks for the one that was published."""
 PAGE_BYTES = 16 * 1024 * 1024
 """A page with more bytes ends there; the rest is on the next page."""
 
@@ -113,6 +115,37 @@ class HistoryPages:
             return {}
         replies = await self._reader_of(channels).read_history(dict.fromkeys(channels))
         return {name: str(self._known(replies[name].position, name)) for name in channels}
+
+    async def places_of(
+        self, channels: Sequence[str], headers: Sequence[bytes]
+    ) -> list[tuple[str, str]]:
+        """The positions behind messages that were just published, as pairs with their channels.
+
+        Args:
+            headers: the header of the message on each channel.
+
+        Returns:
+            Nothing for messages that were not kept, or that cannot be read.
+        """
+        tags = {
+            name: tag_of(header)
+            for name, header in zip(channels, headers, strict=True)
+            if self._url.history.rule_for(name) is not None
+        }
+        if self._broker is None or not tags:
+            return []
+        try:
+            replies = await self._broker.read_history(dict.fromkeys(tags, RECENT))
+        except BrokerError:
+            return []
+        return [
+            (name, str(position))
+            for name, reply in replies.items()
+            for message in reply.messages
+            if tag_of(message) == tags[name]
+            and reply.position is not None
+            and (position := position_of(message, reply.position.history_id)) is not None
+        ]
 
     def _reader_of(self, channels: Sequence[str]) -> SupportsHistory:
         check_rules(self._url, channels)

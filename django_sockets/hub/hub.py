@@ -30,7 +30,7 @@ from ..errors import BrokerClosed, PayloadTooLarge, PublishError
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
-from ..overrides import channels_after_observers, publish_observers
+from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
@@ -139,6 +139,10 @@ class Hub:
         except Exception:
             self._count_publish_error()
             raise
+        if position_observers:
+            for name, position in await self._pages.places_of(names, headers):
+                for observer in tuple(position_observers):
+                    observer(name, payload, position)
 
     def publish_on_thread(
         self,
