@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from django_sockets import (
     SubscribeError,
 )
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.runtime import close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
@@ -29,14 +30,15 @@ RULES = {"kept:": {"messages": 10, "seconds": 60}}
 
 
 @pytest.fixture(params=["memory", "fakeredis", "valkey_server", "valkey_cluster"])
-def config(request: pytest.FixtureRequest) -> Any:
+async def config(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """A broker of each kind, with channels of its own."""
     name = f"history-{random.getrandbits(48):x}"
     if request.param.startswith("valkey"):
         url = f"{request.getfixturevalue(request.param).url}?prefix={name}"
     else:
         url = f"{request.param}://{name}"
-    return {"url": url, "history": RULES}
+    yield {"url": url, "history": RULES}
+    await close_shared_hubs()
 
 
 @pytest.fixture
