@@ -16,12 +16,14 @@ import pytest
 from django_sockets import (
     CallError,
     ConfigurationError,
+    Gap,
     NotAllowed,
     PositionError,
     Recovery,
     SubscribeError,
 )
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.delivery.hold import Hold
 from django_sockets.runtime import close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
@@ -329,6 +331,35 @@ async def test_a_later_gap_in_connect_is_told(memory: Any) -> None:
         assert await client.receive_json() == [False, False]
         assert await client.receive_json() == {"gap": ["kept:1", "kept:2"], "reason": "history"}
         assert await client.receive_nothing()
+
+
+async def test_a_gap_that_comes_while_messages_are_replayed_is_told(memory: Any) -> None:
+    """The result says that nothing is missing behind the position, and something is now."""
+
+    class Losing(Resuming):
+        async def connect(self) -> None:
+            since = await Broadcaster(memory).async_position("kept:1")
+            subscribing = asyncio.create_task(self.async_subscribe("kept:1", since=since))
+            await asyncio.sleep(0)
+            self._connection.delivery.on_gap(["kept:1"], "history")
+            await self.async_send((await subscribing).recovered)
+
+    async with SocketClient(app(Losing, memory)) as client:
+        assert await client.receive_json() is True
+        assert await client.receive_json() == {"gap": ["kept:1"], "reason": "history"}
+
+
+def test_only_the_first_gap_of_each_channel_is_forgotten() -> None:
+    class Owner:
+        outbox_bytes = outbox_messages = 100
+
+    hold = Hold(Owner())  # type: ignore[arg-type]
+    hold.on_gap(["a", "b"], "history")
+    hold.on_gap(["a"], "lost")
+    hold.on_gap(["a", "c"], "history")
+    hold.forget_gap(["a", "c"], "history")
+    left = [(event.channels, event.reason) for event in hold.take(10) if isinstance(event, Gap)]
+    assert left == [(("b",), "history"), (("a",), "lost"), (("a",), "history")]
 
 
 OLD = "A" * 54
