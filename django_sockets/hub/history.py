@@ -62,8 +62,8 @@ class HistoryReader:
     """
 
     __slots__ = (
-        "_digits", "_epoch", "_handed_over", "_history_id", "_place", "_tag", "healing", "incomplete",
-        "refused", "unplaced",
+        "_digits", "_epoch", "_handed_over", "_history_id", "_place", "_tag", "healing",
+        "incomplete", "refused", "unplaced",
     )  # fmt: skip
 
     def __init__(self) -> None:
