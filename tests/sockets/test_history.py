@@ -24,7 +24,7 @@ from django_sockets import (
 )
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.delivery.hold import Hold
-from django_sockets.runtime import close_shared_hubs
+from django_sockets.runtime import background_loop, close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
@@ -40,7 +40,14 @@ async def config(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     else:
         url = f"{request.param}://{name}"
     yield {"url": url, "history": RULES}
+    await close_all_hubs()
+
+
+async def close_all_hubs() -> None:
+    """Those of this event loop, and those of broadcasters without one."""
     await close_shared_hubs()
+    closing = asyncio.run_coroutine_threadsafe(close_shared_hubs(), background_loop())
+    await asyncio.wrap_future(closing)
 
 
 @pytest.fixture
@@ -402,7 +409,7 @@ async def test_pages_that_were_rendered_during_a_storm_miss_nothing(
     await asyncio.gather(*(page(number) for number in range(60)))
     publishing.cancel()
     await asyncio.wait([publishing])
-    await close_shared_hubs()
+    await close_all_hubs()
 
 
 async def test_the_hook_for_broadcasts_gets_positions_if_it_takes_them(config: Any) -> None:
