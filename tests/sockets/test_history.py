@@ -504,3 +504,20 @@ async def test_a_broadcaster_resumes_like_a_socket(config: Any) -> None:
     for data in (0, 1, 2, "live"):
         assert await asyncio.wait_for(reader.async_receive_broadcast(), 5) == ("kept:1", data)
     await reader.aclose()
+
+
+async def test_a_broadcaster_resumes_on_a_plain_thread(memory: Any) -> None:
+    def resume() -> tuple[Any, Any, Any]:
+        reader = Broadcaster(memory)
+        before = reader.position("kept:1")
+        reader.broadcast("kept:1", "missed")
+        several = reader.subscribe(["kept:1", "kept:2"], since={"kept:1": before, "kept:2": None})
+        return several, asyncio.run(reader.async_receive_broadcast()), reader.subscribe("kept:3")
+
+    several, received, nothing = await asyncio.to_thread(resume)
+    assert {name: (one.recovered, one.count) for name, one in several.items()} == {
+        "kept:1": (True, 1),
+        "kept:2": (False, 0),
+    }
+    assert received == ("kept:1", "missed")
+    assert nothing is None
