@@ -26,6 +26,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.delivery.hold import Hold
 from django_sockets.runtime import background_loop, close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing import Faults, override_broker
 from django_sockets.testing.client import SocketClient
 
 RULES = {"kept:": {"messages": 10, "seconds": 60}}
@@ -521,3 +522,28 @@ async def test_a_broadcaster_resumes_on_a_plain_thread(memory: Any) -> None:
     }
     assert received == ("kept:1", "missed")
     assert nothing is None
+
+
+@pytest.mark.parametrize("kind", [Resuming, Handling, Encoding])
+async def test_what_the_broker_lost_reaches_each_socket_once_and_without_a_gap(
+    kind: type[BaseSocketServer], memory: Any
+) -> None:
+    faults = Faults()
+    with override_broker(faults.around(memory)):
+        broadcaster = Broadcaster()
+        async with SocketClient(kind.as_asgi) as one, SocketClient(kind.as_asgi) as other:  # type: ignore[attr-defined]
+            for client in (one, other):
+                await client.send_json(["kept:1", {}])
+                assert await client.receive_json() == {"result": None}
+            for lose in (faults.drop, faults.disconnect):
+                lose(2)
+                for number in range(4):
+                    await broadcaster.async_broadcast("kept:1", number)
+                for client in (one, other):
+                    assert [await client.receive_json() for _ in range(4)] == [0, 1, 2, 3]
+            faults.heals = False
+            faults.disconnect()
+            await broadcaster.async_broadcast("kept:1", "lost")
+            for client in (one, other):
+                assert (await client.receive_json())["gap"] == ["kept:1"]
+        await close_all_hubs()
