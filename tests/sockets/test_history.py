@@ -547,3 +547,51 @@ async def test_what_the_broker_lost_reaches_each_socket_once_and_without_a_gap(
             for client in (one, other):
                 assert (await client.receive_json())["gap"] == ["kept:1"]
         await close_all_hubs()
+
+
+async def test_a_socket_without_a_server_resumes(memory: Any) -> None:
+    broadcaster = Broadcaster(memory)
+    since = await broadcaster.async_position("kept:1")
+    await broadcaster.async_broadcast("kept:1", "missed")
+    socket = Resuming({}, config=memory)
+    recovery = await socket.async_subscribe("kept:1", since=since)
+    assert (recovery.recovered, recovery.count) == (True, 1)
+    await broadcaster.async_broadcast("kept:1", "live")
+    for data in ("missed", "live"):
+        assert await asyncio.wait_for(socket.async_receive_broadcast(), 5) == ("kept:1", data)
+    await close_all_hubs()
+
+
+@pytest.mark.parametrize("since_is_old", [False, True])
+async def test_a_socket_resumes_in_authorize(since_is_old: bool, memory: Any) -> None:
+    broadcaster = Broadcaster(memory)
+    since = OLD if since_is_old else await broadcaster.async_position("kept:1")
+    await broadcaster.async_broadcast("kept:1", "missed")
+
+    class Early(Resuming):
+        async def authorize(self) -> bool:
+            self.scope["recovery"] = await self.async_subscribe("kept:1", since=since)
+            return True
+
+        async def connect(self) -> None:
+            await self.async_send(self.scope["recovery"].recovered)
+
+    async with SocketClient(app(Early, memory)) as client:
+        assert await client.receive_json() is not since_is_old
+        first = {"gap": ["kept:1"], "reason": "history"} if since_is_old else "missed"
+        assert await client.receive_json() == first
+        await broadcaster.async_broadcast("kept:1", "live")
+        assert await client.receive_json() == "live"
+
+
+async def test_a_connection_that_has_ended_subscribes_to_nothing(memory: Any) -> None:
+    made: list[Resuming] = []
+
+    class Kept(Resuming):
+        async def connect(self) -> None:
+            made.append(self)
+
+    async with SocketClient(app(Kept, memory)):
+        pass
+    assert await made[0].async_subscribe("kept:1", since=None) == Recovery()
+    assert await made[0].async_subscribe(["kept:1"], replay=1) == {"kept:1": Recovery()}
