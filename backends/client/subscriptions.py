@@ -113,14 +113,27 @@ class Subscriptions(OfOneLoop):
 
     # Calls
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """See `Broker.subscribe`."""
+    async def subscribe(
+        self, channels: Sequence[str], behind: Sequence[asyncio.Future[None]] = ()
+    ) -> None:
+        """See `Broker.subscribe`.
+
+        Args:
+            behind: also to be awaited before the call has succeeded.
+        """
         self.check_open()
         call = self._begin(channels)
         if call is None:
+            if behind:
+                await asyncio.wait(behind)
+                self.check_open()
             return
         try:
             await call.future
+            if behind:
+                self._due.pop(call, None)
+                await asyncio.wait(behind)
+                self.check_open()
         except BaseException:
             self.unsubscribe(withdraw(self._channels, channels, call))
             raise
@@ -211,14 +224,19 @@ class Subscriptions(OfOneLoop):
 
     # Places
 
-    def relocate(self) -> None:
-        """Move every channel whose place has changed, and report a gap on it."""
+    def relocate(self, reason_for: Callable[[Place], str]) -> None:
+        """Move every channel whose place has changed, and report it as lost.
+
+        Args:
+            reason_for: returns the reason for channels of their former place.
+        """
         for channel, state in self._channels.items():
             place = self._place_for(state.name)
             if place is not state.place:
-                state.place.unwant(state.name)
+                former = state.place
+                former.unwant(state.name)
                 if state.granted:
-                    self.lost([channel], "moved to another server")
+                    self.lost([channel], reason_for(former))
                 state.place = place
                 place.want(channel, state.name)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.events import OVERFLOW, EventQueue, Gap
+from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap
 from ..delivery.flow_control import STUCK_SECONDS, Backlog
 from ..delivery.hold import NOT_YET, Hold
 from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import CallError, SubscribeError
+from ..history import Recovery
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..runtime.async_hygiene import tidied
@@ -57,8 +59,14 @@ class ClientDelivery:
 
     # Subscribing
 
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe to channels. The caller awaits the result.
+
+        Args:
+            since, replay: see `Hub.add`. While `connect` runs, its result tells what is missing,
+                and `gap` is not called.
 
         Raises:
             SubscribeError: the socket would be on too many channels.
@@ -73,7 +81,26 @@ class ClientDelivery:
             self._hold(hub)
         elif self.queue is None and not connection.serving:
             self.queue = hub.new_queue()
-        return hub.add(self, names, direct=self._direct())
+        adding = hub.add(self, names, direct=self._direct(), since=since, replay=replay)
+        return adding if since is None else self._told_by_result(adding, since)
+
+    async def _told_by_result(
+        self,
+        adding: Coroutine[Any, Any, dict[str, Recovery]],
+        since: str | Mapping[str, str],
+    ) -> dict[str, Recovery]:
+        recoveries = await adding
+        hold = self._held()
+        if hold is not None:
+            hold.forget_gap(
+                [
+                    name
+                    for name, recovery in recoveries.items()
+                    if not recovery.recovered and (isinstance(since, str) or name in since)
+                ],
+                HISTORY,
+            )
+        return recoveries
 
     def _direct(self) -> SendQueue | None:
         """The queue to which the fan-out may deliver directly, or None."""
@@ -234,7 +261,10 @@ class ClientDelivery:
             elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
-                await tidied(socket.async_handle_received_broadcast(event.channel, event.data()))
+                hook: Any = socket.async_handle_received_broadcast
+                if connection.definition.hook_takes_position:
+                    hook = partial(hook, position=event.position)
+                await tidied(hook(event.channel, event.data()))
         except Exception as exc:
             await connection.failed(exc)
 
