@@ -77,6 +77,12 @@ class Join:
         if not self.answer.done():
             self.answer.set_result(recovery)
 
+    def fail(self, error: Exception) -> None:
+        """Let the subscription fail, unless it has a result."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # The caller may have been cancelled.
+
     def fits(self, start: Start) -> bool:
         """Whether a read for `start` can serve this join, too."""
         mine = self.start

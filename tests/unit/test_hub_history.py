@@ -473,9 +473,31 @@ async def test_a_delivery_that_fails_is_a_gap_and_reading_goes_on(
             return read(*arguments)
 
         monkeypatch.setattr(kept_channel, "read_replay", fail_once)
-        result = await with_deadline(5, hub.add(hub.new_queue(), ROOM, since=heard[0].position))
-        assert result[ROOM].recovered
+        queue = hub.new_queue()
+        with pytest.raises(RuntimeError, match="surprise"):
+            await with_deadline(5, hub.add(queue, ROOM, since=heard[0].position))
+        assert hub.channels_of(queue) == set()
         assert shown(await take(events, 1)) == ["gap missed"]
+        result = await with_deadline(5, hub.add(queue, ROOM, since=heard[0].position))
+        assert (result[ROOM].recovered, result[ROOM].count) == (True, 1)
+        await publish(hub, "c")
+        assert shown(await take(events, 1)) == ["c"]
+
+
+async def test_a_message_of_a_newer_version_is_a_gap_and_not_read_again_and_again() -> None:
+    async with counted() as (broker, hub), hub.subscribe(ROOM) as events:
+        await publish(hub, "a")
+        (first,) = await take(events, 1)
+        (header,) = hub._publisher.headers([ROOM], is_text=False)
+        newer = header[:3] + b"\x02" + header[4:]
+        await hub._broker.publish([ROOM], b"b", [newer])
+        await publish(hub, "c")
+        assert shown(await take(events, 2)) == ["gap version", "gap history"]
+        await publish(hub, "d")
+        assert shown(await take(events, 1)) == ["d"]
+        assert len(broker.reads) == 2
+        async with hub.subscribe(ROOM, since=first.position) as resumed:
+            assert not resumed.recoveries[ROOM].recovered
 
 
 async def test_a_reply_that_nobody_waits_for_is_ignored() -> None:
