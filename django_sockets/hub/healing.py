@@ -89,6 +89,10 @@ class Healing:
 
     # Subscribing
 
+    def keeps_any(self, names: Iterable[str]) -> bool:
+        """Whether one of these channels has a history rule."""
+        return any(map(self.rule_for, names))
+
     async def subscribe(
         self,
         subscriber: Subscriber,
