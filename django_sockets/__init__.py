@@ -23,6 +23,8 @@ from .errors import (
     Reject,
     SubscribeError,
 )
+from .history import Recovery
+from .hub.history_pages import HistoryPage, KeptMessage
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
 from .runtime import local_hubs
@@ -40,12 +42,15 @@ __all__ = [
     "EncodeError",
     "Gap",
     "HistoryError",
+    "HistoryPage",
     "Hub",
+    "KeptMessage",
     "Message",
     "NotAllowed",
     "PayloadTooLarge",
     "PositionError",
     "PublishError",
+    "Recovery",
     "Reject",
     "SubscribeError",
     "drain",

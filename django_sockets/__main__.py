@@ -1,4 +1,4 @@
-"""The command line: `python -m django_sockets {check,publish,tail}`.
+"""The command line: `python -m django_sockets {check,publish,tail,history}`.
 
 `manage.py sockets` has the same commands and uses this module.
 
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from .check import SOURCES, Findings, check, configuration
@@ -37,19 +38,30 @@ IN_PROCESS = ("memory", "fakeredis")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_sockets",
-        description="Check a broker, publish to it, and print its messages.",
+        description="Check a broker, publish to it, and print its messages, present and past.",
         epilog="Exit status: 0 done; 1 the broker is not usable, or no server offers prepared "
         "frames; 2 wrong usage or configuration; 130 ended by Ctrl-C.",
     )
     add_commands(parser, names_broker=True)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(_joined(sys.argv[1:] if argv is None else argv)))
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--since=POSITION` for `--since POSITION`, which may begin with "-"."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == "--since":
+            joined[-1] = f"--since={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command of parsed arguments, and return the exit status."""
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # The command prints its errors itself.
-    commands = {"check": _check, "publish": _publish, "tail": _tail}
+    commands = {"check": _check, "publish": _publish, "tail": _tail, "history": _history}
     try:
         return asyncio.run(commands[arguments.command](arguments))
     except DjangoSocketsError as exc:
@@ -71,7 +83,7 @@ def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None
     """Add the commands to a parser.
 
     Args:
-        names_broker: True if `publish` and `tail` take a URL as their first argument. If False,
+        names_broker: True if all commands but `check` take a URL as their first argument. If False,
             they have an option `--broker`, whose default is the configured broker.
     """
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -111,6 +123,18 @@ def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None
     broker(tailing)
     tailing.add_argument("channels", metavar="CHANNEL", nargs="+")
     tailing.add_argument("--count", metavar="N", type=_count, help="stop after N messages")
+    reading = command("history", "Print the kept messages of a channel, the oldest first.")
+    broker(reading)
+    reading.add_argument("channel", metavar="CHANNEL")
+    reading.add_argument(
+        "--since",
+        metavar="POSITION",
+        help="the oldest messages behind this position, written --since=POSITION; without it, the "
+        "newest messages",
+    )
+    reading.add_argument(
+        "--limit", metavar="N", type=_count, default=100, help="at most N messages (default: 100)"
+    )
 
 
 def _count(text: str) -> int:
@@ -214,17 +238,24 @@ async def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(event: Event) -> str:
-    """One line of JSON. The payload is `data` if it is JSON, else `text`, else `base64`."""
+    """One line of JSON."""
     line: dict[str, Any] = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat()}
     if isinstance(event, Gap):
         line |= {"event": "gap", "channels": event.channels, "reason": event.reason}
         return json.dumps(line)
     line |= {"event": "message", "channel": event.channel}
+    if event.position is not None:
+        line["position"] = event.position
+    return json.dumps(line | _payload_as_json(event.payload))
+
+
+def _payload_as_json(payload: bytes) -> dict[str, Any]:
+    """The payload as `data` if it is JSON, else as `text`, else as `base64`."""
     with contextlib.suppress(ValueError):
-        return json.dumps({**line, "data": decode_json(event.payload)})
+        return {"data": decode_json(payload)}
     with contextlib.suppress(ValueError):
-        return json.dumps({**line, "text": event.payload.decode()})
-    return json.dumps({**line, "base64": base64.b64encode(event.payload).decode()})
+        return {"text": payload.decode()}
+    return {"base64": base64.b64encode(payload).decode()}
 
 
 def _as_text(event: Event) -> str:
@@ -233,6 +264,38 @@ def _as_text(event: Event) -> str:
         names = ", ".join(event.channels)
         return f"{now} GAP on {names}: messages may be missing here ({event.reason})"
     return f"{now} {event.channel}: {_printable(event.payload)}"
+
+
+# history
+
+
+async def _history(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.url)
+    _note_in_process(config.url.scheme)
+    async with open_hub(config) as hub:
+        page = await hub.history(arguments.channel, arguments.since, arguments.limit)
+    if arguments.json:
+        result = {
+            "ok": True,
+            "broker": str(config.url),
+            "channel": arguments.channel,
+            "recovered": page.recovered,
+            "position": page.position,
+            "more": page.more,
+            "messages": [
+                {"position": message.position, **_payload_as_json(message.payload)}
+                for message in page.messages
+            ],
+        }
+        print(json.dumps(result))
+        return OK
+    for message in page.messages:
+        print(f"{message.position} {_printable(message.payload)}")
+    if not page.recovered:
+        _say("the messages behind this position are not kept any more")
+    more = "; more behind it" if page.more else ""
+    _say(f"{len(page.messages)} messages; position {page.position}{more}")
+    return OK
 
 
 def _printable(payload: bytes) -> str:

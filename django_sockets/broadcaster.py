@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 from .conf import Source, load_config
+from .hub.history_pages import HistoryPage
 from .redaction import frameless
 from .runtime.broadcaster_connection import BroadcasterConnection
-from .runtime.channel_api import Channels, channel_list, uncompressed
+from .runtime.channel_api import Channels, channel_list, channel_names, is_one, uncompressed
 from .runtime.sync_calls import running_loop
 
 __all__ = ["Broadcaster"]
+
+Several: TypeAlias = (
+    list[str] | list[int] | list[str | int] | tuple[str | int, ...] | set[str] | frozenset[str]
+)
+"""Several channels."""
 
 
 class Broadcaster:
@@ -91,6 +97,74 @@ class Broadcaster:
     ) -> None:
         """See `broadcast_many`."""
         await self.async_broadcast(channel_list(channels), data, **uncompressed(compress))
+
+    # History
+
+    def history(
+        self, channel: str | int, since: str | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """Read kept messages of a channel that has a rule in the setting `history`.
+
+        Args:
+            channel: one channel.
+            since: a position: read the oldest messages behind it. Default: None, the newest ones.
+            limit: the most messages, 1 to 10,000. A page also ends after 16 MiB. Default: 100.
+
+        Returns:
+            A page: its `messages`, the oldest first, each with `data`, `position` and `is_text`;
+            and its `position`, to read on or to subscribe with `since`. `recovered` is False if
+            messages behind `since` are missing.
+
+        Raises:
+            ChannelError: the name is not valid, or the channel has no rule.
+            PositionError: `since` is not the text of a position.
+            ConfigurationError: `limit` is out of range, or the broker has no history.
+            HistoryError: the server did not answer, or refused.
+            CallError: the event loop did not finish the call in time, or this thread runs an event
+                loop: await `async_history` there.
+        """
+        return self._connection.calls.result(lambda: self.async_history(channel, since, limit))
+
+    async def async_history(
+        self, channel: str | int, since: str | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """See `history`."""
+        return await self._connection.history(channel, since, limit)
+
+    @overload
+    def position(self, channel: str | int) -> str: ...
+    @overload
+    def position(self, channel: Several) -> dict[str, str]: ...
+    def position(self, channel: str | int | Several) -> str | dict[str, str]:
+        """The place behind the newest message of a channel, also before its first message.
+
+        Read it before the state that you send to a client. A subscription with `since=position`
+        then gets every change that the state does not have.
+
+        Args:
+            channel: one channel, or a list, tuple or set of them, which costs one round trip per
+                server.
+
+        Returns:
+            The position, a text of letters, digits, `-` and `_`. For several channels, a dict of
+            channel -> position.
+
+        Raises:
+            ChannelError, ConfigurationError, HistoryError, CallError: see `history`.
+        """
+        return self._connection.calls.result(lambda: self.async_position(channel))
+
+    @overload
+    async def async_position(self, channel: str | int) -> str: ...
+    @overload
+    async def async_position(self, channel: Several) -> dict[str, str]: ...
+    @overload
+    async def async_position(self, channel: str | int | Several) -> str | dict[str, str]: ...
+    async def async_position(self, channel: str | int | Several) -> str | dict[str, str]:
+        """See `position`."""
+        names = channel_names(channel)
+        found = await self._connection.positions(names)
+        return found[names[0]] if is_one(channel) else found
 
     # Subscribing
 

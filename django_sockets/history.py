@@ -34,6 +34,7 @@ __all__ = [
     "HistoryRules",
     "HistoryStatus",
     "Position",
+    "Recovery",
     "Start",
     "position_field",
     "position_of",
@@ -249,6 +250,25 @@ class Position:
         if str(found) != text or offset >= 2**53:
             raise PositionError
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """The result of a subscription to one channel.
+
+    Attributes:
+        recovered: the subscriber gets every message behind the given position. False if no position
+            was given, or if the history does not have all of them any more. In the latter case, a
+            gap with the reason "history" comes before the first message.
+        position: the place in the history behind the replayed messages: the messages that follow
+            are live. It is opaque text, to be given as `since` later. None if the channel has no
+            history rule, or if the server could not be asked.
+        count: number of replayed messages.
+    """
+
+    recovered: bool = False
+    position: str | None = None
+    count: int = 0
 
 
 Start: TypeAlias = Position | int | None

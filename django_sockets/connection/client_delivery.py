@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..delivery.events import OVERFLOW, EventQueue, Gap
 from ..delivery.flow_control import STUCK_SECONDS, Backlog
@@ -73,7 +73,8 @@ class ClientDelivery:
             self._hold(hub)
         elif self.queue is None and not connection.serving:
             self.queue = hub.new_queue()
-        return hub.add(self, names, direct=self._direct())
+        adding = hub.add(self, names, direct=self._direct())
+        return cast("Coroutine[Any, Any, None]", adding)  # The result is not used yet.
 
     def _direct(self) -> SendQueue | None:
         """The queue to which the fan-out may deliver directly, or None."""

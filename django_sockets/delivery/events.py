@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
+from ..history import Recovery
 from .flow_control import Backlog, Congestion
 from .message import Delivery
 
 __all__ = [
+    "HISTORY",
     "LATE",
     "MISSED",
     "OVERFLOW",
@@ -28,6 +31,8 @@ LATE = "late"
 """Gap reason: a message arrived after a newer one of its publisher and was dropped."""
 VERSION = "version"
 """Gap reason: a message has a newer format than this process can read."""
+HISTORY = "history"
+"""Gap reason: the messages since the last known position are not in the history any more."""
 OVERFLOW = "overflow"
 """Gap reason: the subscriber was too slow, and messages for it were dropped."""
 
@@ -39,10 +44,13 @@ class Message:
     Attributes:
         channel: the channel of the message.
         payload: the published bytes. Data that was broadcast is JSON text in UTF-8.
+        position: the place behind the message in the history of its channel, as opaque text for
+            `since`; None for a message that was not kept. It does not count for equality.
     """
 
     channel: str
     payload: bytes
+    position: str | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,8 @@ class Gap:
 
     Attributes:
         channels: 1..n subscribed channels.
-        reason: "missed", "late", "version", "overflow", or the text of the broker for a lost
-            connection.
+        reason: "missed", "late", "version", "overflow", "history" (the messages since the last
+            known position are not kept any more), or the text of the broker for a lost connection.
     """
 
     channels: tuple[str, ...]
@@ -151,7 +159,13 @@ class EventQueue:
 
 
 class Events(EventQueue):
-    """An async iterator of `Message` and `Gap`, for one `hub.subscribe`."""
+    """An async iterator of `Message` and `Gap`, for one `hub.subscribe`.
+
+    Attributes:
+        recoveries: channel -> the result of its subscription.
+    """
+
+    recoveries: Mapping[str, Recovery] = MappingProxyType({})
 
     def __aiter__(self) -> Events:
         return self

@@ -20,12 +20,10 @@ import enum
 from collections.abc import Callable
 
 from ..delivery.envelope import HistoryLink, unpack_kept
+from ..delivery.events import HISTORY
 from ..history import NO_TAG, HistoryReply, HistoryStatus, Position, Start, tag_of
 
 __all__ = ["HISTORY", "Healed", "HistoryReader", "Live"]
-
-HISTORY = "history"
-"""Gap reason: the messages since the last known position are not in the history any more."""
 
 
 class Live(enum.Enum):

@@ -14,25 +14,28 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence, Set
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from typing import Any, overload
 
 from ..broker import SupportsQueue, ThreadPublisher, check_channel
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
 from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
-from ..delivery.events import MISSED, EventQueue, Events
+from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
 from ..errors import BrokerClosed, PayloadTooLarge, PublishError
+from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..overrides import channels_after_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
+from .history_pages import HistoryPage, HistoryPages
+from .joins import NO_RECOVERY, NO_STARTS, starts_of
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -82,6 +85,7 @@ class Hub:
         self._broker = config.open_broker(config.url, self)
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
+        self._pages = HistoryPages(self._broker, config.url)
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
@@ -208,20 +212,83 @@ class Hub:
             return [check_channel(channels, most)]
         return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
 
+    # History
+
+    async def history(
+        self, channel: str, since: str | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """Read kept messages of a channel that has a rule in the setting `history`.
+
+        Args:
+            since: a position: the oldest messages behind it. None: the newest messages.
+            limit: the most messages, 1 to 10,000. A page also ends after 16 MiB.
+
+        Returns:
+            The messages, the oldest first, and the position behind them.
+
+        Raises:
+            ChannelError: the name is not valid, or the channel has no rule.
+            PositionError: `since` is not the text of a position.
+            ConfigurationError: `limit` is out of range, or the broker has no history.
+            HistoryError: the server did not answer, or refused.
+            BrokerClosed: after `aclose`.
+        """
+        (name,) = self._names_to_read([channel])
+        return await self._pages.read(name, since, limit)
+
+    @overload
+    async def position(self, channels: str) -> str: ...
+    @overload
+    async def position(
+        self, channels: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    ) -> dict[str, str]: ...
+    async def position(
+        self, channels: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    ) -> str | dict[str, str]:
+        """The place behind the newest message of a channel, also before its first message.
+
+        Read it before the state that you send to a client. A subscription with `since=position`
+        then gets every change that the state does not have.
+
+        Args:
+            channels: one channel, or a list, tuple or set of them, which costs one round trip per
+                server.
+
+        Returns:
+            The position of one channel; for several, a dict of channel -> position.
+
+        Raises:
+            ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
+        """
+        names = self._names_to_read(channels)
+        found = await self._pages.newest(names)
+        return found[names[0]] if isinstance(channels, str) else found
+
+    def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
+        names = self.check_channels(channels)
+        if self.closed:
+            raise BrokerClosed(self.config.url)
+        return names
+
     # Subscribing
 
     @contextlib.asynccontextmanager
-    async def subscribe(self, *channels: str) -> AsyncIterator[Events]:
+    async def subscribe(
+        self, *channels: str, since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> AsyncIterator[Events]:
         """Subscribe within an `async with`. On entry, the server has acknowledged the channels.
 
+        Args:
+            since, replay: see `add`.
+
         Yields:
-            An async iterator of `Message` and `Gap`.
+            An async iterator of `Message` and `Gap`. Its `recoveries` are the result of `add`.
 
         Raises:
-            ChannelError, SubscribeError: nothing is subscribed.
+            ChannelError, PositionError, ValueError, SubscribeError: nothing is subscribed.
         """
         events = Events(*self._queue_limits())
-        await self.add(events, channels)
+        events.recoveries = await self.add(events, channels, since=since, replay=replay)
         try:
             yield events
         finally:
@@ -242,30 +309,53 @@ class Hub:
         channels: str | Iterable[str],
         *,
         direct: SendQueue | None = None,
-    ) -> Coroutine[Any, Any, None]:
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe a local subscriber, and await the server's acknowledgement of every channel.
+
+        With `since` or `replay`, the subscriber alone first gets messages from the history, and
+        then the live messages; none is missing or repeated in between. If the history does not have
+        every message behind a position any more, or the channel has no history rule, the subscriber
+        first gets a gap with the reason "history".
 
         Args:
             channels: one name, or several.
             direct: while this queue is idle, it gets the events instead of `on_delivery`.
+            since: the position of the last message that the subscriber has, from
+                `Message.position` or `Recovery.position`. A str for all channels of the call, or a
+                mapping of channel to position.
+            replay: the number of latest messages to get, on channels without a position; at most
+                as many as are kept. 0 for none.
+
+        Returns:
+            The result of each channel.
 
         Raises:
             ChannelError, SubscribeError: the subscriber is on none of the new channels.
+            PositionError: `since` has a text that is not a position.
+            ValueError: `replay` is negative.
             BrokerClosed: after `aclose`.
         """
-        return self._add(subscriber, self.check_channels(channels), direct)
+        names = self.check_channels(channels)
+        starts = starts_of(names, since, replay) if since is not None or replay else {}
+        return self._add(subscriber, names, direct, starts)
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
         await self._add(subscriber, [CONTROL])
 
     async def _add(
-        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None = None
-    ) -> None:
+        self,
+        subscriber: Subscriber,
+        names: list[str],
+        direct: SendQueue | None = None,
+        starts: Mapping[str, Position | int] = NO_STARTS,
+    ) -> dict[str, Recovery]:
         if self.closed:
             raise BrokerClosed(self.config.url)
         if not names:
-            return
+            return {}
         subscriptions = self.subscriptions
         call = subscriptions.request(subscriber, names, direct)
         try:
@@ -274,6 +364,11 @@ class Hub:
             await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
         subscriptions.acknowledge(subscriber, names, call, time.monotonic())
+        broken = [name for name, start in starts.items() if isinstance(start, Position)]
+        if broken:
+            self.count_gap(HISTORY)
+            subscriber.on_gap(broken, HISTORY)
+        return dict.fromkeys(names, NO_RECOVERY)
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..conf import Config
 from ..forks import PerProcess
@@ -27,6 +27,8 @@ from .shared_hubs import (
 from .thread_safe_loop import BackgroundLoop, run_loop
 
 __all__ = ["background_loop", "publish", "through_hub"]
+
+T = TypeVar("T")
 
 
 class Background:
@@ -113,19 +115,17 @@ def publish(
     )
 
 
-async def through_hub(config: Config, operation: Callable[[Hub], Awaitable[None]]) -> None:
+async def through_hub(config: Config, operation: Callable[[Hub], Awaitable[T]]) -> T:
     """Await `operation` with the hub of the running loop, or else of the background loop."""
     loop = asyncio.get_running_loop()
     hub = existing_hub(loop, config)
     if hub is not None:
-        await operation(hub)
-        return
+        return await operation(hub)
 
-    async def in_background() -> None:
-        await operation(shared_hub(config))
+    async def in_background() -> T:
+        return await operation(shared_hub(config))
 
     target = background_loop()
     if target is loop:
-        await in_background()
-    else:
-        await asyncio.wrap_future(target.schedule(in_background()))
+        return await in_background()
+    return await asyncio.wrap_future(target.schedule(in_background()))

@@ -13,11 +13,12 @@ from ..conf import Config
 from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
 from ..forks import abandon_in_child
+from ..hub.history_pages import HistoryPage
 from ..loops import forget_closed
 from ..os_threads import replaced_by
 from ..overrides import publish_observers
-from .background import background_loop, publish
-from .channel_api import ChannelCalls, Channels, channel_names
+from .background import background_loop, publish, through_hub
+from .channel_api import ChannelCalls, Channels, channel_name, channel_names
 from .shared_hubs import existing_hub, shared_hub
 from .sync_calls import Calls, running_loop
 from .thread_safe_loop import BackgroundLoop
@@ -152,6 +153,17 @@ class BroadcasterConnection(ChannelCalls):
             # The subscriptions belong to the loop of the first call.
             self._home = self._calls_of(asyncio.get_running_loop())
         return super().subscribe(channel)
+
+    def history(self, channel: str | int, since: str | None, limit: int) -> Awaitable[HistoryPage]:
+        """See `Broadcaster.history`. Await the result."""
+        name = channel_name(channel)
+        return self.awaited(
+            lambda: through_hub(self.config, lambda hub: hub.history(name, since, limit))
+        )
+
+    def positions(self, names: list[str]) -> Awaitable[dict[str, str]]:
+        """See `Broadcaster.position`. Await the result."""
+        return self.awaited(lambda: through_hub(self.config, lambda hub: hub.position(names)))
 
     async def add(self, names: list[str]) -> None:
         hub = shared_hub(self.config)

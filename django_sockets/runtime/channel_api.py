@@ -13,7 +13,15 @@ from ..errors import ChannelError
 from .background import publish
 from .sync_calls import Calls, Operation
 
-__all__ = ["ChannelCalls", "Channels", "channel_list", "channel_names", "uncompressed"]
+__all__ = [
+    "ChannelCalls",
+    "Channels",
+    "channel_list",
+    "channel_name",
+    "channel_names",
+    "is_one",
+    "uncompressed",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +45,22 @@ def channel_names(channels: object) -> list[str]:
         else:
             raise ChannelError(channel, f"is {type(channel).__name__}: use str or int, or str(...)")
     return names
+
+
+def is_one(channels: object) -> bool:
+    """Whether the argument names one channel, and is no list, tuple or set."""
+    return not isinstance(channels, (list, tuple, set, frozenset))
+
+
+def channel_name(channel: object) -> str:
+    """The name of one channel; an `int` is its digits.
+
+    Raises:
+        ChannelError: it has another type.
+    """
+    if not is_one(channel):
+        raise ChannelError(channel, "is a list: name one channel")
+    return channel_names(channel)[0]
 
 
 def channel_list(channels: Iterable[str | int]) -> list[str | int]:

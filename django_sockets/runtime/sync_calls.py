@@ -33,6 +33,10 @@ T = TypeVar("T")
 Operation = Callable[[], Coroutine[Any, Any, T]]
 
 NOT_RUNNING = "the event loop of this object is not running any more"
+NO_RESULT = (
+    "a plain call cannot return its result on a thread that runs an event loop: await the async_ "
+    "form instead"
+)
 MAX_SCHEDULED = 1024
 """The most scheduled calls of one object that may be pending."""
 
@@ -133,6 +137,17 @@ class Calls:
         else:
             self.schedule(operation)
         return None
+
+    def result(self, operation: Operation[T]) -> T:
+        """Run `operation` and return its result; for calls that are useless without it.
+
+        Raises:
+            CallError: this thread runs an event loop, or see `plain`.
+            Exception: any error of the operation.
+        """
+        if running_loop() is not None:
+            raise CallError(NO_RESULT)
+        return self._wait(operation)
 
     def schedule(self, operation: Operation[Any]) -> None:
         """From outside the home loop: run `operation` there without waiting for it."""

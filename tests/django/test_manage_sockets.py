@@ -33,6 +33,14 @@ def test_publish_and_tail_use_the_configured_broker(valkey_server: CacheServer) 
         assert tail.wait(WAIT_SECONDS) == 0
 
 
+def test_history_uses_the_configured_rules(valkey_server: CacheServer) -> None:
+    config = {"url": valkey_server.url, "history": {"kept:": {"messages": 5, "seconds": 60}}}
+    settings = {"DJANGO_SOCKETS_CONFIG": config}
+    assert run([*SOCKETS, "publish", "kept:manage", '"hello"'], settings).returncode == 0
+    read = run([*SOCKETS, "history", "--json", "kept:manage"], settings)
+    assert [message["data"] for message in json.loads(read.stdout)["messages"]] == ["hello"]
+
+
 def test_ctrl_c_ends_tail(valkey_server: CacheServer) -> None:
     with subprocess.Popen(
         [*SOCKETS, "tail", "--broker", valkey_server.url, "lobby"],

@@ -1,4 +1,4 @@
-"""`manage.py sockets {check,publish,tail}`: `python -m django_sockets` on the project's broker."""
+"""`manage.py sockets {check,publish,tail,history}`: `python -m django_sockets` on your broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...__main__ import add_commands, run
 
 
 class Command(BaseCommand):
-    help = "Check the project's broker, publish to it, and print its messages."
+    help = "Check the project's broker, publish to it, and print its messages, present and past."
     requires_system_checks = ()  # The commands report a wrong configuration themselves.
 
     def add_arguments(self, parser: CommandParser) -> None:
