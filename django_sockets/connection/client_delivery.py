@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..delivery.events import OVERFLOW, EventQueue, Gap
+from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap
 from ..delivery.flow_control import STUCK_SECONDS, Backlog
 from ..delivery.hold import NOT_YET, Hold
 from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import CallError, SubscribeError
+from ..history import Recovery
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..runtime.async_hygiene import tidied
@@ -57,8 +58,14 @@ class ClientDelivery:
 
     # Subscribing
 
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe to channels. The caller awaits the result.
+
+        Args:
+            since, replay: see `Hub.add`. While `connect` runs, its result tells what is missing,
+                and `gap` is not called.
 
         Raises:
             SubscribeError: the socket would be on too many channels.
@@ -73,8 +80,26 @@ class ClientDelivery:
             self._hold(hub)
         elif self.queue is None and not connection.serving:
             self.queue = hub.new_queue()
-        adding = hub.add(self, names, direct=self._direct())
-        return cast("Coroutine[Any, Any, None]", adding)  # The result is not used yet.
+        adding = hub.add(self, names, direct=self._direct(), since=since, replay=replay)
+        return adding if since is None else self._told_by_result(adding, since)
+
+    async def _told_by_result(
+        self,
+        adding: Coroutine[Any, Any, dict[str, Recovery]],
+        since: str | Mapping[str, str],
+    ) -> dict[str, Recovery]:
+        recoveries = await adding
+        hold = self._held()
+        if hold is not None:
+            hold.forget_gap(
+                [
+                    name
+                    for name, recovery in recoveries.items()
+                    if not recovery.recovered and (isinstance(since, str) or name in since)
+                ],
+                HISTORY,
+            )
+        return recoveries
 
     def _direct(self) -> SendQueue | None:
         """The queue to which the fan-out may deliver directly, or None."""

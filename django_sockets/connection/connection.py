@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from ..codec import encode, json_of
 from ..conf import load_config
 from ..delivery.client_payload import own_payload
 from ..errors import CallError, EncodeError
+from ..history import Recovery
 from ..hub.control import Control, control_of
 from ..hub.hub import Hub
 from ..log import LogThrottle
@@ -370,9 +371,11 @@ class Connection(HookCalls):
 
     # Channels
 
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe, unless the connection has ended. Await the result."""
-        return self.delivery.add(names) if self.is_alive else _nothing()
+        return self.delivery.add(names, since, replay) if self.is_alive else _nothing(names)
 
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe."""
@@ -413,8 +416,9 @@ class Connection(HookCalls):
         self.shared_hub().count(counter, count)
 
 
-async def _nothing() -> None:
+async def _nothing(names: list[str]) -> dict[str, Recovery]:
     """The subscription of a connection that has ended."""
+    return dict.fromkeys(names, Recovery())
 
 
 def _as_bytes(data: Any) -> tuple[bytes, bool]:
