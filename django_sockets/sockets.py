@@ -233,6 +233,9 @@ class BaseSocketServer:
     async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None:
         """A broadcast arrived. The default sends it to the client.
 
+        An override may have one parameter more, `*, position=None`. It gets the place behind the
+        broadcast in the history of its channel, for a later `since`; None if it was not kept.
+
         All sockets of the process share `data`: do not change it.
         """
         if self._connection.session is None:

@@ -6,14 +6,18 @@ The data is decoded only for a class that asks for it, once for each process and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ..codec import decode_json, send_event
+from ..history import Position
 from .client_payload import channel_payload
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Place"]
+
+Place: TypeAlias = tuple[bytes, int, bytes, bytes]
+"""The place behind a kept message: the values of `history.Position` in their order."""
 
 
 class Delivery(msgspec.Struct, gc=False, eq=False):
@@ -27,6 +31,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         is_text: True for JSON text in UTF-8, False for a binary frame.
         origin: id of the socket that must not receive the broadcast, or None.
         compress: False if the publisher asked for frames that are not compressed.
+        place: the place behind the message in the history of its channel, or None.
         made: the result of `event()` once it was called. The fan-out reads it directly, to save a
             call for each delivery.
     """
@@ -36,6 +41,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     is_text: bool
     origin: bytes | None = None
     compress: bool = True
+    place: Place | None = None
     made: dict[str, Any] | None = None
     _data: Any = msgspec.UNSET
     _foreign: dict[object, Any] | None = None
@@ -48,6 +54,11 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             else:
                 self.made = {"type": "websocket.send", "bytes": self.payload}
         return self.made
+
+    @property
+    def position(self) -> str | None:
+        """The place behind the message as text for `since`; None if it was not kept."""
+        return None if self.place is None else str(Position(*self.place))
 
     def data(self) -> Any:
         """The decoded data. All sockets of the process share the object: do not change it."""
@@ -71,7 +82,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             self._foreign = {}
         payload: bytes | None = self._foreign.get(_PAYLOAD)
         if payload is None:
-            payload = channel_payload(self.channel, self.payload, self.is_text, None)
+            payload = channel_payload(self.channel, self.payload, self.is_text, self.position)
             self._foreign[_PAYLOAD] = payload
         return payload
 
