@@ -103,7 +103,9 @@ def application(source: dict[str, Any], path: str) -> type[BaseSocketServer]:
 class Vectors:
     """One conversation with one application."""
 
-    def __init__(self, conversation: dict[str, Any], config: dict[str, Any], prepared_frames: bool) -> None:
+    def __init__(
+        self, conversation: dict[str, Any], config: dict[str, Any], prepared_frames: bool
+    ) -> None:
         self.conversation = conversation
         self.app = application(config, conversation.get("path", "/"))
         self.client = SocketClient(
