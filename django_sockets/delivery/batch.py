@@ -106,7 +106,7 @@ def read_batch(
                     if history.incomplete:
                         observer.missing(name)
                     continue
-                (publisher, counter, previous, age_us, flags, origin, payload), place = taken
+                publisher, counter, previous, age_us, flags, origin, payload, place = taken
         except NotOurs:
             observer.poison(name)
             continue

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from .envelope import Envelope
 from .message import Delivery, Place
 from .send_queue import SendQueue
 from .sequence import SequenceTracker
 
-__all__ = ["Channel", "ChannelHistory", "Recipient", "Recipients", "Subscriber"]
+__all__ = ["Channel", "ChannelHistory", "KeptEnvelope", "Recipient", "Recipients", "Subscriber"]
 
 
 class Subscriber(Protocol):
@@ -47,6 +46,12 @@ The tuple is replaced, never changed, when a subscriber comes or goes.
 """
 
 
+KeptEnvelope: TypeAlias = tuple[
+    bytes, int, int, "int | None", int, "bytes | None", bytes, "Place | None"
+]
+"""The values of `envelope.Envelope`, and the place behind the message if it was kept."""
+
+
 class ChannelHistory(Protocol):
     """Checks that each kept message of a channel follows on the one before it; see `hub.history`.
 
@@ -56,14 +61,11 @@ class ChannelHistory(Protocol):
 
     incomplete: bool
 
-    def take(
-        self, message: bytes, tracker: SequenceTracker
-    ) -> tuple[Envelope, Place | None] | None:
+    def take(self, message: bytes, tracker: SequenceTracker) -> KeptEnvelope | None:
         """Unpack a live message.
 
         Returns:
-            The envelope, and the place behind the message if it was kept. None if the message must
-            be dropped, because the history will provide it.
+            None if the message must be dropped, because the history will provide it.
 
         Raises:
             NotOurs, NewerVersion: see `envelope.unpack`.

@@ -16,8 +16,9 @@ from .client_payload import channel_payload
 
 __all__ = ["Delivery", "Place"]
 
-Place: TypeAlias = tuple[bytes, int, bytes, bytes]
-"""The place behind a kept message: the values of `history.Position` in their order."""
+Place: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+"""The place behind a kept message: epoch, offset in decimal digits, tag and history id, as in
+`history.Position`. Converting the digits for each message would take longer than unpacking it."""
 
 
 class Delivery(msgspec.Struct, gc=False, eq=False):
@@ -58,7 +59,10 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     @property
     def position(self) -> str | None:
         """The place behind the message as text for `since`; None if it was not kept."""
-        return None if self.place is None else str(Position(*self.place))
+        if self.place is None:
+            return None
+        epoch, digits, tag, history_id = self.place
+        return str(Position(epoch, int(digits), tag, history_id))
 
     def data(self) -> Any:
         """The decoded data. All sockets of the process share the object: do not change it."""

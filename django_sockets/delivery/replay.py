@@ -54,7 +54,9 @@ def read_replay(
             continue
         publisher, counter, previous, age_us, flags, origin, payload = envelope
         gap = gap_reason(tracker.observe(publisher, counter, previous, age_us))
-        place = None if link is None else (link[0], link[1], tag_of(message), history_id)
+        place = None
+        if link is not None:
+            place = link[0], b"%d" % link[1], tag_of(message), history_id
         is_text = flags & IS_TEXT != 0
         delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED, place)
         if is_text and not payload.isascii() and not is_utf8(delivery):

@@ -252,13 +252,13 @@ class Hub:
         return await self._pages.read(name, since, limit)
 
     @overload
-    async def position(self, channels: str) -> str: ...
+    async def position(self, channel: str) -> str: ...
     @overload
     async def position(
-        self, channels: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+        self, channel: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     ) -> dict[str, str]: ...
     async def position(
-        self, channels: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
+        self, channel: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
     ) -> str | dict[str, str]:
         """The place behind the newest message of a channel, also before its first message.
 
@@ -266,7 +266,7 @@ class Hub:
         then gets every change that the state does not have.
 
         Args:
-            channels: one channel, or a list, tuple or set of them, which costs one round trip per
+            channel: one channel, or a list, tuple or set of them, which costs one round trip per
                 server.
 
         Returns:
@@ -275,9 +275,9 @@ class Hub:
         Raises:
             ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
         """
-        names = self._names_to_read(channels)
+        names = self._names_to_read(channel)
         found = await self._pages.newest(names)
-        return found[names[0]] if isinstance(channels, str) else found
+        return found[names[0]] if isinstance(channel, str) else found
 
     def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
         names = self.check_channels(channels)

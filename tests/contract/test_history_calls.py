@@ -27,6 +27,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.broker import Limits, Sink
 from django_sockets.conf import load_config
 from django_sockets.history import Position
+from django_sockets.runtime import background_loop, close_shared_hubs
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.servers import CacheServer, free_port
 from django_sockets.url import BrokerURL
@@ -72,6 +73,8 @@ class HistoryCalls:
     async def hub(self, config: Any) -> AsyncIterator[Hub]:
         async with open_hub(config) as hub:
             yield hub
+        closing = close_shared_hubs()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, background_loop()))
 
     @pytest.fixture
     def channel(self) -> str:

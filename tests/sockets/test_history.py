@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,12 +16,15 @@ import pytest
 from django_sockets import (
     CallError,
     ConfigurationError,
+    Gap,
     NotAllowed,
     PositionError,
     Recovery,
     SubscribeError,
 )
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.delivery.hold import Hold
+from django_sockets.runtime import close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
@@ -29,14 +32,15 @@ RULES = {"kept:": {"messages": 10, "seconds": 60}}
 
 
 @pytest.fixture(params=["memory", "fakeredis", "valkey_server", "valkey_cluster"])
-def config(request: pytest.FixtureRequest) -> Any:
+async def config(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """A broker of each kind, with channels of its own."""
     name = f"history-{random.getrandbits(48):x}"
     if request.param.startswith("valkey"):
         url = f"{request.getfixturevalue(request.param).url}?prefix={name}"
     else:
         url = f"{request.param}://{name}"
-    return {"url": url, "history": RULES}
+    yield {"url": url, "history": RULES}
+    await close_shared_hubs()
 
 
 @pytest.fixture
@@ -329,38 +333,76 @@ async def test_a_later_gap_in_connect_is_told(memory: Any) -> None:
         assert await client.receive_nothing()
 
 
+async def test_a_gap_that_comes_while_messages_are_replayed_is_told(memory: Any) -> None:
+    """The result says that nothing is missing behind the position, and something is now."""
+
+    class Losing(Resuming):
+        async def connect(self) -> None:
+            since = await Broadcaster(memory).async_position("kept:1")
+            subscribing = asyncio.create_task(self.async_subscribe("kept:1", since=since))
+            await asyncio.sleep(0)
+            self._connection.delivery.on_gap(["kept:1"], "history")
+            await self.async_send((await subscribing).recovered)
+
+    async with SocketClient(app(Losing, memory)) as client:
+        assert await client.receive_json() is True
+        assert await client.receive_json() == {"gap": ["kept:1"], "reason": "history"}
+
+
+def test_only_the_first_gap_of_each_channel_is_forgotten() -> None:
+    class Owner:
+        outbox_bytes = outbox_messages = 100
+
+    hold = Hold(Owner())  # type: ignore[arg-type]
+    hold.on_gap(["a", "b"], "history")
+    hold.on_gap(["a"], "lost")
+    hold.on_gap(["a", "c"], "history")
+    hold.forget_gap(["a", "c"], "history")
+    left = [(event.channels, event.reason) for event in hold.take(10) if isinstance(event, Gap)]
+    assert left == [(("b",), "history"), (("a",), "lost"), (("a",), "history")]
+
+
 OLD = "A" * 54
 """The text of a position that no history has."""
 
 
 @pytest.mark.parametrize("kind", [Page, PlainPage])
+@pytest.mark.parametrize("server", ["memory", "valkey_server"])
 async def test_pages_that_were_rendered_during_a_storm_miss_nothing(
-    kind: type[BaseSocketServer], memory: Any
+    kind: type[BaseSocketServer], server: str, request: pytest.FixtureRequest
 ) -> None:
     """The position is read before the state; what follows comes once, in order."""
-    broadcaster = Broadcaster(memory)
+    name = f"storm-{random.getrandbits(48):x}"
+    url = f"memory://{name}"
+    if server != "memory":
+        url = f"{request.getfixturevalue(server).url}?prefix={name}"
+    config = {"url": url, "history": {"kept:": {"messages": 10_000, "seconds": 60}}}
+    broadcaster = Broadcaster(config)
     published = 0
-    done = False
 
     async def storm() -> None:
         nonlocal published
-        while not done:
-            published += 1
+        while True:
+            published += 1  # The state changes first, and the broadcast follows.
             await broadcaster.async_broadcast("kept:1", published)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+
+    async def page(number: int) -> None:
+        await asyncio.sleep(number * 0.005)
+        since, state = await broadcaster.async_position("kept:1"), published
+        await asyncio.sleep(number % 7 * 0.01)
+        async with SocketClient(app(kind, config), f"/?since={since}") as client:
+            assert await client.receive_json() == {"state": True}
+            numbers = [await client.receive_json() for _ in range(30)]
+        # A change between the two reads is in the state and comes again, but none is missing.
+        assert numbers[0] <= state + 1
+        assert numbers == list(range(numbers[0], numbers[0] + 30))
 
     publishing = asyncio.create_task(storm())
-    for _ in range(30):
-        since, state = await broadcaster.async_position("kept:1"), published
-        async with SocketClient(app(kind, memory), f"/?since={since}") as client:
-            frames = [await client.receive_json() for _ in range(8)]
-        first = frames[0] if isinstance(frames[0], dict) else None
-        if first == {"state": True}:
-            numbers = frames[1:]
-            assert numbers[0] <= state + 1
-            assert numbers == list(range(numbers[0], numbers[0] + 7))
-    done = True
-    await publishing
+    await asyncio.gather(*(page(number) for number in range(60)))
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    await close_shared_hubs()
 
 
 async def test_the_hook_for_broadcasts_gets_positions_if_it_takes_them(config: Any) -> None:

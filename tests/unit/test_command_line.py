@@ -445,3 +445,12 @@ def test_a_history_that_is_away_is_an_object_for_programs(
     ended = here("history", f"{nobody}?{RULE}", "kept", "--json")
     assert ended.returncode == 1
     assert json.loads(ended.stdout)["ok"] is False
+
+
+def test_tail_shows_positions_to_programs(valkey_server: CacheServer) -> None:
+    url = f"{valkey_server.url}?{RULE}"
+    with tail("--json", url, "positions", "--count", "1") as tailing:
+        run("publish", url, "positions", "1")
+        line = tailing.json()
+    read = json.loads(run("history", url, "positions", "--json").stdout)
+    assert line["position"] == read["position"]
