@@ -456,3 +456,24 @@ async def test_the_timers_of_clients_that_have_left_are_gone() -> None:
     for socket in sockets:
         await socket.close()
     assert len(timers_on(asyncio.get_running_loop())) == before
+
+
+async def test_a_channel_that_the_socket_has_already_is_not_recovered() -> None:
+    async def connect(self: Any) -> None:
+        await self.async_subscribe("room")
+
+    config = {"url": url(), "history": {"room": {"messages": 9, "seconds": 60}}}
+    app = room(connect=connect, config=config)
+    async with client(app) as socket:
+        await opened(socket)
+        await app({}).async_broadcast("room", 1)
+        position = (await socket.receive_json())["position"]
+        await socket.send_json({"id": 1, "subscribe": [{"channel": "room", "since": position}]})
+        frames = [await socket.receive_json()]
+        while "id" not in frames[-1]:
+            frames.append(await socket.receive_json())
+        (entry,) = frames[-1]["ok"]["channels"]
+        assert (entry["recovered"], entry["count"]) == (False, 0)
+        assert frames[:-1] == []
+        await app({}).async_broadcast("room", 2)
+        assert (await socket.receive_json())["data"] == 2

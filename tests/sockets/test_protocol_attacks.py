@@ -133,6 +133,24 @@ async def test_made_up_and_huge_positions_are_refused() -> None:
         await neighbour.echoes()
 
 
+async def test_values_that_json_allows_and_python_refuses_are_refused() -> None:
+    async with client() as socket:
+        for value in ("1e999", "[" * 900 + "]" * 900, "9" * 5000, '"\\ud800"'):
+            for number, text in enumerate(
+                [
+                    f'{{"id": 1, "subscribe": [{{"channel": "room", "x": {value}}}]}}',
+                    f'{{"id": 1, "subscribe": [{{"channel": {value}}}]}}',
+                    f'{{"id": 1, "unsubscribe": [{value}]}}',
+                    f'{{"id": 1, "renew": [{{"channel": "room", "token": {value}}}]}}',
+                    f'{{"id": 1, "message": {value}}}',
+                ]
+            ):
+                await socket.send_text(text)
+                answer = await socket.receive_json()
+                assert answer["id"] == 1, (number, value)
+        await socket.echoes()
+
+
 # Requests
 
 
@@ -237,7 +255,23 @@ SEEDS = [
     '{"ping": 1}',
     '{"pong": 9007199254740991}',
 ]
-VALUES: list[Any] = [None, True, 0, -1, 2**53, 1e308, "", "room:1", "\x00", [], [[]], {}, {"id": 1}]
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**53,
+    10**400,
+    1e308,
+    float("inf"),
+    "",
+    "room:1",
+    "\x00",
+    [],
+    [[]],
+    {},
+    {"id": 1},
+]
 CHARACTERS = string.printable + '{}[]",:\\é\ud800\U0001f600'
 
 
