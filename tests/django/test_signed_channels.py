@@ -378,3 +378,14 @@ async def test_authorize_refuses_in_a_readable_way_only_after_the_origin_passed(
         await client(app=Refusing.as_asgi, headers=FOREIGN).connect()
     with pytest.raises(HandshakeRefused):
         await SocketClient(Refusing.as_asgi).connect()
+
+
+async def test_a_token_of_a_middleware_is_offered_beside_the_protocol(members: Any) -> None:
+    ann = await members.do(members.create)
+    app = Tokens(Orders.as_asgi, get_user=lambda token: ann if token == "key" else None)
+    token = channel_token("order:7", user=ann)
+    for offered in ([V1, "django-sockets.token", "key"], ["django-sockets.token", "key", V1]):
+        async with SocketClient(app, subprotocols=offered) as socket:
+            assert socket.subprotocol == V1
+            assert await subscribe(socket, {"token": token}) == [None]
+    assert await refused(SocketClient(app, subprotocols=["django-sockets.token", "x", V1])) == 4401
