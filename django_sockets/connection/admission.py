@@ -70,7 +70,8 @@ async def admit(connection: Connection) -> bool:
             admitted = True
     finally:
         if not admitted:
-            connection.leave_session()
+            if connection.session is not None:
+                connection.session.end()
             connection.leave_tags()
             connections.discard(connection)
     return admitted
@@ -127,7 +128,8 @@ async def handle_connect(connection: Connection) -> None:
     except Exception as exc:
         await connection.failed(exc)
     if delivery.queue is None:
-        connection.connect_is_over()
+        if connection.session is not None:
+            connection.session.ready()
     elif connection.calls_scheduled:
         spawn(_release_after_calls(connection))
     elif not delivery.release_empty():
