@@ -27,7 +27,7 @@ import msgspec
 from .decoding import TypedDecoder, decode_json
 from .errors import ConfigurationError
 
-__all__ = ["Dispatch", "invalid_message", "message_id", "on", "taken_types"]
+__all__ = ["Dispatch", "invalid_message", "invalid_text", "message_id", "on", "taken_types"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Frame = str | bytes
@@ -43,8 +43,8 @@ def on(*types: str) -> Callable[[Method], Method]:
     A frame has the form `{"type": "chat.message", ...}`. The parameter of the method receives the
     whole frame, validated against the annotation: a msgspec Struct, a dataclass, a TypedDict, or
     another type that msgspec decodes. Without an annotation it is a dict. The method may have no
-    parameter. A method that overrides it in a subclass takes the same frames, unless it has its own
-    `@on`.
+    parameter. Its result is the reply to a request of the protocol `django-sockets.v1`. A method
+    that overrides it in a subclass takes the same frames, unless it has its own `@on`.
     """
     if not types or not all(isinstance(one, str) for one in types):
         raise ConfigurationError('@on needs the type of the messages, as in @on("chat.message")')
@@ -223,10 +223,15 @@ def invalid_message(exc: Exception, request_id: str | int | float | None = None)
     Args:
         request_id: the `id` of the message, which the answer repeats; None for no id.
     """
+    answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": invalid_text(exc)}}
+    return answer if request_id is None else {"id": request_id, **answer}
+
+
+def invalid_text(exc: Exception) -> str:
+    """The reason why a frame could not be decoded, for the client."""
     known = isinstance(exc, (msgspec.MsgspecError, json.JSONDecodeError))
     text = str(exc) if known else "the message could not be decoded"
     if len(text) > MAX_MESSAGE_CHARACTERS:
         half = MAX_MESSAGE_CHARACTERS // 2  # The end names the position in the message.
         text = f"{text[:half]} ... {text[-half:]}"
-    answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": text}}
-    return answer if request_id is None else {"id": request_id, **answer}
+    return text

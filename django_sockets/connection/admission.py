@@ -7,8 +7,11 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
+from ..errors import Reject
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .protocol_client import speak_protocol
+from .refusals import accept_and_close
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -34,47 +37,77 @@ async def admit(connection: Connection) -> bool:
         return False
     socket = connection.socket
     connection.outbox.hold()
+    offered = socket.scope.get("subprotocols")
+    if offered:
+        speak_protocol(connection, offered)
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
-    admitted = False
+    admitted = readable = False
     try:
         if connection.has_tags or (
             type(socket).authorize is not connection.definition.base.authorize
         ):
-            status = await _in_time(connection, _decide(connection))
+            status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
+            if status is None:
+                status, readable = await _in_time(connection, _decide(connection))
         else:
             status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
         closing = connection.closing  # The hook may have closed it.
         if closing and connection.shared_hub().connections.draining:
             status = UNAVAILABLE
         if status is not None or closing:
-            await deny(socket.scope, send, status or FORBIDDEN)
+            status = status or FORBIDDEN
+            if connection.session is not None and readable and 400 <= status < 500:
+                await accept_and_close(None, send, connection.subprotocol, 4000 + status)
+            else:
+                await deny(socket.scope, send, status)
         else:
             connection.receive_loop.push(event)
             admitted = True
     finally:
         if not admitted:
+            if connection.session is not None:
+                connection.session.end()
             connection.leave_tags()
             connections.discard(connection)
     return admitted
 
 
-async def _decide(connection: Connection) -> int | None:
-    """The HTTP status to refuse with, or None after the socket has joined its tags."""
+async def _decide(connection: Connection) -> tuple[int | None, bool]:
+    """The HTTP status to refuse with, or None after the socket has joined its tags.
+
+    Returns:
+        The status, and whether a client of the protocol is told. If the hook has failed, it is not
+        told: it then tries again, as after a server error.
+    """
     socket = connection.socket
-    status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
-    if status is None:
-        status = await refusal(socket.scope, lambda: connection.call(socket.authorize))
+    has_failed = False
+
+    async def authorize() -> Any:
+        nonlocal has_failed
+        try:
+            return await connection.call(socket.authorize)
+        except Reject:
+            raise
+        except Exception:
+            has_failed = True
+            raise
+
+    plain = connection.session is None
+    hook = (lambda: connection.call(socket.authorize)) if plain else authorize
+    status = await refusal(socket.scope, hook)
     if status is None and not connection.closing:
         await connection.join_tags()
-    return status
+    return status, not has_failed
 
 
-async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | None]) -> int | None:
+async def _in_time(
+    connection: Connection, decision: Coroutine[Any, Any, tuple[int | None, bool]]
+) -> tuple[int | None, bool]:
     task = asyncio.ensure_future(decision)
     try:
         await asyncio.wait([task], timeout=connection.socket.handshake_timeout_seconds)
@@ -84,14 +117,14 @@ async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | N
         task.cancel()
     connection.cancel_thread_call()
     connection.note("handshake_timeouts", "refused a handshake: authorize takes too long")
-    return UNAVAILABLE
+    return UNAVAILABLE, False
 
 
 async def handle_connect(connection: Connection) -> None:
     """Send the accept, call `connect`, and then release the broadcasts that wait for it."""
     socket, delivery, outbox = connection.socket, connection.delivery, connection.outbox
     accept: dict[str, Any] = {"type": "websocket.accept"}
-    subprotocol = _agreed_subprotocol(socket)
+    subprotocol = connection.subprotocol or _agreed_subprotocol(socket)
     if subprotocol is not None:
         accept["subprotocol"] = subprotocol
     sending = outbox.accept if outbox.held else connection.send_item
@@ -102,6 +135,8 @@ async def handle_connect(connection: Connection) -> None:
         connection.note("handshake_timeouts", text)
         connection.end(GOING_AWAY)
         return
+    if connection.session is not None:
+        connection.session.begin()
     if delivery.queue is not None:
         outbox.seal()  # The hub must ask `on_delivery` until the hold is over.
     known = connection.copy_of_tags()
@@ -114,8 +149,9 @@ async def handle_connect(connection: Connection) -> None:
     except Exception as exc:
         await connection.failed(exc)
     if delivery.queue is None:
-        return
-    if connection.calls_scheduled:
+        if connection.session is not None:
+            connection.session.ready()
+    elif connection.calls_scheduled:
         spawn(_release_after_calls(connection))
     elif not delivery.release_empty():
         await delivery.release()

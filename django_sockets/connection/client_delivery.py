@@ -196,8 +196,7 @@ class ClientDelivery:
     # To the hooks of the class, or to the client
 
     def _pass_on(self, event: Delivery | Gap) -> None:
-        definition = self._connection.definition
-        if self._inbox is None and definition.own_gap_hook:
+        if self._inbox is None and self._tells_gaps:
             if isinstance(event, Delivery) and self.takes_whole_runs:
                 self._push(event)
                 return
@@ -223,8 +222,16 @@ class ClientDelivery:
 
     @property
     def takes_whole_runs(self) -> bool:
-        """See `Sender`. A policy that drops messages must be able to call `gap` at the hole."""
-        return self._socket.overflow == CLOSE or not self._connection.definition.own_gap_hook
+        """See `Sender`. A policy that drops messages must be able to tell of the hole."""
+        return self._socket.overflow == CLOSE or not self._tells_gaps
+
+    @property
+    def _tells_gaps(self) -> bool:
+        """Somebody is told of a gap: the class's own hook, or a client of the protocol."""
+        return self._connection.definition.own_gap_hook
+
+    async def _tell_gap(self, gap: Gap) -> None:
+        await self._connection.call(self._socket.gap, gap.channels, gap.reason)
 
     def _push(self, delivery: Delivery) -> None:
         connection = self._connection
@@ -257,7 +264,7 @@ class ClientDelivery:
         connection, socket = self._connection, self._socket
         try:
             if isinstance(event, Gap):
-                await connection.call(socket.gap, event.channels, event.reason)
+                await self._tell_gap(event)
             elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
@@ -333,6 +340,7 @@ class ClientDelivery:
             hold = self._held()
             if hold is not None and not (hold.passing or hold.closed):
                 hold.passing = True
+                self._connect_is_over()
                 # A separate task: a cancelled caller must not leave the hand-over half done.
                 await asyncio.wait([spawn(self._hand_over(hold))])
 
@@ -346,8 +354,15 @@ class ClientDelivery:
                 return False
             self._connection.shared_hub().holds.discard(queue)
         self.queue = None
+        if self._connection.session is not None:
+            self._connect_is_over()
         self._unseal()
         return True
+
+    def _connect_is_over(self) -> None:
+        """Tell a client of the protocol that what follows is not from `connect`."""
+        if self._connection.session is not None:
+            self._connection.session.ready()
 
     async def _hand_over(self, hold: Hold) -> None:
         hub = self._connection.shared_hub()
@@ -377,7 +392,7 @@ class ClientDelivery:
     def overran(self, event: Delivery | Gap, first: bool) -> None:
         """Count the oldest event, which was removed: too many wait for `connect` or `gap`."""
         count = int(isinstance(event, Delivery))
-        if self._socket.overflow == CLOSE and not self._connection.definition.own_gap_hook:
+        if self._socket.overflow == CLOSE and not self._tells_gaps:
             self.discarded(count)
             self._close_slow("closed with 1013: too much waits for connect")
             return

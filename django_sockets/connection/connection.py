@@ -10,17 +10,19 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
 
-from ..codec import encode
+from ..codec import encode, json_of
 from ..conf import load_config
+from ..delivery.client_payload import own_payload
 from ..errors import CallError, EncodeError
 from ..history import Recovery
-from ..hub.control import Control, control_of
+from ..hub.control import Control, control_of, tag_texts
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..protocol.session import Session
 from ..runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -45,6 +47,7 @@ from .hook_calls import HookCalls
 from .limits import TokenBucket
 from .outbox import Item, Outbox
 from .receive_loop import ReceiveLoop
+from .refusals import bye_payload
 from .server_frames import server_frames, wrapper_of
 from .socket_class import Socket, check_options, socket_class
 from .tasks import spawn
@@ -76,6 +79,8 @@ class Connection(HookCalls):
         closing: a close frame is on its way.
         hub: the hub that it publishes and subscribes with; None until it is needed.
         rate: the rate limit; None before the first frame.
+        session: the client speaks the protocol `django-sockets.v1`; None for other clients.
+        subprotocol: the name of the protocol for such a client.
     """
 
     __slots__ = (
@@ -92,6 +97,8 @@ class Connection(HookCalls):
         "rate",
         "receive_loop",
         "serving",
+        "session",
+        "subprotocol",
     )
 
     def __init__(
@@ -116,6 +123,8 @@ class Connection(HookCalls):
         self.delivery = ClientDelivery(self, socket)
         self.outbox = Outbox(self.delivery, asgi_send)
         self.receive_loop = ReceiveLoop(self)
+        self.session: Session | None = None
+        self.subprotocol: str | None = None
         self.serving = False
         self.closing = False
         self.is_alive = True
@@ -207,11 +216,15 @@ class Connection(HookCalls):
         """See `BaseSocketServer.send`. Await the result."""
         if raw:
             payload, is_text = _as_bytes(data)
+            if is_text and self.session is not None:
+                payload = json_of(payload)
         elif self.socket.ws_encoder is not None:
             payload, is_text = _as_bytes(self.socket.ws_encoder(data))
             is_text = is_text and not self.socket.ws_encoder_is_bytes
         else:
             payload, is_text = encode(data)
+        if self.session is not None:
+            payload = own_payload(payload, is_text)
         item = self.outbox.message(payload, is_text, compress)
         return self.awaited(partial(self.send_item, item, len(payload)))
 
@@ -233,7 +246,10 @@ class Connection(HookCalls):
         self.delivery.discard_held()
         self.receive_loop.stop()
         try:
-            await self.outbox.close(code)
+            bye = None
+            if self.session is not None:
+                bye = self.outbox.message(bye_payload(code), is_text=True)
+            await self.outbox.close(code, bye)
         finally:
             self.end(code)
 
@@ -262,6 +278,8 @@ class Connection(HookCalls):
         """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
         self.delivery.discard_held()
+        if self.session is not None:
+            self.session.end()
         self.leave_tags()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -339,6 +357,18 @@ class Connection(HookCalls):
     def on_close_order(self, code: int) -> None:
         """Called by the control when sockets with a tag of this one are closed."""
         spawn(self.close(code))
+
+    def on_revoke_order(self, channels: Collection[str]) -> None:
+        """Called by the control when the right to channels is taken back from a tag of this one."""
+        if self.session is not None:
+            self.session.subscriptions.revoke(channels)
+
+    def is_revoked(self, channel: str, issued_at: float) -> bool:
+        """Whether the right to a channel that was given at a time was taken back."""
+        control = self._control
+        if control is None:
+            return False
+        return control.revocations.cover(tag_texts(self.tags), channel, issued_at)
 
     # Channels
 
