@@ -21,6 +21,7 @@ from .errors import (
     PositionError,
     PublishError,
     Reject,
+    RequestError,
     SubscribeError,
 )
 from .history import Recovery
@@ -52,6 +53,7 @@ __all__ = [
     "PublishError",
     "Recovery",
     "Reject",
+    "RequestError",
     "SubscribeError",
     "drain",
     "local_hubs",

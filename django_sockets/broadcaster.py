@@ -9,7 +9,15 @@ from .conf import Source, load_config
 from .hub.history_pages import HistoryPage
 from .redaction import frameless
 from .runtime.broadcaster_connection import BroadcasterConnection
-from .runtime.channel_api import Channels, channel_list, channel_names, is_one, uncompressed
+from .runtime.channel_api import (
+    NOT_GIVEN,
+    Channels,
+    Since,
+    channel_list,
+    channel_names,
+    is_one,
+    uncompressed,
+)
 from .runtime.sync_calls import running_loop
 
 __all__ = ["Broadcaster"]
@@ -168,17 +176,35 @@ class Broadcaster:
 
     # Subscribing
 
-    def subscribe(self, channel: Channels) -> None:
+    def subscribe(
+        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """Receive the broadcasts to one or several channels. Returns after the acknowledgement.
+
+        Args:
+            since: the position of the last message that is known; for several channels, a dict of
+                channel -> position. None stands for no position.
+            replay: the number of latest messages to receive, on channels without a position.
+
+        Returns:
+            None without `since` and `replay`. With one of them, the `Recovery` of the channel, or,
+            for a list of channels, a dict of channel -> `Recovery`.
 
         Raises:
             ChannelError, SubscribeError, CallError: this call subscribed to no channel.
+            PositionError, ConfigurationError, ValueError: `since` or `replay` is wrong.
         """
-        self._connection.calls.plain(lambda: self.async_subscribe(channel))
+        calls = self._connection.calls
+        if since is NOT_GIVEN and replay is None:
+            return calls.plain(lambda: self.async_subscribe(channel))
+        return calls.result(lambda: self.async_subscribe(channel, since=since, replay=replay))
 
-    async def async_subscribe(self, channel: Channels) -> None:
+    async def async_subscribe(
+        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """See `subscribe`. Broadcasts are queued for `async_receive_broadcast`."""
-        await self._connection.subscribe(channel)
+        recoveries = await self._connection.subscribe(channel, since, replay)
+        return None if since is NOT_GIVEN and replay is None else recoveries
 
     def unsubscribe(self, channel: Channels) -> None:
         """Stop receiving broadcasts to one or several channels."""

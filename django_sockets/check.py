@@ -16,7 +16,8 @@ from .broker import Inspectable
 from .conf import Config, default_config_and_origin, load_config
 from .deadlines import with_deadline
 from .delivery.events import Gap
-from .errors import BrokerError, ConfigurationError
+from .errors import BrokerError, ConfigurationError, HistoryError, PublishError
+from .history import HistoryRule, HistoryRules, Position
 from .hub.hub import Hub, open_hub
 from .redaction import frameless
 from .registry import open_broker
@@ -25,6 +26,8 @@ from .runtime.startup import SOURCES
 __all__ = ["SOURCES", "Findings", "check", "configuration"]
 
 ROUND_TRIPS = 20
+TRIAL = "django_sockets check of the history:"
+"""Prefix of the channel that is kept for a moment."""
 
 
 @dataclasses.dataclass
@@ -84,6 +87,8 @@ async def check(config: Config, source: str) -> Findings:
         async with open_hub(config) as hub:
             findings.limits["payload"] = f"at most {hub.max_payload_bytes} bytes"
             if findings.problem is None:
+                if config.url.history:
+                    await _try_history(config, findings)
                 await _measure(hub, findings)
     except BrokerError as exc:
         findings.problem = str(exc)
@@ -127,6 +132,42 @@ async def _measure(hub: Hub, findings: Findings) -> None:
                 )
             durations.append(time.perf_counter() - started)
     findings.round_trip_ms = _ms(statistics.median(durations[1:]))
+
+
+async def _try_history(config: Config, findings: Findings) -> None:
+    """Keep a message and read it, on a channel of its own that is removed after a few seconds."""
+    rule = HistoryRules.of({TRIAL: HistoryRule(messages=1, seconds=10)})
+    # The longest prefix decides, so the rules of the application do not apply to this channel.
+    config = dataclasses.replace(config, url=config.url.with_history(rule))
+    channel = f"{TRIAL}{os.urandom(8).hex()}"
+    async with open_hub(config) as hub:
+        try:
+            await hub.publish(channel, b"kept")
+        except PublishError as exc:
+            raise BrokerError(
+                config.url,
+                "there are rules for the history, but the server did not keep a message: "
+                f"{exc.reason}. See the section 'What the server needs' of docs/history.md",
+            ) from exc
+        try:
+            page = await hub.history(channel)
+            kept = len(page.messages) == 1
+            problem = "it is not kept"
+        except HistoryError as exc:
+            kept, problem = False, exc.reason
+    if not kept:
+        findings.features["history"] = "not kept"
+        findings.warnings.append(
+            f"a message was published, but its history cannot be read: {problem}"
+        )
+        return
+    findings.features["history"] = "works"
+    if not Position.parse(page.position).history_id:
+        findings.features["history"] = "works, without the id of the data set"
+        findings.warnings.append(
+            "the server hides its master_replid: after a failover that lost messages, a client "
+            "that resumes may not notice; allow INFO (+info) if the service can"
+        )
 
 
 def _ms(seconds: float) -> float:

@@ -19,7 +19,7 @@ from .decoding import decode_json
 from .errors import EncodeError
 from .optional_django import lazy_text
 
-__all__ = ["decode_json", "encode", "encode_json", "send_event"]
+__all__ = ["decode_json", "encode", "encode_json", "json_of", "send_event"]
 
 
 def encode_json(data: object) -> str:
@@ -66,6 +66,15 @@ def encode(data: object) -> tuple[bytes, bool]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), False
     return encode_json(data).encode(), True
+
+
+def json_of(text: bytes) -> bytes:
+    """A text that an application has encoded itself, as JSON: unchanged if it is JSON."""
+    try:
+        decode_json(text)
+    except ValueError:
+        return json.dumps(text.decode(), ensure_ascii=False).encode()
+    return text
 
 
 def send_event(encoded: Any, is_bytes: bool = False) -> dict[str, Any]:

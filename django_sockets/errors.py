@@ -17,6 +17,7 @@
     ├── CallError               a plain (not async) call could not be finished
     │   └── ThreadError         a required thread cannot be started      (also RuntimeError)
     ├── NotAllowed              a client requested a channel that it may not have
+    ├── RequestError            raised by an application as the answer to a message
     └── Reject                  raised by an application to refuse a handshake
 
 Errors carry their data as attributes and build their own message. No message contains a password,
@@ -44,6 +45,7 @@ __all__ = [
     "PublishError",
     "QueueError",
     "Reject",
+    "RequestError",
     "SubscribeError",
     "pip_command",
     "suggest",
@@ -231,6 +233,36 @@ class NotAllowed(DjangoSocketsError):
         self.channel = channel
         self.reason = reason
         super().__init__(f"not allowed: {reason}")
+
+
+class RequestError(DjangoSocketsError):
+    """A handler raises it as its answer to the message of a client. The client sees all of it.
+
+    A client of the protocol `django-sockets.v1` gets `{"id": 1, "error": {"code": code, "message":
+    message, "temporary": false}}`. Other clients get `{"error": {"type": code, "message":
+    message}}`. The connection stays open, and nothing is logged.
+
+    Attributes:
+        code: a short text for programs, such as "sold_out".
+        message: a text for people, or the empty text.
+        temporary: whether the same request may succeed later.
+        after_seconds: the time after which the client may repeat a temporary request; None if it
+            is not known.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        temporary: bool = False,
+        after_seconds: float | None = None,
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.temporary = temporary
+        self.after_seconds = after_seconds
+        super().__init__(f"{code}: {message}" if message else code)
 
 
 class Reject(DjangoSocketsError):

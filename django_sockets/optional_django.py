@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .errors import ConfigurationError
 from .overrides import database_contexts
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "lazy_text",
     "on_database_connection",
     "script_prefix",
+    "signed",
+    "unsigned",
 ]
 
 
@@ -104,6 +107,39 @@ def script_prefix(scope: Mapping[str, Any]) -> str:
     forced = getattr(django_settings(), "FORCE_SCRIPT_NAME", None)
     prefix: str = forced or scope.get("root_path") or ""
     return prefix.rstrip("/")
+
+
+def signed(data: Any, salt: str) -> str:
+    """Data as a text that is signed with the SECRET_KEY and safe in a URL.
+
+    Raises:
+        ConfigurationError: Django is absent or not configured.
+    """
+    if django_settings() is None:
+        raise ConfigurationError(
+            "signing needs Django's SECRET_KEY: set DJANGO_SETTINGS_MODULE, or call "
+            "settings.configure(SECRET_KEY=...)"
+        )
+    from django.core import signing
+
+    text: str = signing.dumps(data, salt=salt)
+    return text
+
+
+def unsigned(text: str, salt: str) -> Any:
+    """The data of a text that `signed` returned, also with a key of SECRET_KEY_FALLBACKS.
+
+    Returns:
+        None if nobody signed the text, or Django is absent or not configured.
+    """
+    if django_settings() is None:
+        return None
+    from django.core import signing
+
+    try:
+        return signing.loads(text, salt=salt)
+    except Exception:  # Besides BadSignature, it raises errors of base64, zlib and JSON.
+        return None
 
 
 def lazy_text(value: object) -> str | None:

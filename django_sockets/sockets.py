@@ -16,7 +16,7 @@ from .connection.connection import Connection
 from .connection.overflow import CLOSE
 from .connection.socket_class import check_class
 from .hub.control import check_close_code
-from .runtime.channel_api import Channels, channel_list, uncompressed
+from .runtime.channel_api import NOT_GIVEN, Channels, Since, channel_list, uncompressed
 
 __all__ = ["BaseSocketServer"]
 
@@ -336,17 +336,41 @@ class BaseSocketServer:
 
     # Subscribing
 
-    def subscribe(self, channel: Channels) -> None:
+    def subscribe(
+        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """Subscribe to one channel, or to several. Returns when the server has acknowledged them.
+
+        With `since` or `replay`, the socket first gets messages from the history, and then the live
+        messages; none is missing or repeated in between. If messages behind a position are missing
+        in the history, `gap(channels, "history")` is called before the first message. In `connect`
+        it is not called: the result tells.
+
+        Args:
+            since: the position of the last message that the client has; for several channels, a
+                dict of channel -> position. None stands for no position, as for a new client.
+            replay: the number of latest messages to send, on channels without a position.
+
+        Returns:
+            None without `since` and `replay`. With one of them, the `Recovery` of the channel, or,
+            for a list of channels, a dict of channel -> `Recovery`.
 
         Raises:
             ChannelError, SubscribeError, CallError: this call has subscribed to none of them.
+            PositionError: `since` is not a position; ConfigurationError: it is one position for
+                several channels; ValueError: `replay` is negative.
         """
-        self._connection.calls.plain(lambda: self.async_subscribe(channel))
+        calls = self._connection.calls
+        if since is NOT_GIVEN and replay is None:
+            return calls.plain(lambda: self.async_subscribe(channel))
+        return calls.result(lambda: self.async_subscribe(channel, since=since, replay=replay))
 
-    async def async_subscribe(self, channel: Channels) -> None:
+    async def async_subscribe(
+        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """See `subscribe`."""
-        await self._connection.subscribe(channel)
+        recoveries = await self._connection.subscribe(channel, since, replay)
+        return None if since is NOT_GIVEN and replay is None else recoveries
 
     def unsubscribe(self, channel: Channels) -> None:
         """Unsubscribe from one channel, or from several. Nothing more arrives on them."""
@@ -356,22 +380,32 @@ class BaseSocketServer:
         """See `unsubscribe`."""
         await self._connection.unsubscribe(channel)
 
-    def subscribe_for_client(self, channels: Channels) -> None:
+    def subscribe_for_client(
+        self, channels: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """Subscribe to channels that the client asks for, if `may_subscribe` allows all of them.
 
         Args:
             channels: one channel or a list, as it came from the client. It may be anything.
+            since: positions, as for `subscribe`; as they came from the client.
+            replay: see `subscribe`.
+
+        Returns:
+            See `subscribe`.
 
         Raises:
-            NotAllowed: one of the channels is refused or not valid, or there are too many. Nothing
-                was subscribed to. If it is not caught, `error` closes the socket with 1008.
+            NotAllowed: one of the channels is refused or not valid, there are too many, or `since`
+                is no position. Nothing was subscribed to. If it is not caught, `error` closes the
+                socket with 1008.
             SubscribeError, CallError: this call has subscribed to none of them.
         """
-        subscribe_for_client(self._connection, channels)
+        return subscribe_for_client(self._connection, channels, since, replay)
 
-    async def async_subscribe_for_client(self, channels: Channels) -> None:
+    async def async_subscribe_for_client(
+        self, channels: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Any:
         """See `subscribe_for_client`."""
-        await async_subscribe_for_client(self._connection, channels)
+        return await async_subscribe_for_client(self._connection, channels, since, replay)
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
         """Wait for the next broadcast, on a socket whose listeners were not started.

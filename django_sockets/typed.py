@@ -27,7 +27,7 @@ import msgspec
 from .decoding import TypedDecoder, decode_json
 from .errors import ConfigurationError
 
-__all__ = ["Dispatch", "invalid_message", "message_id", "on", "taken_types"]
+__all__ = ["Dispatch", "invalid_message", "invalid_text", "message_id", "on", "taken_types"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Frame = str | bytes
@@ -223,10 +223,15 @@ def invalid_message(exc: Exception, request_id: str | int | float | None = None)
     Args:
         request_id: the `id` of the message, which the answer repeats; None for no id.
     """
+    answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": invalid_text(exc)}}
+    return answer if request_id is None else {"id": request_id, **answer}
+
+
+def invalid_text(exc: Exception) -> str:
+    """The reason why a frame could not be decoded, for the client."""
     known = isinstance(exc, (msgspec.MsgspecError, json.JSONDecodeError))
     text = str(exc) if known else "the message could not be decoded"
     if len(text) > MAX_MESSAGE_CHARACTERS:
         half = MAX_MESSAGE_CHARACTERS // 2  # The end names the position in the message.
         text = f"{text[:half]} ... {text[-half:]}"
-    answer: dict[str, Any] = {"error": {"type": "invalid_message", "message": text}}
-    return answer if request_id is None else {"id": request_id, **answer}
+    return text

@@ -145,6 +145,8 @@ def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Repor
     report.features["auth"] = _auth(url)
     _check_tls(url, first, report)
     _check_buffers(url, nodes, report)
+    if url.history:
+        _check_history(nodes, report)
     return report
 
 
@@ -215,6 +217,32 @@ def _check_buffers(url: BrokerURL, nodes: Sequence[NodeFacts], report: Report) -
         report.warnings.append(
             f"a payload over {hard} bytes makes the server disconnect the subscriber: raise its "
             "client-output-buffer-limit pubsub, or lower max_payload_bytes"
+        )
+
+
+def _check_history(nodes: Sequence[NodeFacts], report: Report) -> None:
+    """What happens to kept messages if the server needs its memory."""
+    policies = {
+        policy: int(node.info.get("maxmemory", "0") or 0)
+        for node in nodes
+        if (policy := node.info.get("maxmemory_policy"))
+    }
+    report.features["maxmemory-policy"] = ", ".join(policies) or "unknown"
+    if policies.get("noeviction"):
+        report.warnings.append(
+            "maxmemory-policy is noeviction: if the memory is full, messages are published and not "
+            "kept; use volatile-lru or volatile-ttl, or watch the memory"
+        )
+    if any(policy.startswith("allkeys") for policy in policies):
+        report.warnings.append(
+            "maxmemory-policy is allkeys-...: if the memory is full, histories are evicted, and so "
+            "are all keys of other programs on this server; volatile-lru evicts only keys that "
+            "expire"
+        )
+    if any(node.protocol < 3 for node in nodes):
+        report.warnings.append(
+            "the server has no RESP3, so subscribers cannot read the history on their own "
+            "connection: after a lost connection they get a gap"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.eager import Late, until_late
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .protocol_client import accept_and_close, speak_protocol
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -34,30 +35,41 @@ async def admit(connection: Connection) -> bool:
         return False
     socket = connection.socket
     connection.outbox.hold()
+    offered = socket.scope.get("subprotocols")
+    if offered:
+        speak_protocol(connection, offered)
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
-    admitted = False
+    admitted = origin_passed = False
     try:
         if connection.has_tags or (
             type(socket).authorize is not connection.definition.base.authorize
         ):
-            status = await _in_time(connection, _decide(connection))
+            status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
+            origin_passed = status is None
+            if origin_passed:
+                status = await _in_time(connection, _decide(connection))
         else:
             status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
         closing = connection.closing  # The hook may have closed it.
         if closing and connection.shared_hub().connections.draining:
             status = UNAVAILABLE
         if status is not None or closing:
-            await deny(socket.scope, send, status or FORBIDDEN)
+            status = status or FORBIDDEN
+            if connection.session is not None and origin_passed and 400 <= status < 500:
+                await accept_and_close(send, connection.subprotocol, status)
+            else:
+                await deny(socket.scope, send, status)
         else:
             connection.receive_loop.push(event)
             admitted = True
     finally:
         if not admitted:
+            connection.leave_session()
             connection.leave_tags()
             connections.discard(connection)
     return admitted
@@ -66,9 +78,7 @@ async def admit(connection: Connection) -> bool:
 async def _decide(connection: Connection) -> int | None:
     """The HTTP status to refuse with, or None after the socket has joined its tags."""
     socket = connection.socket
-    status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
-    if status is None:
-        status = await refusal(socket.scope, lambda: connection.call(socket.authorize))
+    status = await refusal(socket.scope, lambda: connection.call(socket.authorize))
     if status is None and not connection.closing:
         await connection.join_tags()
     return status
@@ -91,7 +101,7 @@ async def handle_connect(connection: Connection) -> None:
     """Send the accept, call `connect`, and then release the broadcasts that wait for it."""
     socket, delivery, outbox = connection.socket, connection.delivery, connection.outbox
     accept: dict[str, Any] = {"type": "websocket.accept"}
-    subprotocol = _agreed_subprotocol(socket)
+    subprotocol = connection.subprotocol or _agreed_subprotocol(socket)
     if subprotocol is not None:
         accept["subprotocol"] = subprotocol
     sending = outbox.accept if outbox.held else connection.send_item
@@ -102,6 +112,8 @@ async def handle_connect(connection: Connection) -> None:
         connection.note("handshake_timeouts", text)
         connection.end(GOING_AWAY)
         return
+    if connection.session is not None:
+        connection.session.begin()
     if delivery.queue is not None:
         outbox.seal()  # The hub must ask `on_delivery` until the hold is over.
     known = connection.copy_of_tags()
@@ -114,8 +126,8 @@ async def handle_connect(connection: Connection) -> None:
     except Exception as exc:
         await connection.failed(exc)
     if delivery.queue is None:
-        return
-    if connection.calls_scheduled:
+        connection.connect_is_over()
+    elif connection.calls_scheduled:
         spawn(_release_after_calls(connection))
     elif not delivery.release_empty():
         await delivery.release()

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..delivery.events import OVERFLOW, EventQueue, Gap
+from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap
 from ..delivery.flow_control import STUCK_SECONDS, Backlog
 from ..delivery.hold import NOT_YET, Hold
 from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import CallError, SubscribeError
+from ..history import Recovery
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..runtime.async_hygiene import tidied
@@ -57,8 +58,14 @@ class ClientDelivery:
 
     # Subscribing
 
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe to channels. The caller awaits the result.
+
+        Args:
+            since, replay: see `Hub.add`. While `connect` runs, its result tells what is missing,
+                and `gap` is not called.
 
         Raises:
             SubscribeError: the socket would be on too many channels.
@@ -73,8 +80,26 @@ class ClientDelivery:
             self._hold(hub)
         elif self.queue is None and not connection.serving:
             self.queue = hub.new_queue()
-        adding = hub.add(self, names, direct=self._direct())
-        return cast("Coroutine[Any, Any, None]", adding)  # The result is not used yet.
+        adding = hub.add(self, names, direct=self._direct(), since=since, replay=replay)
+        return adding if since is None else self._told_by_result(adding, since)
+
+    async def _told_by_result(
+        self,
+        adding: Coroutine[Any, Any, dict[str, Recovery]],
+        since: str | Mapping[str, str],
+    ) -> dict[str, Recovery]:
+        recoveries = await adding
+        hold = self._held()
+        if hold is not None:
+            hold.forget_gap(
+                [
+                    name
+                    for name, recovery in recoveries.items()
+                    if not recovery.recovered and (isinstance(since, str) or name in since)
+                ],
+                HISTORY,
+            )
+        return recoveries
 
     def _direct(self) -> SendQueue | None:
         """The queue to which the fan-out may deliver directly, or None."""
@@ -170,8 +195,7 @@ class ClientDelivery:
     # To the hooks of the class, or to the client
 
     def _pass_on(self, event: Delivery | Gap) -> None:
-        definition = self._connection.definition
-        if self._inbox is None and definition.own_gap_hook:
+        if self._inbox is None and self._tells_gaps:
             if isinstance(event, Delivery) and self.takes_whole_runs:
                 self._push(event)
                 return
@@ -197,8 +221,16 @@ class ClientDelivery:
 
     @property
     def takes_whole_runs(self) -> bool:
-        """See `Sender`. A policy that drops messages must be able to call `gap` at the hole."""
-        return self._socket.overflow == CLOSE or not self._connection.definition.own_gap_hook
+        """See `Sender`. A policy that drops messages must be able to tell of the hole."""
+        return self._socket.overflow == CLOSE or not self._tells_gaps
+
+    @property
+    def _tells_gaps(self) -> bool:
+        """Somebody is told of a gap: the class's own hook, or a client of the protocol."""
+        return self._connection.definition.own_gap_hook
+
+    async def _tell_gap(self, gap: Gap) -> None:
+        await self._connection.call(self._socket.gap, gap.channels, gap.reason)
 
     def _push(self, delivery: Delivery) -> None:
         connection = self._connection
@@ -231,7 +263,7 @@ class ClientDelivery:
         connection, socket = self._connection, self._socket
         try:
             if isinstance(event, Gap):
-                await connection.call(socket.gap, event.channels, event.reason)
+                await self._tell_gap(event)
             elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
@@ -304,6 +336,7 @@ class ClientDelivery:
             hold = self._held()
             if hold is not None and not (hold.passing or hold.closed):
                 hold.passing = True
+                self._connection.connect_is_over()
                 # A separate task: a cancelled caller must not leave the hand-over half done.
                 await asyncio.wait([spawn(self._hand_over(hold))])
 
@@ -317,6 +350,7 @@ class ClientDelivery:
                 return False
             self._connection.shared_hub().holds.discard(queue)
         self.queue = None
+        self._connection.connect_is_over()
         self._unseal()
         return True
 
@@ -348,7 +382,7 @@ class ClientDelivery:
     def overran(self, event: Delivery | Gap, first: bool) -> None:
         """Count the oldest event, which was removed: too many wait for `connect` or `gap`."""
         count = int(isinstance(event, Delivery))
-        if self._socket.overflow == CLOSE and not self._connection.definition.own_gap_hook:
+        if self._socket.overflow == CLOSE and not self._tells_gaps:
             self.discarded(count)
             self._close_slow("closed with 1013: too much waits for connect")
             return

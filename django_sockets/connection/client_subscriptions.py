@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..broker import check_channel
-from ..errors import ChannelError, NotAllowed
-from ..runtime.channel_api import channel_names
+from ..errors import ChannelError, ConfigurationError, NotAllowed, PositionError
+from ..runtime.channel_api import NOT_GIVEN, Since, channel_names, is_one, positions_by_name
 from ..runtime.sync_calls import running_loop
 
 if TYPE_CHECKING:
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["async_subscribe_for_client", "subscribe_for_client"]
 
 
-def subscribe_for_client(connection: Connection, channels: object) -> None:
+def subscribe_for_client(
+    connection: Connection, channels: object, since: Since, replay: int | None
+) -> Any:
     """See `BaseSocketServer.subscribe_for_client`."""
     socket = connection.socket
+    plain = since is NOT_GIVEN and replay is None
+    run = connection.calls.plain if plain else connection.calls.result
     if running_loop() is not None or inspect.iscoroutinefunction(socket.may_subscribe):
-        connection.calls.plain(lambda: socket.async_subscribe_for_client(channels))
-        return
+        if plain:
+            return run(lambda: socket.async_subscribe_for_client(channels))
+        return run(lambda: socket.async_subscribe_for_client(channels, since=since, replay=replay))
     names = _asked_for(connection, channels)
     for name in names:
         # On this thread, because all others may be busy with calls that wait like this one.
@@ -31,20 +36,22 @@ def subscribe_for_client(connection: Connection, channels: object) -> None:
         if inspect.isawaitable(answer):
             answer = connection.calls.plain(partial(_result, answer))
         _demand(connection, answer, name)
-    connection.calls.plain(lambda: _add(connection, names))
+    return run(lambda: _add(connection, channels, names, since, replay))
 
 
-async def async_subscribe_for_client(connection: Connection, channels: object) -> None:
+async def async_subscribe_for_client(
+    connection: Connection, channels: object, since: Since, replay: int | None
+) -> Any:
     """See `BaseSocketServer.subscribe_for_client`."""
     names = _asked_for(connection, channels)
 
-    async def operation() -> None:
+    async def operation() -> Any:
         for name in names:
             answer = await connection.call(connection.socket.may_subscribe, name)
             _demand(connection, answer, name)
-        await _add(connection, names)
+        return await _add(connection, channels, names, since, replay)
 
-    await connection.awaited(operation)
+    return await connection.awaited(operation)
 
 
 def _asked_for(connection: Connection, channels: object) -> list[str]:
@@ -71,10 +78,20 @@ def _demand(connection: Connection, answer: object, name: str) -> None:
     raise NotAllowed(problem, channel=name)
 
 
-async def _add(connection: Connection, names: list[str]) -> None:
+async def _add(
+    connection: Connection, channels: object, names: list[str], since: Since, replay: int | None
+) -> Any:
     if connection.delivery.too_many(names):
         raise NotAllowed(f"{len(names)} more channels would exceed max_subscriptions")
-    await connection.add(names)
+    if since is NOT_GIVEN and replay is None:
+        await connection.add(names)
+        return None
+    try:
+        positions = positions_by_name(names, since)
+        recoveries = await connection.add(names, positions, replay or 0)
+    except (ChannelError, ConfigurationError, PositionError) as exc:
+        raise NotAllowed(str(exc)) from exc
+    return recoveries[names[0]] if is_one(channels) else recoveries
 
 
 async def _result(answer: Awaitable[Any]) -> Any:

@@ -15,6 +15,7 @@ by `hub.control.check_close_code`, because orders between processes contain code
 | 1011 | `error` | a handler raised an exception | reconnect after a back-off |
 | 1012 | the drain | the server shuts down | reconnect after a random delay |
 | 1013 | the overflow policy "close" | the client reads too slowly | reconnect and load the state |
+| 4400 to 4499 | `admit` | a client of the protocol is refused with 400 to 499 | do not reconnect |
 | 4401 | `close_sockets` | a session or a token has ended | log in again |
 | 4408 | the idle timer | no frame came for `idle_timeout_seconds` | reconnect when needed |
 
@@ -36,6 +37,7 @@ __all__ = [
     "TRY_AGAIN",
     "UNAUTHORIZED",
     "close_code_for_autobahn",
+    "reconnection",
 ]
 
 NORMAL = 1000
@@ -52,6 +54,32 @@ UNAUTHORIZED = 4401
 """Named after HTTP's status 401."""
 IDLE = 4408
 """Named after HTTP's status 408."""
+
+
+RECONNECTIONS: dict[int, tuple[float, float]] = {
+    1001: (0, 1),
+    1005: (0, 1),
+    1006: (0, 1),
+    INTERNAL_ERROR: (1, 5),
+    RESTART: (0, 5),
+    TRY_AGAIN: (5, 10),
+    UNAUTHORIZED: (0, 1),
+    IDLE: (0, 5),
+    4429: (10, 60),
+    4503: (10, 60),
+}
+"""Close code -> the bounds in seconds of the random delay after which a client reconnects."""
+FINAL = frozenset({NORMAL, BAD_DATA, POLICY, TOO_BIG})
+"""The other codes below 3000 after which a client does not reconnect."""
+_OTHERS = (1, 5)
+
+
+def reconnection(code: int) -> tuple[bool, tuple[float, float]]:
+    """Whether a client of the protocol reconnects after a close, and the bounds of its delay."""
+    bounds = RECONNECTIONS.get(code)
+    if bounds is not None:
+        return True, bounds
+    return not (code in FINAL or code >= 3000), _OTHERS
 
 
 def close_code_for_autobahn(code: int) -> int | None:

@@ -10,16 +10,19 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
 
-from ..codec import encode
+from ..codec import encode, json_of
 from ..conf import load_config
+from ..delivery.client_payload import own_payload
 from ..errors import CallError, EncodeError
+from ..history import Recovery
 from ..hub.control import Control, control_of
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..protocol.session import Session
 from ..runtime import (
     EXIT_SECONDS,
     BackgroundLoop,
@@ -43,6 +46,7 @@ from .frame_handler import IdleTimer, handle_frame
 from .hook_calls import HookCalls
 from .limits import TokenBucket
 from .outbox import Item, Outbox
+from .protocol_client import bye_payload
 from .receive_loop import ReceiveLoop
 from .server_frames import server_frames, wrapper_of
 from .socket_class import Socket, check_options, socket_class
@@ -75,6 +79,8 @@ class Connection(HookCalls):
         closing: a close frame is on its way.
         hub: the hub that it publishes and subscribes with; None until it is needed.
         rate: the rate limit; None before the first frame.
+        session: the client speaks the protocol `django-sockets.v1`; None for other clients.
+        subprotocol: the name of the protocol for such a client.
     """
 
     __slots__ = (
@@ -91,6 +97,8 @@ class Connection(HookCalls):
         "rate",
         "receive_loop",
         "serving",
+        "session",
+        "subprotocol",
     )
 
     def __init__(
@@ -115,6 +123,8 @@ class Connection(HookCalls):
         self.delivery = ClientDelivery(self, socket)
         self.outbox = Outbox(self.delivery, asgi_send)
         self.receive_loop = ReceiveLoop(self)
+        self.session: Session | None = None
+        self.subprotocol: str | None = None
         self.serving = False
         self.closing = False
         self.is_alive = True
@@ -206,11 +216,15 @@ class Connection(HookCalls):
         """See `BaseSocketServer.send`. Await the result."""
         if raw:
             payload, is_text = _as_bytes(data)
+            if is_text and self.session is not None:
+                payload = json_of(payload)
         elif self.socket.ws_encoder is not None:
             payload, is_text = _as_bytes(self.socket.ws_encoder(data))
             is_text = is_text and not self.socket.ws_encoder_is_bytes
         else:
             payload, is_text = encode(data)
+        if self.session is not None:
+            payload = own_payload(payload, is_text)
         item = self.outbox.message(payload, is_text, compress)
         return self.awaited(partial(self.send_item, item, len(payload)))
 
@@ -232,9 +246,24 @@ class Connection(HookCalls):
         self.delivery.discard_held()
         self.receive_loop.stop()
         try:
-            await self.outbox.close(code)
+            bye = None
+            if self.session is not None:
+                bye = self.outbox.message(bye_payload(code), is_text=True)
+            await self.outbox.close(code, bye)
         finally:
             self.end(code)
+
+    # The client protocol
+
+    def connect_is_over(self) -> None:
+        """Tell a client of the protocol that `connect` has returned."""
+        if self.session is not None:
+            self.session.ready()
+
+    def leave_session(self) -> None:
+        """Stop the timer of a client of the protocol."""
+        if self.session is not None:
+            self.session.end()
 
     # The end
 
@@ -261,6 +290,7 @@ class Connection(HookCalls):
         """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
         self.delivery.discard_held()
+        self.leave_session()
         self.leave_tags()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -341,9 +371,11 @@ class Connection(HookCalls):
 
     # Channels
 
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe, unless the connection has ended. Await the result."""
-        return self.delivery.add(names) if self.is_alive else _nothing()
+        return self.delivery.add(names, since, replay) if self.is_alive else _nothing(names)
 
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe."""
@@ -384,8 +416,9 @@ class Connection(HookCalls):
         self.shared_hub().count(counter, count)
 
 
-async def _nothing() -> None:
+async def _nothing(names: list[str]) -> dict[str, Recovery]:
     """The subscription of a connection that has ended."""
+    return dict.fromkeys(names, Recovery())
 
 
 def _as_bytes(data: Any) -> tuple[bytes, bool]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..decoding import LARGE_CHARACTERS
 from ..log import LogThrottle, shown
+from ..protocol.session import CLIENT_FRAME
 from ..typed import message_id
 from ..url import BrokerOptions
 from .close_codes import IDLE, POLICY
@@ -19,7 +20,7 @@ from .tasks import spawn
 if TYPE_CHECKING:
     from .connection import Connection
 
-__all__ = ["IdleTimer", "handle_frame"]
+__all__ = ["IdleTimer", "handle_frame", "may_send", "note_undecoded", "too_often"]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -27,14 +28,16 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) -> None:
     """Call the handler of a `websocket.receive` event. Raises the errors of the handler."""
+    if event["type"] == CLIENT_FRAME and connection.session is not None:
+        await connection.session.handle(event["frame"])
+        return
     if event["type"] != "websocket.receive":
         text = "ignored an ASGI event of type %s"
         _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
         return
     socket = connection.socket
-    if socket.rate_limit_per_second is not None and not _may_send(connection):
-        connection.note("closed_rate_limit", "closed with 1008: the client sends too often")
-        await socket.async_close(POLICY)
+    if socket.rate_limit_per_second is not None and not may_send(connection):
+        await too_often(connection)
         return
     frame = event.get("text")
     if frame is None:
@@ -44,7 +47,7 @@ async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) 
     try:
         name, args = connection.definition.dispatch.read(frame, socket.ws_decoder)
     except Exception as exc:
-        _note_undecoded(type(socket).__name__, exc)
+        note_undecoded(type(socket).__name__, exc)
         if socket.answer_invalid:
             connection.invalid_id = message_id(frame, socket.ws_decoder)
         await connection.call(socket.decode_error, exc)
@@ -52,7 +55,14 @@ async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) 
     await connection.call(getattr(socket, name), *args)
 
 
-def _may_send(connection: Connection) -> bool:
+async def too_often(connection: Connection) -> None:
+    """Close the connection, because the client exceeds its rate limit."""
+    connection.note("closed_rate_limit", "closed with 1008: the client sends too often")
+    await connection.socket.async_close(POLICY)
+
+
+def may_send(connection: Connection) -> bool:
+    """Count a frame of the client; False if it exceeds the rate limit."""
     now = connection.home.time()
     if connection.rate is None:
         socket = connection.socket
@@ -62,7 +72,12 @@ def _may_send(connection: Connection) -> bool:
     return connection.rate.take(now)
 
 
-def _note_undecoded(name: str, exc: Exception) -> None:
+def note_undecoded(name: str, exc: Exception) -> None:
+    """Log a frame or message that could not be decoded.
+
+    Args:
+        name: of the socket class.
+    """
     # The error may quote the client, so it is escaped and shortened.
     text = "%s: a frame of the client could not be decoded: %s: %.300r"
     _throttle.log(logging.INFO, f"{name} decode", text, name, type(exc).__name__, str(exc))

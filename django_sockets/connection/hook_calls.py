@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from ..errors import BrokerError, ChannelError, NotAllowed
+from ..errors import BrokerError, ChannelError, NotAllowed, RequestError
 from ..log import LogThrottle, whereabouts
 from ..runtime.channel_api import ChannelCalls
 from ..runtime.hooks import call_hook, call_in_thread
@@ -148,18 +148,37 @@ class HookCalls(ChannelCalls):
 
     async def failed(self, exc: Exception) -> None:
         """Log an exception of a handler, and give it to the hook `error`."""
-        name = type(self.socket).__name__
-        if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
-            # The message is enough. An outage, or one client, can cause many of these errors.
-            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
-        else:
-            self._log_failure("a handler failed", exc)
+        if isinstance(exc, RequestError):
+            answer = {"error": {"type": exc.code, "message": exc.message}}
+            await self.socket.async_send(answer)
+            return
+        self._note(exc)
         try:
             await self.call(self.socket.error, exc)
         except Exception as failure:
             report_error(self.socket.scope, failure)
             self._log_failure("error() failed itself", failure)
             await self.socket.async_close(INTERNAL_ERROR)
+
+    async def request_failed(self, exc: Exception) -> None:
+        """Log an exception in the handling of a request, which gets its own answer.
+
+        The hook `error` gets it, too, if the class has its own. The default would close the socket.
+        """
+        if type(self.socket).error is not self.definition.base.error:
+            await self.failed(exc)
+        else:
+            self._note(exc)
+            if not isinstance(exc, NotAllowed):
+                report_error(self.socket.scope, exc)
+
+    def _note(self, exc: Exception) -> None:
+        name = type(self.socket).__name__
+        if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
+            # The message is enough. An outage, or one client, can cause many of these errors.
+            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
+        else:
+            self._log_failure("a handler failed", exc)
 
     def _log_failure(self, what: str, exc: Exception) -> None:
         """Log an error with its traceback, but not for each frame of a client that causes it."""

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ..delivery.client_payload import CLIENT_PROTOCOL
 from ..delivery.flow_control import Backlog
 from ..delivery.message import Delivery
 from ..delivery.run import RUN_BYTES, Run, delivery_frame
@@ -178,7 +179,7 @@ class Outbox(SendQueue):
         """A message of the socket's own, as an item for this server."""
         if self.write is not None:
             delivery = Delivery("", payload, is_text, None, compress)
-            return Frames(delivery_frame(delivery, self.window_bits), 1)
+            return Frames(delivery_frame(delivery, self.window_bits % CLIENT_PROTOCOL), 1)
         if is_text:
             return {"type": "websocket.send", "text": payload.decode()}
         return {"type": "websocket.send", "bytes": payload}
@@ -198,19 +199,34 @@ class Outbox(SendQueue):
                     return
         await super().run(item)
 
+    def control(self, item: Item) -> None:
+        """Queue an item of the protocol, also in a full queue. The number of them is bounded."""
+        if self.muted or self._ended:
+            return
+        if self.idle and not self.held:
+            self._begin(self._one(item))
+        else:
+            self._queue((item, None), 0, force=True)
+
     async def accept(self, event: Event) -> None:
         """Send the accept, and then the held items. Nothing is sent before the accept."""
         if self._send is not None and not self.muted:
             await self._send(event)
         self.release()
 
-    async def close(self, code: int) -> None:
-        """Send a close frame after the queued items, or drop them if the outbox is full."""
+    async def close(self, code: int, last: Item | None = None) -> None:
+        """Send a close frame after the queued items, or drop them if the outbox is full.
+
+        Args:
+            last: a message to send right before the close frame.
+        """
         if self.muted or self.held or self._send is None:
             return
         self.seal()  # Nothing may overtake the close frame, or follow it.
         if self.full:
             self.forget()  # The client does not read, so these items would only delay the close.
+        if last is not None:
+            self.control(last)
         closing = asyncio.ensure_future(self.run({"type": "websocket.close", "code": code}))
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
 

@@ -185,6 +185,20 @@ class Hold:
         if self._hole is not None:
             self._hole = {name: None for name in self._hole if name not in gone} or None
 
+    def forget_gap(self, channels: Iterable[str], reason: str) -> None:
+        """Remove each channel from the first gap with this reason that names it."""
+        left = set(channels)
+        kept: deque[Delivery | Gap] = deque()
+        for event in self._events:
+            if left and isinstance(event, Gap) and event.reason == reason:
+                names = tuple(name for name in event.channels if name not in left)
+                left.difference_update(event.channels)
+                if names:
+                    kept.append(Gap(channels=names, reason=reason))
+            else:
+                kept.append(event)
+        self._events = kept
+
     def close(self) -> None:
         """Discard all present and future events, because the socket ends."""
         self.closed = True

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..codec import decode_json, send_event
+from .client_payload import channel_payload
 
 __all__ = ["Delivery"]
 
@@ -37,7 +38,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     compress: bool = True
     made: dict[str, Any] | None = None
     _data: Any = msgspec.UNSET
-    _foreign: dict[object, dict[str, Any]] | None = None
+    _foreign: dict[object, Any] | None = None
 
     def event(self) -> dict[str, Any]:
         """The ASGI `websocket.send` event. All sockets share the object: do not change it."""
@@ -59,7 +60,30 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         if self._foreign is None:
             self._foreign = {}
         key = (encoder, is_bytes)
-        event = self._foreign.get(key)
+        event: dict[str, Any] | None = self._foreign.get(key)
         if event is None:
             event = self._foreign[key] = send_event(encoder(self.data()), is_bytes)
         return event
+
+    def client_payload(self) -> bytes:
+        """The payload for clients of the protocol. It is made once."""
+        if self._foreign is None:
+            self._foreign = {}
+        payload: bytes | None = self._foreign.get(_PAYLOAD)
+        if payload is None:
+            payload = channel_payload(self.channel, self.payload, self.is_text, None)
+            self._foreign[_PAYLOAD] = payload
+        return payload
+
+    def client_event(self) -> dict[str, Any]:
+        """The ASGI event for clients of the protocol. It is made once, and shared as `event()`."""
+        payload = self.client_payload()
+        foreign: dict[object, Any] = self._foreign or {}
+        event: dict[str, Any] | None = foreign.get(_EVENT)
+        if event is None:
+            event = foreign[_EVENT] = send_event(payload.decode() if self.is_text else payload)
+        return event
+
+
+_PAYLOAD, _EVENT = "payload", "event"
+"""Keys for the forms of a message that the clients of the protocol share."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from .channel import Channel, Recipients
+from .client_payload import CLIENT_PROTOCOL
 from .frames import BINARY, COMPRESS_FROM_BYTES, TEXT, binary_frame, deflate, frame, text_frame
 from .message import Delivery
 
@@ -41,7 +42,8 @@ class Run(msgspec.Struct, eq=False):
         """The websocket frames of all messages, one after the other.
 
         Args:
-            window_bits: the window of a compressor without context; 0 for no compression.
+            window_bits: the window of a compressor without context; 0 for no compression. Plus
+                `CLIENT_PROTOCOL` for clients of the protocol.
         """
         if not window_bits:
             if self._plain is None:
@@ -75,6 +77,9 @@ class Run(msgspec.Struct, eq=False):
 def delivery_frame(delivery: Delivery, window_bits: int) -> bytes:
     """The frame of one message; see `Run.frames`."""
     payload = delivery.payload
+    if window_bits >= CLIENT_PROTOCOL:
+        payload = delivery.client_payload()
+        window_bits -= CLIENT_PROTOCOL
     if window_bits and delivery.compress and len(payload) >= COMPRESS_FROM_BYTES:
         opcode = TEXT if delivery.is_text else BINARY
         return frame(opcode, deflate(payload, window_bits), compressed=True)

@@ -29,7 +29,7 @@ class SendQueue(abc.ABC):
         send: the ASGI `send` that the fan-out may await.
         write: takes complete frames at once and returns True, or takes nothing and returns False;
             None for a server without prepared frames.
-        window_bits: the compression of the frames for `write`; 0 for none.
+        window_bits: the kind of the frames for `write`; see `Run.frames`.
         collected: what the fan-out is about to write: None, one run or a list of runs.
         origin: the id that leaves the owner out of a broadcast, or None.
         owner: the subscriber that owns the queue. Only a queue for the fan-out needs it.

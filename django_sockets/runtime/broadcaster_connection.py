@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,20 @@ from ..conf import Config
 from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
 from ..forks import abandon_in_child
+from ..history import Recovery
 from ..hub.history_pages import HistoryPage
 from ..loops import forget_closed
 from ..os_threads import replaced_by
 from ..overrides import publish_observers
 from .background import background_loop, publish, through_hub
-from .channel_api import ChannelCalls, Channels, channel_name, channel_names
+from .channel_api import (
+    NOT_GIVEN,
+    ChannelCalls,
+    Channels,
+    Since,
+    channel_name,
+    channel_names,
+)
 from .shared_hubs import existing_hub, shared_hub
 from .sync_calls import Calls, running_loop
 from .thread_safe_loop import BackgroundLoop
@@ -147,12 +155,14 @@ class BroadcasterConnection(ChannelCalls):
             calls = self._calls_on.setdefault(loop, Calls(loop, timeout_seconds))
         return calls
 
-    def subscribe(self, channel: Channels) -> Awaitable[None]:
+    def subscribe(
+        self, channel: Channels, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Awaitable[Any]:
         self._forget_ended()
         if self._home is None:
             # The subscriptions belong to the loop of the first call.
             self._home = self._calls_of(asyncio.get_running_loop())
-        return super().subscribe(channel)
+        return super().subscribe(channel, since, replay)
 
     def history(self, channel: str | int, since: str | None, limit: int) -> Awaitable[HistoryPage]:
         """See `Broadcaster.history`. Await the result."""
@@ -165,13 +175,15 @@ class BroadcasterConnection(ChannelCalls):
         """See `Broadcaster.position`. Await the result."""
         return self.awaited(lambda: through_hub(self.config, lambda hub: hub.position(names)))
 
-    async def add(self, names: list[str]) -> None:
+    async def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> dict[str, Recovery]:
         hub = shared_hub(self.config)
         if self._queue is None:
             self._queue = hub.new_queue()
         queue = self._queue
         try:
-            await hub.add(queue, names)
+            return await hub.add(queue, names, since=since, replay=replay)
         except BaseException:
             if queue is self._queue and not hub.channels_of(queue):
                 self._queue = self._home = None  # It is subscribed to nothing.

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Coroutine, Iterable
+import enum
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..codec import encode
 from ..conf import Config
-from ..errors import ChannelError
+from ..errors import ChannelError, ConfigurationError
+from ..history import Recovery
 from .background import publish
 from .sync_calls import Calls, Operation
 
 __all__ = [
+    "NOT_GIVEN",
     "ChannelCalls",
     "Channels",
+    "Since",
     "channel_list",
     "channel_name",
     "channel_names",
     "is_one",
+    "positions_by_name",
     "uncompressed",
 ]
 
 T = TypeVar("T")
 
 Channels: TypeAlias = str | int | Iterable[str | int]
+
+
+class NotGiven(enum.Enum):
+    """Marks an argument that was left out, where None has a meaning of its own."""
+
+    NOT_GIVEN = enum.auto()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NOT_GIVEN: Literal[NotGiven.NOT_GIVEN] = NotGiven.NOT_GIVEN
+
+Since: TypeAlias = (
+    str | Mapping[str, str | None] | Mapping[int, str | None] | Literal[NotGiven.NOT_GIVEN] | None
+)
+"""A position; or channel -> position for several channels. None: there is no position."""
 
 
 def channel_names(channels: object) -> list[str]:
@@ -61,6 +83,29 @@ def channel_name(channel: object) -> str:
     if not is_one(channel):
         raise ChannelError(channel, "is a list: name one channel")
     return channel_names(channel)[0]
+
+
+def positions_by_name(names: list[str], since: Since) -> str | dict[str, str] | None:
+    """The argument `since` with names of channels, as the hub takes it.
+
+    Args:
+        names: the channels of the call.
+
+    Raises:
+        ConfigurationError: it is one position for several channels.
+        ChannelError: a channel has a wrong type.
+    """
+    if since is NOT_GIVEN or since is None:
+        return None
+    if isinstance(since, Mapping):
+        given = {channel_name(name): position for name, position in since.items()}
+        return {name: position for name, position in given.items() if position is not None}
+    if len(set(names)) > 1:
+        raise ConfigurationError(
+            f"since is one position for {len(names)} channels: a position belongs to one channel, "
+            "so pass a dict of channel -> position"
+        )
+    return since
 
 
 def channel_list(channels: Iterable[str | int]) -> list[str | int]:
@@ -103,8 +148,10 @@ class ChannelCalls(abc.ABC):
         return self.calls.awaited(operation)
 
     @abc.abstractmethod
-    def add(self, names: list[str]) -> Coroutine[Any, Any, None]:
-        """Subscribe. Called on the home loop."""
+    def add(
+        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+    ) -> Coroutine[Any, Any, dict[str, Recovery]]:
+        """Subscribe. Called on the home loop. See `Hub.add`."""
 
     @abc.abstractmethod
     async def remove(self, names: list[str]) -> None:
@@ -139,9 +186,27 @@ class ChannelCalls(abc.ABC):
             self.config, names, payload, is_text=is_text, origin=origin, compress=compress
         )
 
-    def subscribe(self, channel: Channels) -> Awaitable[None]:
-        """Subscribe to one or several channels. Await the result."""
-        return self.awaited(partial(self.add, channel_names(channel)))
+    def subscribe(
+        self, channel: Channels, since: Since = NOT_GIVEN, replay: int | None = None
+    ) -> Awaitable[Any]:
+        """Subscribe to one or several channels. Await the result.
+
+        Returns:
+            For one channel, its `Recovery`; for several, a dict of channel -> `Recovery`.
+        """
+        names = channel_names(channel)
+        if since is NOT_GIVEN and replay is None:  # Without a coroutine more.
+            return self.awaited(partial(self.add, names))
+        positions = positions_by_name(names, since)
+        return self.awaited(
+            partial(self._subscribe_at, names, is_one(channel), positions, replay or 0)
+        )
+
+    async def _subscribe_at(
+        self, names: list[str], one: bool, since: str | Mapping[str, str] | None, replay: int
+    ) -> Recovery | dict[str, Recovery]:
+        recoveries = await self.add(names, since, replay)
+        return recoveries[names[0]] if one else recoveries
 
     def unsubscribe(self, channel: Channels) -> Awaitable[None]:
         """Unsubscribe from one or several channels. Await the result."""

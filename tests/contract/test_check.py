@@ -9,7 +9,7 @@ import pytest
 from django_sockets.check import Findings, check
 from django_sockets.conf import load_config
 from django_sockets.testing.clusters import CacheCluster
-from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.contract.base import with_options, with_password
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer, ValkeyServer, free_port
@@ -112,6 +112,83 @@ async def test_several_hosts_one_of_them_down(valkey_server: CacheServer) -> Non
     assert found.problem is not None
     assert dead in found.problem
     assert valkey_server.url not in found.problem
+
+
+RULE = {"history_messages": 5, "history_seconds": 60}
+
+
+@pytest.mark.parametrize(
+    "fixture", ["valkey_server", "redis_server", "valkey_cluster", "serverless", "valkey_sentinels"]
+)
+async def test_a_history_that_works(fixture: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(fixture).url
+    assert "history" not in (await findings(url)).features
+    found = await findings(with_options(url, **RULE))
+    assert (found.ok, found.warnings) == (True, [])
+    assert found.features["history"] == "works"
+    assert found.features["maxmemory-policy"] in ("noeviction", "unknown")
+
+
+@pytest.mark.parametrize("url", ["memory://check", "fakeredis://check"])
+async def test_a_history_inside_the_process(url: str) -> None:
+    found = await findings(with_options(url, **RULE))
+    assert found.ok
+    assert found.features["history"].startswith("works")
+
+
+@pytest.mark.parametrize(
+    ("rules", "problem"),
+    [
+        (["+info"], "evalsha"),
+        (["+info", "+evalsha", "+script|load"], "hmget"),
+        (["+info", "+evalsha", "+script|load", "+hset", "+hmget", "+hdel", "+del"], "pexpire"),
+    ],
+)
+async def test_a_user_who_may_not_keep_messages(
+    valkey_server: CacheServer, rules: list[str], problem: str
+) -> None:
+    base = ["on", ">s3cret", "~*", "&*", "-@all", "+@connection", "+@pubsub", "+role"]
+    valkey_server.execute("ACL", "SETUSER", "check", "reset", *base, *rules)
+    try:
+        url = with_password(valkey_server.url, "check", "s3cret")
+        found = await findings(with_options(url, **RULE))
+    finally:
+        valkey_server.execute("ACL", "DELUSER", "check")
+    assert not found.ok
+    assert found.problem is not None
+    assert "did not keep a message" in found.problem
+    assert problem in found.problem.lower()
+    assert "docs/history.md" in found.problem
+
+
+async def test_a_server_that_hides_the_id_of_its_data(valkey_server: CacheServer) -> None:
+    valkey_server.execute("ACL", "SETUSER", "check", "reset", "on", ">s3cret", "~*", "&*", "+@all")
+    valkey_server.execute("ACL", "SETUSER", "check", "-info")
+    try:
+        url = with_password(valkey_server.url, "check", "s3cret")
+        found = await findings(with_options(url, **RULE))
+    finally:
+        valkey_server.execute("ACL", "DELUSER", "check")
+    assert found.ok
+    assert found.features["history"] == "works, without the id of the data set"
+    assert found.features["maxmemory-policy"] == "unknown"
+    (warning,) = found.warnings
+    assert "hides its master_replid" in warning
+
+
+async def test_what_happens_when_the_memory_is_full() -> None:
+    texts = {"allkeys-lru": "evicted", "volatile-lru": "", "noeviction": "published and not kept"}
+    with ValkeyServer(config={"maxmemory": "100mb"}) as server:
+        for policy, text in texts.items():
+            server.execute("CONFIG", "SET", "maxmemory-policy", policy)
+            found = await findings(with_options(server.url, **RULE))
+            assert found.features["maxmemory-policy"] == policy
+            assert [text in warning for warning in found.warnings] == ([True] if text else [])
+            assert not (await findings(server.url)).warnings
+        server.execute("CONFIG", "SET", "maxmemory", "1")
+        full = await findings(with_options(server.url, **RULE))
+        assert (full.ok, full.features["history"]) == (True, "not kept")
+        assert any("no memory for the history" in warning for warning in full.warnings)
 
 
 async def test_a_server_that_is_almost_full() -> None:

@@ -32,7 +32,7 @@ users validate version view wait waiting warn warned watch worker workers write 
 """.split()
 
 NAMES = [name for word in WORDS for name in (word, f"_{word}")]
-"""None of these is a documented name of the library; `test_own_names` checks that, too."""
+"""None of these is a documented name of the library, except `Broadcaster.position`."""
 
 
 def methods() -> dict[str, Any]:
