@@ -201,7 +201,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Built from a copy, because setuptools leaves temporary files next to pyproject.toml, and
     # without isolation, because that needs no network.
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    ignored = shutil.ignore_patterns(
+        ".*", "__pycache__", "build", "dist", "node_modules", "*.egg-info"
+    )
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = subprocess.run(

@@ -1,7 +1,7 @@
 /** Frames with an `id`, and their answers. At most `limits.requests` of them are unanswered. */
 
 import { RequestError, errorInfo, failure } from "./errors.js";
-import { byteLength } from "./frames.js";
+import { byteLength, isAtLeast } from "./frames.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ErrorInfo} ErrorInfo */
@@ -90,8 +90,8 @@ export function createCalls(env) {
      */
     begin(present, limits) {
       connection = present;
-      most = limits?.requests >= 1 ? limits.requests : DEFAULT_REQUESTS;
-      mostBytes = limits?.message_bytes >= 1 ? limits.message_bytes : Infinity;
+      most = isAtLeast(limits?.requests, 1) ? limits.requests : DEFAULT_REQUESTS;
+      mostBytes = isAtLeast(limits?.message_bytes, 1) ? limits.message_bytes : Infinity;
     },
 
     /** The server is ready: requests can be sent. */

@@ -1,6 +1,6 @@
 /** All subscriptions of a socket: made in one frame, made again after every reconnect. */
 
-import { areNames, isObject } from "./frames.js";
+import { areNames, isAtLeast, isObject, textOf } from "./frames.js";
 import { createSubscription } from "./subscription.js";
 
 /** @typedef {import("./frames.js").Frame} Frame */
@@ -101,7 +101,7 @@ export function createChannels(env, { control, fits }) {
      */
     begin(limits) {
       isOpen = true;
-      mostEntries = limits?.subscriptions >= 1 ? limits.subscriptions : Infinity;
+      mostEntries = isAtLeast(limits?.subscriptions, 1) ? limits.subscriptions : Infinity;
       flush();
     },
 
@@ -132,7 +132,7 @@ export function createChannels(env, { control, fits }) {
       if (!areNames(gap)) return [];
       return gap.filter((name) => {
         const subscription = subscriptions.get(name);
-        subscription?.gap(`${reason}`);
+        subscription?.gap(textOf(reason));
         return !subscription;
       });
     },

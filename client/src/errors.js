@@ -1,6 +1,6 @@
 /** The error of requests, and the errors that the client makes itself. */
 
-import { isObject } from "./frames.js";
+import { isAtLeast, isObject, textOf } from "./frames.js";
 
 /** @typedef {import("../types/client.js").ErrorInfo} ErrorInfo */
 
@@ -32,7 +32,7 @@ export const failure = (code, message, temporary = false) => ({ code, message, t
 export function errorInfo(received) {
   const { code, message, temporary, after } = isObject(received) ? received : {};
   /** @type {ErrorInfo} */
-  const info = failure(`${code ?? "internal"}`, `${message ?? ""}`, temporary === true);
-  if (after >= 0) info.after = Number(after);
+  const info = failure(textOf(code) || "internal", textOf(message), temporary === true);
+  if (isAtLeast(after, 0)) info.after = after;
   return info;
 }

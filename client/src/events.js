@@ -2,7 +2,7 @@
 
 import { delayMs } from "./backoff.js";
 import { createEmitter } from "./emitter.js";
-import { areNames, decode } from "./frames.js";
+import { areNames, decode, textOf } from "./frames.js";
 
 const CLOSED = 2;
 
@@ -34,7 +34,7 @@ export function events(url, { EventSource = globalThis.EventSource, since, withC
     if (!frame) return;
     const { channel, data, gap, reason } = frame;
     if ("data" in frame) emit("message", data, { channel, position: frame.position ?? position });
-    else if (areNames(gap)) emit("gap", { channels: gap, reason: `${reason}` });
+    else if (areNames(gap)) emit("gap", { channels: gap, reason: textOf(reason) });
   };
 
   const open = () => {

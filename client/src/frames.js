@@ -14,6 +14,16 @@ export const isObject = (value) =>
 
 /**
  * @param {unknown} value
+ * @param {number} least
+ * @returns {value is number}
+ */
+export const isAtLeast = (value, least) => typeof value === "number" && value >= least;
+
+/** @param {unknown} value */
+export const textOf = (value) => (typeof value === "string" ? value : "");
+
+/**
+ * @param {unknown} value
  * @returns {value is string[]}
  */
 export const areNames = (value) =>

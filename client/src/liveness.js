@@ -1,5 +1,6 @@
 /** Finds out that a connection is dead although nothing has closed it. */
 
+import { isAtLeast } from "./frames.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {ReturnType<typeof watchLiveness>} Liveness */
@@ -11,12 +12,12 @@ const DEFAULT_PING_SECONDS = 25;
 
 /**
  * @param {import("./environment.js").Environment} env
- * @param {any} pingSeconds  the interval of the server's pings
+ * @param {unknown} pingSeconds  the interval of the server's pings
  * @param {() => void} ping  sends a ping
  * @param {() => void} dead  called once, if no frame has come after a ping
  */
 export function watchLiveness(env, pingSeconds, ping, dead) {
-  const mostMs = 1000 * (pingSeconds > 0 ? pingSeconds : DEFAULT_PING_SECONDS) + MARGIN_MS;
+  const mostMs = 1000 * (isAtLeast(pingSeconds, 0.1) ? pingSeconds : DEFAULT_PING_SECONDS) + MARGIN_MS;
   let heardAt = env.now();
   let armedAt = heardAt;
   /** @type {() => void} */

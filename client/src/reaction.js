@@ -1,23 +1,26 @@
 /** What to do when a connection has ended: `bye`, else the table of close codes. */
 
-import { AFTER_HELLO, OTHERS, REACTIONS } from "./close_codes.js";
+import { FINAL, OTHERS, RECONNECTIONS } from "./close_codes.js";
+import { isAtLeast } from "./frames.js";
 
 /** @typedef {import("./connection.js").End} End */
 
-/** @typedef {import("./close_codes.js").Reaction} Reaction  null: do not connect again */
+/** @typedef {import("./close_codes.js").Bounds | null} Reaction  null: do not connect again */
 
 const LONGEST_SECONDS = 3600;
+const APPLICATION = 3000;
 /** daphne adds this to the codes 1001 to 1015. */
 const DAPHNE = 2000;
-const LOST_CODES = [1005, 1006];
-const REFUSED_CODES = [4401, 4403];
+const UNAUTHORIZED = 4401;
+const REFUSED = [UNAUTHORIZED, 4403];
+const LOST = [1005, 1006];
 
 /**
  * @param {End} end
- * @returns {number} without what daphne adds
+ * @returns {number} the close code, without what daphne adds
  */
 export const codeOf = ({ code, bye }) =>
-  typeof bye?.code === "number" ? bye.code : code > 3000 && code < 3016 ? code - DAPHNE : code;
+  isAtLeast(bye?.code, 0) ? bye?.code : code > APPLICATION && code < 3016 ? code - DAPHNE : code;
 
 /**
  * @param {End} end
@@ -25,23 +28,27 @@ export const codeOf = ({ code, bye }) =>
  */
 export function reaction(end) {
   const code = codeOf(end);
-  const known = (end.hello && AFTER_HELLO[code]) || REACTIONS[code];
-  const usual = known === undefined ? (code < 3000 ? OTHERS : null) : known;
-  if (typeof end.bye?.again !== "boolean") return usual;
-  if (!end.bye.again) return null;
-  return bounds(end.bye.after) ?? usual ?? OTHERS;
+  const { again, after } = end.bye ?? {};
+  const usual = RECONNECTIONS[code] ?? OTHERS;
+  if (again === true) return areBounds(after) ? after : usual;
+  const isFinal =
+    again === false ||
+    FINAL.includes(code) ||
+    // Refused at once: there is no login. Later it means that there may be a new one.
+    (code === UNAUTHORIZED && !end.hello) ||
+    (code >= APPLICATION && !RECONNECTIONS[code]);
+  return isFinal ? null : usual;
 }
 
 /**
- * @param {unknown} after
- * @returns {Reaction}
+ * @param {any} value
+ * @returns {value is [number, number]}
  */
-function bounds(after) {
-  if (!Array.isArray(after)) return null;
-  const [lowest, highest] = after;
-  const isValid = lowest >= 0 && highest >= lowest && highest <= LONGEST_SECONDS;
-  return isValid ? [lowest, highest] : null;
-}
+const areBounds = (value) =>
+  Array.isArray(value) &&
+  isAtLeast(value[0], 0) &&
+  isAtLeast(value[1], value[0]) &&
+  value[1] <= LONGEST_SECONDS;
 
 /**
  * @param {End} end
@@ -49,8 +56,7 @@ function bounds(after) {
  */
 export function reasonOf(end) {
   const code = codeOf(end);
-  if (!end.hello && REFUSED_CODES.includes(code)) return "refused";
-  if (end.bye || !LOST_CODES.includes(code)) return "server";
+  if (!end.hello && REFUSED.includes(code)) return "refused";
+  if (end.bye || !LOST.includes(code)) return "server";
   return end.hello ? "lost" : "unreachable";
 }
-

@@ -6,7 +6,7 @@ import { createChannels } from "./channels.js";
 import { createConnection } from "./connection.js";
 import { createEmitter } from "./emitter.js";
 import { errorInfo, failure } from "./errors.js";
-import { isObject } from "./frames.js";
+import { isObject, textOf } from "./frames.js";
 import { watchPage } from "./lifecycle.js";
 import { codeOf, reaction, reasonOf } from "./reaction.js";
 import { deadline } from "./timers.js";
@@ -136,7 +136,7 @@ export function createSocket(url, { token }, env) {
     else if (calls.answer(frame)) return;
     else if ("gap" in frame) {
       const names = channels.gap(frame);
-      if (names.length) emit("gap", { channels: names, reason: `${frame.reason}` });
+      if (names.length) emit("gap", { channels: names, reason: textOf(frame.reason) });
     } else if (isObject(frame.presence)) channels.presence(frame.presence);
     else if ("unsubscribed" in frame) channels.unsubscribed(frame);
     else if ("error" in frame) emit("error", errorInfo(frame.error));
@@ -153,7 +153,7 @@ export function createSocket(url, { token }, env) {
       connection = createConnection(env, to, key, {
         hello(hello) {
           isRetried = false;
-          session = hello.session;
+          session = textOf(hello.session);
           calls.begin(/** @type {import("./connection.js").Connection} */ (connection), hello.limits);
           channels.begin(hello.limits);
         },

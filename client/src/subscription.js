@@ -4,6 +4,7 @@ import { delayMs } from "./backoff.js";
 import { createToken } from "./channel_token.js";
 import { createEmitter } from "./emitter.js";
 import { errorInfo, failure } from "./errors.js";
+import { isAtLeast, textOf } from "./frames.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ChannelState} ChannelState */
@@ -20,6 +21,7 @@ import { deadline } from "./timers.js";
  */
 
 const RENEW_AFTER = 0.8;
+const MIN_SECONDS = 1;
 const EVENTS = ["message", "gap", "presence", "error", "state"];
 
 /**
@@ -50,11 +52,10 @@ export function createSubscription(env, name, options, { control, schedule, leav
 
   /**
    * @param {string} event
-   * @param {any} value
-   * @param {any} [more]
+   * @param {...any} values
    */
-  const emit = (event, value, more) => {
-    for (const use of [...uses]) if (uses.has(use)) use.emit(event, value, more);
+  const emit = (event, ...values) => {
+    for (const use of [...uses]) if (uses.has(use)) use.emit(event, ...values);
   };
 
   /** @param {string} reason */
@@ -103,7 +104,7 @@ export function createSubscription(env, name, options, { control, schedule, leav
 
   /** @param {any} seconds  until the token expires */
   const renewLater = (seconds) => {
-    if (!(seconds > 0)) return;
+    if (!isAtLeast(seconds, MIN_SECONDS)) return;
     const expiresAt = env.now() + 1000 * seconds;
     token.expires(expiresAt);
     if (!token.isRenewable()) return;
@@ -226,7 +227,7 @@ export function createSubscription(env, name, options, { control, schedule, leav
         isSent = false;
         stop();
         again();
-      } else fail(failure(`${code}`, "the server has ended the subscription", isTemporary));
+      } else fail(failure(textOf(code), "the server has ended the subscription", isTemporary));
     },
 
     /** The connection has ended. */
