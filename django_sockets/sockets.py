@@ -235,7 +235,10 @@ class BaseSocketServer:
 
         All sockets of the process share `data`: do not change it.
         """
-        await self.async_send(data)
+        if self._connection.session is None:
+            await self.async_send(data)
+        else:
+            await self._connection.send_broadcast(channel, data)
 
     # Sending to the client
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.eager import Late, until_late
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
-from .protocol_client import accept_and_close, speak_protocol
+from .protocol_client import speak_protocol
+from .refusals import accept_and_close
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def admit(connection: Connection) -> bool:
         if status is not None or closing:
             status = status or FORBIDDEN
             if connection.session is not None and origin_passed and 400 <= status < 500:
-                await accept_and_close(send, connection.subprotocol, status)
+                await accept_and_close(None, send, connection.subprotocol, 4000 + status)
             else:
                 await deny(socket.scope, send, status)
         else:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Set
+from collections.abc import Coroutine, Iterable, Set
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.client_payload import CLIENT_PROTOCOL
-from ..protocol.frames import bye_frame
 from ..protocol.negotiation import chosen
 from ..protocol.requests import InvalidMessage
 from ..protocol.session import Session
 from ..protocol.tokens import ChannelToken, Identity
 from ..typed import invalid_text
-from .close_codes import BAD_DATA, reconnection
+from .close_codes import BAD_DATA
 from .frame_handler import may_send, note_undecoded, too_often
 from .protocol_delivery import Arrival, ProtocolDelivery
 from .tasks import spawn
@@ -20,10 +19,7 @@ from .tasks import spawn
 if TYPE_CHECKING:
     from .connection import Connection
 
-__all__ = ["ProtocolClient", "accept_and_close", "bye_payload", "speak_protocol"]
-
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+__all__ = ["ProtocolClient", "speak_protocol"]
 
 
 def speak_protocol(connection: Connection, offered: Iterable[str]) -> None:
@@ -47,32 +43,6 @@ def speak_protocol(connection: Connection, offered: Iterable[str]) -> None:
     connection.asgi_receive = session.receive
     hello = session.hello()
     outbox.put(outbox.message(hello, is_text=True, compress=False), len(hello))
-
-
-def bye_payload(code: int, *, refused: bool = False) -> bytes:
-    """The last frame before a close with this code.
-
-    Args:
-        refused: the handshake is refused, so that a new one would be refused, too.
-    """
-    again, after_seconds = (False, (0, 0)) if refused else reconnection(code)
-    return bye_frame(code, again, after_seconds)
-
-
-async def accept_and_close(send: Send, subprotocol: str | None, status: int) -> None:
-    """Refuse a handshake so that a browser learns the reason: accept it, and close it at once.
-
-    Use it only after the Origin was checked. Otherwise a page of another site could find out
-    whether its visitor is logged in.
-
-    Args:
-        status: the HTTP status of the refusal, 400 to 499. The close code is 4000 more.
-    """
-    code = 4000 + status
-    await send({"type": "websocket.accept", "subprotocol": subprotocol})
-    bye = bye_payload(code, refused=True).decode()
-    await send({"type": "websocket.send", "text": bye})
-    await send({"type": "websocket.close", "code": code})
 
 
 class ProtocolClient:

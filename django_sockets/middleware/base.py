@@ -13,11 +13,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import load_config
 from ..connection.asgi import Receive, Send
+from ..connection.close_codes import UNAUTHORIZED
 from ..connection.handshake import deny, report_error
+from ..connection.refusals import accept_and_close
 from ..errors import ThreadError
 from ..log import LogThrottle, shown, whereabouts
 from ..runtime.hooks import call_hook, call_in_thread
 from ..url import BrokerOptions
+from .refusals import readable_refusal
 from .signals import connect_signals
 from .tags import TAGS
 from .watch import Watched, watching
@@ -64,12 +67,20 @@ class Refused(Exception):
     Attributes:
         status: the HTTP status.
         headers: the headers of the response.
+        is_login_missing: the client has no login. Clients of the protocol `django-sockets.v1` are
+            told with 4401, whatever the status is.
     """
 
     def __init__(
-        self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        status: int,
+        reason: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        is_login_missing: bool = False,
     ) -> None:
         self.status = status
+        self.is_login_missing = is_login_missing
         self.headers = list(headers)
         super().__init__(reason)
 
@@ -153,11 +164,20 @@ class AuthMiddleware:
                 scope.update(identity.scope)
                 scope[TAGS] = {**(scope.get(TAGS) or {}), **identity.tags}
             if self.require_user and not _is_user(scope.get("user")):
-                raise Refused(self.anonymous_status, "not logged in", self.anonymous_headers)
+                raise Refused(
+                    self.anonymous_status,
+                    "not logged in",
+                    self.anonymous_headers,
+                    is_login_missing=True,
+                )
         except Refused as exc:
             path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
             key = f"{type(self).__name__} {whereabouts(exc)}"
             _throttle.log(logging.INFO, key, text, path, exc)
+            subprotocol = readable_refusal(self.app, scope, exc.status)
+            if subprotocol is not None:
+                code = UNAUTHORIZED if exc.is_login_missing else 4000 + exc.status
+                return await accept_and_close(receive, send, subprotocol, code)
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
             report_error(scope, exc)

@@ -10,6 +10,7 @@ from ..connection.origin import check_allowed_hosts, check_origins, origin_probl
 from ..log import LogThrottle, shown
 from ..url import BrokerOptions
 from .base import AsgiApplication, Receive, Scope, Send, refuse
+from .refusals import ORIGIN_PASSED
 
 __all__ = ["OriginMiddleware"]
 
@@ -52,4 +53,5 @@ class OriginMiddleware:
                 text = "refused a websocket to %s: %s"
                 _throttle.log(logging.WARNING, "origin", text, path, problem)
                 return await refuse(scope, receive, send, 403)
+            scope = {**scope, ORIGIN_PASSED: True}
         return await self.app(scope, receive, send)
