@@ -106,6 +106,8 @@ class MemoryBroker(MemoryQueueCalls):
         self._delivering: Coroutine[Any, Any, None] | None = None
         self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._channels: set[str] = set()
+        # Channels that only calls of `subscribe_with_history` that still wait have requested.
+        self._pending: dict[str, object] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
 
@@ -284,6 +286,7 @@ class MemoryBroker(MemoryQueueCalls):
             for channel in channels:
                 self._bus.subscribers.setdefault(channel, set()).add(self)
                 self._channels.add(channel)
+                self._pending.pop(channel, None)
 
     async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
         """See `SupportsHistory`."""
@@ -291,6 +294,8 @@ class MemoryBroker(MemoryQueueCalls):
         await self.subscribe(list(starts))
         loop = asyncio.get_running_loop()
         given = []
+        call = object()
+        self._pending.update(dict.fromkeys(new, call))
         try:
             for channel, start in starts.items():
                 reply = self._request(channel, start)
@@ -301,8 +306,11 @@ class MemoryBroker(MemoryQueueCalls):
             if self._closed:
                 raise BrokerClosed(self.url)
         except BaseException:
-            await self.unsubscribe(new)
+            await self.unsubscribe([name for name in new if self._pending.get(name) is call])
             raise
+        for name in new:
+            if self._pending.get(name) is call:
+                del self._pending[name]
 
     def request_history(self, channel: str, start: Start) -> None:
         """See `SupportsHistory`."""
@@ -345,6 +353,7 @@ class MemoryBroker(MemoryQueueCalls):
         with self._bus.lock:
             for channel in channels:
                 self._channels.discard(channel)
+                self._pending.pop(channel, None)
                 members = self._bus.subscribers.get(channel)
                 if members is not None:
                     members.discard(self)

@@ -114,6 +114,22 @@ BOUNDS = (
         at_least=5,
     ),
     Bound(
+        "kept messages, published at once: to messages that are not kept",
+        ratio(
+            ("history", OURS, "kept_publishes_per_second"),
+            ("history", OURS, "plain_publishes_per_second"),
+        ),
+        at_least=0.25,
+    ),
+    Bound(
+        "reading a kept message, CPU: to one that is not kept",
+        ratio(
+            ("history", OURS, "kept_cpu_us_per_message"),
+            ("history", OURS, "plain_cpu_us_per_message"),
+        ),
+        at_most=1.15,
+    ),
+    Bound(
         "broadcasts of 1,000 tasks: connections",
         plain(("publishing", OURS, "broker_connections_opened")),
         at_most=4,

@@ -10,6 +10,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from django_sockets.backends.client.commands import server_name
 from django_sockets.delivery.envelope import Publisher, unpack
+from django_sockets.history import Position, position_field, tag_of, with_field
 from django_sockets.integration.channel_layer.names import GroupIds
 
 Message = Callable[[str, str], tuple[bytes, bytes]]
@@ -42,6 +43,22 @@ def ours(origin: bytes | None = None) -> Message:
     def message(room: str, text: str) -> tuple[bytes, bytes]:
         (header,) = publisher.headers([room], is_text=True, origin=origin)
         return server_name(b"django_sockets", room), header + text.encode()
+
+    return message
+
+
+def ours_kept(newest: Position) -> Message:
+    """`ours` for messages that the server would have kept behind a position."""
+    publisher = Publisher()
+    offset, tag = newest.offset, newest.tag
+
+    def message(room: str, text: str) -> tuple[bytes, bytes]:
+        nonlocal offset, tag
+        (header,) = publisher.headers([room], is_text=True)
+        offset += 1
+        place = position_field(newest.epoch, offset, tag)
+        tag = tag_of(header)
+        return server_name(b"django_sockets", room), with_field(header) + place + text.encode()
 
     return message
 

@@ -294,7 +294,7 @@ async def _history(arguments: argparse.Namespace) -> int:
     if not page.recovered:
         _say("the messages behind this position are not kept any more")
     more = "; more behind it" if page.more else ""
-    _say(f"{len(page.messages)} messages; position {page.position}{more}")
+    print(f"{len(page.messages)} messages; position {page.position}{more}")
     return OK
 
 

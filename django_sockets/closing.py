@@ -6,22 +6,29 @@ Middleware adds tags to `scope["django_sockets.tags"]`. An application adds tags
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from typing import Any
 
+from .broker import check_channel
 from .conf import Config, Source, load_config
 from .connection.close_codes import UNAUTHORIZED
 from .errors import ConfigurationError
 from .hub.control import check_close_code, close_order, controls, on_missed_orders, tag_texts
+from .hub.revocations import Revocation, revoke_order
 from .runtime import through_hub
 from .runtime.broadcaster_connection import BroadcasterConnection
+from .runtime.channel_api import Channels, channel_names
 
 __all__ = [
     "UNAUTHORIZED",
     "async_close_sockets",
+    "async_revoke_channels",
     "close_local_sockets",
     "close_sockets",
     "on_missed_orders",
+    "revoke_channels",
 ]
 
 
@@ -74,6 +81,56 @@ def close_local_sockets(*, code: int = UNAUTHORIZED, **tags: Any) -> int:
         ConfigurationError: see `close_sockets`.
     """
     return _close_local(_checked(code, tags), code, None)
+
+
+def revoke_channels(channels: Channels, *, config: Source | None = None, **tags: Any) -> None:
+    """Take the right to channels back from all sockets that have all of the tags, everywhere.
+
+    The subscriptions that clients of the protocol `django-sockets.v1` have made to the channels end
+    with the code "revoked". These clients cannot use an earlier token for the channels again. A new
+    token, or `may_subscribe`, may admit them again. Subscriptions that the application has made for
+    a socket, and sockets without the protocol, are not changed.
+
+    Each process remembers the last 1000 calls while it has tagged sockets. A process that has none
+    at the time of the call accepts the earlier tokens until they expire.
+
+    Args:
+        channels: one channel, or a list, tuple or set of them.
+        config, tags: see `close_sockets`.
+
+    Raises:
+        ChannelError, ConfigurationError: nothing was revoked.
+        PublishError: the order may not have reached the other processes.
+    """
+    revocation = _revocation(channels, tags)
+    loaded = load_config(config)
+    _revoke_local(revocation, None if config is None else loaded)
+    order = revoke_order(revocation)
+    _publisher(loaded).calls.plain(lambda: _publish(loaded, order))
+
+
+async def async_revoke_channels(
+    channels: Channels, *, config: Source | None = None, **tags: Any
+) -> None:
+    """Like `revoke_channels`. A cancelled call may or may not have published the order."""
+    revocation = _revocation(channels, tags)
+    loaded = load_config(config)
+    _revoke_local(revocation, None if config is None else loaded)
+    await _publish(loaded, revoke_order(revocation))
+
+
+def _revocation(channels: Channels, tags: dict[str, Any]) -> Revocation:
+    names = [check_channel(name) for name in channel_names(channels)]
+    if not names:
+        raise ConfigurationError("name at least one channel to revoke")
+    return Revocation(_checked(UNAUTHORIZED, tags), frozenset(names), time.time())
+
+
+def _revoke_local(revocation: Revocation, config: Config | None) -> None:
+    for control in controls():
+        if config is None or control.config.url == config.url:
+            with contextlib.suppress(RuntimeError):  # The loop has ended, and so have its sockets.
+                control.loop.call_soon_threadsafe(control.revoke, revocation)
 
 
 def _checked(code: int, tags: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 `django_sockets.testing` is built on this module. Test tools of other projects can use it, too:
 
 - `observe_publishes` calls a function before each publish of the process.
+- `observe_positions` calls a function after each kept message, with its position.
 - `override_default_config` replaces the default configuration.
 - `override_database_context` replaces the handling of database connections around `def` hooks.
 - `Config.open_broker` is the function that makes the broker of a hub. A `BrokerFactory` can put a
@@ -26,8 +27,10 @@ from .url import BrokerURL
 __all__ = [
     "BrokerFactory",
     "DatabaseContext",
+    "PositionObserver",
     "PublishObserver",
     "channels_after_observers",
+    "observe_positions",
     "observe_publishes",
     "override_database_context",
     "override_default_config",
@@ -58,7 +61,15 @@ class PublishObserver(Protocol):
         """
 
 
+class PositionObserver(Protocol):
+    """Called when a published message was kept, before the publish returns."""
+
+    def __call__(self, channel: str, payload: bytes, position: str, /) -> None:
+        """Take note of the place behind the message in the history of its channel."""
+
+
 publish_observers: list[PublishObserver] = []
+position_observers: list[PositionObserver] = []
 default_configs: list[Any] = []
 database_contexts: list[DatabaseContext] = []
 
@@ -66,6 +77,14 @@ database_contexts: list[DatabaseContext] = []
 def observe_publishes(observer: PublishObserver) -> AbstractContextManager[None]:
     """Call `observer` before each publish of this process, within a `with` block."""
     return _added(publish_observers, observer)
+
+
+def observe_positions(observer: PositionObserver) -> AbstractContextManager[None]:
+    """Call `observer` with the position of each kept message, within a `with` block.
+
+    Publishing takes a round trip more meanwhile, because the hub reads the position.
+    """
+    return _added(position_observers, observer)
 
 
 def override_default_config(config: Any) -> AbstractContextManager[None]:

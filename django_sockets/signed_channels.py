@@ -176,8 +176,7 @@ def position(
         A dict of channel -> position.
 
     Raises:
-        ChannelError: the name of a channel is not valid.
-        ConfigurationError: a channel has no history rule.
+        ChannelError: the name of a channel is not valid, or the channel has no history rule.
         CallError: this thread runs an event loop: await `async_position`.
     """
     if running_loop() is not None:

@@ -40,6 +40,10 @@ class BaseSocketServer:
     loop, they are scheduled in order, and a failure is logged. The methods that begin with `async_`
     are the same calls for coroutines.
 
+    A client that offers the subprotocol `django-sockets.v1` gets the same messages in frames that
+    also carry replies, gaps and positions; see docs/client-protocol.md. A class with a `ws_encoder`
+    or `ws_decoder` does not speak this protocol.
+
     A subclass may use any other names for its methods and attributes: this class uses only the
     public names below and `_connection`.
 
@@ -96,7 +100,8 @@ class BaseSocketServer:
     handshake_timeout_seconds: float | None = 10.0
     """Time limit of `authorize` and the accept; afterwards the handshake is refused with 503."""
     idle_timeout_seconds: float | None = None
-    """If the client sends no frame for this time, the socket is closed with 4408."""
+    """If the client sends no frame for this time, the socket is closed with 4408. Clients of the
+    protocol `django-sockets.v1` answer pings, so only those that are gone are closed."""
 
     frames: str = "auto"
     """Whether broadcasts go to a server with prepared frames (docs/server-extension.md) as frames.
@@ -182,6 +187,8 @@ class BaseSocketServer:
         """Decide whether the handshake is accepted.
 
         Raise `Reject(status)` or return False to refuse it. Any other exception refuses it, too.
+        For a client of the protocol `django-sockets.v1`, a handshake refused with 400 to 499 is
+        accepted and closed with 4000 plus the status, because a browser cannot see the status.
         """
 
     def connect(self) -> Any:
@@ -192,7 +199,11 @@ class BaseSocketServer:
         """
 
     def receive(self, data: Any, /) -> Any:
-        """The client sent `data`."""
+        """The client sent `data`.
+
+        The result, and that of a method with `@on`, is the reply to a request of the protocol
+        `django-sockets.v1`. For other messages it is ignored. Raise `RequestError` to refuse.
+        """
         self._connection.warn_once("receive", "%s received a frame, but has no receive method")
 
     if TYPE_CHECKING:
@@ -207,7 +218,8 @@ class BaseSocketServer:
         """A handler raised `exc`, which was logged. The default closes the socket with 1011.
 
         For `NotAllowed` it closes with 1008, because the client made the mistake and should not
-        reconnect at once. Override the method to keep the socket open.
+        reconnect at once. Override the method to keep the socket open. After a request of the
+        protocol `django-sockets.v1` the default does nothing: the request gets an error as reply.
         """
         return self._connection.default_error(exc)
 
@@ -223,15 +235,23 @@ class BaseSocketServer:
     def gap(self, channels: Sequence[str], reason: str, /) -> Any:
         """Broadcasts on these channels may be missing at this point: send the state again.
 
-        Broadcasts that arrive while `gap` runs are handled after it.
+        Broadcasts that arrive while `gap` runs are handled after it. Clients of the protocol
+        `django-sockets.v1` are told of a gap before this method is called.
         """
 
     def may_subscribe(self, channel: str, /) -> Any:
-        """Whether the client may subscribe to a channel. The default refuses every request."""
+        """Whether the client may subscribe to a channel. The default refuses every request.
+
+        It is called by `subscribe_for_client`, and for the channels that a client of the protocol
+        `django-sockets.v1` names. Signed channels are admitted without it.
+        """
         return False
 
     async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None:
         """A broadcast arrived. The default sends it to the client.
+
+        An override may have one parameter more, `*, position=None`. It gets the place behind the
+        broadcast in the history of its channel, for a later `since`; None if it was not kept.
 
         All sockets of the process share `data`: do not change it.
         """
@@ -247,7 +267,8 @@ class BaseSocketServer:
 
         Args:
             data: anything with a JSON form, or bytes for a binary frame.
-            raw: send `data`, a `str` or `bytes`, unchanged.
+            raw: send `data`, a `str` or `bytes`, unchanged. For a client of the protocol
+                `django-sockets.v1`, a `str` that is not JSON is encoded as JSON.
             compress: False: the frame is not compressed; see the option `compress`.
 
         Raises:

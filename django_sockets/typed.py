@@ -43,8 +43,8 @@ def on(*types: str) -> Callable[[Method], Method]:
     A frame has the form `{"type": "chat.message", ...}`. The parameter of the method receives the
     whole frame, validated against the annotation: a msgspec Struct, a dataclass, a TypedDict, or
     another type that msgspec decodes. Without an annotation it is a dict. The method may have no
-    parameter. A method that overrides it in a subclass takes the same frames, unless it has its own
-    `@on`.
+    parameter. Its result is the reply to a request of the protocol `django-sockets.v1`. A method
+    that overrides it in a subclass takes the same frames, unless it has its own `@on`.
     """
     if not types or not all(isinstance(one, str) for one in types):
         raise ConfigurationError('@on needs the type of the messages, as in @on("chat.message")')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from django_sockets.testing.servers import CacheServer, RedisServer, ServerUnava
 pytest.register_assert_rewrite("django_sockets.testing.contract")
 
 ROOT = Path(__file__).resolve().parent.parent
+# A shell starts background jobs with SIGINT ignored, and their children inherit that. The tests of
+# Ctrl-C would then wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REQUIRED = "CI" in os.environ or "DJANGO_SOCKETS_REQUIRE_SERVERS" in os.environ
 
 

@@ -127,7 +127,6 @@ class ServerBroker(QueueCalls):
 
     async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
         """See `SupportsHistory`."""
-        new = [channel for channel in starts if not self._subscriptions.has(channel)]
         reads = [self._open_read(channel, start) for channel, start in starts.items()]
         loop = asyncio.get_running_loop()
         given = [loop.create_future() for _ in reads]
@@ -135,13 +134,7 @@ class ServerBroker(QueueCalls):
             read.given = future
         try:
             self._subscriptions.read(starts)
-            await self._subscriptions.subscribe(list(starts))
-            try:
-                await asyncio.wait(given)
-                self._subscriptions.check_open()
-            except BaseException:
-                await self.unsubscribe(new)
-                raise
+            await self._subscriptions.subscribe(list(starts), given)
         except BaseException:
             if self._reads is not None:
                 self._reads.withdraw(reads)

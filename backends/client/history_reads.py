@@ -64,6 +64,7 @@ class HistoryReads(OfOneLoop):
         rule_for: returns the rule of a channel, or None.
         sink: receives the replies.
         wanted: server-side name -> its open read.
+        answered: server-side name -> a read whose reply is on its way to the sink.
     """
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
@@ -71,15 +72,14 @@ class HistoryReads(OfOneLoop):
         self.rule_for = url.history.rule_for
         self.sink = cast("HistorySink", sink)
         self.wanted: dict[bytes, HistoryRead] = {}
+        self.answered: dict[bytes, HistoryRead] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
     def request(self, channel: str, name: bytes, start: Start, rule: HistoryRule) -> HistoryRead:
         """Open a read; it takes the place of an open one of the same channel."""
-        replaced = self.wanted.pop(name, None)
-        if replaced is not None:
-            replaced.finish()
+        self.unsubscribed([name])
         command = read_command(name, start, rule, rule.messages)
         read = HistoryRead(channel, name, command, self._loop.time() + READ_SECONDS)
         self.wanted[name] = read
@@ -90,13 +90,44 @@ class HistoryReads(OfOneLoop):
     def withdraw(self, reads: Iterable[HistoryRead]) -> None:
         """Drop reads, as far as they are still open."""
         for read in reads:
-            if self.wanted.get(read.name) is read:
-                del self.wanted[read.name]
+            for table in (self.wanted, self.answered):
+                if table.get(read.name) is read:
+                    del table[read.name]
             read.finish()
 
     def unsubscribed(self, names: Iterable[bytes]) -> None:
         """Drop the reads of these names, because nobody subscribes to them any more."""
-        self.withdraw([self.wanted[name] for name in names if name in self.wanted])
+        for name in names:
+            for table in (self.wanted, self.answered):
+                if name in table:
+                    table.pop(name).finish()
+
+    def answer(self, read: HistoryRead) -> None:
+        """The server has answered an open read; `delivered` or `undelivered` follows."""
+        del self.wanted[read.name]
+        self.answered[read.name] = read
+
+    def delivered(self, read: HistoryRead) -> None:
+        """The sink takes the reply of a read."""
+        if self.answered.get(read.name) is read:
+            del self.answered[read.name]
+
+    def undelivered(self, reads: Iterable[HistoryRead]) -> None:
+        """These replies were lost on their way to the sink: the reads are open again."""
+        for read in reads:
+            if self.answered.get(read.name) is read:
+                del self.answered[read.name]
+                read.link = None
+                self.wanted[read.name] = read
+            else:
+                read.finish()
+        in_order = sorted(self.wanted.values(), key=lambda read: read.deadline)
+        self.wanted = {read.name: read for read in in_order}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if in_order:
+            self._timer = self._loop.call_at(in_order[0].deadline, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -137,7 +168,7 @@ class HistoryReads(OfOneLoop):
         """Drop all reads."""
         if self._timer is not None:
             self._timer.cancel()
-        self.withdraw(list(self.wanted.values()))
+        self.withdraw([*self.wanted.values(), *self.answered.values()])
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

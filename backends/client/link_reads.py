@@ -139,7 +139,7 @@ class LinkReads(OfOneLoop):
             )
             if found is None:
                 return None
-            del self._reads.wanted[read.name]
+            self._reads.answer(read)
             self._given.append(read)
             if found.problem:
                 self._reads.log_problem(read.channel, found.problem)
@@ -193,14 +193,19 @@ class LinkReads(OfOneLoop):
     async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
         channels = self._subscriptions.routed_channels()  # As they are when the delivery begins.
         batch = [item for item in batch if item[0] in channels]
-        if batch:
-            await self._reads.sink.deliver_with_history(batch)
-        self._finish_given()
-
-    def _finish_given(self) -> None:
         given, self._given = self._given, []
         for read in given:
-            read.finish()
+            if read.channel in channels:
+                self._reads.delivered(read)
+        # Another connection may have taken over the others. Otherwise they are unsubscribed.
+        self._reads.undelivered([read for read in given if read.channel not in channels])
+        try:
+            if batch:
+                await self._reads.sink.deliver_with_history(batch)
+        finally:
+            for read in given:
+                if read.channel in channels:
+                    read.finish()
 
     def renamed(self, history_id: bytes) -> None:
         """The server has a new history id and the same history as before."""
@@ -215,7 +220,8 @@ class LinkReads(OfOneLoop):
         for read in self._reads.wanted.values():
             if read.link is self:
                 read.link = None
-        self._finish_given()
+        given, self._given = self._given, []
+        self._reads.undelivered(given)
         self._queue.clear()
         self._in_flight = 0
         self._loaded = False

@@ -113,14 +113,27 @@ class Subscriptions(OfOneLoop):
 
     # Calls
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """See `Broker.subscribe`."""
+    async def subscribe(
+        self, channels: Sequence[str], behind: Sequence[asyncio.Future[None]] = ()
+    ) -> None:
+        """See `Broker.subscribe`.
+
+        Args:
+            behind: also to be awaited before the call has succeeded.
+        """
         self.check_open()
         call = self._begin(channels)
         if call is None:
+            if behind:
+                await asyncio.wait(behind)
+                self.check_open()
             return
         try:
             await call.future
+            if behind:
+                self._due.pop(call, None)
+                await asyncio.wait(behind)
+                self.check_open()
         except BaseException:
             self.unsubscribe(withdraw(self._channels, channels, call))
             raise

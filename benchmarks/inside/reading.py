@@ -53,8 +53,8 @@ def publish(url: str, commands: bytes, count: int) -> None:
             count -= connection.recv(1 << 16).count(b"\n")
 
 
-def commands(message: wire.Message, count: int) -> bytes:
-    return b"".join(wire.command(b"PUBLISH", *message("room", TEXT)) for _ in range(count))
+def commands(message: wire.Message, count: int, room: str = "room") -> bytes:
+    return b"".join(wire.command(b"PUBLISH", *message(room, TEXT)) for _ in range(count))
 
 
 async def ours_us(url: str, messages: int = MESSAGES) -> float:

@@ -222,6 +222,11 @@ SCENARIOS = {
         Program("plain_publishing"),
         (OURS, REDIS_PY),
     ),
+    "history": Scenario(
+        "In one process: a channel with a rule for the history, and one without",
+        Program("history"),
+        (OURS,),
+    ),
     **{name: Scenario(*scenario) for name, scenario in LAYERS.items()},
     "import": Scenario(
         "Import time; ours beyond that of redis-py", Program("imports"), (OURS, REDIS_PY)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap
@@ -267,7 +268,10 @@ class ClientDelivery:
             elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
-                await tidied(socket.async_handle_received_broadcast(event.channel, event.data()))
+                hook: Any = socket.async_handle_received_broadcast
+                if connection.definition.hook_takes_position:
+                    hook = partial(hook, position=event.position)
+                await tidied(hook(event.channel, event.data()))
         except Exception as exc:
             await connection.failed(exc)
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from ..conf import load_config
 from ..delivery.client_payload import channel_payload, own_payload
 from ..errors import CallError, EncodeError
 from ..history import Recovery
-from ..hub.control import Control, control_of
+from ..hub.control import Control, control_of, tag_texts
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..protocol.session import Session
@@ -374,6 +374,18 @@ class Connection(HookCalls):
     def on_close_order(self, code: int) -> None:
         """Called by the control when sockets with a tag of this one are closed."""
         spawn(self.close(code))
+
+    def on_revoke_order(self, channels: Collection[str]) -> None:
+        """Called by the control when the right to channels is taken back from a tag of this one."""
+        if self.session is not None:
+            self.session.subscriptions.revoke(channels)
+
+    def is_revoked(self, channel: str, issued_at: float) -> bool:
+        """Whether the right to a channel that was given at a time was taken back."""
+        control = self._control
+        if control is None:
+            return False
+        return control.revocations.cover(tag_texts(self.tags), channel, issued_at)
 
     # Channels
 

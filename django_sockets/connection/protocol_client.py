@@ -85,7 +85,7 @@ class ProtocolClient:
         return self._connection.socket.idle_timeout_seconds
 
     def is_revoked(self, token: ChannelToken) -> bool:
-        return False
+        return self._connection.is_revoked(token.channel, token.issued_at)
 
     # Channels
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ..conf import Source, check_hosts
-from ..runtime.hooks import keep_functions
+from ..runtime.hooks import keep_functions, takes_position
 from ..typed import Dispatch, taken_types
 from .limits import check_limits, check_subprotocol
 from .origin import check_allowed_hosts, check_origins
@@ -71,6 +71,7 @@ class SocketClass:
     Attributes:
         dispatch: selects the method for each frame.
         own_broadcast_hook: it overrides `async_handle_received_broadcast`.
+        hook_takes_position: that method has a parameter `position`.
         own_gap_hook: it overrides `gap`.
         own_options: an object of the class may change options that were checked for the class.
         plain_defaults: defaults that return their result.
@@ -85,6 +86,9 @@ class SocketClass:
         self.dispatch = Dispatch(cls, cls.receive is not base.receive)
         self.own_broadcast_hook = (
             cls.async_handle_received_broadcast is not base.async_handle_received_broadcast
+        )
+        self.hook_takes_position = self.own_broadcast_hook and takes_position(
+            cls.async_handle_received_broadcast
         )
         self.own_gap_hook = cls.gap is not base.gap
         self.own_options = (

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from .channel import Channel
+from .channel import Channel, ChannelHistory, Recipients
 from .envelope import IS_TEXT, UNCOMPRESSED, NewerVersion, NotOurs, unpack
 from .events import LATE, MISSED, VERSION
 from .message import Delivery
 from .run import RUN_BYTES, RUN_MESSAGES, Run
 from .sequence import Verdict
 
-__all__ = ["BatchObserver", "GapBefore", "Segment", "read_batch"]
+__all__ = [
+    "SEGMENT_BYTES",
+    "BatchObserver",
+    "GapBefore",
+    "Segment",
+    "gap_reason",
+    "is_utf8",
+    "read_batch",
+]
 
 SEGMENT_BYTES = 64 * 1024
 """The most that one connection gets with one write; it bounds the memory for clients that do not
@@ -23,11 +31,16 @@ _GAP_REASONS = {Verdict.GAP: MISSED, Verdict.LATE: LATE}
 
 
 class GapBefore(NamedTuple):
-    """A gap on one channel."""
+    """A gap on one channel.
+
+    Attributes:
+        recipients: the subscribers that missed something; None for all subscribers of the channel.
+    """
 
     name: str
     channel: Channel
     reason: str
+    recipients: Recipients | None = None
 
 
 Segment: TypeAlias = tuple[GapBefore | None, list[Run]]
@@ -43,6 +56,9 @@ class BatchObserver(Protocol):
 
     def late(self) -> None:
         """Count a message that is dropped as repeated or late."""
+
+    def missing(self, channel: str) -> None:
+        """Read the history of a channel, of which live messages are missing."""
 
 
 def read_batch(
@@ -69,12 +85,28 @@ def read_batch(
     run_origin: bytes | None = None
     run_left = 0
     left = SEGMENT_BYTES
+    channel: Channel | None = None
+    last_name: str | None = None
+    history: ChannelHistory | None = None
+    place = None
     for name, message in batch:
-        channel = channels.get(name)
+        # Successive messages of a channel have the same name object, apart from brokers of others.
+        if name is not last_name:
+            last_name, channel, history, place = name, channels.get(name), None, None
+            if channel is not None:
+                history = channel.history
         if channel is None:
             continue
         try:
-            publisher, counter, previous, age_us, flags, origin, payload = unpack(message)
+            if history is None:
+                publisher, counter, previous, age_us, flags, origin, payload = unpack(message)
+            else:
+                taken = history.take(message, channel)
+                if taken is None:
+                    if history.incomplete:
+                        observer.missing(name)
+                    continue
+                publisher, counter, previous, age_us, flags, origin, payload, place = taken
         except NotOurs:
             observer.poison(name)
             continue
@@ -92,8 +124,8 @@ def read_batch(
                 observer.late()
                 continue
         is_text = flags & IS_TEXT != 0
-        delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED)
-        if is_text and not payload.isascii() and not _is_utf8(delivery):
+        delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED, place)
+        if is_text and not payload.isascii() and not is_utf8(delivery):
             observer.poison(name)
             continue
         size_bytes = len(payload)
@@ -117,7 +149,13 @@ def read_batch(
     return segments
 
 
-def _is_utf8(delivery: Delivery) -> bool:
+def gap_reason(verdict: Verdict) -> str | None:
+    """The reason of the gap that a verdict stands for, or None."""
+    return _GAP_REASONS.get(verdict)
+
+
+def is_utf8(delivery: Delivery) -> bool:
+    """Whether the payload of a text message is UTF-8."""
     try:
         delivery.event()
     except UnicodeDecodeError:

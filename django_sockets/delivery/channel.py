@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from .message import Delivery
+from .message import Delivery, Place
 from .send_queue import SendQueue
 from .sequence import SequenceTracker
 
-__all__ = ["Channel", "Recipient", "Recipients", "Subscriber"]
+__all__ = ["Channel", "ChannelHistory", "KeptEnvelope", "Recipient", "Recipients", "Subscriber"]
 
 
 class Subscriber(Protocol):
@@ -46,6 +46,32 @@ The tuple is replaced, never changed, when a subscriber comes or goes.
 """
 
 
+KeptEnvelope: TypeAlias = tuple[
+    bytes, int, int, "int | None", int, "bytes | None", bytes, "Place | None"
+]
+"""The values of `envelope.Envelope`, and the place behind the message if it was kept."""
+
+
+class ChannelHistory(Protocol):
+    """Checks that each kept message of a channel follows on the one before it; see `hub.history`.
+
+    Attributes:
+        incomplete: messages are missing, and nothing has begun to read them.
+    """
+
+    incomplete: bool
+
+    def take(self, message: bytes, tracker: SequenceTracker) -> KeptEnvelope | None:
+        """Unpack a live message.
+
+        Returns:
+            None if the message must be dropped, because the history will provide it.
+
+        Raises:
+            NotOurs, NewerVersion: see `envelope.unpack`.
+        """
+
+
 class Channel(SequenceTracker, eq=False):
     """The subscribers of one channel, and the messages received from each publisher.
 
@@ -54,29 +80,37 @@ class Channel(SequenceTracker, eq=False):
 
     Attributes:
         recipients: the cached result of `current_recipients`; None after a change.
+        history: the history of the channel; None if the channel has no history rule.
+        joining: number of subscribers that are added once messages for them have been read.
     """
 
     recipients: Recipients | None = None
     _only: Recipient | None = None
     _several: dict[Subscriber, Recipient] | None = None
+    history: ChannelHistory | None = None
+    joining: int = 0
 
-    def add(self, subscriber: Subscriber, send_queue: SendQueue | None) -> None:
+    def add(self, subscriber: Subscriber, send_queue: SendQueue | None) -> Recipient:
         """Add a subscriber.
 
         Args:
             send_queue: the queue to which the fan-out may deliver directly, or None.
+
+        Returns:
+            The recipient of the fan-out for the subscriber.
         """
         recipient = send_queue or WithoutQueue(subscriber)
         self.recipients = None
         if self._only is None and not self._several:
             self._only = recipient
-            return
+            return recipient
         if self._several is None:
             self._several = {}
         if self._only is not None:
             self._several[self._only.owner] = self._only
             self._only = None
         self._several[subscriber] = recipient
+        return recipient
 
     def remove(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
@@ -89,7 +123,7 @@ class Channel(SequenceTracker, eq=False):
     @property
     def empty(self) -> bool:
         """True if the channel has no subscriber."""
-        return self._only is None and not self._several
+        return self._only is None and not self._several and not self.joining
 
     def has(self, subscriber: Subscriber) -> bool:
         """True if this subscriber is on the channel."""

@@ -44,6 +44,9 @@ from ..url import BrokerOptions
 __all__ = [
     "HEADER_BYTES",
     "IS_TEXT",
+    "KEPT",
+    "KEPT_MARKS",
+    "PLACE_START",
     "RESERVE_BYTES",
     "UNCOMPRESSED",
     "Envelope",
@@ -65,6 +68,10 @@ _FIELD = struct.Struct(">BH")
 _WITH_AGE = struct.Struct(">4sBxH8sQQBHQ")
 # The same with the place in the history behind it, as in most kept messages.
 _WITH_PLACE = struct.Struct(">4sBxH8sQQBHQBH8s16s16s")
+KEPT = struct.Struct(">4sBxH8sQQ3sQ11s16s16s")
+"""The header of most kept messages: start, flags, length of the extension fields, publisher,
+counter, previous counter, begin of the age field, age, begin of the place field and epoch, offset,
+tag before. `KEPT_MARKS` has the values of the first, third and seventh one."""
 _MAGIC = b"\xd7DS"
 _START = _MAGIC + b"\x01"
 IS_TEXT = 1
@@ -77,6 +84,8 @@ _AGE = 3
 _AGE_VALUE = struct.Struct(">Q")
 _AGE_FIELD_BYTES = _FIELD.size + _AGE_VALUE.size
 
+PLACE_START = _FIELD.pack(_PLACE, _PLACE_BYTES)
+KEPT_MARKS = _START, _AGE_FIELD_BYTES + FIELD_BYTES, _FIELD.pack(_AGE, _AGE_VALUE.size)
 HEADER_BYTES = _HEADER.size
 RESERVE_BYTES = 128
 """Room that `max_payload_bytes` leaves for the extension fields."""

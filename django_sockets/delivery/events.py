@@ -176,4 +176,5 @@ class Events(EventQueue):
             raise StopAsyncIteration
         if isinstance(event, Gap):
             return event
-        return Message(channel=event.channel, payload=event.payload)
+        position = None if event.place is None else event.position
+        return Message(channel=event.channel, payload=event.payload, position=position)

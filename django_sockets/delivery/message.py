@@ -6,14 +6,19 @@ The data is decoded only for a class that asks for it, once for each process and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ..codec import decode_json, send_event
+from ..history import Position
 from .client_payload import channel_payload
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Place"]
+
+Place: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+"""The place behind a kept message: epoch, offset in decimal digits, tag and history id, as in
+`history.Position`. Converting the digits for each message would take longer than unpacking it."""
 
 
 class Delivery(msgspec.Struct, gc=False, eq=False):
@@ -27,6 +32,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         is_text: True for JSON text in UTF-8, False for a binary frame.
         origin: id of the socket that must not receive the broadcast, or None.
         compress: False if the publisher asked for frames that are not compressed.
+        place: the place behind the message in the history of its channel, or None.
         made: the result of `event()` once it was called. The fan-out reads it directly, to save a
             call for each delivery.
     """
@@ -36,6 +42,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     is_text: bool
     origin: bytes | None = None
     compress: bool = True
+    place: Place | None = None
     made: dict[str, Any] | None = None
     _data: Any = msgspec.UNSET
     _foreign: dict[object, Any] | None = None
@@ -48,6 +55,14 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             else:
                 self.made = {"type": "websocket.send", "bytes": self.payload}
         return self.made
+
+    @property
+    def position(self) -> str | None:
+        """The place behind the message as text for `since`; None if it was not kept."""
+        if self.place is None:
+            return None
+        epoch, digits, tag, history_id = self.place
+        return str(Position(epoch, int(digits), tag, history_id))
 
     def data(self) -> Any:
         """The decoded data. All sockets of the process share the object: do not change it."""
@@ -71,7 +86,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             self._foreign = {}
         payload: bytes | None = self._foreign.get(_PAYLOAD)
         if payload is None:
-            payload = channel_payload(self.channel, self.payload, self.is_text, None)
+            payload = channel_payload(self.channel, self.payload, self.is_text, self.position)
             self._foreign[_PAYLOAD] = payload
         return payload
 

@@ -147,6 +147,15 @@ class SequenceTracker(msgspec.Struct, eq=False):
             return _DELIVER
         return _GAP
 
+    def has_received(self, publisher: bytes, counter: int) -> bool:
+        """Whether this message of a publisher, or a later one, was received."""
+        if publisher == self._publisher:
+            return counter <= abs(self._last)
+        for seen in (self._others, self._older):
+            if seen and publisher in seen:
+                return counter <= abs(seen[publisher])
+        return False
+
     def _switch_to(self, publisher: bytes, now: float) -> None:
         """Make another publisher the last one."""
         before, self._publisher = self._publisher, publisher

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
 from ..delivery.channel import Channel
@@ -23,6 +23,12 @@ __all__ = ["Batch", "BatchDelivery", "BatchOwner"]
 
 Batch = Sequence[tuple[str, bytes]]
 """Pairs of channel name and message, in the order of the stream."""
+
+
+ReadBatch: TypeAlias = Callable[
+    [Any, Mapping[str, Channel], float, BatchObserver], Sequence[Segment]
+]
+"""Reads a batch like `read_batch`."""
 
 
 class BatchOwner(BatchObserver, Protocol):
@@ -57,8 +63,11 @@ class BatchDelivery:
         self._counters = owner.counters
         self._turns = Turns()
 
-    def deliver_now(self, batch: Batch) -> asyncio.Task[None] | None:
+    def deliver_now(self, batch: Batch, read: ReadBatch | None = None) -> asyncio.Task[None] | None:
         """Deliver a batch, or begin to.
+
+        Args:
+            read: reads the batch; `read_batch` by default.
 
         Returns:
             None if everything is delivered or queued; else a task that the reader has to await
@@ -66,10 +75,12 @@ class BatchDelivery:
         """
         owner, turns = self._owner, self._turns
         if not turns.take():
-            return owner.loop.create_task(self._in_turn(batch), name="django_sockets delivery")
+            return owner.loop.create_task(
+                self._in_turn(batch, read), name="django_sockets delivery"
+            )
         writes = None
         try:
-            segments = iter(read_batch(batch, self._channels, time.monotonic(), owner))
+            segments = iter((read or read_batch)(batch, self._channels, time.monotonic(), owner))
             writes = self._go(segments)
             if writes is None:
                 return None
@@ -79,16 +90,16 @@ class BatchDelivery:
         finally:
             if writes is None:
                 turns.give_back()
-        return start(self._finish(batch, segments, writes), owner.loop)
+        return start(self._finish(batch, read, segments, writes), owner.loop)
 
-    async def _in_turn(self, batch: Batch) -> None:
+    async def _in_turn(self, batch: Batch, read: ReadBatch | None) -> None:
         try:
             await self._turns.wait()
         except asyncio.CancelledError:
             if not self._owner.closed:
                 self._owner.delivery_failed(batch, None)
             raise
-        await self._finish(batch, None, None)
+        await self._finish(batch, read, None, None)
 
     def _go(self, segments: Iterator[Segment]) -> FrameWrites | None:
         """Deliver without waiting; return the first writes that are not finished, or None."""
@@ -102,13 +113,19 @@ class BatchDelivery:
         return None
 
     async def _finish(
-        self, batch: Batch, segments: Iterator[Segment] | None, writes: FrameWrites | None
+        self,
+        batch: Batch,
+        read: ReadBatch | None,
+        segments: Iterator[Segment] | None,
+        writes: FrameWrites | None,
     ) -> None:
         """Deliver the rest of a batch, or a whole batch if `segments` is None."""
         owner = self._owner
         try:
             if segments is None:
-                segments = iter(read_batch(batch, self._channels, time.monotonic(), owner))
+                segments = iter(
+                    (read or read_batch)(batch, self._channels, time.monotonic(), owner)
+                )
                 writes = self._go(segments)
             while writes is not None:
                 while not writes.complete:

@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..codec import decode_json
@@ -26,6 +26,7 @@ from ..forks import PerProcess
 from ..log import LogThrottle
 from ..url import BrokerOptions
 from .hub import Hub
+from .revocations import Revocation, Revocations, read_revocation
 
 __all__ = [
     "Control",
@@ -56,6 +57,9 @@ class Member(Protocol):
 
     def on_close_order(self, code: int) -> None:
         """Close the socket. Called on the event loop of the hub; it must not wait."""
+
+    def on_revoke_order(self, channels: Collection[str]) -> None:
+        """End the subscriptions of the client to some channels, likewise."""
 
 
 def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
@@ -100,9 +104,11 @@ class Control:
     Attributes:
         config: the configuration of the hub.
         loop: the event loop of the hub.
+        revocations: the orders to revoke that arrived.
     """
 
     def __init__(self, hub: Hub) -> None:
+        self.revocations = Revocations()
         self.config = hub.config
         self.loop = hub.loop
         self._hub = weakref.ref(hub)  # A strong reference would keep the hub in the registry.
@@ -179,6 +185,16 @@ class Control:
                 logger.exception("closing a socket by its tags failed")
         return len(members)
 
+    def revoke(self, revocation: Revocation) -> None:
+        """Take the right to channels back from the members that have all of the tags."""
+        if not self.revocations.add(revocation):
+            return  # The own order comes back from the broker.
+        for member in self.matching(revocation.tags):
+            try:
+                member.on_revoke_order(revocation.channels)
+            except Exception:
+                logger.exception("ending the subscriptions of a socket failed")
+
     # The control channel
 
     def _settle(self) -> None:
@@ -248,6 +264,9 @@ class Control:
             return
         if order is None:
             return
+        if isinstance(order, Revocation):
+            self.revoke(order)
+            return
         tags, code = order
         try:
             self.close(tags, check_close_code(code))
@@ -272,9 +291,11 @@ class Control:
                 logger.exception("on_missed_orders: %r failed", call)
 
 
-def _read_order(payload: bytes) -> tuple[dict[str, str], object] | None:
-    """The tags and the code of a close order; None for any other order."""
-    message: dict[str, Any] = decode_json(payload)
+def _read_order(payload: bytes) -> Revocation | tuple[dict[str, str], object] | None:
+    """A revocation, or the tags and the code of a close order; None for any other order."""
+    message: Any = decode_json(payload)
+    if isinstance(message, dict) and "revoke" in message:
+        return read_revocation(message["revoke"])
     if "close" not in message.keys():  # noqa: SIM118 - refuses lists and texts too
         return None
     order = message["close"]

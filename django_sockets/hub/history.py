@@ -1,12 +1,9 @@
-"""Heals one channel from its history: which live messages to take, what to read, when to signal.
+"""Heals one channel from its history: which live messages to take, and when to signal a gap.
 
-No module uses this one yet: the hub signals a gap after each loss. It is written and tested for the
-planned healing.
-
-`HistoryReader` decides and does nothing else. Its user, the hub, asks it about each live message of
-a channel with a history rule, about each reply, and about each loss, and then acts. The hub passes
-every message that the reader lets through to the sequence tracker of the channel, which drops what
-is repeated. Healing never resets the tracker.
+`HistoryReader` decides and does nothing else. The hub (`healing`) asks it about each live message
+of a channel with a history rule, about each reply, and about each loss, and then acts. Every
+message that the reader lets through passes the sequence tracker of the channel as well, which drops
+what is repeated. Healing never resets the tracker.
 
 Only messages of the same history follow on each other. Each kept message names the one before it by
 epoch, offset and tag. Two servers that took different messages after a failover may have the same
@@ -15,175 +12,235 @@ offsets and even the same last message. The history id of a server tells them ap
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-from collections.abc import Callable
+import struct
+from typing import NamedTuple
 
-from ..delivery.envelope import HistoryLink, unpack_kept
+from ..delivery.channel import KeptEnvelope
+from ..delivery.envelope import (
+    KEPT,
+    KEPT_MARKS,
+    PLACE_START,
+    HistoryLink,
+    unpack_kept,
+)
 from ..delivery.events import HISTORY
+from ..delivery.sequence import SequenceTracker
 from ..history import NO_TAG, HistoryReply, HistoryStatus, Position, Start, tag_of
 
-__all__ = ["HISTORY", "Healed", "HistoryReader", "Live"]
+__all__ = ["Healed", "HistoryReader", "index_behind", "is_chain", "same_place"]
+
+BROKEN, CUT, UNAVAILABLE = HistoryStatus.BROKEN, HistoryStatus.CUT, HistoryStatus.UNAVAILABLE
+
+_unpack = KEPT.unpack_from
+_START, _FIELDS_BYTES, _AGE_START = KEPT_MARKS
+_KEPT_BYTES = KEPT.size
 
 
-class Live(enum.Enum):
-    """The decision about a live message."""
-
-    TAKE = enum.auto()
-    """Pass it to the sequence tracker."""
-    DROP = enum.auto()
-    """Drop it: it is repeated, or the reply to the open read has it."""
-    READ = enum.auto()
-    """Drop it, and read the channel at `HistoryReader.start`: messages before it are missing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Healed:
+class Healed(NamedTuple):
     """The steps after a reply, in this order.
 
     Attributes:
         gap: the reason of a gap to signal, or None.
-        messages: kept messages to pass to the sequence tracker.
-        read: read the channel again at `HistoryReader.start`.
+        messages: kept messages to deliver like live ones. `take` accepts each of them.
+        more: call `read_on` behind them, because another reply follows.
     """
 
     gap: str | None = None
     messages: tuple[bytes, ...] = ()
-    read: bool = False
+    more: bool = False
 
 
 class HistoryReader:
-    """The place of one channel in its history, and the open read.
-
-    Args:
-        start: where the read behind the first subscription begins. It is open from now on.
+    """The place of one channel in its history.
 
     Attributes:
-        position: the place behind the last message; None if it is unknown.
-        reading: a read is open. Until its reply, live messages with a place are dropped.
-        start: where the open read begins.
+        healing: messages behind `position` are missing, and must be read from there. Until then,
+            live messages with a place are dropped, because the reply contains them.
+        incomplete: `take` has found that messages are missing; the user clears it.
+        unplaced: the position, or its history id, is unknown and should be read.
+        refused: the last reply was that the history is unavailable; read the position later.
     """
 
-    __slots__ = ("_gap", "_handed_over", "position", "reading", "start")
+    __slots__ = (
+        "_digits", "_epoch", "_handed_over", "_history_id", "_place", "_tag", "healing",
+        "incomplete", "refused", "unplaced",
+    )  # fmt: skip
 
-    def __init__(self, start: Start = None) -> None:
-        self.position = start if isinstance(start, Position) else None
-        self.reading = True
-        self.start = start
-        self._gap: str | None = None
+    def __init__(self) -> None:
+        self._forget()
+        self.healing = False
+        self.incomplete = False
+        self.unplaced = True
+        self.refused = False
         self._handed_over = False
 
-    def live(self, link: HistoryLink | None, tag: bytes, is_old: Callable[[], bool]) -> Live:
-        """Decide about a live message.
+    @property
+    def position(self) -> Position | None:
+        """The place behind the last message; None if it is unknown."""
+        if not self._tag:
+            return None
+        return Position(self._epoch, int(self._digits), self._tag, self._history_id)
 
-        Args:
-            link: its place; None for a message that was not kept.
-            tag: its own tag.
-            is_old: whether the sequence tracker has seen this or a later message of its publisher.
-        """
+    def _forget(self) -> None:
+        self._epoch = self._place = self._digits = self._tag = self._history_id = b""
+
+    def _move_to(self, position: Position) -> None:
+        self._move(position.epoch, position.offset, position.tag)
+        self._history_id = position.history_id
+
+    def _move(self, epoch: bytes, offset: int, tag: bytes) -> None:
+        self._epoch, self._place = epoch, PLACE_START + epoch
+        self._digits, self._tag = b"%d" % offset, tag
+
+    def take(self, message: bytes, tracker: SequenceTracker) -> KeptEnvelope | None:
+        """See `ChannelHistory`."""
+        try:
+            (
+                start, flags, fields, publisher, counter, previous, age_start, age,
+                place, digits, before,
+            ) = _unpack(message)  # fmt: skip
+        except struct.error:
+            return self._take_other(message, tracker)
+        # The message before it and the epoch determine the offset. The row "reading a message" of
+        # docs/benchmarks has no room for converting it.
+        if (
+            before != self._tag
+            or place != self._place
+            or self.healing
+            or start != _START
+            or fields != _FIELDS_BYTES
+            or age_start != _AGE_START
+            or not digits.isdigit()
+        ):
+            return self._take_other(message, tracker)
+        self._digits = digits
+        self._tag = tag = message[8:24]
+        at = self._epoch, digits, tag, self._history_id
+        return publisher, counter, previous, age, flags, None, message[_KEPT_BYTES:], at
+
+    def _take_other(self, message: bytes, tracker: SequenceTracker) -> KeptEnvelope | None:
+        """`take` for a message with other fields, or which does not follow on the last one."""
+        envelope, link = unpack_kept(message)
         if link is None:
-            return Live.TAKE
-        if self.reading:
-            return Live.DROP
+            return *envelope, None
+        if self.healing:
+            return None
         epoch, offset, before = link
-        at = self.position
-        if at is None:
-            # A gap was signalled before. Without a reply, the history id is unknown.
-            self.position = Position(epoch, offset, tag)
-            return Live.TAKE
-        if before == at.tag and epoch == at.epoch and offset == at.offset + 1:
-            self.position = Position(epoch, offset, tag, at.history_id)
-            return Live.TAKE
-        if is_old():
-            return Live.DROP
-        if epoch != at.epoch and offset == 1 and before == NO_TAG:
-            self.position = Position(epoch, offset, tag, at.history_id)
-            return Live.TAKE
-        self._open(at)
-        return Live.READ
+        tag, here = tag_of(message), self.position
+        if here is None or link == (here.epoch, here.offset + 1, here.tag):
+            is_next = True
+        else:
+            is_next = epoch != here.epoch and offset == 1 and before == NO_TAG
+        if not tracker.has_received(envelope[0], envelope[1]):
+            # Without a position, nothing is known to be missing: a gap was signalled before.
+            if not is_next:
+                self._open()
+                self.incomplete = True
+                return None
+            self._move(epoch, offset, tag)
+        # Otherwise the message is late or repeated, and the tracker drops it.
+        return *envelope, (epoch, b"%d" % offset, tag, self._history_id)
 
-    def lost(self, reason: str, *, handed_over: bool) -> bool:
+    def _open(self, handed_over: bool = False) -> None:
+        self.healing, self._handed_over = True, handed_over
+
+    def read_on(self) -> None:
+        """Another reply follows: drop live messages until then."""
+        self.healing = True
+
+    def lost(self, *, handed_over: bool) -> bool:
         """The connection that delivered the channel was lost.
 
         Args:
-            reason: of the gap, if the loss cannot be healed.
             handed_over: a live server has given the channel to another one, as when a slot of a
                 cluster moves.
 
         Returns:
-            Whether to read the channel at `start`. False if a read is open, which goes on.
+            Whether the channel can perhaps be healed. False: signal a gap now.
         """
-        self._handed_over = handed_over
-        if self.reading:
-            if not isinstance(self.start, Position):
-                # The reply does not begin where the lost connection ended.
-                self._gap = self._gap or reason
+        if not self._tag:
+            self.unplaced = True
             return False
-        if self.position is None:
-            self._gap = reason
-        self._open(self.position, handed_over)
+        self._open(handed_over and (self._handed_over or not self.healing))
         return True
 
     def renamed(self, history_id: bytes) -> None:
         """The server has another history id for the same history."""
-        if self.position is not None:
-            self.position = dataclasses.replace(self.position, history_id=history_id)
-        if isinstance(self.start, Position):
-            self.start = dataclasses.replace(self.start, history_id=history_id)
+        if self._tag:
+            self._history_id = history_id
 
-    def reply(self, reply: HistoryReply) -> Healed:
-        """Take the reply to the open read."""
-        if not self.reading:
+    def reply(self, reply: HistoryReply, start: Start) -> Healed:
+        """Take a reply that stands in the stream.
+
+        If `healing` is still set afterwards, and `Healed.more` is not, the reply says nothing about
+        the messages behind `position`.
+
+        Args:
+            start: where the read began.
+        """
+        self.refused = reply.status is UNAVAILABLE
+        if self.healing:
+            return self._heal(reply, start)
+        newest = reply.position
+        if reply.status is not CUT:
+            self.unplaced = False
+        if reply.status in (CUT, UNAVAILABLE) or newest is None:
             return Healed()
-        start, gap = self.start, self._gap
-        if reply.status is HistoryStatus.UNAVAILABLE:
-            self._close(None)
-            return Healed(gap or HISTORY)
-        whole = reply.status is not HistoryStatus.BROKEN and _is_chain(reply.messages)
-        if start is None:
-            whole = True  # Nothing is missing; `gap` tells what was before.
-        elif isinstance(start, Position):
-            whole = whole and self._follows(start, reply)
-        if not whole and reply.status is HistoryStatus.CUT:
-            # The gap stands before the first message behind the newest position.
-            self._open(None)
-            self._gap = gap or HISTORY
-            return Healed(read=True)
-        if not whole:
-            gap = gap or HISTORY
-        messages = reply.messages if whole or isinstance(start, int) else ()
-        if reply.status is HistoryStatus.CUT:
-            self.position, self._gap = reply.position, None
-            self._open(reply.position)
-            return Healed(gap, messages, read=True)
-        self._close(reply.position)
-        return Healed(gap, messages)
+        here = self.position
+        if here is None or same_place(here, newest):
+            self._move_to(newest)
+            return Healed()
+        if newest.epoch != here.epoch and not newest.offset:
+            return Healed()  # The history was removed, and its next message will be the first one.
+        self._open()  # Messages before the reply have not arrived.
+        return self._heal(reply, start)
 
-    def _follows(self, start: Position, reply: HistoryReply) -> bool:
-        """Whether a reply begins right behind a position, in the same history."""
-        if reply.position is None:
-            return False
-        now = reply.position.history_id
-        if now != start.history_id and not (
-            self._handed_over and reply.previous_history_id != start.history_id
-        ):
-            return False
-        if not reply.messages:
-            return True  # The script has compared the epoch, the offset and the tag.
-        return unpack_kept(reply.messages[0])[1] == (start.epoch, start.offset + 1, start.tag)
+    def _heal(self, reply: HistoryReply, start: Start) -> Healed:
+        here, end = self.position, reply.position
+        if here is None or reply.status is UNAVAILABLE:
+            return self._give_up(None)
+        cut = reply.status is CUT
+        known = isinstance(start, Position) and start.epoch == here.epoch
+        before = known and isinstance(start, Position) and start.offset <= here.offset
+        exact = isinstance(start, Position) and same_place(start, here)
+        if reply.status is BROKEN:
+            return self._give_up(end) if exact else Healed()
+        if end is None or not self._same_history(end, reply.previous_history_id):
+            return self._give_up(None if cut else end, unplaced=cut)
+        index = None
+        if is_chain(reply.messages):
+            index = index_behind(here, reply.messages, end)
+        if index is not None:
+            self._history_id = end.history_id
+            self.healing = self._handed_over = self.unplaced = False
+            return Healed(None, reply.messages[index:], cut)
+        if not before or (cut and end.offset < here.offset):
+            return Healed()
+        return self._give_up(None if cut else end, unplaced=cut)
 
-    def _open(self, start: Start, handed_over: bool = False) -> None:
-        self.reading, self.start = True, start
-        self._handed_over = handed_over
+    def _give_up(self, newest: Position | None, *, unplaced: bool = False) -> Healed:
+        """Signal a gap, and go on behind the newest message, or without a position."""
+        self.healing = self._handed_over = False
+        self.unplaced = unplaced
+        self._forget()
+        if newest is not None:
+            self._move_to(newest)
+        return Healed(HISTORY)
 
-    def _close(self, position: Position | None) -> None:
-        self.reading, self.position = False, position
-        self._gap, self._handed_over = None, False
+    def _same_history(self, end: Position, previous_history_id: bytes) -> bool:
+        return end.history_id == self._history_id or (
+            self._handed_over and previous_history_id != self._history_id
+        )
 
 
-def _is_chain(messages: tuple[bytes, ...]) -> bool:
+def same_place(one: Position, other: Position) -> bool:
+    """Whether two positions are equal, apart from the history id."""
+    return one.offset == other.offset and one.tag == other.tag and one.epoch == other.epoch
+
+
+def is_chain(messages: tuple[bytes, ...]) -> bool:
     """Whether each message follows on the one before it."""
-    last: tuple[bytes, int, bytes] | None = None
+    last: HistoryLink | None = None
     for message in messages:
         link = unpack_kept(message)[1]
         if link is None:
@@ -193,3 +250,21 @@ def _is_chain(messages: tuple[bytes, ...]) -> bool:
             return False
         last = epoch, offset, tag_of(message)
     return True
+
+
+def index_behind(position: Position, messages: tuple[bytes, ...], end: Position) -> int | None:
+    """The index of the first message behind a position; None if none of them follows on it.
+
+    Args:
+        messages: a chain.
+        end: the place behind them.
+    """
+    if same_place(position, end):
+        return len(messages)
+    if not messages or (first := unpack_kept(messages[0])[1]) is None:
+        return None
+    index = position.offset + 1 - first[1]
+    if not 0 <= index < len(messages):
+        return None
+    link = unpack_kept(messages[index])[1]
+    return index if link == (position.epoch, position.offset + 1, position.tag) else None

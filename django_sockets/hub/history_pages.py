@@ -3,7 +3,7 @@
 A page has the kept messages as receivers got them, and the position behind the last of them. With
 this position, a program reads the next page, or subscribes without missing a message.
 
-The hub imports this module. `hub.history` decides what is missing; this module asks for more.
+The hub imports this module.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 from ..broker import SupportsHistory
 from ..codec import decode_json
-from ..delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack
-from ..errors import ChannelError, ConfigurationError, HistoryError
-from ..history import HistoryReply, Position, Start, position_of
+from ..delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack, unpack_kept
+from ..errors import BrokerError, ChannelError, ConfigurationError, HistoryError
+from ..history import HistoryReply, HistoryStatus, Position, Start, position_of, tag_of
 from ..url import BrokerURL
-from .history import HistoryReader
 
 __all__ = ["MAX_LIMIT", "PAGE_BYTES", "HistoryPage", "HistoryPages", "KeptMessage"]
 
 MAX_LIMIT = 10_000
 """The most messages of one page."""
+RECENT = 100
+"""Messages among which `places_of` looks for the one that was published."""
 PAGE_BYTES = 16 * 1024 * 1024
 """A page with more bytes ends there; the rest is on the next page."""
 
@@ -86,25 +87,23 @@ class HistoryPages:
         _check_limit(limit)
         start: Start = limit if since is None else Position.parse(since)
         broker = self._reader_of([channel])
-        reader = HistoryReader(start)
         messages: list[KeptMessage] = []
         position: Position | None = None
         more, size = True, 0
         while more and len(messages) < limit and size < PAGE_BYTES:
             left = limit - len(messages)
-            replies = await broker.read_history({channel: reader.start}, messages=left)
-            reply, unreadable = _readable(replies[channel])
-            healed = reader.reply(reply)
-            if unreadable or healed.gap is not None:
+            replies = await broker.read_history({channel: start}, messages=left)
+            reply, whole = _readable(replies[channel])
+            if not (whole and _follows(start, reply)):
                 if position is not None:
                     break  # There is a hole behind the position. The next page will tell.
                 if since is not None:
                     newest = await self.newest([channel])
                     return HistoryPage(messages=(), position=newest[channel], recovered=False)
-            position = self._known(reply.position, channel)
-            messages += _kept(healed.messages, position.history_id)
-            size += sum(map(len, healed.messages))
-            more = healed.read
+            start = position = self._known(reply.position, channel)
+            messages += _kept(reply.messages, position.history_id)
+            size += sum(map(len, reply.messages))
+            more = reply.status is HistoryStatus.CUT
         return HistoryPage(messages=tuple(messages), position=str(position), more=more)
 
     async def newest(self, channels: Sequence[str]) -> dict[str, str]:
@@ -113,6 +112,37 @@ class HistoryPages:
             return {}
         replies = await self._reader_of(channels).read_history(dict.fromkeys(channels))
         return {name: str(self._known(replies[name].position, name)) for name in channels}
+
+    async def places_of(
+        self, channels: Sequence[str], headers: Sequence[bytes]
+    ) -> list[tuple[str, str]]:
+        """The positions behind messages that were just published, as pairs with their channels.
+
+        Args:
+            headers: the header of the message on each channel.
+
+        Returns:
+            Nothing for messages that were not kept, or that cannot be read.
+        """
+        tags = {
+            name: tag_of(header)
+            for name, header in zip(channels, headers, strict=True)
+            if self._url.history.rule_for(name) is not None
+        }
+        if self._broker is None or not tags:
+            return []
+        try:
+            replies = await self._broker.read_history(dict.fromkeys(tags, RECENT))
+        except BrokerError:
+            return []
+        return [
+            (name, str(position))
+            for name, reply in replies.items()
+            for message in reply.messages
+            if tag_of(message) == tags[name]
+            and reply.position is not None
+            and (position := position_of(message, reply.position.history_id)) is not None
+        ]
 
     def _reader_of(self, channels: Sequence[str]) -> SupportsHistory:
         check_rules(self._url, channels)
@@ -159,7 +189,7 @@ def _readable(reply: HistoryReply) -> tuple[HistoryReply, bool]:
     """The reply with the messages behind the last one that this process cannot read.
 
     Returns:
-        The reply, and whether messages were left out: of a newer version of the library, or
+        The reply, and False if messages were left out: of a newer version of the library, or
         written by another program.
     """
     for index in reversed(range(len(reply.messages))):
@@ -167,8 +197,24 @@ def _readable(reply: HistoryReply) -> tuple[HistoryReply, bool]:
             unpack(reply.messages[index])
         except (NotOurs, NewerVersion):
             left = reply.messages[index + 1 :]
-            return dataclasses.replace(reply, messages=left), True
-    return reply, False
+            return dataclasses.replace(reply, messages=left), False
+    return reply, True
+
+
+def _follows(start: Start, reply: HistoryReply) -> bool:
+    """Whether a reply has every message behind a position, of the same history."""
+    if not isinstance(start, Position):
+        return True
+    at = reply.position
+    if at is None or at.history_id != start.history_id or reply.status is HistoryStatus.BROKEN:
+        return False
+    last = (start.epoch, start.offset, start.tag)
+    for message in reply.messages:
+        link = unpack_kept(message)[1]
+        if link != (last[0], last[1] + 1, last[2]):
+            return False
+        last = (last[0], last[1] + 1, tag_of(message))
+    return True
 
 
 def _kept(messages: Sequence[bytes], history_id: bytes) -> list[KeptMessage]:

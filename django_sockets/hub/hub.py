@@ -15,9 +15,15 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from typing import Any, overload
+from typing import Any, cast, overload
 
-from ..broker import SupportsQueue, ThreadPublisher, check_channel
+from ..broker import (
+    HistoryItem,
+    SupportsHistory,
+    SupportsQueue,
+    ThreadPublisher,
+    check_channel,
+)
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
@@ -30,10 +36,11 @@ from ..errors import BrokerClosed, PayloadTooLarge, PublishError
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
-from ..overrides import channels_after_observers, publish_observers
+from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
+from .healing import Healing, KeepingBroker
 from .history_pages import HistoryPage, HistoryPages
 from .joins import NO_RECOVERY, NO_STARTS, starts_of
 from .queues import Queues
@@ -80,9 +87,13 @@ class Hub:
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self.deliver_now = BatchDelivery(self, self.subscriptions.channels).deliver_now
+        self._delivery = BatchDelivery(self, self.subscriptions.channels)
+        self.deliver_now = self._delivery.deliver_now
         self._count_lock = threading.Lock()
         self._broker = config.open_broker(config.url, self)
+        self._healing: Healing | None = None
+        if config.url.history and isinstance(self._broker, SupportsHistory):
+            self._healing = Healing(self, cast("KeepingBroker", self._broker), config.url)
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)
@@ -139,6 +150,10 @@ class Hub:
         except Exception:
             self._count_publish_error()
             raise
+        if position_observers:
+            for name, position in await self._pages.places_of(names, headers):
+                for observer in tuple(position_observers):
+                    observer(name, payload, position)
 
     def publish_on_thread(
         self,
@@ -237,13 +252,13 @@ class Hub:
         return await self._pages.read(name, since, limit)
 
     @overload
-    async def position(self, channels: str) -> str: ...
+    async def position(self, channel: str) -> str: ...
     @overload
     async def position(
-        self, channels: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+        self, channel: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     ) -> dict[str, str]: ...
     async def position(
-        self, channels: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
+        self, channel: str | list[str] | tuple[str, ...] | set[str] | frozenset[str]
     ) -> str | dict[str, str]:
         """The place behind the newest message of a channel, also before its first message.
 
@@ -251,7 +266,7 @@ class Hub:
         then gets every change that the state does not have.
 
         Args:
-            channels: one channel, or a list, tuple or set of them, which costs one round trip per
+            channel: one channel, or a list, tuple or set of them, which costs one round trip per
                 server.
 
         Returns:
@@ -260,9 +275,9 @@ class Hub:
         Raises:
             ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
         """
-        names = self._names_to_read(channels)
+        names = self._names_to_read(channel)
         found = await self._pages.newest(names)
-        return found[names[0]] if isinstance(channels, str) else found
+        return found[names[0]] if isinstance(channel, str) else found
 
     def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
         names = self.check_channels(channels)
@@ -356,6 +371,23 @@ class Hub:
             raise BrokerClosed(self.config.url)
         if not names:
             return {}
+        healing = self._healing
+        recoveries = dict.fromkeys(names, NO_RECOVERY)
+        if healing is not None and any(map(healing.rule_for, names)):
+            recoveries = await healing.subscribe(subscriber, names, direct, starts)
+            starts = {name: start for name, start in starts.items() if not healing.rule_for(name)}
+        else:
+            await self._add_plain(subscriber, names, direct)
+        # Without a rule, nothing was kept that could be replayed.
+        broken = [name for name, start in starts.items() if isinstance(start, Position)]
+        if broken:
+            self.count_gap(HISTORY)
+            subscriber.on_gap(broken, HISTORY)
+        return recoveries
+
+    async def _add_plain(
+        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None
+    ) -> None:
         subscriptions = self.subscriptions
         call = subscriptions.request(subscriber, names, direct)
         try:
@@ -364,15 +396,15 @@ class Hub:
             await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
         subscriptions.acknowledge(subscriber, names, call, time.monotonic())
-        broken = [name for name, start in starts.items() if isinstance(start, Position)]
-        if broken:
-            self.count_gap(HISTORY)
-            subscriber.on_gap(broken, HISTORY)
-        return dict.fromkeys(names, NO_RECOVERY)
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
-        empty = self.subscriptions.remove(subscriber, channels)
+        if self._healing is None:
+            empty = self.subscriptions.remove(subscriber, channels)
+        else:
+            gone = list(self.channels_of(subscriber) if channels is None else channels)
+            empty = self.subscriptions.remove(subscriber, gone)
+            self._healing.left(subscriber, gone, empty)
         if empty and not self.closed:
             await self._broker.unsubscribe(empty)
 
@@ -388,20 +420,49 @@ class Hub:
         if waiting is not None:
             await waiting
 
+    async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
+        """See `HistorySink`."""
+        if self._healing is not None:
+            items = cast("Batch", batch)  # `read_batch` of the histories takes replies, too.
+            waiting = self._delivery.deliver_now(items, self._healing.read_batch)
+            if waiting is not None:
+                await waiting
+
+    def history_renamed(self, channels: Sequence[str], history_id: bytes) -> None:
+        """See `HistorySink`."""
+        if self._healing is not None:
+            self._healing.renamed(channels, history_id)
+
+    def missing(self, channel: str) -> None:
+        """Read messages of a channel that are missing before a live one."""
+        if self._healing is not None:
+            self._healing.missing(channel)
+
     def signal(self, gap: GapBefore) -> None:
-        """Signal a gap of a batch, unless all subscribers have left the channel meanwhile."""
-        if self.subscriptions.channels.get(gap.name) is gap.channel:
-            self._gap([gap.name], gap.reason)
+        """Signal a gap of a batch to the subscribers that have not left the channel meanwhile."""
+        recipients = gap.recipients
+        if recipients is None:
+            recipients = gap.channel.current_recipients()
+        for recipient in recipients:
+            if gap.channel.has(recipient.owner):
+                self._tell_gap(recipient.owner, [gap.name], gap.reason)
 
     def delivery_failed(self, batch: Batch, exc: Exception | None) -> None:
         """Signal a gap: the trackers have seen messages that not every subscriber has got."""
         if exc is not None:
             text = "%s: delivering messages failed"
             self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
-        self.lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
+        self._lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
+        if self._healing is not None:
+            self._healing.delivery_failed(batch)
 
     def lost(self, channels: Sequence[str], reason: str) -> None:
-        """Signal a gap on channels of which the broker has lost messages."""
+        """The broker has lost messages: heal the channels with a history, or signal a gap."""
+        if self._healing is not None:
+            channels = self._healing.lost(channels, reason)
+        self._lost(channels, reason)
+
+    def _lost(self, channels: Sequence[str], reason: str) -> None:
         known = [channel for channel in channels if channel in self.subscriptions.channels]
         now = time.monotonic()
         for channel in known:
@@ -414,12 +475,15 @@ class Hub:
             for recipient in self.subscriptions.channels[channel].current_recipients():
                 affected.setdefault(recipient.owner, []).append(channel)
         for subscriber, names in affected.items():
-            self.count_gap(reason)
-            try:
-                subscriber.on_gap(names, reason)
-            except Exception as exc:
-                text = "%s: a subscriber failed to handle a gap"
-                self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
+            self._tell_gap(subscriber, names, reason)
+
+    def _tell_gap(self, subscriber: Subscriber, names: Sequence[str], reason: str) -> None:
+        self.count_gap(reason)
+        try:
+            subscriber.on_gap(names, reason)
+        except Exception as exc:
+            text = "%s: a subscriber failed to handle a gap"
+            self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of `Counters`, by its name."""
@@ -487,6 +551,8 @@ class Hub:
         for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
+        if self._healing is not None:
+            await self._healing.aclose()
         await self._broker.aclose()
 
     async def __aenter__(self) -> Hub:

@@ -5,7 +5,7 @@ The hub subscribes and unsubscribes at the broker. This module records the resul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
 
 from ..delivery.channel import Channel, Subscriber
 from ..delivery.send_queue import SendQueue
@@ -39,14 +39,28 @@ class LocalSubscriptions:
         """The subscribers of all channels."""
         return self._channels_of.keys()
 
+    def opened(self, name: str) -> Channel:
+        """The channel with this name, which is made if there is none."""
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = self.channels[name] = Channel(self._budget)
+        return channel
+
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """A live view of the channels of a subscriber."""
         return self._channels_of.get(subscriber, _NO_CHANNELS).keys()
 
     def request(
-        self, subscriber: Subscriber, names: Sequence[str], send_queue: SendQueue | None
+        self,
+        subscriber: Subscriber,
+        names: Sequence[str],
+        send_queue: SendQueue | None,
+        joining: Container[str] = (),
     ) -> object:
         """Add a subscriber to channels before the server has acknowledged them.
+
+        Args:
+            joining: channels to which the history adds the subscriber later; see `kept_channel`.
 
         Returns:
             An object that identifies this call, for `acknowledge` and `withdraw`.
@@ -58,10 +72,9 @@ class LocalSubscriptions:
                 if owned[name]:
                     owned[name] += (call,)
                 continue
-            channel = self.channels.get(name)
-            if channel is None:
-                channel = self.channels[name] = Channel(self._budget)
-            channel.add(subscriber, send_queue)
+            channel = self.channels.get(name) or self.opened(name)
+            if name not in joining:
+                channel.add(subscriber, send_queue)
             owned[name] = (call,)
         return call
 
@@ -104,7 +117,10 @@ class LocalSubscriptions:
         for name in gone:
             owned.pop(name, None)
             channel = self.channels[name]
-            channel.remove(subscriber)
+            if channel.joining and not channel.has(subscriber):
+                channel.joining -= 1
+            else:
+                channel.remove(subscriber)
             if channel.empty:
                 del self.channels[name]
                 empty.append(name)

@@ -30,8 +30,8 @@ def secure(
             `BaseTokenAuthMiddleware`. A token takes precedence over a session. Default: None,
             sessions only.
         require_user: refuse clients that have neither a session nor a token. A web page then sees
-            a failed handshake and cannot tell it from a server that is down. To ask for a login,
-            accept the handshake and close with 4401 in `connect` instead.
+            a failed handshake and cannot tell it from a server that is down, unless its client
+            speaks the protocol `django-sockets.v1`: the socket is then closed with 4401.
         allowed_origins: check the Origin before anything is loaded, and accept these origins
             besides the application's own. None leaves the check to `as_asgi`, which always does it.
         select_related: fields of the session's user to load with it.

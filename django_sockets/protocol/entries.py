@@ -38,11 +38,18 @@ def entries_of(body: str, keys: tuple[str, ...], request_id: int | None) -> list
     Raises:
         InvalidFrame: it is not a list of such objects.
     """
-    entries = decode_json(body)
+    entries = _decoded(body, request_id)
     if not isinstance(entries, list) or not all(_is_entry(entry, keys) for entry in entries):
         wanted = " or ".join(keys)
         raise InvalidFrame(f"It is a list of objects with the text {wanted}.", request_id)
     return entries
+
+
+def _decoded(body: str, request_id: int | None) -> Any:
+    try:
+        return decode_json(body)
+    except ValueError as exc:  # For example, a number is too large.
+        raise InvalidFrame("It contains a value that cannot be read.", request_id) from exc
 
 
 def _is_entry(entry: object, keys: tuple[str, ...]) -> bool:
@@ -58,7 +65,7 @@ def names_of(body: str, request_id: int | None) -> list[str]:
     Raises:
         InvalidFrame: it is not a list of texts.
     """
-    names = decode_json(body)
+    names = _decoded(body, request_id)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidFrame("unsubscribe is a list of names of channels.", request_id)
     return names

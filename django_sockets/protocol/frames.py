@@ -119,7 +119,10 @@ def _read_slowly(text: str) -> _Frame:
     if not isinstance(data, dict):
         raise BrokenFrame
     parts = ("id", *KINDS)
-    return _Frame(**{key: msgspec.Raw(json.dumps(data[key])) for key in parts if key in data})
+    try:
+        return _Frame(**{key: msgspec.Raw(json.dumps(data[key])) for key in parts if key in data})
+    except RecursionError as exc:
+        raise BrokenFrame from exc
 
 
 def _read_id(raw: msgspec.Raw, key: str) -> int:

@@ -291,7 +291,7 @@ class Session:
             if len(entries) > self._owner.max_subscriptions:
                 await self._answer(LIMIT, request_id)
                 return
-            answers = self.subscriptions.renew(entries, self._admission())
+            answers = await self.subscriptions.renew(entries, self._admission())
             await self._owner.send(ok_frame(request_id, {"channels": answers}))
             self._set_timer()
         else:

@@ -13,7 +13,14 @@ from ..optional_django import database_hygiene
 from .async_hygiene import tidied, with_hygiene
 from .worker_threads import worker_pool
 
-__all__ = ["ThreadCall", "call_hook", "call_in_thread", "keep_functions", "takes_code"]
+__all__ = [
+    "ThreadCall",
+    "call_hook",
+    "call_in_thread",
+    "keep_functions",
+    "takes_code",
+    "takes_position",
+]
 
 is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 """Whether a hook runs on the event loop. For a bound method, pass its `__func__`."""
@@ -64,6 +71,13 @@ def takes_code(disconnect: Callable[..., Any]) -> bool:
     return len(inspect.signature(disconnect).parameters) > 1
 
 
+@lru_cache(maxsize=1024)
+def takes_position(hook: Callable[..., Any]) -> bool:
+    """Whether a hook for broadcasts has a parameter `position`, which can be passed by its name."""
+    parameter = inspect.signature(hook).parameters.get("position")
+    return parameter is not None and parameter.kind in _BY_NAME
+
+
 def keep_functions(cls: type, names: Iterable[str]) -> None:
     """Wrap plain functions among a class's attributes in `staticmethod`.
 
@@ -90,4 +104,5 @@ def _is_method(function: Any) -> bool:
     return len(required) > 1 or bool(positional and positional[0].name == "self")
 
 
+_BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

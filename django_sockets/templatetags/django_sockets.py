@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from django import template
 from django.template import Context
 from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+
+from django import template
 
 from ..signed_channels import channel_token
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..codec import encode
 from ..deadlines import with_deadline
-from ..overrides import observe_publishes
+from ..overrides import observe_positions, observe_publishes
 
 __all__ = ["Broadcast", "CapturedBroadcasts", "capture_broadcasts"]
 
@@ -22,16 +22,27 @@ ANY = object()
 """Default of `data`: any data matches."""
 
 
-class Broadcast(NamedTuple):
-    """One broadcast to one channel.
+class _Pair(NamedTuple):
+    channel: str
+    data: Any
+
+
+class Broadcast(_Pair):
+    """One broadcast to one channel. It is equal to the pair `(channel, data)`.
 
     Attributes:
         channel: its name. A broadcast to several channels is captured once for each.
         data: the data as a receiver gets it: a tuple is a list, a datetime is its text.
+        position: the place behind it in the history of its channel, for `since`; None before the
+            broadcast has returned, and if it was not kept.
     """
 
-    channel: str
-    data: Any
+    _payload: bytes = b""
+    position: str | None = None
+
+    def __repr__(self) -> str:
+        kept = "" if self.position is None else f", position={self.position!r}"
+        return f"Broadcast(channel={self.channel!r}, data={self.data!r}{kept})"
 
 
 class CapturedBroadcasts(list[Broadcast]):
@@ -47,16 +58,17 @@ class CapturedBroadcasts(list[Broadcast]):
         self._deliver = deliver
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], object]] = []
-        self._blocks: list[contextlib.AbstractContextManager[None]] = []
+        self._blocks: list[contextlib.ExitStack] = []
 
     def __enter__(self) -> CapturedBroadcasts:
-        block = observe_publishes(self._record)
-        block.__enter__()
+        block = contextlib.ExitStack()
+        block.enter_context(observe_publishes(self._record))
+        block.enter_context(observe_positions(self._record_position))
         self._blocks.append(block)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._blocks.pop().__exit__(None, None, None)
+        self._blocks.pop().close()
 
     async def __aenter__(self) -> CapturedBroadcasts:
         return self.__enter__()
@@ -71,11 +83,22 @@ class CapturedBroadcasts(list[Broadcast]):
             return channels
         data = _data(payload, is_text)
         with self._lock:
-            self.extend(Broadcast(name, data) for name in mine)
+            for name in mine:
+                broadcast = Broadcast(name, data)
+                broadcast._payload = payload
+                self.append(broadcast)
             wakers = list(self._wakers)
         for wake in wakers:
             wake()
         return channels if self._deliver else [name for name in channels if name not in mine]
+
+    def _record_position(self, channel: str, payload: bytes, position: str, /) -> None:
+        """Record the position of the oldest such broadcast that has none."""
+        with self._lock:
+            for one in self:
+                if one.position is None and (one.channel, one._payload) == (channel, payload):
+                    one.position = position
+                    return
 
     def on(self, channel: str | int) -> list[Any]:
         """The data of the broadcasts to one channel."""

@@ -7,7 +7,8 @@
 
 A `Faults` object holds the faults to come. Hubs and sockets that are opened with the configuration
 of `Faults.around` receive through a `FaultyBroker`, which stands between the real broker and its
-sink. Publishing is not changed.
+sink. Publishing is not changed. With history rules, the hub heals what was lost from the real
+broker, unless `Faults.heals` is False.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from ..broker import Sink
+from ..broker import HistoryItem, HistorySink, Sink, SupportsHistory
 from ..conf import Config, Source, load_config
+from ..errors import ConfigurationError, HistoryError
+from ..history import READ_BYTES, HistoryReply, Start
 from ..registry import open_broker
 from ..url import BrokerURL
 
@@ -28,6 +31,8 @@ __all__ = ["Faults", "FaultyBroker"]
 
 LOST_LINK = "lost by a test"
 """Gap reason of `disconnect` and `gap`."""
+UNREADABLE = "made unreadable by a test"
+"""Problem of each read while `Faults.heals` is False."""
 REPLAYED = 5
 """Messages of one channel that `replay` repeats."""
 
@@ -49,14 +54,23 @@ class Faults:
             no random faults.
         rate: the share of messages that have a random fault, 0 to 1. Default: 0.2.
         max_delay_seconds: the longest random delay. Default: 0.002.
+        heals: see the attribute. Default: True.
 
     Attributes:
+        heals: the history of channels with a rule can be read. False: each read fails, so that the
+            hub signals a gap. It may be changed at any time.
         done: kind of fault -> number of messages that had it.
     """
 
     def __init__(
-        self, *, seed: int | None = None, rate: float = 0.2, max_delay_seconds: float = 0.002
+        self,
+        *,
+        seed: int | None = None,
+        rate: float = 0.2,
+        max_delay_seconds: float = 0.002,
+        heals: bool = True,
     ) -> None:
+        self.heals = heals
         self.done: Counter[str] = Counter()
         self._seen = 0
         self._more_seen = asyncio.Event()
@@ -100,11 +114,17 @@ class Faults:
         self._steps.append(_Step("replay", messages))
 
     def disconnect(self, messages: int = 1) -> None:
-        """Lose the next messages as with a lost link: every subscribed channel then has a gap."""
+        """Lose the next messages as with a lost link.
+
+        Every subscribed channel then has a gap, or is healed from its history.
+        """
         self._steps.append(_Step("disconnect", messages))
 
     def gap(self) -> None:
-        """Report a lost link at this point, on every subscribed channel, with nothing lost."""
+        """Report a lost link at this point, on every subscribed channel, with nothing lost.
+
+        The hub signals a gap on each channel that it does not heal from a history.
+        """
         for broker in self._brokers:
             broker.signal_gap()
 
@@ -148,12 +168,19 @@ _PASS = _Step("pass")
 
 
 class FaultyBroker:
-    """A broker that puts `faults` between the broker of a URL and its sink."""
+    """A broker that puts `faults` between the broker of a URL and its sink.
+
+    Raises:
+        ConfigurationError: there are history rules, and the broker of the URL has no history.
+    """
 
     def __init__(self, url: BrokerURL, sink: Sink, faults: Faults) -> None:
         self._sink = sink
         self._faults = faults
         self._broker = open_broker(url, self)
+        self._history = self._broker if isinstance(self._broker, SupportsHistory) else None
+        if url.history and self._history is None:
+            raise ConfigurationError(f"{url}: this broker has no history: remove the rules")
         self.url = self._broker.url
         self.limits = self._broker.limits
         self._subscribed: dict[str, None] = {}
@@ -179,7 +206,40 @@ class FaultyBroker:
     async def aclose(self) -> None:
         await self._broker.aclose()
 
+    # The history of the real broker; the hub uses it only with rules
+
+    @property
+    def unkept(self) -> int:
+        return 0 if self._history is None else self._history.unkept
+
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        if self._history is not None:
+            await self._history.subscribe_with_history(starts)
+        self._subscribed.update(dict.fromkeys(starts))
+
+    def request_history(self, channel: str, start: Start) -> None:
+        if self._history is not None:
+            self._history.request_history(channel, start)
+
+    async def read_history(
+        self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
+    ) -> dict[str, HistoryReply]:
+        if self._history is None or not self._faults.heals:
+            raise HistoryError(self.url, UNREADABLE, channels=starts)
+        return await self._history.read_history(starts, messages=messages, max_bytes=max_bytes)
+
     # The sink of the real broker
+
+    async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
+        for channel, item in batch:
+            if not isinstance(item, HistoryReply):
+                await self.deliver([(channel, item)])
+                continue
+            reply = item if self._faults.heals else HistoryReply.unavailable(UNREADABLE)
+            await cast("HistorySink", self._sink).deliver_with_history([(channel, reply)])
+
+    def history_renamed(self, channels: Sequence[str], history_id: bytes) -> None:
+        cast("HistorySink", self._sink).history_renamed(channels, history_id)
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:
         for channel, message in batch:

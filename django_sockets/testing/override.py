@@ -22,14 +22,18 @@ def override_broker(url: Source = "memory://") -> Iterator[Config]:
     themselves. Existing ones keep theirs.
 
     Args:
-        url: anything that `load_config` takes. With the default, each use has an in-process bus of
-            its own, so that tests do not receive each other's messages.
+        url: anything that `load_config` takes. With the default, and with a dict whose "url" is
+            "memory://", each use has an in-process bus of its own, so that tests do not receive
+            each other's messages, nor read each other's history.
 
     Yields:
         The configuration; its `url` is the URL of the broker.
     """
+    own = f"memory://override-{next(_numbers)}"
     if url == "memory://":
-        url = f"memory://override-{next(_numbers)}"
+        url = own
+    elif isinstance(url, dict) and url.get("url") == "memory://":
+        url = {**url, "url": own}
     config = load_config(url)
     with override_default_config(config):
         yield config

@@ -26,6 +26,8 @@ from django_sockets import (
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.broker import Limits, Sink
 from django_sockets.conf import load_config
+from django_sockets.history import Position
+from django_sockets.runtime import background_loop, close_shared_hubs
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.servers import CacheServer, free_port
 from django_sockets.url import BrokerURL
@@ -71,6 +73,8 @@ class HistoryCalls:
     async def hub(self, config: Any) -> AsyncIterator[Hub]:
         async with open_hub(config) as hub:
             yield hub
+        closing = close_shared_hubs()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, background_loop()))
 
     @pytest.fixture
     def channel(self) -> str:
@@ -130,6 +134,10 @@ class HistoryCalls:
         sent = [bytes([number]) * 60_000 for number in range(12)]
         for one in sent:
             await hub.publish(channel, one)
+        start = (await hub.history(channel, limit=12)).messages[0].position
+        cut = await hub.history(channel, since=start, limit=6)
+        assert [message.payload for message in cut.messages] == sent[1:7]
+        assert cut.more
         page = await hub.history(channel, limit=11)
         assert [message.payload for message in page.messages] == sent[1:]
         assert not page.more
@@ -160,6 +168,22 @@ class HistoryCalls:
         page = await hub.history(channel, since=other)
         assert (page.recovered, page.messages) == (False, ())
         assert page.position == await hub.position(channel)
+
+    async def test_the_same_place_in_another_data_set_is_told(self, hub: Hub, channel: str) -> None:
+        """A promoted replica has the same offsets for other messages."""
+        await hub.publish(channel, b"one")
+        place = Position.parse(await hub.position(channel))
+        assert len(place.history_id) == 8 or "fakeredis" in str(hub.config.url)
+        other = dataclasses.replace(place, history_id=b"\x01" * 8)
+        await hub.publish(channel, b"two")
+        assert not (await hub.history(channel, since=str(other))).recovered
+        assert (await hub.history(channel, since=str(place))).recovered
+
+    async def test_text_that_is_no_text_reached_nobody(self, hub: Hub, channel: str) -> None:
+        await hub.publish(channel, b"\xff", is_text=True)
+        await hub.publish(channel, b"1", is_text=True)
+        (message,) = (await hub.history(channel)).messages
+        assert message.data == 1
 
     async def test_positions_of_several_channels(self, hub: Hub, channel: str) -> None:
         names = [f"{channel}{number}" for number in range(20)]
@@ -306,7 +330,8 @@ async def test_a_server_that_does_not_answer_is_an_error_of_the_library() -> Non
             await hub.position(["kept:1", "kept:2"])
 
 
-async def test_messages_that_this_version_cannot_read(valkey_server: CacheServer) -> None:
+@pytest.mark.parametrize("damage", ["no envelope", "newer version", "another message"])
+async def test_a_history_that_was_changed(valkey_server: CacheServer, damage: str) -> None:
     """Another program wrote into the hash, or a newer version keeps messages already."""
     config = {"url": valkey_server.url, "history": RULES}
     channel = f"kept:{uuid.uuid4().hex}"
@@ -315,9 +340,14 @@ async def test_messages_that_this_version_cannot_read(valkey_server: CacheServer
         for payload in (b"one", b"two", b"three"):
             await hub.publish(channel, payload)
         key = f"django_sockets:{{{channel}}}:h"
-        assert valkey_server.execute("HSET", key, "2", "no envelope") == 0
+        envelope: str = valkey_server.execute("HGET", key, "3")
+        written = {"no envelope": "x", "newer version": envelope[:3] + "\x02" + envelope[4:]}
+        value = written.get(damage, envelope).encode(errors="surrogateescape")
+        assert valkey_server.execute("HSET", key, "2", value) == 0
         page = await hub.history(channel)
-        assert [message.payload for message in page.messages] == [b"three"]
+        assert page.messages[-1].payload == b"three"
+        if damage != "another message":
+            assert len(page.messages) == 1
         assert page.position == await hub.position(channel)
         resumed = await hub.history(channel, since=start)
         assert (resumed.recovered, resumed.messages) == (False, ())

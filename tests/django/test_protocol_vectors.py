@@ -15,16 +15,17 @@ from django_sockets.runtime import close_shared_hubs
 from django_sockets.testing.servers import CacheServer
 from support.protocol_vectors import CONVERSATIONS, FakeTimeLoop, Vectors
 
-HISTORY = "&history_messages=100&history_seconds=60"
+HISTORY = {"kept:": {"messages": 100, "seconds": 60}}
 
 
 def hold(conversation: dict[str, Any], url: str, prepared_frames: bool) -> None:
     """Hold one conversation, on an event loop of its own."""
     loop = FakeTimeLoop()
+    config = {"url": url, "history": HISTORY}
 
     async def run() -> None:
         try:
-            await Vectors(copy.deepcopy(conversation), url, prepared_frames).run()
+            await Vectors(copy.deepcopy(conversation), config, prepared_frames).run()
         finally:
             await close_shared_hubs()
 
@@ -34,21 +35,14 @@ def hold(conversation: dict[str, Any], url: str, prepared_frames: bool) -> None:
         loop.close()
 
 
-def skip_without_abilities(conversation: dict[str, Any]) -> None:
-    if "history" in conversation.get("needs", ()):
-        pytest.skip("subscriptions read no history yet")
-
-
 @pytest.mark.parametrize("prepared_frames", [False, True], ids=["events", "frames"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one["name"])
 def test_in_memory(conversation: dict[str, Any], prepared_frames: bool) -> None:
-    skip_without_abilities(conversation)
     hold(conversation, f"memory://vectors-{random.getrandbits(48):x}", prepared_frames)
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one["name"])
 def test_with_valkey(conversation: dict[str, Any], valkey_server: CacheServer) -> None:
-    skip_without_abilities(conversation)
     if any("advance_seconds" in step for step in conversation["steps"]):
         pytest.skip("the time of the server cannot be advanced")
     hold(conversation, f"{valkey_server.url}?prefix=v{random.getrandbits(48):x}", True)

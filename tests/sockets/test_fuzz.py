@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -66,6 +67,7 @@ class Lenient(Echo):
 
 @pytest.fixture
 def no_tracebacks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    gc.collect()  # Otherwise the tasks of an earlier test's loop may be reported in this one.
     yield
     assert not [r for r in caplog.get_records("call") if r.exc_info or r.levelno > logging.WARNING]
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from django_sockets import Reject, RequestError
+from django_sockets.history import Position
 from django_sockets.hub.hub import Hub
 from django_sockets.runtime import shared_hub
 from django_sockets.signed_channels import channel_token
@@ -49,11 +50,11 @@ class Say(msgspec.Struct):
     text: str
 
 
-def application(url: str, path: str) -> type[BaseSocketServer]:
+def application(source: dict[str, Any], path: str) -> type[BaseSocketServer]:
     """The application that the vectors describe."""
 
     class Application(BaseSocketServer):
-        config = url
+        config = source
         idle_timeout_seconds = 60 if path == "/pong" else None
         finished = asyncio.Event()
         sockets: list[Any] = []  # noqa: RUF012
@@ -102,9 +103,11 @@ def application(url: str, path: str) -> type[BaseSocketServer]:
 class Vectors:
     """One conversation with one application."""
 
-    def __init__(self, conversation: dict[str, Any], url: str, prepared_frames: bool) -> None:
+    def __init__(
+        self, conversation: dict[str, Any], config: dict[str, Any], prepared_frames: bool
+    ) -> None:
         self.conversation = conversation
-        self.app = application(url, conversation.get("path", "/"))
+        self.app = application(config, conversation.get("path", "/"))
         self.client = SocketClient(
             self.app.as_asgi,
             conversation.get("path", "/"),
@@ -112,7 +115,7 @@ class Vectors:
             prepared_frames=prepared_frames,
             raise_errors=False,
         )
-        self.positions: dict[str, str] = {}
+        self.positions = {"GONE": str(Position(bytes(8), 7, bytes(16)))}
         self.tokens = {
             name: channel_token(
                 token["channel"],

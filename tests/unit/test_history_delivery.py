@@ -117,3 +117,57 @@ async def test_with_rules_the_event_loop_publishes_for_all_threads() -> None:
     assert getattr(kept, "thread_publisher", None) is None
     await plain.aclose()
     await kept.aclose()
+
+
+async def test_a_reply_that_its_connection_could_not_deliver_is_read_again() -> None:
+    """The next reply of the same packet ends the connection before the first one is delivered."""
+    other = "kept:2"
+    async with ScriptedServer() as server:
+        sink = HistoryRecorder()
+        broker = opened(server.url, sink)
+        server.answers |= {"SCRIPT": encode(b"sha"), "EVALSHA": PAGE}
+        await broker.subscribe_with_history({ROOM: NEWEST, other: NEWEST})
+        answers = [b"", PAGE + b"-MOVED 1 127.0.0.1:1\r\n"]
+        server.answers["EVALSHA"] = lambda *_: answers.pop(0) if answers else PAGE
+        broker.request_history(ROOM, NEWEST)
+        broker.request_history(other, NEWEST)
+        for channel in (ROOM, other):
+            assert len(await sink.replies(channel, 2)) == 2
+        kinds = [one[0] for one in sink.seen]
+        assert kinds == ["reply", "reply", "lost", "reply", "reply"]
+        await broker.aclose()
+
+
+async def test_a_call_waits_for_the_reply_that_is_read_again() -> None:
+    async with ScriptedServer() as server:
+        sink = HistoryRecorder()
+        broker = opened(server.url, sink)
+        answers = [b"", PAGE + b"-MOVED 1 127.0.0.1:1\r\n"]
+        server.answers |= {"SCRIPT": encode(b"sha")}
+        server.answers["EVALSHA"] = lambda *_: answers.pop(0) if answers else PAGE
+        await broker.subscribe_with_history({ROOM: NEWEST, "kept:2": NEWEST})
+        assert {one[1] for one in sink.seen if one[0] == "reply"} == {ROOM, "kept:2"}
+        await broker.aclose()
+
+
+async def test_a_reply_that_was_not_delivered_is_not_read_again_after_an_unsubscribe() -> None:
+    async with ScriptedServer() as server:
+        sink = SlowRecorder()
+        broker = opened(server.url, sink)
+        sink.free.set()
+        server.answers |= {"SCRIPT": encode(b"sha"), "EVALSHA": PAGE}
+        await broker.subscribe_with_history({ROOM: NEWEST, "kept:2": NEWEST})
+        sink.free.clear()
+        sink.began.clear()
+        broker.request_history("kept:2", NEWEST)
+        await sink.began.wait()  # The connection waits for the sink, and then has the next reply.
+        broker.request_history(ROOM, NEWEST)
+        await server.until(lambda: server.asked["EVALSHA"] == 4)
+        await broker.unsubscribe([ROOM])
+        (link,) = server.subscribers
+        link.cut()
+        sink.free.set()
+        await server.until(lambda: server.asked["SUBSCRIBE"] == 2)
+        await broker.subscribe_with_history({"kept:3": None})
+        assert server.asked["EVALSHA"] == 5
+        await broker.aclose()

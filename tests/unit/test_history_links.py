@@ -502,3 +502,34 @@ async def test_a_read_moves_to_the_connection_that_takes_over(world: Scripted) -
     # The page was given, and the connection that took over goes on reading.
     world.history.request_history(ROOM, NEWEST)
     assert len(await world.sink.replies(ROOM, 2)) == 2
+
+
+async def test_a_page_that_a_failed_takeover_held_back_is_read_again(world: Scripted) -> None:
+    links: list[Conversation] = []
+
+    def answer(conversation: Conversation, _: list[bytes]) -> bytes:
+        if conversation not in links:
+            links.append(conversation)
+        first = len(links) == 1
+        return b"-ASK 1 127.0.0.1:1\r\n" if first else page()
+
+    def ping(conversation: Conversation, _: list[bytes]) -> bytes | None:
+        standby = world.broker._node._successor
+        if standby is not None and standby.state.settled and conversation is links[0]:
+            links[1].cut()  # Its page is held back until the first connection has answered.
+            return b""
+        return None
+
+    world.server.answers["EVALSHA"] = answer
+    await world.broker.subscribe([ROOM])
+    world.history.request_history(ROOM, NEWEST)
+    await world.server.until(lambda: world.server.asked["EVALSHA"] > 1)
+    world.server.answers["PING"] = ping
+    node = world.broker._node
+    node._start_rotation()
+    await world.server.until(lambda: len(links) == 2)
+    (reply,) = await world.sink.replies(ROOM)
+    assert reply.position == NEWEST
+    await node._rotating
+    world.history.request_history(ROOM, NEWEST)
+    assert len(await world.sink.replies(ROOM, 2)) == 2

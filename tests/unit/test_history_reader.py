@@ -13,19 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_sockets.backends.memory_history import MemoryHistory
-from django_sockets.delivery.envelope import Publisher, unpack_kept
+from django_sockets.delivery.envelope import Publisher, unpack
+from django_sockets.delivery.events import HISTORY
 from django_sockets.delivery.sequence import PublisherBudget, SequenceTracker, Verdict
 from django_sockets.history import (
     HistoryReply,
     HistoryRule,
     HistoryStatus,
     Position,
+    Start,
     position_field,
     position_of,
     tag_of,
     with_field,
 )
-from django_sockets.hub.history import HISTORY, HistoryReader, Live
+from django_sockets.hub.history import Healed, HistoryReader
 
 ROOM = "room"
 NONE = bytes(8)
@@ -73,7 +75,8 @@ class World:
         self.known_id = b""
         self.reader = HistoryReader()
         self.tracker = SequenceTracker(PublisherBudget())
-        self.seen: dict[bytes, int] = {}
+        self.start: Start = None
+        self.reading = True
         self.answer()
         self.tracker.acknowledged(time.monotonic())
 
@@ -115,7 +118,9 @@ class World:
         if self.link is None:
             self.link = self.primary
             self.known_id = b""
-            self.reader.lost("link", handed_over=handed_over)
+            if not self.reader.lost(handed_over=handed_over):
+                self.gap()
+            self.read()
 
     def probe(self) -> None:
         """The id of the server is compared, as far as it is known on this connection."""
@@ -126,43 +131,54 @@ class World:
                 self.known_id = self.link.history.id
 
     def receive(self, message: bytes) -> None:
-        (publisher, counter, *_), link = unpack_kept(message)
-        verdict = self.reader.live(
-            link, tag_of(message), lambda: counter <= self.seen.get(publisher, 0)
-        )
-        if verdict is Live.TAKE:
-            self.take(message)
-
-    def take(self, message: bytes) -> None:
-        (publisher, counter, previous, age_us, _, _, payload), _ = unpack_kept(message)
+        taken = self.reader.take(message, self.tracker)
+        if taken is None:
+            if self.reader.incomplete:
+                self.reader.incomplete = False
+                self.read()
+            return
+        publisher, counter, previous, age_us, _, _, payload, _ = taken
         verdict = self.tracker.observe(publisher, counter, previous, age_us, time.monotonic())
-        self.seen[publisher] = max(counter, self.seen.get(publisher, 0))
         if verdict in (Verdict.GAP, Verdict.LATE):
             self.gaps.append(next(self.clock))
         if verdict in (Verdict.GAP, Verdict.DELIVER):
             self.heard.append(payload)
 
+    def gap(self) -> None:
+        self.gaps.append(next(self.clock))
+        self.tracker.gap_signalled(time.monotonic())
+
+    def read(self) -> None:
+        """Open a read if one is needed."""
+        if not self.reading and (self.reader.healing or self.reader.unplaced):
+            self.reading = True
+            self.start = self.reader.position if self.reader.healing else None
+
     def answer(self, max_bytes: int = 10**6) -> None:
         """The server answers the open read."""
-        if not self.reader.reading or self.link is None:
+        if not self.reading or self.link is None:
             return
         if self.link is not self.primary:
             self.link = None  # READONLY
             return
         history = self.link.history
-        found = history.read(ROOM, self.reader.start, self.rule, 0, self.rule.messages, max_bytes)
+        found = history.read(ROOM, self.start, self.rule, 0, self.rule.messages, max_bytes)
         reply = HistoryReply(found.status, found.position, found.messages, self.link.former)
         if self.known_id not in (b"", history.id):
             self.link = None  # See `LinkReads`.
             return
         self.known_id = history.id
-        healed = self.reader.reply(reply)
+        healed = self.reader.reply(reply, self.start)
         if healed.gap is not None:
-            self.gaps.append(next(self.clock))
-            self.tracker.gap_signalled(time.monotonic())
+            self.gap()
         for message in healed.messages:
-            self.take(message)
-        assert healed.read == self.reader.reading
+            self.receive(message)
+            assert not self.reader.healing
+        self.reading = healed.more
+        if healed.more:
+            self.reader.read_on()
+            self.start = found.position
+        self.read()
 
     def settle(self) -> None:
         """No more faults: what is missing now is missing for good."""
@@ -170,7 +186,7 @@ class World:
         self.probe()
         self.connect()
         for _ in range(2):
-            while self.reader.reading:
+            while self.reading:
                 self.connect()
                 self.answer()
             self.publish(0)
@@ -224,7 +240,7 @@ def test_what_the_server_still_has_is_neither_lost_nor_a_gap(steps: list[tuple[s
     assert world.gaps == []
     assert len(world.heard) == len(world.published)
     for publisher in world.publishers:
-        assert world.seen[publisher.id] > 0
+        assert world.tracker.has_received(publisher.id, 1)
 
 
 @settings(max_examples=400, deadline=None)
@@ -313,7 +329,8 @@ def test_an_unavailable_history_is_a_gap_and_the_next_message_gives_the_position
     world.cut()
     world.publish()
     world.connect()
-    assert world.reader.reply(HistoryReply.unavailable("no")).gap == HISTORY
+    assert world.reader.reply(HistoryReply.unavailable("no"), world.start).gap == HISTORY
+    world.reading = False
     world.publish()
     assert world.heard[-1] == b"2"
     assert world.reader.position is not None
@@ -322,30 +339,68 @@ def test_an_unavailable_history_is_a_gap_and_the_next_message_gives_the_position
     assert world.heard[-1] == b"3"
 
 
-def test_since_and_the_last_messages_begin_with_a_reply() -> None:
-    world = World(100)
-    for _ in range(5):
-        world.publish()
-    history = world.primary.history
-    everything = history.read(ROOM, 5, world.rule, 0, 100)
-    start = Position(everything.position.epoch, 0, bytes(16), history.id)
-    for begin, count in ((start, 5), (2, 2), (None, 0)):
-        reader = HistoryReader(begin)
-        healed = reader.reply(history.read(ROOM, begin, world.rule, 0, 100))
-        assert (healed.gap, len(healed.messages)) == (None, count)
-        assert reader.position == everything.position
-    reader = HistoryReader(Position(b"another!", 0, bytes(16), history.id))
-    healed = reader.reply(history.read(ROOM, reader.start, world.rule, 0, 100))
-    assert (healed.gap, healed.messages) == (HISTORY, ())
-    assert reader.position == everything.position
-
-
-def test_a_reply_that_nobody_waits_for_changes_nothing() -> None:
+def test_a_reply_with_nothing_new_changes_nothing() -> None:
     world = World(100)
     before = world.reader.position
-    healed = world.reader.reply(HistoryReply(HistoryStatus.BROKEN))
-    assert (healed.gap, healed.messages, healed.read) == (None, (), False)
-    assert world.reader.position == before
+    assert world.reader.reply(HistoryReply(HistoryStatus.BROKEN), before) == Healed()
+    assert world.reader.reply(HistoryReply(HistoryStatus.WHOLE, before), None) == Healed()
+    assert (world.reader.position, world.reader.healing) == (before, False)
+
+
+def test_a_reply_from_a_lower_offset_heals_and_one_from_a_higher_offset_does_not() -> None:
+    world = World(100)
+    history = world.primary.history
+    for _ in range(3):
+        world.publish()
+    low = world.reader.position
+    for _ in range(3):
+        world.publish()
+    here = world.reader.position
+    world.cut()
+    world.publish()
+    high = history.read(ROOM, None, world.rule, 0, 100).position
+    world.publish()
+    world.reader.lost(handed_over=False)
+    healed = world.reader.reply(history.read(ROOM, high, world.rule, 0, 100), high)
+    assert (healed, world.reader.healing, world.reader.position) == (Healed(), True, here)
+    healed = world.reader.reply(history.read(ROOM, low, world.rule, 0, 100), low)
+    assert [unpack(message)[6] for message in healed.messages] == [b"6", b"7"]
+    assert not world.reader.healing
+
+
+def test_a_reply_that_is_ahead_of_the_stream_heals_what_the_network_dropped() -> None:
+    world = World(100)
+    world.publish()
+    world.publish(lost=True)
+    world.reader.unplaced = True
+    world.read()
+    world.answer()
+    assert world.reader.healing
+    world.answer()
+    assert (world.heard, world.gaps) == ([b"0", b"1"], [])
+
+
+def test_an_evicted_history_is_no_gap_on_an_unbroken_link() -> None:
+    world = World(100)
+    world.publish()
+    world.evict()
+    world.reader.unplaced = True
+    world.read()
+    world.answer()
+    world.publish()
+    assert (world.heard, world.gaps) == ([b"0", b"1"], [])
+
+
+def test_a_slot_given_away_after_a_lost_link_does_not_excuse_another_history() -> None:
+    world = World(100)
+    world.publish()
+    world.cut()
+    world.publish()
+    world.primary.history.id = b"another1"
+    world.reader.lost(handed_over=False)
+    world.connect(handed_over=True)
+    world.answer()
+    assert len(world.gaps) == 1
 
 
 def test_a_new_history_id_of_the_same_history_is_taken() -> None:
@@ -371,29 +426,44 @@ AT = Position(E1, 5, b"tag of message 5", LINE)
 def at_five() -> HistoryReader:
     """A reader whose last message has the offset 5."""
     reader = HistoryReader()
-    reader.reply(HistoryReply(HistoryStatus.WHOLE, AT))
+    reader.reply(HistoryReply(HistoryStatus.WHOLE, AT), None)
     return reader
 
 
-def never() -> bool:
-    return False
+def message(epoch: bytes, offset: int, before: bytes) -> bytes:
+    (header,) = Publisher().headers([ROOM], is_text=False)
+    return with_field(header) + position_field(epoch, offset, before)
 
 
 def following(count: int, before: bytes = AT.tag) -> tuple[bytes, ...]:
     """Messages that follow on offset 5."""
-    publisher = Publisher()
     found = []
     for offset in range(6, 6 + count):
-        (header,) = publisher.headers([ROOM], is_text=False)
-        found.append(with_field(header) + position_field(E1, offset, before))
-        before = tag_of(header)
+        found.append(message(E1, offset, before))
+        before = tag_of(found[-1])
     return tuple(found)
+
+
+def new_tracker() -> SequenceTracker:
+    return SequenceTracker(PublisherBudget())
 
 
 def test_the_next_message_is_taken_and_moves_the_position() -> None:
     reader = at_five()
-    assert reader.live((E1, 6, AT.tag), b"tag of message 6", never) is Live.TAKE
-    assert reader.position == Position(E1, 6, b"tag of message 6", LINE)
+    (six,) = following(1)
+    taken = reader.take(six, new_tracker())
+    assert taken is not None
+    assert taken[7] == (E1, b"6", tag_of(six), LINE)
+    assert reader.position == Position(E1, 6, tag_of(six), LINE)
+
+
+def test_a_message_that_was_not_kept_does_not_move_the_position() -> None:
+    reader = at_five()
+    (header,) = Publisher().headers([ROOM], is_text=False)
+    taken = reader.take(header + b"payload", new_tracker())
+    assert taken is not None
+    assert taken[6:] == (b"payload", None)
+    assert reader.position == AT
 
 
 @pytest.mark.parametrize(
@@ -401,86 +471,75 @@ def test_the_next_message_is_taken_and_moves_the_position() -> None:
     [
         (E1, 7, b"tag of message 6"),
         (E1, 6, b"of another serve"),
+        (E1, 7, AT.tag),
+        (E2, 6, AT.tag),
         (E1, 4, b"of another serve"),
         (E2, 2, b"some other tag.."),
         (E2, 1, b"some other tag.."),
     ],
 )
 def test_a_message_that_does_not_follow_makes_a_read(link: tuple[bytes, int, bytes]) -> None:
-    reader = at_five()
-    assert reader.live(link, b"tag of message x", never) is Live.READ
-    assert (reader.reading, reader.start, reader.position) == (True, AT, AT)
+    reader, tracker = at_five(), new_tracker()
+    assert reader.take(message(*link), tracker) is None
+    assert (reader.healing, reader.incomplete, reader.position) == (True, True, AT)
     # Until the reply, nothing else is taken, except messages that were not kept.
-    assert reader.live((E1, 6, AT.tag), b"tag of message 6", never) is Live.DROP
-    assert reader.live(None, b"tag of message y", never) is Live.TAKE
+    assert reader.take(following(1)[0], tracker) is None
+    (header,) = Publisher().headers([ROOM], is_text=False)
+    assert reader.take(header, tracker) is not None
 
 
 def test_a_repeated_message_makes_no_read() -> None:
+    reader, tracker = at_five(), new_tracker()
+    old = message(E1, 4, b"tag of message 3")
+    tracker.observe(*unpack(old)[:3])
+    assert reader.take(old, tracker) is not None
+    assert (reader.healing, reader.position) == (False, AT)
+
+
+def test_the_first_message_of_a_new_epoch_is_taken_on_an_unbroken_link() -> None:
     reader = at_five()
-    assert reader.live((E1, 4, b"tag of message 3"), b"t" * 16, lambda: True) is Live.DROP
-    assert not reader.reading
+    first = message(E2, 1, bytes(16))
+    assert reader.take(first, new_tracker()) is not None
+    assert reader.position == Position(E2, 1, tag_of(first), LINE)
 
 
-def test_the_first_message_of_a_new_epoch_is_taken() -> None:
-    reader = at_five()
-    assert reader.live((E2, 1, bytes(16)), b"t" * 16, never) is Live.TAKE
-    assert reader.position == Position(E2, 1, b"t" * 16, LINE)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_whole_reply_heals(cut: bool) -> None:
+    reader, tracker, messages = at_five(), new_tracker(), following(3)
+    assert reader.lost(handed_over=False)
+    end = position_of(messages[-1], LINE)
+    assert end is not None
+    status = HistoryStatus.CUT if cut else HistoryStatus.WHOLE
+    healed = reader.reply(HistoryReply(status, end, messages), AT)
+    assert healed == Healed(None, messages, cut)
+    for one in healed.messages:
+        assert reader.take(one, tracker) is not None
+    assert (reader.position, reader.healing) == (end, False)
 
 
-@pytest.mark.parametrize("start", [None, 3])
-def test_a_loss_before_the_first_reply_is_a_gap(start: int | None) -> None:
-    reader = HistoryReader(start)
-    assert not reader.lost("link", handed_over=False)
-    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap == "link"
-
-
-def test_a_loss_without_a_position_is_a_gap() -> None:
-    reader = HistoryReader()
-    reader.reply(HistoryReply.unavailable("no"))
-    assert reader.lost("link", handed_over=False)
-    assert reader.start is None
-    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap == "link"
-
-
-def test_a_loss_while_a_read_is_open_goes_on_with_it() -> None:
-    reader = at_five()
-    assert reader.lost("link", handed_over=False)
-    assert not reader.lost("link", handed_over=False)
-    assert reader.reply(HistoryReply(HistoryStatus.WHOLE, AT)).gap is None
-
-
-@pytest.mark.parametrize("status", [HistoryStatus.WHOLE, HistoryStatus.CUT])
-@pytest.mark.parametrize("case", ["first", "hole"])
-def test_messages_that_do_not_follow_on_each_other_are_a_gap(
-    status: HistoryStatus, case: str
-) -> None:
-    reader = at_five()
-    reader.lost("link", handed_over=False)
-    messages = following(3)
-    if case == "hole":
-        messages = (messages[0], messages[2])
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("damage", ["order", "start", "hole", "field"])
+def test_a_reply_with_a_broken_chain_is_a_gap(damage: str, cut: bool) -> None:
+    reader, messages = at_five(), list(following(3))
+    assert reader.lost(handed_over=False)
+    end = position_of(messages[-1], LINE)
+    if damage == "order":
+        messages.reverse()
+    elif damage == "start":
+        messages = list(following(3, b"of another serve"))
+    elif damage == "hole":
+        del messages[1]
     else:
-        messages = following(3, before=b"of another serve")
-    newest = position_of(messages[-1], LINE)
-    healed = reader.reply(HistoryReply(status, newest, messages))
-    if status is HistoryStatus.CUT:
-        # The newest position is still unknown, and the gap stands before it.
-        assert (healed.gap, healed.messages, healed.read) == (None, (), True)
-        assert reader.start is None
-        healed = reader.reply(HistoryReply(HistoryStatus.WHOLE, newest))
-    assert (healed.gap, healed.messages, healed.read) == (HISTORY, (), False)
-    assert reader.position == newest
+        messages[1] = b"".join(Publisher().headers([ROOM], is_text=False))
+    status = HistoryStatus.CUT if cut else HistoryStatus.WHOLE
+    healed = reader.reply(HistoryReply(status, end, tuple(messages)), AT)
+    assert healed == Healed(HISTORY)
+    # After a reply that is not the last one, the position is unknown and has to be read.
+    assert reader.position == (None if cut else end)
+    assert reader.unplaced is cut
 
 
-def test_a_page_is_followed_by_the_next_one() -> None:
-    reader = at_five()
-    reader.lost("link", handed_over=False)
-    messages = following(4)
-    behind = position_of(messages[1], LINE)
-    healed = reader.reply(HistoryReply(HistoryStatus.CUT, behind, messages[:2]))
-    assert (healed.gap, healed.messages, healed.read) == (None, messages[:2], True)
-    assert reader.start == behind
-    newest = position_of(messages[3], LINE)
-    healed = reader.reply(HistoryReply(HistoryStatus.WHOLE, newest, messages[2:]))
-    assert (healed.gap, healed.messages, healed.read) == (None, messages[2:], False)
-    assert reader.position == newest
+def test_a_loss_without_a_position_is_a_gap_at_once() -> None:
+    reader = HistoryReader()
+    assert not reader.lost(handed_over=False)
+    assert (reader.healing, reader.unplaced) == (False, True)

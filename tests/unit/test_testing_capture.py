@@ -15,6 +15,7 @@ from django_sockets.closing import async_close_sockets
 from django_sockets.hub.hub import CONTROL
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, capture_broadcasts, override_broker
+from django_sockets.testing.capture import Broadcast
 
 
 class Room(BaseSocketServer):
@@ -132,3 +133,51 @@ async def test_waiting_ends_with_the_broadcast_or_says_what_came() -> None:
             await captured.async_wait_for(2, timeout_seconds=0.01)
         with pytest.raises(AssertionError, match="1 of 2 broadcasts came"):
             await asyncio.to_thread(captured.wait_for, 2, 0.01)
+
+
+KEPT = {"kept:": {"messages": 3, "seconds": 60}}
+
+
+async def test_a_kept_broadcast_shows_its_position() -> None:
+    """A test renders a page, broadcasts, and subscribes with the position of the page."""
+    with override_broker({"url": "memory://", "history": KEPT}), capture_broadcasts() as captured:
+        broadcaster = Broadcaster()
+        first = await broadcaster.async_position("kept:1")
+        for data in ("same", "same", "other"):
+            await broadcaster.async_broadcast(["kept:1", "room", "kept:2"], data)
+        page = await broadcaster.async_history("kept:1")
+    of_kept = [one for one in captured if one.channel == "kept:1"]
+    assert [one.position for one in of_kept] == [message.position for message in page.messages]
+    assert len({first, *(one.position for one in captured)} - {None}) == 7
+    assert {one.position for one in captured if one.channel == "room"} == {None}
+    assert captured[0] == ("kept:1", "same")
+    assert captured[0] == Broadcast("kept:1", "same")
+    assert repr(captured[1]) == "Broadcast(channel='room', data='same')"
+    assert f"position={of_kept[0].position!r}" in repr(of_kept[0])
+
+
+async def test_concurrent_broadcasts_show_their_own_positions() -> None:
+    with override_broker({"url": "memory://", "history": KEPT}), capture_broadcasts() as captured:
+        broadcaster = Broadcaster()
+        await asyncio.gather(*(broadcaster.async_broadcast("kept:1", n) for n in range(3)))
+        page = await broadcaster.async_history("kept:1")
+    assert {one.data: one.position for one in captured} == {
+        message.data: message.position for message in page.messages
+    }
+
+
+def test_without_delivery_there_is_no_position() -> None:
+    with (
+        override_broker({"url": "memory://", "history": KEPT}),
+        capture_broadcasts(deliver=False) as captured,
+    ):
+        Broadcaster().broadcast("kept:1", 1)
+        assert Broadcaster().history("kept:1").messages == ()
+    assert captured[0].position is None
+
+
+def test_a_test_does_not_read_the_history_of_another() -> None:
+    for _ in range(2):
+        with override_broker({"url": "memory://", "history": KEPT}):
+            assert Broadcaster().history("kept:1").messages == ()
+            Broadcaster().broadcast("kept:1", 1)

@@ -1,0 +1,194 @@
+"""One channel with a history rule: its reader, the joins that wait, and the one open read.
+
+At most one read of a channel is open at a time, so that each reply belongs to a known request. A
+reply serves everybody whose place it covers: the reader of the channel, and the joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
+from ..delivery.channel import Channel, Recipient, Subscriber
+from ..delivery.events import HISTORY
+from ..delivery.replay import read_replay, replay_segments
+from ..history import HistoryReply, HistoryRule, HistoryStatus, Recovery, Start
+from .history import HistoryReader
+from .joins import Join, JoinRead, lowest
+
+__all__ = ["KeptChannel"]
+
+
+class KeptChannel:
+    """The history of one subscribed channel.
+
+    Attributes:
+        name: of the channel.
+        rule: its history rule.
+        channel: its subscribers.
+        reader: decides about its live messages.
+        reading: a read is open; exactly one reply follows.
+        renewed_at: the time at which the history was last used, as far as it is known.
+        seen: the position at that time.
+    """
+
+    def __init__(self, name: str, rule: HistoryRule, channel: Channel) -> None:
+        self.name = name
+        self.rule = rule
+        self.channel = channel
+        self.reader = channel.history = HistoryReader()
+        self.reading = False
+        self.renewed_at = 0.0
+        self.seen = self.reader.position
+        self._start: Start = None
+        self._waiting: list[Join] = []
+        self._retries: list[Join] = []
+        self._served: JoinRead | None = None
+
+    # Joins
+
+    def join(self, join: Join) -> None:
+        """Let a subscriber wait for its messages; `begin_read` follows."""
+        self._waiting.append(join)
+        self.channel.joining += 1
+
+    def _joins(self) -> Iterable[Join]:
+        yield from self._waiting
+        yield from self._retries
+        if self._served is not None:
+            yield from self._served.joins
+
+    def waiting_join(self, subscriber: Subscriber) -> Join | None:
+        """The join of a subscriber, if it waits."""
+        return next((join for join in self._joins() if join.subscriber is subscriber), None)
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """A subscriber has left the channel: its join, if there is one, ends without messages."""
+        join = self.waiting_join(subscriber)
+        if join is None:
+            return
+        for joins in (
+            self._waiting,
+            self._retries,
+            *([self._served.joins] if self._served else ()),
+        ):
+            if join in joins:
+                joins.remove(join)
+        join.settle(Recovery())
+
+    def fail_joins(self, error: Exception) -> None:
+        """End all joins with an error."""
+        for join in self._joins():
+            if not join.answer.done():
+                join.answer.set_exception(error)
+                join.answer.exception()  # The caller may have been cancelled.
+
+    # Reads
+
+    def begin_read(self) -> tuple[bool, Start]:
+        """Choose the next read, unless one is open or none is needed.
+
+        Returns:
+            Whether to read the channel, and where to begin.
+        """
+        reader, everything = self.reader, False
+        if self.reading or not (
+            reader.healing or reader.unplaced or self._waiting or self._retries
+        ):
+            return False, None
+        joins: list[Join] = []
+        start: Start = reader.position if reader.healing else None
+        if start is None and self._retries:
+            joins, self._retries = self._retries, []
+            start, everything = self.rule.messages, True
+        else:
+            if start is None and self._waiting:
+                start = next((j.start for j in self._waiting if j.start is not None), None)
+            joins = [join for join in self._waiting if join.fits(start)]
+            self._waiting = [join for join in self._waiting if not join.fits(start)]
+            start = lowest(joins, start)
+        self._served = JoinRead(joins, start, everything=everything)
+        self.reading, self._start = True, start
+        return True, start
+
+    def read_failed(self) -> None:
+        """The open read was given up without a reply."""
+        self.reading = False
+        if self._served is not None:
+            self._waiting = self._served.joins + self._waiting
+            self._served = None
+
+    def take_reply(self, reply: HistoryReply, now: float, observer: BatchObserver) -> list[Segment]:
+        """Take the reply to the open read, at its place in the stream.
+
+        Returns:
+            What to deliver. `continued` tells whether to read on.
+        """
+        served = self._served
+        if not self.reading or served is None:
+            return []
+        segments = self._heal(reply, now, observer)
+        if served.joins:
+            served.add(reply, self._start)
+        if reply.status is HistoryStatus.CUT and (served.joins or self.reader.healing):
+            self._start = reply.position
+            return segments
+        self.reading, self._served = False, None
+        if reply.status is HistoryStatus.UNAVAILABLE:
+            # The other joins would wait for the same server.
+            served.joins += self._waiting + self._retries
+            self._waiting, self._retries = [], []
+        retries = served.retries(reply)
+        self._retries += retries
+        served.joins = [join for join in served.joins if join not in retries]
+        try:
+            return segments + self._serve(served, reply, observer)
+        except Exception:
+            left = [join for join in served.joins if not join.answer.done()]
+            self._waiting = left + self._waiting
+            raise
+
+    @property
+    def continued(self) -> Start:
+        """Where the open read continues after a reply with the status `CUT`; None if it ended."""
+        return self._start if self.reading else None
+
+    def _heal(self, reply: HistoryReply, now: float, observer: BatchObserver) -> list[Segment]:
+        channel, reader = self.channel, self.reader
+        healed = reader.reply(reply, self._start)
+        segments: list[Segment] = []
+        if healed.gap is not None:
+            channel.gap_signalled(now)
+            segments.append((GapBefore(self.name, channel, healed.gap), []))
+        if healed.messages:
+            batch = [(self.name, message) for message in healed.messages]
+            segments += read_batch(batch, {self.name: channel}, now, observer)
+        if healed.more:
+            reader.read_on()
+        return segments
+
+    def _serve(
+        self, served: JoinRead, reply: HistoryReply, observer: BatchObserver
+    ) -> list[Segment]:
+        """Give each join its part, and add its subscriber to the channel."""
+        if not served.joins:
+            return []
+        newest = reply.position or self.reader.position
+        text = None if newest is None else str(newest)
+        history_id = b"" if newest is None else newest.history_id
+        replayed = read_replay(self.name, served.messages, history_id, observer)
+        recipients: dict[tuple[bool, int], list[Recipient]] = {}
+        for join in served.joins:
+            part = whole, index = served.part_for(join.start, reply)
+            self.channel.joining -= 1
+            recipients.setdefault(part, []).append(
+                self.channel.add(join.subscriber, join.send_queue)
+            )
+            recovered = whole and not (join.start is None or isinstance(join.start, int))
+            join.settle(Recovery(recovered, text, len(replayed) - index))
+        segments: list[Segment] = []
+        for (whole, index), group in recipients.items():
+            if not whole:
+                segments.append((GapBefore(self.name, self.channel, HISTORY, tuple(group)), []))
+            segments += replay_segments(self.name, self.channel, replayed[index:], tuple(group))
+        return segments
