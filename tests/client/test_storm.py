@@ -18,6 +18,7 @@ import pytest
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
+from support.client_app import configuration
 from support.shop_process import Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,11 +53,11 @@ def line(process: subprocess.Popen[str]) -> dict[str, Any]:
 @contextmanager
 def server(folder: Path, broker: str, port: int) -> Iterator[Server]:
     more = {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests" / "browser", ROOT))),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))),
         "CLIENT_BROKER": broker,
     }
     own = "django_sockets.servers.uvicorn:WebSocketProtocol"
-    command = [sys.executable, "-m", "uvicorn", "client_app:application", "--ws", own]
+    command = [sys.executable, "-m", "uvicorn", "support.client_app:application", "--ws", own]
     command += ["--port", str(port), "--backlog", "4096", "--log-level", "warning"]
     with serving(command, port, folder / "server.log", **more) as running:
         yield running
@@ -69,7 +70,7 @@ def test_clients_come_back_from_a_restart_one_after_the_other(
     if hard < CLIENTS + 500:
         pytest.skip(f"{CLIENTS} clients need more open files than {hard}")
     broker = f"{valkey_server.url}?prefix=storm-{os.getpid()}"
-    broadcaster = Broadcaster(config=broker)
+    broadcaster = Broadcaster(config=configuration(broker))
     port = free_port()
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, CLIENTS + 1000), hard))
     try:

@@ -1,4 +1,4 @@
-"""The application of test_client.py: a page with the browser client, served as static files.
+"""The application for tests of the browser client: a page that uses it, and a socket class.
 
 Environment:
     CLIENT_BROKER: the URL of the broker.
@@ -19,23 +19,29 @@ from django_sockets.typed import on
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
-    Path(__file__).parent / "pages",
+    ROOT / "tests" / "browser" / "pages",
     ROOT / "django_sockets" / "static" / "django_sockets",
     Path(os.environ.get("CLIENT_PAGES", "/nonexistent")),
 )
 TYPES = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript"}
 
-# The tests' way to start servers names the settings of another project.
-os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+if "CLIENT_BROKER" in os.environ:
+    # `support.shop_process` names the settings of another project.
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
 
 if "CLIENT_PING_SECONDS" in os.environ:
     Session.ping_seconds = int(os.environ["CLIENT_PING_SECONDS"])  # type: ignore[misc,assignment]
 
 
-class Numbers(BaseSocketServer):
-    """Passes on what is published on `room:` channels, and answers requests."""
+def configuration(broker: str) -> dict[str, Any]:
+    """The channels `kept:` have a history."""
+    return {"url": broker, "history": {"kept:": {"messages": 10_000, "seconds": 600}}}
 
-    config = os.environ.get("CLIENT_BROKER", "memory://client")
+
+class Numbers(BaseSocketServer):
+    """Passes on what is published on `room:` and `kept:` channels, and answers requests."""
+
+    config = configuration(os.environ.get("CLIENT_BROKER", "memory://client"))
 
     async def authorize(self) -> None:
         refused = {"/ws/login": 401, "/ws/staff": 403}.get(self.scope["path"])
@@ -43,7 +49,7 @@ class Numbers(BaseSocketServer):
             raise Reject(refused)
 
     def may_subscribe(self, channel: str) -> bool:
-        return channel.startswith("room:")
+        return channel.startswith(("room:", "kept:"))
 
     @on("double")
     async def double(self, message: dict[str, Any]) -> int:
