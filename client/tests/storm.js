@@ -27,7 +27,7 @@ const say = (line) => console.log(JSON.stringify(line));
 
 for (let number = 0; number < count; number++) {
   const socket = connect(url, { WebSocket: Quick });
-  const channel = socket.channel("room:1");
+  const channel = socket.channel("kept:1");
   let last;
   let isCovered = true;
   let isWhole = true;
