@@ -349,6 +349,38 @@ def test_a_web_worker(windows: Any, server: Server) -> None:
     wait_for(page, "document.title === '42 7'")
 
 
+def test_react_components_follow_a_channel_while_they_are_on_the_page(
+    node: Any, windows: Any, folder: Path, tmp_path: Path, broker: str, publisher: Publisher
+) -> None:
+    entry = [*"npx --no-install esbuild tests/react_page.js --bundle --format=esm".split()]
+    built = node(*entry, '--define:process.env.NODE_ENV="development"', f"--outdir={tmp_path}")
+    assert built.returncode == 0, built.stderr
+    with client_app(folder, broker, pages=str(tmp_path)) as running:
+        page = windows.open().new_page()
+        page.goto(f"http://127.0.0.1:{running.port}/react.html")
+        text = "document.getElementById('room').textContent"
+        wait_for(page, f"{text} === 'room:1 subscribed '")
+        publisher.publish(3)
+        wait_for(page, f"{text} === 'room:1 subscribed 1,2,3'")
+        assert page.evaluate("document.getElementById('state').textContent") == "connected"
+        page.evaluate("socket.close()")
+        wait_for(page, "document.getElementById('state').textContent === 'closed'")
+        page.evaluate("socket.reconnect()")
+        wait_for(page, f"gaps === 1 && {text}.startsWith('room:1 subscribed')")
+        page.evaluate("setName('kept:1')")
+        wait_for(page, f"{text} === 'kept:1 subscribed '")
+        publisher.publish(1)
+        wait_for(page, f"{text} === 'kept:1 subscribed 4'")
+        page.evaluate("setName('none')")
+        sent = page.evaluate("socket.request('double', {n: 1})")  # The unsubscribe is before it.
+        assert sent == 2
+        renders = page.evaluate("renders")
+        publisher.publish(1)
+        page.evaluate("socket.request('double', {n: 1})")
+        assert page.evaluate("renders") == renders
+        windows.close()
+
+
 def test_a_thousand_numbers_through_all_of_it(
     open_page: Any, link: Any, windows: Any, publisher: Publisher
 ) -> None:
