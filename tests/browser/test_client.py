@@ -349,6 +349,21 @@ def test_a_web_worker(windows: Any, server: Server) -> None:
     wait_for(page, "document.title === '42 7'")
 
 
+def test_tokens_are_renewed_before_they_expire(windows: Any, server: Server, broker: str) -> None:
+    page = windows.open().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/tokens.html")
+    wait_for(page, "secret?.state === 'subscribed' && forged.length && named.length")
+    assert page.evaluate("forged") == ["refused", "token_invalid"]
+    assert page.evaluate("named") == ["refused", "forbidden"]
+    wait_for(page, "expired.includes('subscribed')")
+    wait_for(page, "fetched === 4", 15)  # Two renewals.
+    broadcaster = Broadcaster(config=configuration(broker))
+    broadcaster.broadcast("secret:1", {"n": 1})
+    wait_for(page, "renewed.includes(1)")
+    assert page.evaluate("renewed") == ["subscribed", 1]
+    assert page.evaluate("expired") == ["subscribed", "refused", "expired"]
+
+
 def test_react_components_follow_a_channel_while_they_are_on_the_page(
     node: Any, windows: Any, folder: Path, tmp_path: Path, broker: str, publisher: Publisher
 ) -> None:
