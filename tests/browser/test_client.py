@@ -150,6 +150,11 @@ def shown(page: Any, last: int) -> list[Any]:
     assert kept == list(range(kept[0], kept[-1] + 1)), kept
     wait_for(page, f"shown.includes({last})")
     found: list[Any] = page.evaluate("shown")
+    in_order_or_gap(found)
+    return found
+
+
+def in_order_or_gap(found: list[Any]) -> None:
     before, covered = None, False
     for one in found:
         if one == "gap":
@@ -158,7 +163,6 @@ def shown(page: Any, last: int) -> list[Any]:
         assert before is None or one > before, f"{one} after {before}"
         assert before is None or one == before + 1 or covered, f"{before} to {one} without a gap"
         before, covered = one, False
-    return found
 
 
 def test_two_tabs_show_each_number_once_and_requests_are_answered(
@@ -347,6 +351,27 @@ def test_a_web_worker(windows: Any, server: Server) -> None:
     page = windows.open().new_page()
     page.goto(f"http://127.0.0.1:{server.port}/worker.html")
     wait_for(page, "document.title === '42 7'")
+
+
+def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(
+    open_page: Any, folder: Path, fresh_valkey_server: CacheServer, windows: Any
+) -> None:
+    broker = fresh_valkey_server.url
+    publisher = Publisher(broker)
+    with client_app(folder, broker) as running:
+        page = open_page(running.port)
+        with publisher.steadily():
+            wait_for(page, "shown.length > 20")
+            fresh_valkey_server.kill()
+            fresh_valkey_server.start()
+            wait_for(page, "shown.includes('gap') && kept.includes('gap')", 20)
+            last = publisher.last
+            wait_for(page, f"shown.at(-1) > {last} && kept.at(-1) > {last}", 20)
+        in_order_or_gap(page.evaluate("shown"))
+        # Valkey has kept nothing on a disk.
+        in_order_or_gap(page.evaluate("kept"))
+        assert page.evaluate("states.length") == 1
+        windows.close()
 
 
 def test_tokens_are_renewed_before_they_expire(windows: Any, server: Server, broker: str) -> None:
