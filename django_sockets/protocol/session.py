@@ -310,14 +310,17 @@ class Session:
             # Checked before `may_subscribe` is called, which may make a query for each channel.
             await self._answer(LIMIT, request_id)
             return
-        answers, arrival = await self.subscriptions.subscribe(entries, self._admission())
         try:
-            await self._owner.send(ok_frame(request_id, {"channels": answers}))
+            answers, arrival = await self.subscriptions.subscribe(entries, self._admission())
+            try:
+                await self._owner.send(ok_frame(request_id, {"channels": answers}))
+                await arrival.release()
+            except BaseException:
+                arrival.cancel()
+                raise
+        finally:
+            self.subscriptions.settle()
             self._set_timer()
-            await arrival.release()
-        except BaseException:
-            arrival.cancel()
-            raise
 
     def _admission(self) -> Admission:
         return Admission(self._owner.identity, self._may_subscribe, self._owner.is_revoked)
