@@ -1,4 +1,5 @@
-# `make` lists the targets. All of them need Python >= 3.10, make and git, and nothing else.
+# `make` lists the targets. All of them need Python >= 3.10, make and git, and nothing else, except
+# `client`.
 
 BROKER ?= memory://
 PORT ?= 8000
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs soak slow fuzz check bench clean
+.PHONY: help demo test docs soak slow fuzz check client bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -59,6 +60,19 @@ check: $(VENV)/dev.installed ## Run the linters, the type checker and the import
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_MODULES) && cd client && npm run --silent check; \
+	else echo 'The browser client is not checked: npm is not installed.'; fi
+
+NODE_MODULES := client/node_modules/.package-lock.json
+
+client: $(VENV)/dev.installed $(NODE_MODULES) ## Build the browser client; needs node and npm
+	$(BIN)/python client/scripts/close_codes.py
+	cd client && npm run --silent build
+
+$(NODE_MODULES): client/package-lock.json
+	cd client && npm ci --silent --ignore-scripts
+	@touch $@
 
 bench: $(VENV)/bench.installed ## Measure side by side with others; BENCH_ARGS="--only fan-out --runs 1"
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -18,6 +18,7 @@ from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer, RedisServer, ServerUnavailable, ValkeyServer
+from support import node_packages
 
 # Failed assertions of the public suites explain themselves.
 pytest.register_assert_rewrite("django_sockets.testing.contract")
@@ -207,7 +208,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Built from a copy, because setuptools leaves temporary files next to pyproject.toml, and
     # without isolation, because that needs no network.
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    ignored = shutil.ignore_patterns(
+        ".*", "__pycache__", "build", "dist", "node_modules", "*.egg-info"
+    )
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = subprocess.run(
@@ -220,3 +223,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build.returncode == 0, build.stdout + build.stderr
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def node(
+    missing: Callable[[str], NoReturn], tmp_path_factory: pytest.TempPathFactory
+) -> node_packages.Run:
+    """Run a command in `client/`, with its development dependencies."""
+    # The processes of pytest-xdist share the parent of their temporary folders.
+    node_packages.prepare(missing, tmp_path_factory.getbasetemp().parent / "npm.lock")
+    return node_packages.run

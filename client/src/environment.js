@@ -1,0 +1,37 @@
+/**
+ * What the client uses of its surroundings, so that tests can replace it.
+ *
+ * @typedef {object} Environment
+ * @property {() => number} now  milliseconds, as `Date.now`
+ * @property {(ms: number, callback: () => void) => () => void} timer  returns what cancels it
+ * @property {() => number} random  at least 0 and less than 1
+ * @property {import("../types/client.js").WebSocketClass} WebSocket
+ * @property {EventTarget | undefined} window  has the events of the page; absent in Node
+ * @property {(EventTarget & {visibilityState: string}) | undefined} document  absent in workers
+ * @property {string | undefined} base  the address that relative URLs start from
+ */
+
+const LONGEST_MS = 2 ** 31 - 1;
+
+/**
+ * @param {import("../types/client.js").WebSocketClass | undefined} given
+ * @returns {Environment}
+ */
+export function environment(given) {
+  const { document, location } = globalThis;
+  const WebSocket = given ?? globalThis.WebSocket;
+  if (!WebSocket) throw new TypeError("no WebSocket here: pass the option WebSocket");
+  return {
+    now: Date.now,
+    timer: (ms, callback) => {
+      // A timer that is longer than 24 days would expire at once.
+      const id = setTimeout(callback, Math.min(ms, LONGEST_MS));
+      return () => clearTimeout(id);
+    },
+    random: Math.random,
+    WebSocket,
+    window: location && globalThis,
+    document,
+    base: location?.href,
+  };
+}

@@ -1,0 +1,65 @@
+/** Finds out that a connection is dead although nothing has closed it. */
+
+import { isAtLeast } from "./frames.js";
+import { deadline } from "./timers.js";
+
+/** @typedef {ReturnType<typeof watchLiveness>} Liveness */
+
+const MARGIN_MS = 10_000;
+const WAIT_MS = 5000;
+const REARM_MS = 5000;
+const DEFAULT_PING_SECONDS = 25;
+
+/**
+ * @param {import("./environment.js").Environment} env
+ * @param {unknown} pingSeconds  the interval of the server's pings
+ * @param {() => void} ping  sends a ping
+ * @param {() => void} dead  called once, if no frame has come after a ping
+ */
+export function watchLiveness(env, pingSeconds, ping, dead) {
+  const mostMs = 1000 * (isAtLeast(pingSeconds, 0.1) ? pingSeconds : DEFAULT_PING_SECONDS) + MARGIN_MS;
+  let heardAt = env.now();
+  let armedAt = heardAt;
+  /** @type {() => void} */
+  let stopTimer;
+  /** @type {(() => void) | undefined} */
+  let stopWaiting;
+
+  /** @param {number} ms */
+  const arm = (ms) => {
+    stopTimer?.();
+    armedAt = env.now();
+    stopTimer = env.timer(ms, () => {
+      const quietMs = env.now() - heardAt;
+      // It is negative if the clock was set back.
+      if (quietMs >= 0 && quietMs < mostMs) arm(mostMs - quietMs);
+      else check();
+    });
+  };
+
+  /** Send a ping, and wait for any frame. */
+  const check = () => {
+    ping();
+    stopWaiting ??= deadline(env, WAIT_MS, dead, ping);
+  };
+
+  arm(mostMs);
+  return {
+    check,
+
+    /** A frame has come. */
+    heard() {
+      heardAt = env.now();
+      stopWaiting?.();
+      stopWaiting = undefined;
+      // A browser delays timers of hidden pages by up to a minute if they were started by a timer.
+      // One that a message has started is in time. A new one for every message would cost too much.
+      if (Math.abs(heardAt - armedAt) > REARM_MS) arm(mostMs);
+    },
+
+    stop() {
+      stopTimer();
+      stopWaiting?.();
+    },
+  };
+}

@@ -1,0 +1,15 @@
+/** The address of a websocket. */
+
+/**
+ * @param {string | URL} url
+ * @param {string | undefined} base  the address of the page
+ * @returns {string}
+ * @throws TypeError if it is no address, or not one of a websocket
+ */
+export function addressOf(url, base) {
+  const address = new URL(url, base);
+  address.protocol = address.protocol.replace("http", "ws");
+  if (!/^wss?:$/.test(address.protocol)) throw new TypeError(`${url} is no websocket`);
+  address.hash = "";
+  return address.href;
+}
