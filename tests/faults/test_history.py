@@ -239,6 +239,23 @@ async def test_a_killed_primary_of_a_cluster_is_one_gap(cluster: CacheCluster) -
     assert set(gaps) <= failed.union(moved)
 
 
+async def test_a_frozen_primary_that_is_replaced_and_wakes_up(cluster: CacheCluster) -> None:
+    async with loaded(kept(cluster.url)) as load:
+        node, *_ = await to_thread(cluster.primaries)
+        moved = load.channels_on(cluster, node)
+        await to_thread(node.pause)
+        await to_thread(cluster.wait_promoted, node)
+        await load.moment("the promotion").traffic(within_seconds=4)
+        await to_thread(node.resume)
+        awake = load.moment("the awakening")
+        load.may_replay = True
+        await to_thread(cluster.wait_ok)
+        await load.moment("the end").traffic(within_seconds=4)
+    gaps = gaps_by_channel(load)
+    assert {name: gaps[name] >= 1 for name in moved} == dict.fromkeys(moved, True)
+    assert load.gaps(awake) == []
+
+
 async def test_a_takeover_and_a_failover_back_are_inside_gaps(cluster: CacheCluster) -> None:
     async with loaded(kept(cluster.url)) as load:
         node, *_ = await to_thread(cluster.primaries)

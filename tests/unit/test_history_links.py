@@ -61,10 +61,10 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(history: Any = RULES) -> AsyncIterator[Scripted]:
+async def scripted(history: Any = RULES, options: str = "") -> AsyncIterator[Scripted]:
     async with ScriptedServer() as server:
         sink = HistoryRecorder()
-        url = f"{server.url}?{OPTIONS}"
+        url = f"{server.url}?{OPTIONS}{options}"
         source = {"url": url, "history": history} if history else url
         broker = open_broker(load_config(source).url, sink)
         yield Scripted(server, broker, sink)
@@ -504,32 +504,38 @@ async def test_a_read_moves_to_the_connection_that_takes_over(world: Scripted) -
     assert len(await world.sink.replies(ROOM, 2)) == 2
 
 
-async def test_a_page_that_a_failed_takeover_held_back_is_read_again(world: Scripted) -> None:
+async def test_a_page_that_a_failed_takeover_held_back_is_read_again() -> None:
     links: list[Conversation] = []
+    calls: list[asyncio.Future[None]] = []
 
     def answer(conversation: Conversation, _: list[bytes]) -> bytes:
         if conversation not in links:
             links.append(conversation)
-        first = len(links) == 1
-        return b"-ASK 1 127.0.0.1:1\r\n" if first else page()
-
-    def ping(conversation: Conversation, _: list[bytes]) -> bytes | None:
-        standby = world.broker._node._successor
-        if standby is not None and standby.state.settled and conversation is links[0]:
-            links[1].cut()  # Its page is held back until the first connection has answered.
+        if len(links) == 1:
+            return b"-ASK 1 127.0.0.1:1\r\n"
+        if not calls:  # The page follows when this channel is requested on the standby.
+            calls.append(asyncio.ensure_future(world.broker.subscribe(["late"])))
             return b""
+        return page()
+
+    def subscribe(conversation: Conversation, command: list[bytes]) -> bytes | None:
+        if calls and conversation is links[1]:
+            return page()  # And no acknowledgement, so that the takeover fails.
         return None
 
-    world.server.answers["EVALSHA"] = answer
-    await world.broker.subscribe([ROOM])
-    world.history.request_history(ROOM, NEWEST)
-    await world.server.until(lambda: world.server.asked["EVALSHA"] > 1)
-    world.server.answers["PING"] = ping
-    node = world.broker._node
-    node._start_rotation()
-    await world.server.until(lambda: len(links) == 2)
-    (reply,) = await world.sink.replies(ROOM)
-    assert reply.position == NEWEST
-    await node._rotating
-    world.history.request_history(ROOM, NEWEST)
-    assert len(await world.sink.replies(ROOM, 2)) == 2
+    async with scripted(RULES, "&subscribe_timeout_seconds=1") as world:
+        world.server.answers["EVALSHA"] = answer
+        world.server.answers["SUBSCRIBE"] = subscribe
+        await world.broker.subscribe([ROOM])
+        world.history.request_history(ROOM, NEWEST)
+        await world.server.until(lambda: world.server.asked["EVALSHA"] > 1)
+        node = world.broker._node
+        node._start_rotation()
+        await world.server.until(lambda: bool(calls))
+        await node._rotating
+        (reply,) = await world.sink.replies(ROOM)
+        assert reply.position == NEWEST
+        world.history.request_history(ROOM, NEWEST)
+        assert len(await world.sink.replies(ROOM, 2)) == 2
+        await asyncio.wait(calls)
+        calls[0].exception()

@@ -18,6 +18,7 @@ from django_sockets.deadlines import with_deadline
 from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.errors import BrokerClosed, SubscribeError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, Start
+from django_sockets.hub import joins
 from django_sockets.registry import open_broker
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import Faults, SocketClient, override_broker
@@ -300,6 +301,59 @@ async def test_many_missed_messages_arrive_whole_although_the_queue_is_short() -
             recovery = events.recoveries[ROOM]
             assert (recovery.recovered, recovery.count) == (True, 3000)
             assert shown(await take(events, 3000)) == payloads
+
+
+async def test_a_message_that_was_too_large_to_be_kept_is_a_gap_for_a_subscriber_that_resumes() -> (
+    None
+):
+    rules = {"kept:": {"messages": 10, "seconds": 60, "bytes": 5}}
+    async with open_hub(source(rules)) as hub:
+        position = await position_behind(hub, "a")
+        await publish(hub, "too large", "b")
+        async with hub.subscribe(ROOM, since=position) as events:
+            assert not events.recoveries[ROOM].recovered
+            assert shown(await take(events, 1)) == ["gap history"]
+        async with hub.subscribe(ROOM, replay=2) as events:
+            assert events.recoveries[ROOM].count == 1
+            assert shown(await take(events, 2)) == ["gap history", "b"]
+
+
+async def test_a_publish_that_failed_is_a_gap_among_the_replayed_messages() -> None:
+    async with open_hub(source()) as hub:
+        position = await position_behind(hub, "a")
+        await publish(hub, "b")
+        hub._publisher.headers([ROOM], is_text=False)  # Its message did not reach the server.
+        await publish(hub, "c")
+        async with hub.subscribe(ROOM, since=position) as events:
+            assert events.recoveries[ROOM] == Recovery(True, events.recoveries[ROOM].position, 2)
+            assert shown(await take(events, 3)) == ["b", "gap missed", "c"]
+
+
+async def test_more_than_one_resume_may_replay_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "REPLAY_BYTES", 1000)
+    async with open_hub(source()) as hub:
+        position = await position_behind(hub, "a")
+        await publish(hub, *("x" * 100 for _ in range(20)))
+        async with hub.subscribe(ROOM, since=position) as events:
+            assert events.recoveries[ROOM].count == 0
+            await publish(hub, "live")
+            assert shown(await take(events, 2)) == ["gap history", "live"]
+
+
+async def test_a_new_history_id_of_the_same_server_does_not_end_healing() -> None:
+    async with counted() as (_, hub), hub.subscribe(ROOM) as events:
+        await publish(hub, "a")
+        await take(events, 1)
+        history = hub._broker._bus.history
+        history.id = b"renamed!"
+        hub.history_renamed([ROOM, PLAIN], b"renamed!")
+        hub.lost([ROOM], "a test")
+        await publish(hub, "b")
+        (message,) = await take(events, 1)
+        assert (message.payload, Position.parse(message.position).history_id) == (b"b", b"renamed!")
+        history.id = b"another!"
+        hub.lost([ROOM], "a test")
+        assert shown(await take(events, 1)) == ["gap history"]
 
 
 async def test_a_subscriber_that_leaves_while_it_joins_gets_nothing() -> None:
