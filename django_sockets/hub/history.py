@@ -21,6 +21,8 @@ from ..delivery.envelope import (
     KEPT_MARKS,
     PLACE_START,
     HistoryLink,
+    NewerVersion,
+    NotOurs,
     unpack_kept,
 )
 from ..delivery.events import HISTORY
@@ -80,6 +82,17 @@ class HistoryReader:
         if not self._tag:
             return None
         return Position(self._epoch, int(self._digits), self._tag, self._history_id)
+
+    @property
+    def last_tag(self) -> bytes:
+        """The tag of the last message; it changes with each message."""
+        return self._tag
+
+    def abandon(self) -> None:
+        """Give up to heal, because a gap was signalled; the position is unknown."""
+        self.healing = self._handed_over = self._cut = False
+        self.unplaced = True
+        self._forget()
 
     def _forget(self) -> None:
         self._epoch = self._place = self._digits = self._tag = self._history_id = b""
@@ -238,10 +251,13 @@ def same_place(one: Position, other: Position) -> bool:
 
 
 def is_chain(messages: tuple[bytes, ...]) -> bool:
-    """Whether each message follows on the one before it."""
+    """Whether each message follows on the one before it, and has a known format."""
     last: HistoryLink | None = None
     for message in messages:
-        link = unpack_kept(message)[1]
+        try:
+            link = unpack_kept(message)[1]
+        except (NewerVersion, NotOurs):
+            return False
         if link is None:
             return False
         epoch, offset, before = link
