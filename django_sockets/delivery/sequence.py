@@ -156,6 +156,17 @@ class SequenceTracker(msgspec.Struct, eq=False):
                 return counter <= abs(seen[publisher])
         return False
 
+    def learn(self, publisher: bytes, counter: int, now: float) -> None:
+        """Record a message that the channel got from its history, or that precedes the history.
+
+        Without this, the next message of the publisher would be its first one here, and might look
+        as if messages before it were missing.
+        """
+        if not self.has_received(publisher, counter):
+            if publisher != self._publisher:
+                self._switch_to(publisher, now)
+            self._last = counter
+
     def _switch_to(self, publisher: bytes, now: float) -> None:
         """Make another publisher the last one."""
         before, self._publisher = self._publisher, publisher

@@ -12,7 +12,15 @@ from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
 from ..delivery.channel import Channel, Recipient, Subscriber
 from ..delivery.events import HISTORY
 from ..delivery.replay import read_replay, replay_segments
-from ..history import HistoryReply, HistoryRule, HistoryStatus, Recovery, Start
+from ..history import (
+    NO_TAG,
+    HistoryReply,
+    HistoryRule,
+    HistoryStatus,
+    Recovery,
+    Start,
+    tag_of,
+)
 from .history import HistoryReader
 from .joins import Join, JoinRead, lowest
 
@@ -125,9 +133,12 @@ class KeptChannel:
         served = self._served
         if not self.reading or served is None:
             return []
+        is_placed = self.reader.position is not None
         segments = self._heal(reply, now, observer)
         if served.joins:
             served.add(reply, self._start)
+        if not is_placed and self.reader.position is not None:
+            self._learn(self.reader.last_tag, *map(tag_of, served.messages), now=now)
         if reply.status is HistoryStatus.CUT and (served.joins or self.reader.healing):
             self._start = reply.position
             return segments
@@ -164,6 +175,12 @@ class KeptChannel:
         if healed.more:
             reader.read_on()
         return segments
+
+    def _learn(self, *tags: bytes, now: float) -> None:
+        """The live messages begin behind these ones: they are known, and not missing."""
+        for tag in tags:
+            if tag != NO_TAG:
+                self.channel.learn(tag[:8], int.from_bytes(tag[8:], "big"), now)
 
     def _serve(
         self, served: JoinRead, reply: HistoryReply, observer: BatchObserver

@@ -75,19 +75,15 @@ def wait_for(page: Any, expression: str, seconds: float = 10) -> None:
     page.wait_for_function(expression, timeout=seconds * 1000)
 
 
-def shown(page: Any, last: int, *, kept_gaps: bool = False) -> list[Any]:
+def shown(page: Any, last: int) -> list[Any]:
     """What the page has shown. Each number comes once and in order, or a gap covers it.
 
     On the channel with a history, no number is missing, and there is no gap.
-
-    Args:
-        kept_gaps: whether a gap on that channel is accepted, although no number is missing.
     """
     wait_for(page, f"kept.includes({last})")
     kept = page.evaluate("kept")
-    assert kept_gaps or "gap" not in kept, page.evaluate("[keptGaps, states]")
-    numbers = [one for one in kept if one != "gap"]
-    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert "gap" not in kept, page.evaluate("[keptGaps, states]")
+    assert kept == list(range(kept[0], kept[-1] + 1))
     found: list[Any] = page.evaluate("shown")
     in_order_or_gap(found)
     return found
@@ -166,8 +162,7 @@ def test_a_server_restart_loses_nothing_without_a_gap(
                 wait_for(page, "isReady()", 30)
         publisher.publish(20)
         for page in pages:
-            # A process that has not heard of a publisher may take its first message for a loss.
-            shown(page, publisher.last, kept_gaps=True)
+            shown(page, publisher.last)
         windows.close()
 
 

@@ -15,6 +15,7 @@ from django_sockets.broadcaster import Broadcaster
 from django_sockets.broker import HistoryItem, Sink
 from django_sockets.conf import Config, load_config
 from django_sockets.deadlines import with_deadline
+from django_sockets.delivery.envelope import Publisher
 from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.errors import BrokerClosed, SubscribeError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, Start
@@ -107,6 +108,36 @@ async def position_behind(hub: Hub, *payloads: str) -> str:
     async with hub.subscribe(ROOM) as events:
         await publish(hub, *payloads)
         return str((await take(events, len(payloads)))[-1].position)
+
+
+class Nobody:
+    """The sink of a broker that only publishes."""
+
+    async def deliver(self, batch: Sequence[HistoryItem]) -> None: ...
+
+    def lost(self, channels: Sequence[str], reason: str) -> None: ...
+
+    deliver_with_history = deliver
+
+    def history_renamed(self, channels: Sequence[str], history_id: bytes) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def other_process(config: Any) -> AsyncIterator[Callable[[str], Any]]:
+    """A function that publishes to the room as another process does, on the same bus."""
+    publisher = Publisher(16)
+    headers = [publisher.headers([ROOM], is_text=True) for _ in range(4)]
+    del publisher  # This process does not know when it has published.
+    broker = open_broker(load_config(config).url, Nobody())
+    left = iter(headers)
+
+    async def publish(payload: str) -> None:
+        await broker.publish([ROOM], payload.encode(), next(left))
+
+    try:
+        yield publish
+    finally:
+        await broker.aclose()
 
 
 # Positions
@@ -658,3 +689,20 @@ class FrameQueue(SendQueue):
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         raise AssertionError(reason)
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_a_publisher_that_the_history_has_is_not_unknown_to_the_channel(
+    resumes: bool,
+) -> None:
+    """In a new process, the next message after a replay is no loss, however late it is read."""
+    config = source()
+    async with open_hub(config) as hub, other_process(config) as publish_elsewhere:
+        start = await hub.position(ROOM)
+        await publish_elsewhere("a")
+        await publish_elsewhere("b")
+        async with hub.subscribe(ROOM, since=start if resumes else None) as events:
+            await publish_elsewhere("c")
+            await publish_elsewhere("d")
+            wanted = ["a", "b", "c", "d"] if resumes else ["c", "d"]
+            assert shown(await take(events, len(wanted))) == wanted
