@@ -258,9 +258,12 @@ class RequestError(DjangoSocketsError):
         temporary: bool = False,
         after_seconds: float | None = None,
     ) -> None:
-        self.code = code
-        self.message = message
-        self.temporary = temporary
+        after: object = after_seconds
+        if after is not None and not (isinstance(after, (int, float)) and 0 <= after < 1e9):
+            raise ConfigurationError(f"after_seconds={after!r}: use a number of seconds, or None")
+        self.code = code = str(code)
+        self.message = message = str(message)  # It may be one of Django's lazy strings.
+        self.temporary = bool(temporary)
         self.after_seconds = after_seconds
         super().__init__(f"{code}: {message}" if message else code)
 

@@ -255,10 +255,11 @@ class BaseSocketServer:
 
         All sockets of the process share `data`: do not change it.
         """
-        if self._connection.session is None:
+        session = self._connection.session
+        if session is None:
             await self.async_send(data)
         else:
-            await self._connection.send_broadcast(channel, data)
+            await session.send_broadcast(channel, data)
 
     # Sending to the client
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from ..codec import encode, json_of
 from ..conf import load_config
-from ..delivery.client_payload import channel_payload, own_payload
+from ..delivery.client_payload import own_payload
 from ..errors import CallError, EncodeError
 from ..history import Recovery
 from ..hub.control import Control, control_of, tag_texts
@@ -227,12 +227,6 @@ class Connection(HookCalls):
             payload = own_payload(payload, is_text)
         item = self.outbox.message(payload, is_text, compress)
         return self.awaited(partial(self.send_item, item, len(payload)))
-
-    async def send_broadcast(self, channel: str, data: Any) -> None:
-        """Send data as a broadcast on a channel to a client of the protocol."""
-        payload, is_text = encode(data)
-        payload = channel_payload(channel, payload, is_text, None)
-        await self.send_item(self.outbox.message(payload, is_text), len(payload))
 
     async def send_item(self, item: Item, size_bytes: int = 0) -> None:
         """Send an item behind those that wait; nothing once the connection ends."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Set
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.client_payload import CLIENT_PROTOCOL
+from ..codec import encode
+from ..delivery.client_payload import CLIENT_PROTOCOL, channel_payload
 from ..protocol.negotiation import chosen
 from ..protocol.requests import InvalidMessage
 from ..protocol.session import Session
@@ -162,6 +163,12 @@ class ProtocolClient:
     async def send(self, payload: bytes) -> None:
         outbox = self._connection.outbox
         await self._connection.send_item(outbox.message(payload, is_text=True), len(payload))
+
+    async def send_broadcast(self, channel: str, data: Any) -> None:
+        payload, is_text = encode(data)
+        payload = channel_payload(channel, payload, is_text, self._delivery.position_in(channel))
+        item = self._connection.outbox.message(payload, is_text)
+        await self._connection.send_item(item, len(payload))
 
     def broken(self) -> None:
         spawn(self._connection.close(BAD_DATA))

@@ -28,11 +28,12 @@ __all__ = ["Arrival", "ProtocolDelivery"]
 class ProtocolDelivery(ClientDelivery):
     """The subscriber of a connection whose client speaks the protocol."""
 
-    __slots__ = ("_arrivals",)
+    __slots__ = ("_arrivals", "_handled")
 
     def __init__(self, connection: Connection, socket: Socket) -> None:
         super().__init__(connection, socket)
         self._arrivals: dict[str, Hold] = {}
+        self._handled: Delivery | None = None
 
     # New subscriptions of the client
 
@@ -107,6 +108,18 @@ class ProtocolDelivery(ClientDelivery):
         await outbox.run(outbox.message(gap_frame(gap.channels, gap.reason), is_text=True))
         if self._connection.definition.own_gap_hook:
             await super()._tell_gap(gap)
+
+    async def take(self, event: Delivery | Gap) -> None:
+        self._handled = event if isinstance(event, Delivery) else None
+        try:
+            await super().take(event)
+        finally:
+            self._handled = None
+
+    def position_in(self, channel: str) -> str | None:
+        """The position of the broadcast that a hook of the class handles now."""
+        handled = self._handled
+        return handled.position if handled is not None and handled.channel == channel else None
 
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe from channels, and tell the client of those to which it has subscribed."""

@@ -150,9 +150,9 @@ def hello_frame(
 ) -> bytes:
     """The first frame to a client."""
     limits = {
-        "message_bytes": message_bytes,
+        "message_bytes": int(min(message_bytes, _MAX_ID)),  # It may be infinite.
         "requests": requests,
-        "subscriptions": subscriptions,
+        "subscriptions": int(min(subscriptions, _MAX_ID)),
     }
     hello = {"version": version, "session": session, "ping": ping_seconds, "pong": pong}
     return _frame({"hello": {**hello, "limits": limits}})

@@ -9,7 +9,7 @@ from ..errors import BrokerError, EncodeError, NotAllowed, RequestError
 from .frames import error_frame, ok_frame
 from .problems import FORBIDDEN, INTERNAL, UNAVAILABLE, Problem
 
-__all__ = ["Handlers", "InvalidMessage", "answer_message"]
+__all__ = ["Handlers", "InvalidMessage", "answer_message", "problem_of"]
 
 
 class InvalidMessage(Exception):
@@ -54,11 +54,10 @@ async def answer_message(handlers: Handlers, request_id: int | None, text: str) 
             return error_frame(Problem("invalid_message", exc.text), request_id)
         return None if request_id is None else _ok(request_id, result)
     except RequestError as exc:
-        problem = Problem(exc.code, exc.message, exc.temporary, exc.after_seconds)
-        return error_frame(problem, request_id)
+        return error_frame(problem_of(exc), request_id)
     except Exception as exc:
         await handlers.handler_failed(exc, is_request=is_request)
-        return error_frame(_problem_of(exc), request_id) if is_request else None
+        return error_frame(problem_of(exc), request_id) if is_request else None
 
 
 def _ok(request_id: int, result: Any) -> bytes:
@@ -67,8 +66,10 @@ def _ok(request_id: int, result: Any) -> bytes:
     return ok_frame(request_id, result)
 
 
-def _problem_of(exc: Exception) -> Problem:
+def problem_of(exc: Exception) -> Problem:
     """What a client may know of an error."""
+    if isinstance(exc, RequestError):
+        return Problem(exc.code, exc.message, exc.temporary, exc.after_seconds)
     if isinstance(exc, NotAllowed):
         return FORBIDDEN
     return UNAVAILABLE if isinstance(exc, BrokerError) else INTERNAL

@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-from ..errors import NotAllowed
+from ..errors import NotAllowed, RequestError
 from .entries import Admission, entries_of, names_of
 from .frames import (
     MESSAGE,
@@ -40,7 +40,7 @@ from .problems import (
     InvalidFrame,
     Problem,
 )
-from .requests import Handlers, answer_message
+from .requests import Handlers, answer_message, problem_of
 from .subscriptions import ChannelsOwner, Subscriptions
 from .timers import timers_on
 from .tokens import ChannelToken, Identity
@@ -96,6 +96,9 @@ class SessionOwner(ChannelsOwner, Handlers, Protocol):
     async def send(self, payload: bytes) -> None:
         """Send a text frame. Returns when the server has accepted it."""
 
+    async def send_broadcast(self, channel: str, data: Any) -> None:
+        """Send data as the broadcast that a hook of the application handles."""
+
     def broken(self) -> None:
         """Close the connection, because a frame is not one of the protocol."""
 
@@ -141,7 +144,7 @@ class Session:
         idle_seconds = self._owner.idle_timeout_seconds
         if idle_seconds is None:
             return PING_SECONDS
-        return max(1, min(PING_SECONDS, int(idle_seconds / 2)))
+        return max(1, int(min(PING_SECONDS, idle_seconds / 2)))
 
     def hello(self) -> bytes:
         """The first frame."""
@@ -168,6 +171,10 @@ class Session:
         if not self._ready and not self._stopped:
             self._ready = True
             self._owner.control(READY_FRAME)
+
+    async def send_broadcast(self, channel: str, data: Any) -> None:
+        """Send data as a broadcast. The hook for broadcasts calls it."""
+        await self._owner.send_broadcast(channel, data)
 
     def end(self) -> None:
         """The connection ends."""
@@ -320,6 +327,8 @@ class Session:
             return None if await self._owner.may_subscribe(channel) else FORBIDDEN
         except NotAllowed:
             return FORBIDDEN
+        except RequestError as exc:
+            return problem_of(exc)
         except Exception as exc:
             await self._owner.subscribing_failed(exc)
             return INTERNAL

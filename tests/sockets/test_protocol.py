@@ -265,13 +265,26 @@ async def test_a_class_with_a_broadcast_hook_keeps_the_channel_by_super() -> Non
         if data != "secret":
             await super(app, self).async_handle_received_broadcast(channel, data)
 
-    app = room(async_handle_received_broadcast=hook)
+    config = {"url": url(), "history": {"kept": {"messages": 9, "seconds": 60}}}
+    app = room(async_handle_received_broadcast=hook, config=config)
     async with client(app) as socket:
         await opened(socket)
-        await ask(socket, 1, subscribe=[{"channel": "room"}])
+        await ask(socket, 1, subscribe=[{"channel": "room"}, {"channel": "kept"}])
         for data in ("secret", "public"):
             await app({}).async_broadcast("room", data)
         assert await socket.receive_json() == {"channel": "room", "data": "public"}
+        await app({}).async_broadcast("kept", 1)
+        kept = await socket.receive_json()
+        hub = shared_hub(app({})._connection.config)
+        assert kept == {"channel": "kept", "data": 1, "position": await hub.position("kept")}
+
+
+async def test_limits_that_are_infinite_are_numbers_for_the_client() -> None:
+    app = room(max_message_bytes=float("inf"), max_subscriptions=float("inf"))
+    async with client(app) as socket:
+        limits = (await opened(socket))["limits"]
+        assert limits == {"message_bytes": 2**53 - 1, "requests": 8, "subscriptions": 2**53 - 1}
+        assert await ask(socket, 1, subscribe=[{"channel": "room"}])
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
