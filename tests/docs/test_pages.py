@@ -9,8 +9,8 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = """
-    browser.md channels.md django.md checks.md history.md limits.md migration.md production.md promises.md
-    server-extension.md shutdown.md
+    browser.md channels.md django.md checks.md history.md limits.md migration.md production.md
+    promises.md server-extension.md shutdown.md
 """.split()
 
 
