@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-import http.cookiejar
 import json
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from django_sockets.testing.ports import free_port
 from support.example_process import WAIT_SECONDS, commands, run, started
+from support.example_site import Site
 
 SETUP, RUNSERVER = commands("chat")
-
-
-class Site:
-    """The chat, as a browser without JavaScript sees it."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.password = ""
-
-    def log_in(self, name: str) -> Visitor:
-        cookies = http.cookiejar.CookieJar()
-        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
-        visitor = Visitor(self, opener, cookies)
-        page = visitor.get("/login/")
-        assert 'name="username"' in page
-        page = visitor.post("/login/", page, username=name, password=self.password)
-        assert f'data-user="{name}"' in page
-        return visitor
-
-
-class Visitor:
-    def __init__(self, site: Site, opener: Any, cookies: http.cookiejar.CookieJar) -> None:
-        self.site, self.opener, self.cookies = site, opener, cookies
-
-    def get(self, path: str, data: bytes | None = None) -> str:
-        url = f"http://127.0.0.1:{self.site.port}{path}"
-        with self.opener.open(url, data, timeout=WAIT_SECONDS) as response:
-            return str(response.read().decode())
-
-    def post(self, path: str, page: str, **fields: str) -> str:
-        found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
-        assert found is not None
-        fields["csrfmiddlewaretoken"] = found[1]
-        return self.get(path, urllib.parse.urlencode(fields).encode())
-
-    def socket(self) -> ClientConnection:
-        own = f"http://127.0.0.1:{self.site.port}"
-        cookie = "; ".join(f"{one.name}={one.value}" for one in self.cookies)
-        headers = {"Cookie": cookie} if cookie else {}
-        return connect(
-            own.replace("http", "ws") + "/ws/",
-            origin=own,  # type: ignore[arg-type]
-            additional_headers=headers,
-            proxy=None,
-        )
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,24 @@ room.on("message", (message) => {
   log.message(message, message.at < connectedAt && log.wasCut, message.name === nameInput.value.trim());
 });
 
-// Messages may be missing here, for example because the server was restarted and has forgotten
-// them: show the newest ones that it has. `log` shows none of them twice.
-room.on("gap", async () => {
+room.on("gap", () => {
   log.note("Some messages may be missing here.");
+  loadLatest();
+});
+
+/**
+ * Show the newest messages that the server has; `log` shows none of them twice. If that fails, try it
+ * again: the gap is told once only.
+ */
+async function loadLatest() {
   try {
     for (const message of await socket.request("latest")) {
       log.message(message, true, message.name === nameInput.value.trim());
     }
   } catch {
-    // The next connection, or the broker's return, brings another gap.
+    setTimeout(loadLatest, 1000);
   }
-});
+}
 
 // The connection
 
