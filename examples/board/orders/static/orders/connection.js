@@ -15,7 +15,9 @@ export function showConnection(socket) {
     const text = textOf(socket.status);
     line.dataset.state = state;
     if (line.textContent !== text) line.textContent = text;
-    document.getElementById("logged-out").hidden = !(state === "closed" && reason === "refused");
+    const isLoggedOut = state === "closed" && reason === "refused";
+    document.getElementById("logged-out").hidden = !isLoggedOut;
+    document.body.classList.toggle("ended", isLoggedOut);
   };
 
   socket.on("state", show);
