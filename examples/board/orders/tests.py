@@ -7,7 +7,6 @@ from django.contrib.auth.models import User
 from project.asgi import application
 
 from django_sockets.signed_channels import channel_token, position
-from django_sockets.testing import override_broker
 from django_sockets.testing.cases import SocketTestCase
 
 from .channels import STAFF, channel_of_page
@@ -15,10 +14,9 @@ from .models import Order
 
 
 class BoardTests(SocketTestCase):
+    broker = {**settings.DJANGO_SOCKETS_CONFIG, "url": "memory://"}  # noqa: RUF012
+
     def setUp(self):
-        broker = override_broker(settings.DJANGO_SOCKETS_CONFIG)  # With its history.
-        broker.__enter__()
-        self.addCleanup(broker.__exit__, None, None, None)
         self.alice = User.objects.create_user("alice", is_staff=True)
         self.bob = User.objects.create_user("bob")
         self.carol = User.objects.create_user("carol")
@@ -32,8 +30,8 @@ class BoardTests(SocketTestCase):
         return socket
 
     def request(self, socket, kind, **data):
-        socket.send_json({"id": 1, "message": {"type": kind, **data}})
         with self.captureOnCommitCallbacks(execute=True):  # A TestCase does not commit by itself.
+            socket.send_json({"id": 1, "message": {"type": kind, **data}})
             answer = socket.receive_json()
         return answer.get("ok") or answer["error"]["code"]
 
