@@ -33,7 +33,10 @@ class Interest(msgspec.Struct, eq=False):
         """Note that a call has ended; False if an unsubscribe superseded it."""
         if call not in self.calls:
             return False
-        self.calls = tuple(other for other in self.calls if other is not call)
+        if len(self.calls) == 1:  # True for nearly every call.
+            self.calls = ()
+        else:
+            self.calls = tuple(other for other in self.calls if other is not call)
         return True
 
 

@@ -23,7 +23,7 @@ from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
 from .client.publisher import PipelinePublisher, Publisher
 from .client.routes import Route
-from .client.scripts import ScriptRunner
+from .client.script_runner import ScriptRunner
 from .client.subscriptions import Subscriptions
 from .cluster.router import Router
 from .glide.publisher import glide_publisher

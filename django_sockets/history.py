@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from .errors import ConfigurationError, PositionError, suggest
 
 __all__ = [
@@ -53,8 +55,7 @@ closes connections whose unread replies are too large (`client-output-buffer-lim
 _KEYS = ("messages", "seconds", "bytes")
 
 
-@dataclasses.dataclass(frozen=True)
-class HistoryRule:
+class HistoryRule(msgspec.Struct, frozen=True):
     """How much of a channel is kept.
 
     Attributes:
@@ -99,8 +100,7 @@ def _check_whole(name: str, value: object, most: int) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class HistoryRules:
+class HistoryRules(msgspec.Struct, frozen=True):
     """Channel prefix -> rule. It is false without rules. The rules must be equal in all processes.
 
     Attributes:
@@ -290,8 +290,7 @@ class HistoryStatus(enum.Enum):
     """The server did not answer in time, or refused. The position is None."""
 
 
-@dataclasses.dataclass(frozen=True)
-class HistoryReply:
+class HistoryReply(msgspec.Struct, frozen=True):
     """Messages from the history of one channel.
 
     `WHOLE` and `CUT` speak of the server that answered. Two further facts tell whether all messages

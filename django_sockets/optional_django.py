@@ -8,12 +8,11 @@ entry in INSTALLED_APPS.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
 from .overrides import database_contexts
@@ -44,8 +43,7 @@ def django_settings() -> Any:
     return settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """The site to which a request was sent.
 
     Attributes:

@@ -32,10 +32,9 @@ _MAY_HOLD_AT = frozenset(
     "tls_key_file".split()
 )
 """Options whose value may contain an "@" that is not percent-encoded."""
-_ADDRESS = re.compile(
-    r"[A-Za-z0-9+.-]+:/{1,2}[A-Za-z0-9.-]*(:[0-9]{1,5})?|[A-Za-z0-9.-]+:[0-9]{1,5}"
-)
-_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+# Only errors need these patterns, so they are not compiled at the import.
+_ADDRESS = r"[A-Za-z0-9+.-]+:/{1,2}[A-Za-z0-9.-]*(:[0-9]{1,5})?|[A-Za-z0-9.-]+:[0-9]{1,5}"
+_HOST = r"[A-Za-z0-9.-]+(:[0-9]{1,5})?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,8 +311,8 @@ def _redact(text: str) -> str:
     _, at, rest = text.rpartition("@")
     if at:
         host = re.split(r"[/?#]", rest)[0]
-        return f"***@{host}" if _HOST.fullmatch(host) else "***"
-    return rest if not rest or _ADDRESS.fullmatch(rest) else "***"
+        return f"***@{host}" if re.fullmatch(_HOST, host) else "***"
+    return rest if not rest or re.fullmatch(_ADDRESS, rest) else "***"
 
 
 def _at_behind_hosts(scheme: str, hosts: str, path: str, query: str) -> bool:

@@ -18,6 +18,7 @@ from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
 from django_sockets.testing.servers import CacheServer, RedisServer, ServerUnavailable, ValkeyServer
+from support import node_packages
 
 # Failed assertions of the public suites explain themselves.
 pytest.register_assert_rewrite("django_sockets.testing.contract")
@@ -222,3 +223,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build.returncode == 0, build.stdout + build.stderr
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def node(
+    missing: Callable[[str], NoReturn], tmp_path_factory: pytest.TempPathFactory
+) -> node_packages.Run:
+    """Run a command in `client/`, with its development dependencies."""
+    # The processes of pytest-xdist share the parent of their temporary folders.
+    node_packages.prepare(missing, tmp_path_factory.getbasetemp().parent / "npm.lock")
+    return node_packages.run

@@ -20,7 +20,8 @@ from ...url import BrokerURL
 from .commands import PLAIN, server_name
 from .parser import ReplyError
 from .pipeline import NotSent, OutcomeUnknown
-from .scripts import Script, ScriptRunner, scan_and_unlink
+from .script_runner import ScriptRunner
+from .scripts import Script, scan_and_unlink
 
 __all__ = ["QueueCalls"]
 

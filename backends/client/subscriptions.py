@@ -224,14 +224,19 @@ class Subscriptions(OfOneLoop):
 
     # Places
 
-    def relocate(self) -> None:
-        """Move every channel whose place has changed, and report a gap on it."""
+    def relocate(self, reason_for: Callable[[Place], str]) -> None:
+        """Move every channel whose place has changed, and report it as lost.
+
+        Args:
+            reason_for: returns the reason for channels of their former place.
+        """
         for channel, state in self._channels.items():
             place = self._place_for(state.name)
             if place is not state.place:
-                state.place.unwant(state.name)
+                former = state.place
+                former.unwant(state.name)
                 if state.granted:
-                    self.lost([channel], "moved to another server")
+                    self.lost([channel], reason_for(former))
                 state.place = place
                 place.want(channel, state.name)
 

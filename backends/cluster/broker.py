@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ...broker import Report, Sink
+from ...broker import HANDED_OVER, Report, Sink
 from ...deadlines import with_deadline
 from ...errors import AuthError, BrokerClosed, ConfigurationError, ConnectError
 from ...log import LogThrottle
@@ -48,6 +48,8 @@ REFRESH_SECONDS = 10.0
 """Interval between two refreshes of the slot map without a sign of a change."""
 SOONEST_SECONDS = 0.1
 """Minimum interval between two refreshes, for any number of signs."""
+MOVED = "moved to another server"
+"""Reason of a loss: the slot of a channel belongs to another server now."""
 TROUBLED_SECONDS = 0.5
 """Maximum interval between two refreshes while a server or an owner is missing."""
 
@@ -285,7 +287,9 @@ class ClusterBroker(ServerBroker):
                 moved.setdefault(before, []).append(slot)
         for address, slots in moved.items():
             self._hold(slots, address)
-        self._subscriptions.relocate()
+        serving = {self._nodes.get(address) for address in slot_map.primaries}
+        # A server that still has other slots has given these away, and has not been replaced.
+        self._subscriptions.relocate(lambda former: HANDED_OVER if former in serving else MOVED)
         displaced, self._displaced = self._displaced, {}
         self._subscriptions.ask_again(displaced)
         self._retire([a for a in self._nodes if a not in slot_map.primaries])

@@ -16,7 +16,8 @@ from ..client.commands import slot_of
 from ..client.parser import ReplyError
 from ..client.pipeline import NotSent, Pipeline
 from ..client.routes import Route, asked_at, moved_to
-from ..client.scripts import RETRY_SECONDS, Script, ScriptRunner, is_error, not_sent
+from ..client.script_runner import RETRY_SECONDS, ScriptRunner
+from ..client.scripts import Script, is_error, not_sent
 
 __all__ = ["ClusterScripts"]
 
@@ -72,10 +73,6 @@ class ClusterScripts(ScriptRunner):
                     if not isinstance(reply, ReplyError):
                         return reply
                     error = reply
-                    if self.was_forgotten(route.pipeline, script, reply):
-                        target = route if asking else None
-                        if loop.time() < deadline:
-                            continue
                     target = self._redirection(reply, route)
                     if target is not None:
                         continue

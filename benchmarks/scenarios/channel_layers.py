@@ -114,12 +114,12 @@ LAYERS: dict[str, tuple[str, Measure, tuple[Peer, ...]]] = {
     ),
     "layer-receiving": (
         "Channel layers alone, fan-out: 500 calls of `receive` in one group",
-        Receiving(tasks=500, groups=1, messages=500),
+        Receiving(tasks=500, groups=1, messages=2000),
         PEERS,
     ),
     "layer-receiving-private": (
         "Channel layers alone, private channels: 1,000 calls of `receive`, a group each",
-        Receiving(tasks=1000, groups=1000, messages=60),
+        Receiving(tasks=1000, groups=1000, messages=300),
         PEERS,
     ),
     "layer-tasks": ("Channel layers: `group_send` of 1,000 tasks at once", Sending("tasks"), PEERS),

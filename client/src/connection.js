@@ -92,7 +92,6 @@ export function createConnection(env, url, token, receiver) {
   socket.onmessage = (event) => {
     liveness?.heard();
     const frame = decode(event.data);
-    if (bye) return;
     if (!frame || "data" in frame) receiver.frame(frame);
     else if ("ping" in frame) {
       if (answersPings) write(JSON.stringify({ pong: frame.ping }));

@@ -171,9 +171,11 @@ export function createSocket(url, { token }, env) {
   const provide = async () => {
     const present = attempt;
     const fail = () => {
-      if (present === attempt && !connection) wait({ reason: "token" }, [0, 1]);
+      if (present !== attempt) return;
+      attempt++; // What comes later has no effect.
+      wait({ reason: "token" }, [0, 1]);
     };
-    const stop = (stopTimer = deadline(env, PROVIDED_MS, () => (fail(), attempt++)));
+    const stop = (stopTimer = deadline(env, PROVIDED_MS, fail));
     try {
       const [to, key] = await Promise.all([provided(address), provided(token)]);
       stop();

@@ -330,6 +330,19 @@ test("a token function that never answers is given up after 10 s", async () => {
   assert.equal(here.server.protocols[2], "in time");
 });
 
+test("a listener may reconnect while the socket begins to wait", async () => {
+  let asked = 0;
+  const here = world({ token: () => (asked++ ? "key" : new Promise(() => {})) });
+  here.socket.on("state", (state) => state === "waiting" && here.socket.reconnect());
+  here.clock.advance(10_000);
+  await settled();
+  here.server.ready();
+  assert.equal(here.socket.state, "connected");
+  here.server.end(1006);
+  await settled();
+  assert.equal(here.opened.length, 2, "the end of the new connection is handled");
+});
+
 test("close while a token is fetched", async () => {
   const here = world({ token: async () => "key" });
   here.socket.close();

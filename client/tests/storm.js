@@ -2,7 +2,8 @@
  * Many clients in one process, for tests/client/test_storm.py: node storm.js URL COUNT.
  *
  * Prints a JSON line when all are subscribed, each time, with the milliseconds from the end of the
- * connections to each new one; and a last line when all have shown the message with `last`.
+ * first connection to each new subscription, and to each first attempt; and a last line when all have
+ * shown the message with `last`.
  */
 
 import WebSocket from "ws";
@@ -18,8 +19,9 @@ class Quick extends WebSocket {
   }
 }
 
-let cut = performance.now();
+let cut = Date.now();
 let times = [];
+let planned = [];
 let ended = 0;
 let whole = 0;
 let gaps = 0;
@@ -46,17 +48,18 @@ for (let number = 0; number < count; number++) {
       process.exit();
     }
   });
-  socket.on("state", (state, { code }) => {
+  socket.on("state", (state, { code, retryAt }) => {
     if (state !== "waiting" || code === 1006) return;
     // The first one to be cut begins the count.
     if (times.length === count) {
       times = [];
-      cut = performance.now();
+      cut = Date.now();
     }
+    planned.push(retryAt - cut);
   });
   channel.on("state", (state) => {
     if (state !== "subscribed") return;
-    times.push(Math.round(performance.now() - cut));
-    if (times.length === count) say({ times });
+    times.push(Date.now() - cut);
+    if (times.length === count) say({ times, planned });
   });
 }

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
+from ..errors import Reject
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
 from .protocol_client import speak_protocol
@@ -45,15 +46,14 @@ async def admit(connection: Connection) -> bool:
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
-    admitted = origin_passed = False
+    admitted = readable = False
     try:
         if connection.has_tags or (
             type(socket).authorize is not connection.definition.base.authorize
         ):
             status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
-            origin_passed = status is None
-            if origin_passed:
-                status = await _in_time(connection, _decide(connection))
+            if status is None:
+                status, readable = await _in_time(connection, _decide(connection))
         else:
             status = origin_refusal(socket.scope, socket.allowed_origins, socket.allowed_hosts)
         closing = connection.closing  # The hook may have closed it.
@@ -61,7 +61,7 @@ async def admit(connection: Connection) -> bool:
             status = UNAVAILABLE
         if status is not None or closing:
             status = status or FORBIDDEN
-            if connection.session is not None and origin_passed and 400 <= status < 500:
+            if connection.session is not None and readable and 400 <= status < 500:
                 await accept_and_close(None, send, connection.subprotocol, 4000 + status)
             else:
                 await deny(socket.scope, send, status)
@@ -70,22 +70,44 @@ async def admit(connection: Connection) -> bool:
             admitted = True
     finally:
         if not admitted:
-            connection.leave_session()
+            if connection.session is not None:
+                connection.session.end()
             connection.leave_tags()
             connections.discard(connection)
     return admitted
 
 
-async def _decide(connection: Connection) -> int | None:
-    """The HTTP status to refuse with, or None after the socket has joined its tags."""
+async def _decide(connection: Connection) -> tuple[int | None, bool]:
+    """The HTTP status to refuse with, or None after the socket has joined its tags.
+
+    Returns:
+        The status, and whether a client of the protocol is told. If the hook has failed, it is not
+        told: it then tries again, as after a server error.
+    """
     socket = connection.socket
-    status = await refusal(socket.scope, lambda: connection.call(socket.authorize))
+    has_failed = False
+
+    async def authorize() -> Any:
+        nonlocal has_failed
+        try:
+            return await connection.call(socket.authorize)
+        except Reject:
+            raise
+        except Exception:
+            has_failed = True
+            raise
+
+    plain = connection.session is None
+    hook = (lambda: connection.call(socket.authorize)) if plain else authorize
+    status = await refusal(socket.scope, hook)
     if status is None and not connection.closing:
         await connection.join_tags()
-    return status
+    return status, not has_failed
 
 
-async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | None]) -> int | None:
+async def _in_time(
+    connection: Connection, decision: Coroutine[Any, Any, tuple[int | None, bool]]
+) -> tuple[int | None, bool]:
     task = asyncio.ensure_future(decision)
     try:
         await asyncio.wait([task], timeout=connection.socket.handshake_timeout_seconds)
@@ -95,7 +117,7 @@ async def _in_time(connection: Connection, decision: Coroutine[Any, Any, int | N
         task.cancel()
     connection.cancel_thread_call()
     connection.note("handshake_timeouts", "refused a handshake: authorize takes too long")
-    return UNAVAILABLE
+    return UNAVAILABLE, False
 
 
 async def handle_connect(connection: Connection) -> None:
@@ -127,7 +149,8 @@ async def handle_connect(connection: Connection) -> None:
     except Exception as exc:
         await connection.failed(exc)
     if delivery.queue is None:
-        connection.connect_is_over()
+        if connection.session is not None:
+            connection.session.ready()
     elif connection.calls_scheduled:
         spawn(_release_after_calls(connection))
     elif not delivery.release_empty():

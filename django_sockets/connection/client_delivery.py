@@ -340,7 +340,7 @@ class ClientDelivery:
             hold = self._held()
             if hold is not None and not (hold.passing or hold.closed):
                 hold.passing = True
-                self._connection.connect_is_over()
+                self._connect_is_over()
                 # A separate task: a cancelled caller must not leave the hand-over half done.
                 await asyncio.wait([spawn(self._hand_over(hold))])
 
@@ -354,9 +354,15 @@ class ClientDelivery:
                 return False
             self._connection.shared_hub().holds.discard(queue)
         self.queue = None
-        self._connection.connect_is_over()
+        if self._connection.session is not None:
+            self._connect_is_over()
         self._unseal()
         return True
+
+    def _connect_is_over(self) -> None:
+        """Tell a client of the protocol that what follows is not from `connect`."""
+        if self._connection.session is not None:
+            self._connection.session.ready()
 
     async def _hand_over(self, hold: Hold) -> None:
         hub = self._connection.shared_hub()

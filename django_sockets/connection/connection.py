@@ -253,18 +253,6 @@ class Connection(HookCalls):
         finally:
             self.end(code)
 
-    # The client protocol
-
-    def connect_is_over(self) -> None:
-        """Tell a client of the protocol that `connect` has returned."""
-        if self.session is not None:
-            self.session.ready()
-
-    def leave_session(self) -> None:
-        """Stop the timer of a client of the protocol."""
-        if self.session is not None:
-            self.session.end()
-
     # The end
 
     def end(self, code: int) -> None:
@@ -290,7 +278,8 @@ class Connection(HookCalls):
         """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
         self.delivery.discard_held()
-        self.leave_session()
+        if self.session is not None:
+            self.session.end()
         self.leave_tags()
         if self._idle_timer is not None:
             self._idle_timer.cancel()

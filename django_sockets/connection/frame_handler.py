@@ -28,10 +28,10 @@ _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
 
 async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) -> None:
     """Call the handler of a `websocket.receive` event. Raises the errors of the handler."""
-    if event["type"] == CLIENT_FRAME and connection.session is not None:
-        await connection.session.handle(event["frame"])
-        return
     if event["type"] != "websocket.receive":
+        if event["type"] == CLIENT_FRAME and connection.session is not None:
+            await connection.session.handle(event["frame"])
+            return
         text = "ignored an ASGI event of type %s"
         _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
         return

@@ -36,7 +36,8 @@ _UNKNOWN = ("http", "https")
 """daphne gives no scheme, so a page with either scheme counts as the application's own."""
 _HOST = r"[a-z0-9._-]+|\[[0-9a-f:.]+\]"
 _AUTHORITY = re.compile(rf"({_HOST})(?::([1-9][0-9]{{0,4}}))?", re.ASCII | re.IGNORECASE)
-_APP_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f-\uffff/?#@*\\]+", re.ASCII)
+# A host of printable ASCII characters. It is compiled when a list is checked, not at the import.
+_APP_ORIGIN = r"[a-z][a-z0-9+.-]*://(?:(?![/?#@*\\])[!-~])+"
 _WEB_SCHEMES = {"ws": "http", "wss": "https"}
 
 
@@ -63,25 +64,19 @@ def origin_problem(
         return "allowed_hosts is a text and no list"
     if "*" in allowed:
         return None
-    origins, hosts, cookies = [], [], False
-    for name, value in scope.get("headers", ()):
-        size = len(name)
-        if size == 6:
-            header = name.lower()
-            if header == b"origin":
-                origins.append(bytes(value))
-            elif header == b"cookie":
-                cookies = True
-        elif size == 4 and name.lower() == b"host":
-            hosts.append(bytes(value))
-    if not origins:
-        return "cookies without an Origin header" if cookies else None
-    if len(origins) > 1:
+    headers = list(scope.get("headers", ()))
+    names = [name.lower() for name, _ in headers]
+    if b"origin" not in names:
+        return "cookies without an Origin header" if b"cookie" in names else None
+    if names.count(b"origin") > 1:
         return "more than one Origin header"
-    origin = origins[0].decode("latin-1")
+    origin = bytes(headers[names.index(b"origin")][1]).decode("latin-1")
     if origin in allowed:  # Compared as text: the origin of an app may have any scheme.
         return None
-    site = django_site(scope) or _own_site(scope, hosts, allowed_hosts)
+    site = django_site(scope)
+    if site is None:
+        hosts = [bytes(value) for name, value in headers if name.lower() == b"host"]
+        site = _own_site(scope, hosts, allowed_hosts)
     if origin in site.trusted:
         return None
     wanted = _parts(origin)
@@ -237,7 +232,7 @@ def _is_rule(entry: str) -> bool:
         return True
     # The origin of an app has its own scheme and is compared as text.
     scheme = entry.partition("://")[0]
-    return scheme not in {*_PORTS, *_WEB_SCHEMES} and _APP_ORIGIN.fullmatch(entry) is not None
+    return scheme not in {*_PORTS, *_WEB_SCHEMES} and re.fullmatch(_APP_ORIGIN, entry) is not None
 
 
 def check_allowed_hosts(name: str, hosts: Collection[object]) -> None:

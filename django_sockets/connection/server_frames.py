@@ -62,8 +62,9 @@ def server_frames(scope: Mapping[str, Any], send: object, frames: str) -> Server
     offer = (scope.get("extensions") or {}).get(EXTENSION)
     if offer is None or frames == NEVER:
         return None
-    wrapper = wrapper_of(scope, send)
-    if frames == AUTO and wrapper is not None:
+    # Bound methods of one object are equal, but not identical.
+    if frames == AUTO and offer["send"] != send:
+        wrapper = _name_of(send)
         text = (
             "%s wraps the server's send, so messages are sent one by one; "
             'frames = "always" on the socket class passes it by'
@@ -80,9 +81,10 @@ def wrapper_of(scope: Mapping[str, Any], send: object) -> str | None:
         None if nothing wraps it, or if the server does not offer prepared frames.
     """
     offer = (scope.get("extensions") or {}).get(EXTENSION)
-    # Bound methods of one object are equal, but not identical.
-    if offer is None or offer["send"] == send:
-        return None
+    return None if offer is None or offer["send"] == send else _name_of(send)
+
+
+def _name_of(send: object) -> str:
     function = getattr(send, "func", send)  # functools.partial
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -89,6 +89,10 @@ class Healing:
 
     # Subscribing
 
+    def keeps_any(self, names: Iterable[str]) -> bool:
+        """Whether one of these channels has a history rule."""
+        return any(map(self.rule_for, names))
+
     async def subscribe(
         self,
         subscriber: Subscriber,
@@ -266,6 +270,7 @@ class Healing:
             if isinstance(item, HistoryReply) and kept is not None:
                 if kept.reading:
                     kept.read_failed()
+                kept.reader.abandon()
                 self._read(kept)
 
     # Quiet channels
@@ -289,12 +294,12 @@ class Healing:
     async def _renew_quiet(self, now: float) -> None:
         due = []
         for kept in list(self.channels.values()):
-            position = kept.reader.position
+            tag = kept.reader.last_tag
             if kept.reader.refused and not kept.reading:
                 kept.reader.unplaced = True
                 self._read(kept)
-            if position != kept.seen:
-                kept.seen, kept.renewed_at = position, now
+            if tag != kept.seen:
+                kept.seen, kept.renewed_at = tag, now
             elif now - kept.renewed_at >= kept.rule.seconds / 3 - LEAST_RENEWAL_SECONDS:
                 due.append(kept)
         for first in range(0, len(due), RENEWED_AT_ONCE):

@@ -21,6 +21,8 @@ from ..delivery.envelope import (
     KEPT_MARKS,
     PLACE_START,
     HistoryLink,
+    NewerVersion,
+    NotOurs,
     unpack_kept,
 )
 from ..delivery.events import HISTORY
@@ -62,7 +64,7 @@ class HistoryReader:
     """
 
     __slots__ = (
-        "_digits", "_epoch", "_handed_over", "_history_id", "_place", "_tag", "healing",
+        "_cut", "_digits", "_epoch", "_handed_over", "_history_id", "_place", "_tag", "healing",
         "incomplete", "refused", "unplaced",
     )  # fmt: skip
 
@@ -72,7 +74,7 @@ class HistoryReader:
         self.incomplete = False
         self.unplaced = True
         self.refused = False
-        self._handed_over = False
+        self._handed_over = self._cut = False
 
     @property
     def position(self) -> Position | None:
@@ -80,6 +82,17 @@ class HistoryReader:
         if not self._tag:
             return None
         return Position(self._epoch, int(self._digits), self._tag, self._history_id)
+
+    @property
+    def last_tag(self) -> bytes:
+        """The tag of the last message; it changes with each message."""
+        return self._tag
+
+    def abandon(self) -> None:
+        """Give up to heal, because a gap was signalled; the position is unknown."""
+        self.healing = self._handed_over = self._cut = False
+        self.unplaced = True
+        self._forget()
 
     def _forget(self) -> None:
         self._epoch = self._place = self._digits = self._tag = self._history_id = b""
@@ -134,15 +147,11 @@ class HistoryReader:
         if not tracker.has_received(envelope[0], envelope[1]):
             # Without a position, nothing is known to be missing: a gap was signalled before.
             if not is_next:
-                self._open()
-                self.incomplete = True
+                self.healing = self.incomplete = True
                 return None
             self._move(epoch, offset, tag)
         # Otherwise the message is late or repeated, and the tracker drops it.
         return *envelope, (epoch, b"%d" % offset, tag, self._history_id)
-
-    def _open(self, handed_over: bool = False) -> None:
-        self.healing, self._handed_over = True, handed_over
 
     def read_on(self) -> None:
         """Another reply follows: drop live messages until then."""
@@ -161,7 +170,10 @@ class HistoryReader:
         if not self._tag:
             self.unplaced = True
             return False
-        self._open(handed_over and (self._handed_over or not self.healing))
+        self.healing = True
+        # A hand-over excuses another history id only if the server did not fail in between.
+        self._cut = self._cut or not handed_over
+        self._handed_over = handed_over
         return True
 
     def renamed(self, history_id: bytes) -> None:
@@ -192,7 +204,7 @@ class HistoryReader:
             return Healed()
         if newest.epoch != here.epoch and not newest.offset:
             return Healed()  # The history was removed, and its next message will be the first one.
-        self._open()  # Messages before the reply have not arrived.
+        self.healing = True  # Messages before the reply have not arrived.
         return self._heal(reply, start)
 
     def _heal(self, reply: HistoryReply, start: Start) -> Healed:
@@ -212,7 +224,7 @@ class HistoryReader:
             index = index_behind(here, reply.messages, end)
         if index is not None:
             self._history_id = end.history_id
-            self.healing = self._handed_over = self.unplaced = False
+            self.healing = self._handed_over = self._cut = self.unplaced = False
             return Healed(None, reply.messages[index:], cut)
         if not before or (cut and end.offset < here.offset):
             return Healed()
@@ -220,7 +232,7 @@ class HistoryReader:
 
     def _give_up(self, newest: Position | None, *, unplaced: bool = False) -> Healed:
         """Signal a gap, and go on behind the newest message, or without a position."""
-        self.healing = self._handed_over = False
+        self.healing = self._handed_over = self._cut = False
         self.unplaced = unplaced
         self._forget()
         if newest is not None:
@@ -229,7 +241,7 @@ class HistoryReader:
 
     def _same_history(self, end: Position, previous_history_id: bytes) -> bool:
         return end.history_id == self._history_id or (
-            self._handed_over and previous_history_id != self._history_id
+            self._handed_over and not self._cut and previous_history_id != self._history_id
         )
 
 
@@ -239,10 +251,13 @@ def same_place(one: Position, other: Position) -> bool:
 
 
 def is_chain(messages: tuple[bytes, ...]) -> bool:
-    """Whether each message follows on the one before it."""
+    """Whether each message follows on the one before it, and has a known format."""
     last: HistoryLink | None = None
     for message in messages:
-        link = unpack_kept(message)[1]
+        try:
+            link = unpack_kept(message)[1]
+        except (NewerVersion, NotOurs):
+            return False
         if link is None:
             return False
         epoch, offset, before = link

@@ -42,7 +42,7 @@ from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .healing import Healing, KeepingBroker
 from .history_pages import HistoryPage, HistoryPages
-from .joins import NO_RECOVERY, NO_STARTS, starts_of
+from .joins import NO_RECOVERY, starts_of
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
@@ -331,8 +331,8 @@ class Hub:
 
         With `since` or `replay`, the subscriber alone first gets messages from the history, and
         then the live messages; none is missing or repeated in between. If the history does not have
-        every message behind a position any more, or the channel has no history rule, the subscriber
-        first gets a gap with the reason "history".
+        every message behind a position any more, the subscriber first gets a gap with the reason
+        "history". It also gets this gap if the channel has no history rule.
 
         Args:
             channels: one name, or several.
@@ -353,41 +353,22 @@ class Hub:
             BrokerClosed: after `aclose`.
         """
         names = self.check_channels(channels)
-        starts = starts_of(names, since, replay) if since is not None or replay else {}
-        return self._add(subscriber, names, direct, starts)
+        healing = self._healing
+        if since is None and not replay and (healing is None or not healing.keeps_any(names)):
+            return self._add(subscriber, names, direct)
+        return self._add_behind(subscriber, names, direct, starts_of(names, since, replay))
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
         await self._add(subscriber, [CONTROL])
 
     async def _add(
-        self,
-        subscriber: Subscriber,
-        names: list[str],
-        direct: SendQueue | None = None,
-        starts: Mapping[str, Position | int] = NO_STARTS,
+        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None = None
     ) -> dict[str, Recovery]:
         if self.closed:
             raise BrokerClosed(self.config.url)
         if not names:
             return {}
-        healing = self._healing
-        recoveries = dict.fromkeys(names, NO_RECOVERY)
-        if healing is not None and any(map(healing.rule_for, names)):
-            recoveries = await healing.subscribe(subscriber, names, direct, starts)
-            starts = {name: start for name, start in starts.items() if not healing.rule_for(name)}
-        else:
-            await self._add_plain(subscriber, names, direct)
-        # Without a rule, nothing was kept that could be replayed.
-        broken = [name for name, start in starts.items() if isinstance(start, Position)]
-        if broken:
-            self.count_gap(HISTORY)
-            subscriber.on_gap(broken, HISTORY)
-        return recoveries
-
-    async def _add_plain(
-        self, subscriber: Subscriber, names: list[str], direct: SendQueue | None
-    ) -> None:
         subscriptions = self.subscriptions
         call = subscriptions.request(subscriber, names, direct)
         try:
@@ -396,6 +377,29 @@ class Hub:
             await self.remove(subscriber, subscriptions.withdraw(subscriber, names, call))
             raise
         subscriptions.acknowledge(subscriber, names, call, time.monotonic())
+        return dict.fromkeys(names, NO_RECOVERY)
+
+    async def _add_behind(
+        self,
+        subscriber: Subscriber,
+        names: list[str],
+        direct: SendQueue | None,
+        starts: Mapping[str, Position | int],
+    ) -> dict[str, Recovery]:
+        """`_add` for channels with a rule, or with a place in the past."""
+        healing = self._healing
+        if healing is None or not healing.keeps_any(names):
+            recoveries = await self._add(subscriber, names, direct)
+        elif self.closed:
+            raise BrokerClosed(self.config.url)
+        else:
+            recoveries = await healing.subscribe(subscriber, names, direct, starts)
+            starts = {name: start for name, start in starts.items() if not healing.rule_for(name)}
+        # Without a rule, nothing was kept that could be replayed.
+        broken = [name for name, start in starts.items() if isinstance(start, Position)]
+        if broken:
+            self._tell_gap(subscriber, broken, HISTORY)
+        return recoveries
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from ..delivery.channel import Subscriber
 from ..delivery.send_queue import SendQueue
 from ..history import HistoryReply, HistoryStatus, Position, Recovery, Start
 from .history import index_behind, is_chain, same_place
 
-__all__ = ["NO_RECOVERY", "NO_STARTS", "Join", "JoinRead", "lowest", "starts_of"]
+__all__ = ["NO_RECOVERY", "Join", "JoinRead", "lowest", "starts_of"]
 
 NO_RECOVERY = Recovery()
 """The result of a subscription without a history."""
-NO_STARTS: Mapping[str, Position | int] = MappingProxyType({})
 REPLAY_BYTES = 16 * 1024 * 1024
 """The most that one read collects for joins. With more, they get a gap."""
 
@@ -76,6 +74,12 @@ class Join:
         """Set the result."""
         if not self.answer.done():
             self.answer.set_result(recovery)
+
+    def fail(self, error: Exception) -> None:
+        """Let the subscription fail, unless it has a result."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # The caller may have been cancelled.
 
     def fits(self, start: Start) -> bool:
         """Whether a read for `start` can serve this join, too."""

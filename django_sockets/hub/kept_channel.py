@@ -29,7 +29,7 @@ class KeptChannel:
         reader: decides about its live messages.
         reading: a read is open; exactly one reply follows.
         renewed_at: the time at which the history was last used, as far as it is known.
-        seen: the position at that time.
+        seen: the tag of the last message at that time.
     """
 
     def __init__(self, name: str, rule: HistoryRule, channel: Channel) -> None:
@@ -39,7 +39,7 @@ class KeptChannel:
         self.reader = channel.history = HistoryReader()
         self.reading = False
         self.renewed_at = 0.0
-        self.seen = self.reader.position
+        self.seen = self.reader.last_tag
         self._start: Start = None
         self._waiting: list[Join] = []
         self._retries: list[Join] = []
@@ -79,9 +79,7 @@ class KeptChannel:
     def fail_joins(self, error: Exception) -> None:
         """End all joins with an error."""
         for join in self._joins():
-            if not join.answer.done():
-                join.answer.set_exception(error)
-                join.answer.exception()  # The caller may have been cancelled.
+            join.fail(error)
 
     # Reads
 
@@ -143,9 +141,9 @@ class KeptChannel:
         served.joins = [join for join in served.joins if join not in retries]
         try:
             return segments + self._serve(served, reply, observer)
-        except Exception:
-            left = [join for join in served.joins if not join.answer.done()]
-            self._waiting = left + self._waiting
+        except Exception as exc:
+            for join in served.joins:  # Another attempt would probably fail in the same way.
+                join.fail(exc)
             raise
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import NotAllowed, RequestError
 from .entries import Admission, entries_of, names_of
@@ -30,6 +30,7 @@ from .frames import (
     read_frame,
 )
 from .negotiation import VERSION
+from .owner import SessionOwner
 from .problems import (
     FORBIDDEN,
     INTERNAL,
@@ -40,12 +41,11 @@ from .problems import (
     InvalidFrame,
     Problem,
 )
-from .requests import Handlers, answer_message, problem_of
-from .subscriptions import ChannelsOwner, Subscriptions
+from .requests import answer_message, problem_of
+from .subscriptions import Subscriptions
 from .timers import timers_on
-from .tokens import ChannelToken, Identity
 
-__all__ = ["CLIENT_FRAME", "MAX_OPEN", "PING_SECONDS", "Session", "SessionOwner"]
+__all__ = ["CLIENT_FRAME", "MAX_OPEN", "PING_SECONDS", "Session"]
 
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
@@ -57,50 +57,6 @@ MAX_OPEN = 8
 """The most frames with an id that may be unanswered."""
 FRAMES_IN_A_ROW = 16
 """The most frames that are answered while reading before other tasks of the loop may run."""
-
-
-class SessionOwner(ChannelsOwner, Handlers, Protocol):
-    """The connection, as its session knows it."""
-
-    @property
-    def session_name(self) -> str:
-        """The id of the connection, for the client."""
-
-    @property
-    def identity(self) -> Identity:
-        """The user and session of the client."""
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest frame of the client."""
-
-    @property
-    def idle_timeout_seconds(self) -> float | None:
-        """The client is closed if no frame comes for this time."""
-
-    async def may_subscribe(self, channel: str) -> bool:
-        """Ask the hook of the application. Raises its errors."""
-
-    def is_revoked(self, token: ChannelToken) -> bool:
-        """Whether the right in a token was taken back."""
-
-    def heard(self) -> bool:
-        """A frame came. False if it exceeds the rate limit, and the connection is closed."""
-
-    def ping(self, payload: bytes) -> None:
-        """Send a text frame, unless others wait for the client."""
-
-    def pong(self, payload: bytes) -> None:
-        """Send a text frame, unless the client reads too slowly."""
-
-    async def send(self, payload: bytes) -> None:
-        """Send a text frame. Returns when the server has accepted it."""
-
-    async def send_broadcast(self, channel: str, data: Any) -> None:
-        """Send data as the broadcast that a hook of the application handles."""
-
-    def broken(self) -> None:
-        """Close the connection, because a frame is not one of the protocol."""
 
 
 class Session:
@@ -310,14 +266,17 @@ class Session:
             # Checked before `may_subscribe` is called, which may make a query for each channel.
             await self._answer(LIMIT, request_id)
             return
-        answers, arrival = await self.subscriptions.subscribe(entries, self._admission())
         try:
-            await self._owner.send(ok_frame(request_id, {"channels": answers}))
+            answers, arrival = await self.subscriptions.subscribe(entries, self._admission())
+            try:
+                await self._owner.send(ok_frame(request_id, {"channels": answers}))
+                await arrival.release()
+            except BaseException:
+                arrival.cancel()
+                raise
+        finally:
+            self.subscriptions.settle()
             self._set_timer()
-            await arrival.release()
-        except BaseException:
-            arrival.cancel()
-            raise
 
     def _admission(self) -> Admission:
         return Admission(self._owner.identity, self._may_subscribe, self._owner.is_revoked)

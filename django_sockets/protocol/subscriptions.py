@@ -77,20 +77,30 @@ class _Subscription:
 class Subscriptions:
     """The channels to which a client has subscribed.
 
+    The frames of the client are handled one after the other. A subscription may expire, be revoked
+    or be removed by the application at any time, also while the client subscribes to the channel.
+
     Args:
         owner: the connection.
     """
 
-    __slots__ = ("_by_name", "_owner")
+    __slots__ = ("_arriving", "_by_name", "_ending", "_owner", "_revoked")
 
     def __init__(self, owner: ChannelsOwner) -> None:
         self._owner = owner
         self._by_name: dict[str, _Subscription] = {}
+        # The channels of the `subscribe` that is being handled, and those of them to be revoked.
+        self._arriving: Set[str] = frozenset()
+        self._revoked: set[str] = set()
+        # The channels whose end was decided and has not begun.
+        self._ending: set[str] = set()
 
     async def subscribe(
         self, entries: Sequence[Entry], admission: Admission
     ) -> tuple[list[dict[str, Any]], Arrival]:
         """Subscribe to the channels of all entries that are admitted.
+
+        The caller sends the answer, and then calls `settle` in any case.
 
         Returns:
             The answer for each entry, and what to release after the answer was sent.
@@ -99,6 +109,8 @@ class Subscriptions:
         for entry in entries:
             await self._take_turns(len(decisions))
             decisions.append(await admission.decide(entry))
+        if self._ending:
+            await asyncio.sleep(0)  # The tasks that end them were started, and begin before.
         wanted: dict[str, Wanted] = {}
         room = self._owner.max_subscriptions - len(self._owner.channels)
         for number, decision in enumerate(decisions):
@@ -110,6 +122,7 @@ class Subscriptions:
                     decisions[number] = LIMIT
                     continue
             wanted[decision.channel] = decision
+        self._arriving = wanted.keys()
         arrival = self._owner.arrive(wanted)
         try:
             found = await self._add(arrival, wanted)
@@ -123,6 +136,13 @@ class Subscriptions:
             for entry, decision in zip(entries, decisions, strict=True)
         ]
         return answers, arrival
+
+    def settle(self) -> None:
+        """Tell the client of the ends that came while it subscribed. It has the answer now."""
+        arrived, self._arriving = self._arriving, frozenset()
+        revoked, self._revoked = self._revoked, set()
+        self.revoke(revoked)
+        self.removed([name for name in arrived if name not in self._owner.channels])
 
     async def _add(
         self, arrival: Arrival, wanted: Mapping[str, Wanted]
@@ -217,26 +237,38 @@ class Subscriptions:
     @property
     def next_end(self) -> float:
         """The time of the event loop at which the next subscription expires, or infinity."""
-        return min((one.expires_at for one in self._by_name.values()), default=math.inf)
+        return min(
+            (one.expires_at for name, one in self._by_name.items() if name not in self._arriving),
+            default=math.inf,
+        )
 
     def expire(self, now: float) -> None:
         """End the subscriptions whose token has expired."""
-        gone = [name for name, one in self._by_name.items() if one.expires_at <= now]
+        gone = [
+            name
+            for name, one in self._by_name.items()
+            if one.expires_at <= now and name not in self._arriving
+        ]
         if gone:
             self.end(gone, EXPIRED, again=True)
 
     def revoke(self, names: Iterable[str]) -> None:
         """End the subscriptions to some channels, because the right to them was taken back."""
-        self.end([name for name in names if name in self._by_name], REVOKED, again=False)
+        self._revoked.update(name for name in names if name in self._arriving)
+        gone = [name for name in names if name in self._by_name and name not in self._arriving]
+        if gone:
+            self.end(gone, REVOKED, again=False)
 
     def end(self, names: list[str], code: str, *, again: bool) -> None:
         """End subscriptions of the client, and tell it."""
         own = [name for name in names if not self._by_name[name].shared]
         for name in names:
             del self._by_name[name]
+        self._ending.update(own)
         self._owner.spawn(self._end(names, own, code, again))
 
     async def _end(self, names: list[str], own: list[str], code: str, again: bool) -> None:
+        self._ending.difference_update(own)
         try:
             if own:
                 await self._owner.leave(own)

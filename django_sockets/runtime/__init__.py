@@ -13,6 +13,7 @@ from .shared_hubs import (
     set_draining,
     shared_hub,
 )
+from .thread_publishing import can_publish_on_thread, publish_on_thread
 from .thread_safe_loop import BackgroundLoop
 from .worker_threads import run_in_thread, worker_pool
 
@@ -21,6 +22,7 @@ __all__ = [
     "BackgroundLoop",
     "at_exit",
     "background_loop",
+    "can_publish_on_thread",
     "close_shared_hubs",
     "existing_hub",
     "finish_before_exit",
@@ -28,6 +30,7 @@ __all__ = [
     "local_hubs",
     "not_at_exit",
     "publish",
+    "publish_on_thread",
     "run_in_thread",
     "set_draining",
     "shared_hub",

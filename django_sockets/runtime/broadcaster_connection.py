@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from ..broker import NoReplyInTime
 from ..codec import encode
 from ..conf import Config
 from ..delivery.events import EventQueue, Gap
@@ -16,9 +14,7 @@ from ..forks import abandon_in_child
 from ..history import Recovery
 from ..hub.history_pages import HistoryPage
 from ..loops import forget_closed
-from ..os_threads import replaced_by
-from ..overrides import publish_observers
-from .background import background_loop, publish, through_hub
+from .background import background_loop, through_hub
 from .channel_api import (
     NOT_GIVEN,
     ChannelCalls,
@@ -29,14 +25,9 @@ from .channel_api import (
 )
 from .shared_hubs import existing_hub, shared_hub
 from .sync_calls import Calls, running_loop
-from .thread_safe_loop import BackgroundLoop
+from .thread_publishing import can_publish_on_thread, publish_on_thread
 
 __all__ = ["BroadcasterConnection"]
-
-DIRECT_BYTES = 64 * 1024
-"""The event loop publishes larger broadcasts: their deadlines grow with their size."""
-ATTEMPTS = 2
-"""How often a thread tries again when the connection was lent or recalled at the same moment."""
 
 
 class BroadcasterConnection(ChannelCalls):
@@ -71,8 +62,6 @@ class BroadcasterConnection(ChannelCalls):
     def publish_now(self, channel: Channels, data: Any, compress: bool = True) -> bool:
         """Publish on the calling thread and wait for the server, if the broker can do that.
 
-        This saves the two thread switches of `Calls.plain`, which cost more than the publish.
-
         Returns:
             False if `calls.plain` must do it: the thread runs an event loop, calls of before are
             still to come, or the broker cannot. Nothing was sent then.
@@ -84,57 +73,13 @@ class BroadcasterConnection(ChannelCalls):
         if running_loop() is not None:
             return False
         calls = self.calls
-        loop = calls.home
-        if replaced_by() is not None:
-            return False
-        if calls.scheduled or not isinstance(loop, BackgroundLoop) or loop.not_begun:
-            return False
-        hub = existing_hub(loop, self.config)
-        if (hub is not None and hub.threads is None) or publish_observers:
+        if not can_publish_on_thread(self.config, calls):
             return False
         names = channel_names(channel)
         payload, is_text = encode(data)
-        if len(payload) * len(names) > DIRECT_BYTES:
-            return False
-        if hub is not None and hub.threads is not None and hub.threads.busy_here:
-            calls.schedule(
-                partial(publish, self.config, names, payload, is_text=is_text, compress=compress)
-            )
-            return True
-        timeout_seconds = calls.timeout_seconds
-        try:
-            for _ in range(ATTEMPTS):
-                if hub is not None and hub.publish_on_thread(
-                    names, payload, is_text, timeout_seconds, compress=compress
-                ):
-                    return True
-                if calls.plain(
-                    partial(self._publish_unless_lent, names, payload, is_text, compress)
-                ):
-                    return True
-        except NoReplyInTime:
-            raise CallError(
-                f"the server did not answer within {timeout_seconds:g} s "
-                "(setting sync_call_timeout_seconds); the broadcast may reach it still"
-            ) from None
-        return False
-
-    async def _publish_unless_lent(
-        self, names: list[str], payload: bytes, is_text: bool, compress: bool
-    ) -> bool:
-        """Publish on the event loop, and let later calls publish on their threads.
-
-        Returns:
-            False if the calling thread can do it itself by now: nothing was sent.
-        """
-        hub = existing_hub(asyncio.get_running_loop(), self.config) or shared_hub(self.config)
-        threads = hub.threads
-        if threads is not None:
-            if threads.lent:
-                return False
-            threads.lend_soon()
-        await hub.publish(names, payload, is_text=is_text, compress=compress)
-        return True
+        return publish_on_thread(
+            self.config, calls, names, payload, is_text=is_text, compress=compress
+        )
 
     def _forget_ended(self) -> None:
         """Forget a subscription whose loop has ended."""

@@ -7,8 +7,8 @@
 
 A `Faults` object holds the faults to come. Hubs and sockets that are opened with the configuration
 of `Faults.around` receive through a `FaultyBroker`, which stands between the real broker and its
-sink. Publishing is not changed. With history rules, the hub heals what was lost from the real
-broker, unless `Faults.heals` is False.
+sink. Publishing is not changed. Calls to queues have faults of their own. With history rules, the
+hub heals what was lost from the real broker, unless `Faults.heals` is False.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
-from ..broker import HistoryItem, HistorySink, Sink, SupportsHistory
+from ..broker import HistoryItem, HistorySink, Sink, SupportsHistory, SupportsQueue
 from ..conf import Config, Source, load_config
 from ..errors import ConfigurationError, HistoryError
 from ..history import READ_BYTES, HistoryReply, Start
 from ..registry import open_broker
 from ..url import BrokerURL
+from .faulty_queues import LOST_REPLY, REFUSED, FaultyQueues
 
 __all__ = ["Faults", "FaultyBroker"]
 
@@ -75,6 +76,7 @@ class Faults:
         self._seen = 0
         self._more_seen = asyncio.Event()
         self._steps: deque[_Step] = deque()
+        self._queue_faults: deque[str] = deque()
         self._random = None if seed is None else random.Random(seed)  # noqa: S311 - no secret
         self._rate = rate
         self._max_delay_seconds = max_delay_seconds
@@ -128,9 +130,32 @@ class Faults:
         for broker in self._brokers:
             broker.signal_gap()
 
+    def refuse_queue_calls(self, calls: int = 1) -> None:
+        """Fail the next calls to queues with a `QueueError`. The server does not get them."""
+        self._queue_faults.extend([REFUSED] * calls)
+
+    def lose_queue_replies(self, calls: int = 1) -> None:
+        """Carry the next calls to queues out, and fail them with a `QueueError` that is `unknown`.
+
+        A message that such a call has taken is lost.
+        """
+        self._queue_faults.extend([LOST_REPLY] * calls)
+
+    def next_queue_fault(self) -> str:
+        """The fault of one call to a queue; "" for none."""
+        fault = ""
+        if self._queue_faults:
+            fault = self._queue_faults.popleft()
+        elif self._random is not None and self._random.random() < self._rate:
+            fault = self._random.choice((REFUSED, LOST_REPLY))
+        if fault:
+            self.done[fault] += 1
+        return fault
+
     def stop(self) -> None:
         """Add no more faults. Messages that are held back are still delivered late."""
         self._steps.clear()
+        self._queue_faults.clear()
         self._random = None
 
     async def until_seen(self, messages: int) -> None:
@@ -186,6 +211,11 @@ class FaultyBroker:
         self._subscribed: dict[str, None] = {}
         self._held: dict[str, list[bytes]] = {}
         self._recent: dict[str, deque[bytes]] = {}
+        if isinstance(self._broker, SupportsQueue):
+            # As attributes, so that only a broker with queues passes for one.
+            queues = FaultyQueues(url, self._broker, faults.next_queue_fault)
+            for method in ("queue_push", "queue_pop", "queue_return", "queue_clear"):
+                setattr(self, method, getattr(queues, method))
 
     async def publish(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()

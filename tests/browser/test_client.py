@@ -7,95 +7,30 @@ the times that users have.
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from django_sockets.broadcaster import Broadcaster
-from django_sockets.errors import PublishError
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer
 from support.client_app import configuration
+from support.client_server import (
+    COMMANDS,
+    NOTICED_SECONDS,
+    PING_SECONDS,
+    Publisher,
+    client_app,
+)
 from support.loop_thread import LoopThread
-from support.shop_process import Server, serving
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-PING_SECONDS = int(os.environ.get("DJANGO_SOCKETS_CLIENT_PING_SECONDS", "2"))
-NOTICED_SECONDS = PING_SECONDS + 15
-"""A link without life: quiet for the interval of the pings and 10 s, then 5 s without an answer."""
-OWN = "django_sockets.servers.uvicorn:WebSocketProtocol"
-COMMANDS = {
-    "own": ["uvicorn", "support.client_app:application", "--ws", OWN, "--port"],
-    "uvicorn": ["uvicorn", "support.client_app:application", "--ws", "websockets-sansio", "--port"],
-    "daphne": ["daphne", "support.client_app:application", "--bind", "127.0.0.1", "--port"],
-    "hypercorn": ["hypercorn", "support.client_app:application", "--bind"],
-    "granian": ["granian", "support.client_app:application", "--interface", "asginl", "--port"],
-}
+from support.shop_process import Server
 
 pytestmark = pytest.mark.timeout(180 if PING_SECONDS == 2 else 900)
-
-
-@contextmanager
-def client_app(
-    folder: Path, broker: str, server: str = "own", port: int | None = None, pages: str = ""
-) -> Iterator[Server]:
-    port = port or free_port()
-    where = f"127.0.0.1:{port}" if server == "hypercorn" else str(port)
-    more = {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))),
-        "CLIENT_BROKER": broker,
-        "CLIENT_PING_SECONDS": str(PING_SECONDS),
-        "CLIENT_PAGES": pages,
-    }
-    command = [sys.executable, "-m", *COMMANDS[server], where]
-    with serving(command, port, folder / f"{server}.log", **more) as running:
-        yield running
-        assert "Traceback" not in running.printed, running.printed
-
-
-class Publisher:
-    """Publishes numbers from this process. One that is not accepted is published again."""
-
-    def __init__(self, broker: str) -> None:
-        self._broadcaster = Broadcaster(config=configuration(broker))
-        self._ended = threading.Event()
-        self.last = 0
-
-    def publish(self, count: int = 1) -> None:
-        for _ in range(count):
-            while True:
-                try:
-                    self._broadcaster.broadcast(["room:1", "kept:1"], {"n": self.last + 1})
-                except PublishError:
-                    time.sleep(0.05)  # The broker is away for a moment.
-                else:
-                    break
-            self.last += 1
-
-    @contextmanager
-    def steadily(self, pause_seconds: float = 0.02) -> Iterator[None]:
-        """Publish on another thread until the block ends."""
-
-        def run() -> None:
-            while not self._ended.wait(pause_seconds):
-                self.publish()
-
-        self._ended.clear()
-        thread = threading.Thread(target=run, name="publisher")
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +75,25 @@ def wait_for(page: Any, expression: str, seconds: float = 10) -> None:
     page.wait_for_function(expression, timeout=seconds * 1000)
 
 
-def shown(page: Any, last: int) -> list[Any]:
+def shown(page: Any, last: int, *, kept_gaps: bool = False) -> list[Any]:
     """What the page has shown. Each number comes once and in order, or a gap covers it.
 
-    On the channel with a history, there is no gap.
+    On the channel with a history, no number is missing, and there is no gap.
+
+    Args:
+        kept_gaps: whether a gap on that channel is accepted, although no number is missing.
     """
     wait_for(page, f"kept.includes({last})")
     kept = page.evaluate("kept")
-    assert kept == list(range(kept[0], kept[-1] + 1)), kept
-    wait_for(page, f"shown.includes({last})")
+    assert kept_gaps or "gap" not in kept, page.evaluate("[keptGaps, states]")
+    numbers = [one for one in kept if one != "gap"]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
     found: list[Any] = page.evaluate("shown")
+    in_order_or_gap(found)
+    return found
+
+
+def in_order_or_gap(found: list[Any]) -> None:
     before, covered = None, False
     for one in found:
         if one == "gap":
@@ -158,7 +102,6 @@ def shown(page: Any, last: int) -> list[Any]:
         assert before is None or one > before, f"{one} after {before}"
         assert before is None or one == before + 1 or covered, f"{before} to {one} without a gap"
         before, covered = one, False
-    return found
 
 
 def test_two_tabs_show_each_number_once_and_requests_are_answered(
@@ -223,7 +166,8 @@ def test_a_server_restart_loses_nothing_without_a_gap(
                 wait_for(page, "isReady()", 30)
         publisher.publish(20)
         for page in pages:
-            shown(page, publisher.last)
+            # A process that has not heard of a publisher may take its first message for a loss.
+            shown(page, publisher.last, kept_gaps=True)
         windows.close()
 
 
@@ -347,6 +291,74 @@ def test_a_web_worker(windows: Any, server: Server) -> None:
     page = windows.open().new_page()
     page.goto(f"http://127.0.0.1:{server.port}/worker.html")
     wait_for(page, "document.title === '42 7'")
+
+
+def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(
+    open_page: Any, folder: Path, fresh_valkey_server: CacheServer, windows: Any
+) -> None:
+    broker = fresh_valkey_server.url
+    publisher = Publisher(broker)
+    with client_app(folder, broker) as running:
+        page = open_page(running.port)
+        with publisher.steadily():
+            wait_for(page, "shown.length > 20")
+            fresh_valkey_server.kill()
+            fresh_valkey_server.start()
+            wait_for(page, "shown.includes('gap') && kept.includes('gap')", 20)
+            last = publisher.last
+            wait_for(page, f"shown.at(-1) > {last} && kept.at(-1) > {last}", 20)
+        in_order_or_gap(page.evaluate("shown"))
+        # Valkey has kept nothing on a disk.
+        in_order_or_gap(page.evaluate("kept"))
+        assert page.evaluate("states.length") == 1
+        windows.close()
+
+
+def test_tokens_are_renewed_before_they_expire(windows: Any, server: Server, broker: str) -> None:
+    page = windows.open().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/tokens.html")
+    wait_for(page, "secret?.state === 'subscribed' && forged.length && named.length")
+    assert page.evaluate("forged") == ["refused", "token_invalid"]
+    assert page.evaluate("named") == ["refused", "forbidden"]
+    wait_for(page, "expired.includes('subscribed')")
+    wait_for(page, "fetched === 4", 15)  # Two renewals.
+    broadcaster = Broadcaster(config=configuration(broker))
+    broadcaster.broadcast("secret:1", {"n": 1})
+    wait_for(page, "renewed.includes(1)")
+    assert page.evaluate("renewed") == ["subscribed", 1]
+    assert page.evaluate("expired") == ["subscribed", "refused", "expired"]
+
+
+def test_react_components_follow_a_channel_while_they_are_on_the_page(
+    node: Any, windows: Any, folder: Path, tmp_path: Path, broker: str, publisher: Publisher
+) -> None:
+    entry = [*"npx --no-install esbuild tests/react_page.js --bundle --format=esm".split()]
+    built = node(*entry, '--define:process.env.NODE_ENV="development"', f"--outdir={tmp_path}")
+    assert built.returncode == 0, built.stderr
+    with client_app(folder, broker, pages=str(tmp_path)) as running:
+        page = windows.open().new_page()
+        page.goto(f"http://127.0.0.1:{running.port}/react.html")
+        text = "document.getElementById('room').textContent"
+        wait_for(page, f"{text} === 'room:1 subscribed '")
+        publisher.publish(3)
+        wait_for(page, f"{text} === 'room:1 subscribed 1,2,3'")
+        assert page.evaluate("document.getElementById('state').textContent") == "connected"
+        page.evaluate("socket.close()")
+        wait_for(page, "document.getElementById('state').textContent === 'closed'")
+        page.evaluate("socket.reconnect()")
+        wait_for(page, f"gaps === 1 && {text}.startsWith('room:1 subscribed')")
+        page.evaluate("setName('kept:1')")
+        wait_for(page, f"{text} === 'kept:1 subscribed '")
+        publisher.publish(1)
+        wait_for(page, f"{text} === 'kept:1 subscribed 4'")
+        page.evaluate("setName('none')")
+        sent = page.evaluate("socket.request('double', {n: 1})")  # The unsubscribe is before it.
+        assert sent == 2
+        renders = page.evaluate("renders")
+        publisher.publish(1)
+        page.evaluate("socket.request('double', {n: 1})")
+        assert page.evaluate("renders") == renders
+        windows.close()
 
 
 def test_a_thousand_numbers_through_all_of_it(

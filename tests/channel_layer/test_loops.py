@@ -24,7 +24,7 @@ from django_sockets.runtime import local_hubs
 from django_sockets.testing.census import count_connections
 from django_sockets.testing.ports import free_port
 from support.channel_layers import MakeLayer, numbered, soon, take
-from support.loop_thread import LoopThread
+from support.loop_thread import LoopThread, blocked_loop
 
 URLS = ["memory", "valkey"]
 
@@ -209,6 +209,42 @@ def test_a_loop_that_ends_closes_its_hub(url: str, runner: str) -> None:
     assert hub.closed
 
 
+def test_a_layer_that_ends_with_its_loop_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the last reference and the end of the loop come at the same moment."""
+
+    async def main() -> None:
+        layer = ChannelLayer(url="memory://loops")
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        tasks = [asyncio.create_task(layer.receive(channel)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
+
+    for module in (asyncio, pytest.importorskip("uvloop")):
+        module.run(main())
+        gc.collect()
+    assert caplog.records == []
+
+
+def test_a_layer_that_is_closed_and_opened_again_wraps_the_loop_once() -> None:
+    layer = ChannelLayer(url="memory://loops")
+    hubs = []
+
+    async def use() -> None:
+        await layer.new_channel()
+        hubs.extend(hub for hub in local_hubs() if hub.loop is asyncio.get_running_loop())
+
+    with bare_loop() as loop:
+        loop.run_until_complete(use())
+        wrapped = loop.close
+        for _ in range(5):
+            loop.run_until_complete(layer.close())
+            loop.run_until_complete(use())
+            assert loop.close == wrapped
+    assert len(hubs) == 6
+    assert all(hub.closed for hub in hubs)
+
+
 def test_a_loop_that_is_closed_without_notice_is_forgotten() -> None:
     layer = ChannelLayer(url="memory://loops")
     loop = asyncio.new_event_loop()
@@ -286,6 +322,28 @@ def test_group_send_on_a_plain_thread_has_the_outcome_of_a_coroutine(url: str) -
     dead = ChannelLayer(url=f"redis://127.0.0.1:{free_port()}")
     with pytest.raises(PublishError, match="not published to"):
         async_to_sync(dead.group_send)("group", {"type": "test"})
+
+
+async def test_group_send_on_a_plain_thread_does_not_wait_for_an_event_loop(
+    valkey_server: Any,
+) -> None:
+    layer = ChannelLayer(url=valkey_server.url, prefix="direct")
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+
+    def view() -> None:
+        for message in numbered(1, 2, 3):  # It connects; asks for the connection; uses it.
+            async_to_sync(layer.group_send)("group", message)
+        with blocked_loop():
+            async_to_sync(layer.group_send)("group", {"type": "test", "n": 4})
+        async_to_sync(layer.group_send)("group", {"type": "test", "n": 5, "b": bytes(1 << 20)})
+
+    with ThreadPoolExecutor(1) as wsgi:
+        await soon(asyncio.get_running_loop().run_in_executor(wsgi, view))
+    got = await take(layer, channel, 5)
+    assert [message["n"] for message in got] == [1, 2, 3, 4, 5]
+    assert layer.stats()["group_sent"] == 5
+    await layer.close()
 
 
 async def test_group_send_of_a_sync_view_uses_the_hub_of_the_server(url: str) -> None:

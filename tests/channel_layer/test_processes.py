@@ -14,6 +14,7 @@ import pytest
 
 from django_sockets.errors import CallError
 from django_sockets.integration.channel_layer import ChannelLayer, orders
+from django_sockets.testing.servers import CacheServer
 from support.channel_layers import numbered, soon, take
 
 PROCESS = """
@@ -157,14 +158,30 @@ async def _send(layer: ChannelLayer, count: int) -> None:
         await layer.send("work", message)
 
 
-async def test_scripts_that_the_server_has_forgotten_are_loaded_again(valkey_server: Any) -> None:
-    layer = ChannelLayer(url=valkey_server.url, prefix="scripts", capacity=1000)
-    await layer.send("work", {"type": "test", "n": -1})
-    for number in range(0, 50, 10):
-        valkey_server.execute("SCRIPT", "FLUSH")
-        batch = numbered(*range(number, number + 10))
-        await asyncio.gather(*(layer.send("work", message) for message in batch))
-    # Sends that do not wait for each other may be reordered while a script is loaded again.
-    taken = await take(layer, "work", 51)
-    assert sorted(message["n"] for message in taken) == list(range(-1, 50))
+@pytest.mark.parametrize("kind", ["valkey_server", "valkey_cluster"])
+async def test_sends_keep_their_order_while_the_server_forgets_its_scripts(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    server = request.getfixturevalue(kind)
+    nodes = [server] if kind == "valkey_server" else await asyncio.to_thread(server.primaries)
+    layer = ChannelLayer(url=server.url, prefix="scripts", capacity=10_000)
+    await layer.send("work", {"type": "test", "n": 0})
+    sends: list[asyncio.Task[None]] = []
+    for flushes in range(1, 9):
+        flush = asyncio.create_task(asyncio.to_thread(flush_scripts, nodes))
+        while not flush.done() and len(sends) < flushes * 200:
+            # The sends do not wait for each other.
+            message = {"type": "test", "n": len(sends) + 1}
+            sends.append(asyncio.create_task(layer.send("work", message)))
+            await asyncio.sleep(0)
+        await flush
+        await soon(sends[-1])
+    await asyncio.gather(*sends)
+    taken = await take(layer, "work", len(sends) + 1)
+    assert [message["n"] for message in taken] == [*range(len(sends) + 1)]
     await layer.close()
+
+
+def flush_scripts(nodes: list[CacheServer]) -> None:
+    for node in nodes:
+        node.execute("SCRIPT", "FLUSH")

@@ -373,7 +373,13 @@ async def test_authorize_refuses_in_a_readable_way_only_after_the_origin_passed(
         async def authorize(self) -> bool:
             return False
 
+    class Failing(Orders):
+        async def authorize(self) -> bool:
+            raise ValueError("the database is down")
+
     assert await refused(client(app=Refusing.as_asgi)) == 4403
+    with pytest.raises(HandshakeRefused):  # The client tries again, as after a lost connection.
+        await client(app=Failing.as_asgi).connect()
     with pytest.raises(HandshakeRefused):
         await client(app=Refusing.as_asgi, headers=FOREIGN).connect()
     with pytest.raises(HandshakeRefused):

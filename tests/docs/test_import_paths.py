@@ -16,18 +16,20 @@ PATHS = {
     "django_sockets": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
         DjangoSocketsError EncodeError Gap HistoryError Hub Message NotAllowed PayloadTooLarge
-        PositionError PublishError Reject SubscribeError drain local_hubs open_broker open_hub
+        PositionError PublishError Reject RequestError SubscribeError drain local_hubs open_broker
+        open_hub
     """,
     "django_sockets.broadcaster": "Broadcaster",
     "django_sockets.broker": "Broker HistorySink Limits Report Sink SupportsHistory check_channel",
     "django_sockets.closing": """
-        UNAUTHORIZED async_close_sockets close_local_sockets close_sockets on_missed_orders
+        UNAUTHORIZED async_close_sockets async_revoke_channels close_local_sockets close_sockets
+        on_missed_orders revoke_channels
     """,
     "django_sockets.conf": "default_config load_config",
     "django_sockets.errors": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
         DjangoSocketsError EncodeError HistoryError NotAllowed PayloadTooLarge PositionError
-        PublishError Reject SubscribeError
+        PublishError Reject RequestError SubscribeError
     """,
     "django_sockets.hub": "Hub Subscriber open_hub",
     "django_sockets.integration": "ProtocolTypeRouter URLRouter broadcast_on_commit",
@@ -44,6 +46,7 @@ PATHS = {
     "django_sockets.runtime": "local_hubs",
     "django_sockets.servers.gunicorn": "UvicornWorker",
     "django_sockets.servers.uvicorn": "WebSocketProtocol",
+    "django_sockets.signed_channels": "async_position channel_token position",
     "django_sockets.sockets": "BaseSocketServer",
     "django_sockets.testing": """
         Broadcast CapturedBroadcasts Faults FaultyBroker HandshakeRefused LiveSocketServer

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -348,6 +349,8 @@ def test_random_schedules_over_the_network(
     kind: str, certificate: tuple[dict[str, Any], ssl.SSLContext]
 ) -> None:
     loop, _, tls = kind.partition("-")
+    if kind == "asyncio-tls" and sys.version_info < (3, 11):
+        pytest.skip("there the client fails: resume_reading raises after the end of its TLS")
     if loop == "uvloop":
         pytest.importorskip("uvloop")
     peers: dict[str, Peer] = {}

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from django_sockets.runtime import close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
 
@@ -106,4 +107,6 @@ def test_no_frame_of_a_client_does_harm() -> None:
     try:
         check()
     finally:
+        # The collector may destroy the tasks of an open hub during this test or a later one.
+        loop.run_until_complete(close_shared_hubs())
         loop.close()

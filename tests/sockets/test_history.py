@@ -24,8 +24,9 @@ from django_sockets import (
 )
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.delivery.hold import Hold
-from django_sockets.runtime import close_shared_hubs
+from django_sockets.runtime import background_loop, close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing import Faults, override_broker
 from django_sockets.testing.client import SocketClient
 
 RULES = {"kept:": {"messages": 10, "seconds": 60}}
@@ -40,7 +41,14 @@ async def config(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     else:
         url = f"{request.param}://{name}"
     yield {"url": url, "history": RULES}
+    await close_all_hubs()
+
+
+async def close_all_hubs() -> None:
+    """Those of this event loop, and those of broadcasters without one."""
     await close_shared_hubs()
+    closing = asyncio.run_coroutine_threadsafe(close_shared_hubs(), background_loop())
+    await asyncio.wrap_future(closing)
 
 
 @pytest.fixture
@@ -402,7 +410,7 @@ async def test_pages_that_were_rendered_during_a_storm_miss_nothing(
     await asyncio.gather(*(page(number) for number in range(60)))
     publishing.cancel()
     await asyncio.wait([publishing])
-    await close_shared_hubs()
+    await close_all_hubs()
 
 
 async def test_the_hook_for_broadcasts_gets_positions_if_it_takes_them(config: Any) -> None:
@@ -497,3 +505,93 @@ async def test_a_broadcaster_resumes_like_a_socket(config: Any) -> None:
     for data in (0, 1, 2, "live"):
         assert await asyncio.wait_for(reader.async_receive_broadcast(), 5) == ("kept:1", data)
     await reader.aclose()
+
+
+async def test_a_broadcaster_resumes_on_a_plain_thread(memory: Any) -> None:
+    def resume() -> tuple[Any, Any, Any]:
+        reader = Broadcaster(memory)
+        before = reader.position("kept:1")
+        reader.broadcast("kept:1", "missed")
+        several = reader.subscribe(["kept:1", "kept:2"], since={"kept:1": before, "kept:2": None})
+        return several, asyncio.run(reader.async_receive_broadcast()), reader.subscribe("kept:3")
+
+    several, received, nothing = await asyncio.to_thread(resume)
+    assert {name: (one.recovered, one.count) for name, one in several.items()} == {
+        "kept:1": (True, 1),
+        "kept:2": (False, 0),
+    }
+    assert received == ("kept:1", "missed")
+    assert nothing is None
+
+
+@pytest.mark.parametrize("kind", [Resuming, Handling, Encoding])
+async def test_what_the_broker_lost_reaches_each_socket_once_and_without_a_gap(
+    kind: type[BaseSocketServer], memory: Any
+) -> None:
+    faults = Faults()
+    with override_broker(faults.around(memory)):
+        broadcaster = Broadcaster()
+        async with SocketClient(kind.as_asgi) as one, SocketClient(kind.as_asgi) as other:  # type: ignore[attr-defined]
+            for client in (one, other):
+                await client.send_json(["kept:1", {}])
+                assert await client.receive_json() == {"result": None}
+            for lose in (faults.drop, faults.disconnect):
+                lose(2)
+                for number in range(4):
+                    await broadcaster.async_broadcast("kept:1", number)
+                for client in (one, other):
+                    assert [await client.receive_json() for _ in range(4)] == [0, 1, 2, 3]
+            faults.heals = False
+            faults.disconnect()
+            await broadcaster.async_broadcast("kept:1", "lost")
+            for client in (one, other):
+                assert (await client.receive_json())["gap"] == ["kept:1"]
+        await close_all_hubs()
+
+
+async def test_a_socket_without_a_server_resumes(memory: Any) -> None:
+    broadcaster = Broadcaster(memory)
+    since = await broadcaster.async_position("kept:1")
+    await broadcaster.async_broadcast("kept:1", "missed")
+    socket = Resuming({}, config=memory)
+    recovery = await socket.async_subscribe("kept:1", since=since)
+    assert (recovery.recovered, recovery.count) == (True, 1)
+    await broadcaster.async_broadcast("kept:1", "live")
+    for data in ("missed", "live"):
+        assert await asyncio.wait_for(socket.async_receive_broadcast(), 5) == ("kept:1", data)
+    await close_all_hubs()
+
+
+@pytest.mark.parametrize("since_is_old", [False, True])
+async def test_a_socket_resumes_in_authorize(since_is_old: bool, memory: Any) -> None:
+    broadcaster = Broadcaster(memory)
+    since = OLD if since_is_old else await broadcaster.async_position("kept:1")
+    await broadcaster.async_broadcast("kept:1", "missed")
+
+    class Early(Resuming):
+        async def authorize(self) -> bool:
+            self.scope["recovery"] = await self.async_subscribe("kept:1", since=since)
+            return True
+
+        async def connect(self) -> None:
+            await self.async_send(self.scope["recovery"].recovered)
+
+    async with SocketClient(app(Early, memory)) as client:
+        assert await client.receive_json() is not since_is_old
+        first = {"gap": ["kept:1"], "reason": "history"} if since_is_old else "missed"
+        assert await client.receive_json() == first
+        await broadcaster.async_broadcast("kept:1", "live")
+        assert await client.receive_json() == "live"
+
+
+async def test_a_connection_that_has_ended_subscribes_to_nothing(memory: Any) -> None:
+    made: list[Resuming] = []
+
+    class Kept(Resuming):
+        async def connect(self) -> None:
+            made.append(self)
+
+    async with SocketClient(app(Kept, memory)):
+        pass
+    assert await made[0].async_subscribe("kept:1", since=None) == Recovery()
+    assert await made[0].async_subscribe(["kept:1"], replay=1) == {"kept:1": Recovery()}

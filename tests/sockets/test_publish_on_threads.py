@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,7 @@ from django_sockets.runtime.shared_hubs import existing_hub
 from django_sockets.testing.capture import capture_broadcasts
 from django_sockets.testing.census import until
 from django_sockets.testing.servers import CacheServer, ValkeyServer
+from support.loop_thread import blocked_loop
 
 WAIT_SECONDS = 20.0
 
@@ -79,23 +80,6 @@ async def hearing(url: str, channel: str) -> AsyncIterator[Callable[[int], Any]]
             return heard
 
         yield hear
-
-
-@contextlib.contextmanager
-def blocked_loop() -> Iterator[None]:
-    """The background loop runs nothing in this block."""
-    blocked, free = threading.Event(), threading.Event()
-
-    def block() -> None:
-        blocked.set()
-        free.wait(WAIT_SECONDS)
-
-    background_loop().call_soon_threadsafe(block)
-    assert blocked.wait(WAIT_SECONDS)
-    try:
-        yield
-    finally:
-        free.set()
 
 
 async def test_a_broadcast_does_not_wait_for_the_event_loop(valkey_server: CacheServer) -> None:

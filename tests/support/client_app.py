@@ -12,8 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+
 from django_sockets import Reject
 from django_sockets.protocol.session import Session
+from django_sockets.signed_channels import channel_token
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.typed import on
 
@@ -28,6 +31,7 @@ TYPES = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript"}
 if "CLIENT_BROKER" in os.environ:
     # `support.shop_process` names the settings of another project.
     os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+    settings.configure(SECRET_KEY="of the tests", ALLOWED_HOSTS=["127.0.0.1"])
 
 if "CLIENT_PING_SECONDS" in os.environ:
     Session.ping_seconds = int(os.environ["CLIENT_PING_SECONDS"])  # type: ignore[misc,assignment]
@@ -72,10 +76,17 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 async def page(path: str, send: Any) -> None:
     name = Path(path).name or "numbers.html"
+    if path.startswith("/token/"):
+        token = channel_token("secret:1", user=None, expires_seconds=float(name))
+        await respond(200, b"text/plain", token.encode(), send)
+        return
     found = next((folder / name for folder in FOLDERS if (folder / name).is_file()), None)
     body = b"" if found is None else found.read_bytes()
     kind = TYPES.get(Path(name).suffix, b"text/plain")
+    await respond(404 if found is None else 200, kind, body, send)
+
+
+async def respond(status: int, kind: bytes, body: bytes, send: Any) -> None:
     headers = [(b"content-type", kind), (b"cache-control", b"no-cache")]
-    status = 404 if found is None else 200
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

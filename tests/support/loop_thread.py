@@ -1,18 +1,23 @@
-"""An event loop on a separate thread, for tests that need a second loop."""
+"""An event loop on a separate thread, for tests that need a second loop; the library's own one."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread"]
+from django_sockets.runtime.background import background_loop
+
+__all__ = ["LoopThread", "blocked_loop"]
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 40.0
+BLOCKED_SECONDS = 20.0
+"""The end of `blocked_loop`, for a test that fails."""
 
 
 class LoopThread:
@@ -44,3 +49,20 @@ class LoopThread:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
+
+
+@contextlib.contextmanager
+def blocked_loop() -> Iterator[None]:
+    """The background loop runs nothing in this block."""
+    blocked, free = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        free.wait(BLOCKED_SECONDS)
+
+    background_loop().call_soon_threadsafe(block)
+    assert blocked.wait(BLOCKED_SECONDS)
+    try:
+        yield
+    finally:
+        free.set()

@@ -145,10 +145,10 @@ def test_a_header_costs_the_same_beyond_the_remembered_channels() -> None:
     def seconds(publisher: Publisher, names: list[str]) -> float:
         best = float("inf")
         for start in range(0, len(names), 1000):
-            began = time.perf_counter()
+            began = time.thread_time()
             for name in names[start : start + 1000]:
                 publisher.headers([name], False)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     names = [f"room:{number}" for number in range(20_000)]

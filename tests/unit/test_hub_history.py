@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from django_sockets import Gap, Hub, Message, PositionError, Recovery, open_hub
+from django_sockets.broadcaster import Broadcaster
 from django_sockets.broker import HistoryItem, Sink
 from django_sockets.conf import Config, load_config
 from django_sockets.deadlines import with_deadline
+from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.errors import BrokerClosed, SubscribeError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, Start
 from django_sockets.registry import open_broker
-from django_sockets.testing import Faults
+from django_sockets.sockets import BaseSocketServer
+from django_sockets.testing import Faults, SocketClient, override_broker
 from django_sockets.testing.ledger import listening
 from django_sockets.url import BrokerURL
 
@@ -473,9 +476,31 @@ async def test_a_delivery_that_fails_is_a_gap_and_reading_goes_on(
             return read(*arguments)
 
         monkeypatch.setattr(kept_channel, "read_replay", fail_once)
-        result = await with_deadline(5, hub.add(hub.new_queue(), ROOM, since=heard[0].position))
-        assert result[ROOM].recovered
+        queue = hub.new_queue()
+        with pytest.raises(RuntimeError, match="surprise"):
+            await with_deadline(5, hub.add(queue, ROOM, since=heard[0].position))
+        assert hub.channels_of(queue) == set()
         assert shown(await take(events, 1)) == ["gap missed"]
+        result = await with_deadline(5, hub.add(queue, ROOM, since=heard[0].position))
+        assert (result[ROOM].recovered, result[ROOM].count) == (True, 1)
+        await publish(hub, "c")
+        assert shown(await take(events, 1)) == ["c"]
+
+
+async def test_a_message_of_a_newer_version_is_a_gap_and_not_read_again_and_again() -> None:
+    async with counted() as (broker, hub), hub.subscribe(ROOM) as events:
+        await publish(hub, "a")
+        (first,) = await take(events, 1)
+        (header,) = hub._publisher.headers([ROOM], is_text=False)
+        newer = header[:3] + b"\x02" + header[4:]
+        await hub._broker.publish([ROOM], b"b", [newer])
+        await publish(hub, "c")
+        assert shown(await take(events, 2)) == ["gap version", "gap history"]
+        await publish(hub, "d")
+        assert shown(await take(events, 1)) == ["d"]
+        assert len(broker.reads) == 2
+        async with hub.subscribe(ROOM, since=first.position) as resumed:
+            assert not resumed.recoveries[ROOM].recovered
 
 
 async def test_a_reply_that_nobody_waits_for_is_ignored() -> None:
@@ -501,3 +526,81 @@ async def test_quiet_channels_are_renewed_so_that_their_positions_stay_valid() -
         async with hub.subscribe(ROOM, since=message.position) as resumed:
             assert resumed.recoveries[ROOM].recovered
             assert shown(await take(resumed, 1)) == ["b"]
+
+
+# Sockets
+
+
+class Chat(BaseSocketServer):
+    async def connect(self) -> None:
+        await self.async_subscribe(ROOM)
+        await self.async_send("ready")
+
+    async def receive(self, data: Any) -> None:
+        await self.async_broadcast(ROOM, data, exclude_self=True)
+
+    async def gap(self, channels: Sequence[str], reason: str) -> None:
+        await self.async_send({"missed": list(channels)})
+
+
+async def test_sockets_are_healed_and_the_sender_is_still_left_out() -> None:
+    faults = Faults()
+    with override_broker(faults.around(source())):
+        async with SocketClient(Chat.as_asgi) as one, SocketClient(Chat.as_asgi) as other:
+            for client in (one, other):
+                assert await client.receive_json() == "ready"
+            faults.drop()
+            await one.send_json("from one")
+            await faults.until_seen(1)
+            await other.send_json("from the other")
+            await faults.until_seen(2)
+            await Broadcaster().async_broadcast(ROOM, "to all")
+            assert [await one.receive_json() for _ in range(2)] == ["from the other", "to all"]
+            assert [await other.receive_json() for _ in range(2)] == ["from one", "to all"]
+
+
+async def test_the_origin_of_a_message_does_not_get_it_when_it_is_replayed() -> None:
+    async with open_hub(source()) as hub:
+        position = await position_behind(hub, "a")
+        for name in (b"one", b"two"):
+            await hub.publish(ROOM, b"of " + name, origin=b"socket " + name)
+        await publish(hub, "of nobody")
+        queue = FrameQueue(b"socket one")
+        await hub.add(queue, ROOM, direct=queue, since=position)
+        assert queue.payloads == [b"of two", b"of nobody"]
+
+
+class FrameQueue(SendQueue):
+    """A socket whose server takes prepared frames."""
+
+    def __init__(self, origin: bytes) -> None:
+        super().__init__()
+        self.origin = origin
+        self.owner = self
+        self.payloads: list[bytes] = []
+        self.write = self._write
+
+    def _write(self, frames: bytes) -> bool:
+        while frames:
+            size = frames[1]
+            self.payloads.append(frames[2 : 2 + size])
+            frames = frames[2 + size :]
+        return True
+
+    async def handle(self, item: Any) -> None:
+        raise AssertionError(item)
+
+    def failed(self, exc: Exception) -> None:
+        raise exc
+
+    def dropped(self, items: list[Any]) -> None:
+        raise AssertionError(items)
+
+    def new_backlog(self) -> Any:
+        raise AssertionError
+
+    def on_delivery(self, delivery: Any) -> None:
+        raise AssertionError(delivery)
+
+    def on_gap(self, channels: Sequence[str], reason: str) -> None:
+        raise AssertionError(reason)

@@ -271,6 +271,7 @@ ENTRIES = {
     "Capacitor://localhost": "capacitor://localhost",
     "chrome-extension://abc/": "chrome-extension://abc",
     "chrome-extension://*": None,
+    "app://\U0001f600": None,
     b"https://a.example": None,
     7: None,
     None: None,

@@ -29,7 +29,7 @@ from .endpoint import Endpoint
 from .handoff import receive_across
 from .homes import Homes, has_main_loop
 from .names import owner_of
-from .options import LayerOptions, check_number, source_of, warn_of_ignored
+from .options import LayerOptions, check_capacities, check_number, source_of, warn_of_ignored
 from .orders import ORDER_SECONDS
 from .registry import endpoints
 from .sender import Sender
@@ -101,8 +101,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         check_number("expiry", expiry)
         check_number("group_expiry", group_expiry)
         check_number("capacity", capacity, whole=True)
-        for pattern, value in (channel_capacity or {}).items():
-            check_number(f"channel_capacity[{pattern!r}]", value, whole=True)
+        if channel_capacity is not None:
+            check_capacities(channel_capacity)
         super().__init__(expiry=expiry, capacity=capacity)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry

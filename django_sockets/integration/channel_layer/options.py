@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from ...registry import open_broker
 from ...url import suggest
 from .serializer import Serializer
 
-__all__ = ["LayerOptions", "check_number", "source_of", "warn_of_ignored"]
+__all__ = ["LayerOptions", "check_capacities", "check_number", "source_of", "warn_of_ignored"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -106,9 +107,24 @@ def _check_prefix(prefix: object) -> None:
 def check_number(name: str, value: object, *, whole: bool = False) -> None:
     """Raise ConfigurationError unless the value is a number over 0."""
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
         kind = "a whole number" if whole else "a number"
         raise ConfigurationError(f"{name}={value!r}: use {kind} over 0")
+
+
+def check_capacities(capacities: object) -> None:
+    """Raise ConfigurationError unless it is a dict of pattern -> whole number over 0."""
+    if not isinstance(capacities, Mapping):
+        raise ConfigurationError(
+            "channel_capacity is a dict of pattern -> capacity: channel_capacity={'http.*': 200}"
+        )
+    for pattern, value in capacities.items():
+        if not isinstance(pattern, (str, re.Pattern)):
+            raise ConfigurationError(
+                f"channel_capacity: the pattern {pattern!r} is neither a str nor a compiled "
+                "regular expression"
+            )
+        check_number(f"channel_capacity[{pattern!r}]", value, whole=True)
 
 
 @frameless

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NoReturn
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -9,7 +11,12 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from ...conf import Config
 from ...errors import ConfigurationError, PayloadTooLarge, PublishError
 from ...hub.hub import Hub
-from ...runtime import background_loop, publish
+from ...runtime import (
+    background_loop,
+    can_publish_on_thread,
+    publish,
+    publish_on_thread,
+)
 from ...runtime.sync_calls import Calls
 from .counters import LayerCounters
 from .homes import Homes
@@ -92,15 +99,31 @@ class Sender:
         """Send to a group, on a thread without an event loop; returns when it is sent."""
         config = self._options.config()
         calls = Calls(background_loop(), config.settings.sync_call_timeout_seconds)
+        if can_publish_on_thread(config, calls):
+            payload = self._ids.pack(data)
+            _check_size(payload, config)
+            name = self._options.group_channel(group)
+            with _too_large():
+                sent = publish_on_thread(config, calls, [name], payload, is_text=False)
+            if sent:
+                self._counters.add("group_sent")
+                return
         calls.plain(lambda: self.to_group(group, data))
 
     async def _publish(self, name: str, payload: bytes) -> None:
         config = self._options.config()
         _check_size(payload, config)
-        try:
+        with _too_large():
             await publish(config, [name], payload, is_text=False)
-        except PayloadTooLarge as exc:
-            raise MessageTooLarge(str(exc)) from None
+
+
+@contextlib.contextmanager
+def _too_large() -> Iterator[None]:
+    """Raise MessageTooLarge in the place of our own error."""
+    try:
+        yield
+    except PayloadTooLarge as exc:
+        raise MessageTooLarge(str(exc)) from None
 
 
 def _check_size(payload: bytes, config: Config) -> None:

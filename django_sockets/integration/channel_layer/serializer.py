@@ -193,7 +193,8 @@ def _format(
 
 
 def _crypter(keys: Sequence[str | bytes]) -> Any:
-    if isinstance(keys, (str, bytes)) or not all(isinstance(key, (str, bytes)) for key in keys):
+    is_list = isinstance(keys, (list, tuple))
+    if not is_list or not all(isinstance(key, (str, bytes)) for key in keys):
         raise ConfigurationError("symmetric_encryption_keys is a list of keys, each a str or bytes")
     try:
         from cryptography.fernet import Fernet, MultiFernet

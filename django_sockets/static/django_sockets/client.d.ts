@@ -34,7 +34,8 @@ export type State = "connecting" | "connected" | "waiting" | "closed";
  * - `lost`: an existing connection ended without a reason.
  * - `refused`: the server is there and does not accept this user (codes 4401, 4403).
  * - `server`: the server has closed the connection; see `code`.
- * - `token`: the function that gives the token or the address has failed or returned null.
+ * - `token`: the function that gives the token or the address has failed or returned null, or the
+ *   browser does not take them.
  * - `page`: the page was left. The client connects again if the browser shows it again.
  * - `client`: `close()` was called.
  */

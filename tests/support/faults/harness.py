@@ -36,7 +36,7 @@ from django_sockets.testing.ledger import Listener, listening
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
 from support.faults.log_watch import Watch, watching
-from support.faults.traffic import LEAST_PER_SECOND, Traffic
+from support.faults.traffic import LEAST_SHARE, PER_SECOND, Traffic
 from support.loop_thread import LoopThread
 
 __all__ = ["CHANNELS", "Load", "Moment", "under_load"]
@@ -166,7 +166,7 @@ class Load:
 
         Raises:
             AssertionError: there was no such second; a publish failed in each, or fewer than
-                LEAST_PER_SECOND were accepted.
+                LEAST_SHARE of the schedule were accepted.
         """
         troubles: list[str] = []
         while trouble := await self._trouble():
@@ -183,7 +183,7 @@ class Load:
         failed = [failure for failure in traffic.failures if failure.began >= began]
         if failed:
             return f"{len(failed)} publishes failed for no reason: {failed[:3]}"
-        if rate < LEAST_PER_SECOND:
+        if rate < LEAST_SHARE * traffic.per_second:
             return f"{rate:.0f} messages/s are too few to prove anything"
         return ""
 
@@ -250,6 +250,7 @@ async def under_load(
     quiet: Sequence[str] = (),
     publishers_url: str | None = None,
     publishers_thread: LoopThread | None = None,
+    per_second: int = PER_SECOND,
 ) -> AsyncIterator[Load]:
     """Publish on CHANNELS inside an `async with`, and check all messages at its end.
 
@@ -257,6 +258,7 @@ async def under_load(
         quiet: more channels to subscribe to. Nothing is published on them.
         publishers_url: the URL that the publishers use. The default is `url`.
         publishers_thread: the thread of the publishers. The default is the loop of the reader.
+        per_second: how many messages to publish in a second.
     """
     # A full queue of events would cause a gap, too, but not because of the server.
     reader_url = with_options(url, events_queue_size=1 << 20)
@@ -265,7 +267,9 @@ async def under_load(
             reader = await stack.enter_async_context(open_hub(reader_url))
             heard = await stack.enter_async_context(listening(reader, *CHANNELS, *quiet))
             on_thread = _OnThread(publishers_thread)
-            traffic = await on_thread(Traffic.start(publishers_url or url, PUBLISHERS, CHANNELS))
+            traffic = await on_thread(
+                Traffic.start(publishers_url or url, PUBLISHERS, CHANNELS, per_second)
+            )
             stack.push_async_callback(lambda: on_thread(traffic.aclose()))
             load = Load(reader, heard, traffic, watch, on_thread)
             running = asyncio.create_task(on_thread(traffic.run()), name="traffic")

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from django_sockets import Hub, PublishError, open_hub
 from django_sockets.testing.ledger import Ledger
 
-__all__ = ["LEAST_PER_SECOND", "Failure", "Numbered", "Traffic"]
+__all__ = ["LEAST_SHARE", "PER_SECOND", "Failure", "Numbered", "Traffic"]
 
 LEAST_PER_SECOND = 2000
 """A phase without a fault that carries less is no proof of anything, and fails."""
 PER_SECOND = 2400
+LEAST_SHARE = LEAST_PER_SECOND / PER_SECOND
 TICK_SECONDS = 0.01
 LAST_TRIES = 5
 IN_FLIGHT = 16
@@ -54,11 +55,15 @@ class Traffic:
         ledgers: what each hub has published or tried to.
         failures: publishes that raised, in the order in which they ended.
         accepted: how many publishes returned.
+        per_second: how many publishes are begun in a second.
         skipped: how many publishes were not started, because too many waited on their channel.
     """
 
-    def __init__(self, hubs: Sequence[Hub], channels: Sequence[str]) -> None:
+    def __init__(
+        self, hubs: Sequence[Hub], channels: Sequence[str], per_second: int = PER_SECOND
+    ) -> None:
         self.channels = channels
+        self.per_second = per_second
         self._hubs = hubs
         self.ledgers = [Numbered(f"publisher{number}") for number in range(len(hubs))]
         self.failures: list[Failure] = []
@@ -72,9 +77,11 @@ class Traffic:
         self._leaving = False
 
     @classmethod
-    async def start(cls, url: str, publishers: int, channels: Sequence[str]) -> Traffic:
+    async def start(
+        cls, url: str, publishers: int, channels: Sequence[str], per_second: int = PER_SECOND
+    ) -> Traffic:
         """Open the hubs on the running loop."""
-        return cls([open_hub(url) for _ in range(publishers)], channels)
+        return cls([open_hub(url) for _ in range(publishers)], channels, per_second)
 
     async def aclose(self) -> None:
         """Close the hubs."""
@@ -85,9 +92,9 @@ class Traffic:
         """Publish by schedule until `stop`. Return when every call has ended."""
         began, done = self._loop.time(), 0
         while not self._leaving:
-            due = int((self._loop.time() - began) * PER_SECOND)
+            due = int((self._loop.time() - began) * self.per_second)
             # A turn that comes late catches up with a second of the schedule at most.
-            for turn in range(max(done, due - PER_SECOND), due):
+            for turn in range(max(done, due - self.per_second), due):
                 self._begin(*self._turns[turn % len(self._turns)])
             done = due
             await asyncio.sleep(TICK_SECONDS)

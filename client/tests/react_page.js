@@ -1,0 +1,36 @@
+/** The page of tests/browser/test_client.py for the React hooks; it is bundled for the test. */
+
+import { StrictMode, createElement, useState } from "react";
+import { createRoot } from "react-dom/client";
+
+import { connect } from "../src/client.js";
+import { useChannel, useSocketState } from "../src/react.js";
+
+const socket = (window.socket = connect("/ws/"));
+window.renders = 0;
+window.gaps = 0;
+
+function Room({ name }) {
+  const [numbers, setNumbers] = useState([]);
+  const state = useChannel(socket, name, {
+    // A new function for each render.
+    onMessage: ({ n }) => setNumbers([...numbers, n]),
+    onGap: () => window.gaps++,
+  });
+  window.renders++;
+  return createElement("p", { id: "room" }, `${name} ${state} ${numbers.join(",")}`);
+}
+
+function App() {
+  const [name, setName] = useState("room:1");
+  window.setName = setName;
+  return createElement(
+    "main",
+    null,
+    createElement("p", { id: "state" }, useSocketState(socket)),
+    name === "none" ? null : createElement(Room, { name, key: name }),
+  );
+}
+
+// Strict mode mounts each component twice.
+createRoot(document.getElementById("root")).render(createElement(StrictMode, null, createElement(App)));
