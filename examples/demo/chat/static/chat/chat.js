@@ -5,12 +5,15 @@ import { Log } from "./log.js";
 import { textOf } from "./status.js";
 
 const ROOM = "room:lobby";
+const RETRY_MS = 1000;
 const NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ida", "Jon"];
 
 const [state, link, count, sayForm, nameInput, textInput] = ["state", "link", "count", "say", "name", "text"]
   .map((id) => document.getElementById(id));
 const log = new Log(document.getElementById("log"), document.getElementById("hint"));
 let connectedAt = 0; // Seconds, by the clock of the server.
+let loads = 0; // Requests for the newest messages that are under way.
+const held = []; // Messages that have arrived since.
 
 const socket = connect("/ws/");
 const room = socket.channel(ROOM, { replay: 100 });
@@ -18,28 +21,29 @@ const room = socket.channel(ROOM, { replay: 100 });
 // The messages
 
 socket.on("message", ({ now }) => (connectedAt = now));
+room.on("message", (message) => (loads ? held.push(message) : show(message)));
+room.on("gap", loadLatest);
 
-room.on("message", (message) => {
-  log.message(message, message.at < connectedAt && log.wasCut, message.name === nameInput.value.trim());
-});
-
-room.on("gap", () => {
-  log.note("Some messages may be missing here.");
-  loadLatest();
-});
+function show(message, isLate = log.wasCut && message.at < connectedAt) {
+  log.message(message, isLate, message.name === nameInput.value.trim());
+}
 
 /**
- * Show the newest messages that the server has; `log` shows none of them twice. If that fails, try it
- * again: the gap is told once only.
+ * Messages may be missing here, for example because the broker was restarted and has forgotten them.
+ * Show the newest ones that it has, before those that arrive meanwhile; `log` shows none of them twice.
+ * A gap is told once only, so this does not give up.
  */
 async function loadLatest() {
-  try {
-    for (const message of await socket.request("latest")) {
-      log.message(message, true, message.name === nameInput.value.trim());
-    }
-  } catch {
-    setTimeout(loadLatest, 1000);
+  loads += 1;
+  log.note("Some messages may be missing here.");
+  let latest;
+  while (!latest) {
+    latest = await socket.request("latest").catch(() => null);
+    if (!latest) await new Promise((done) => setTimeout(done, RETRY_MS));
   }
+  for (const message of latest) show(message, true);
+  loads -= 1;
+  if (!loads) for (const message of held.splice(0)) show(message);
 }
 
 // The connection
