@@ -14,7 +14,7 @@ function Room({ name }) {
   const [numbers, setNumbers] = useState([]);
   const state = useChannel(socket, name, {
     // A new function for each render.
-    onMessage: ({ n }) => setNumbers([...numbers, n]),
+    onMessage: ({ n }) => setNumbers((before) => [...before, n]),
     onGap: () => window.gaps++,
   });
   window.renders++;
