@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from django.test import TestCase, TransactionTestCase
 
+from ..conf import Source
 from .capture import CapturedBroadcasts, capture_broadcasts
 from .live import LiveSocketServer
 from .override import override_broker
@@ -20,14 +21,18 @@ class SocketTestCase(TestCase):
     """A `TestCase` in which each test has an in-memory broker of its own.
 
     Attributes:
+        broker: the configuration of the broker, as for `override_broker`. Set it to
+            `{**settings.DJANGO_SOCKETS_CONFIG, "url": "memory://"}` for the history rules of the
+            project.
         broadcasts: the broadcasts during the test.
     """
 
+    broker: Source = "memory://"
     broadcasts: CapturedBroadcasts
 
     def run(self, result: Any = None) -> Any:
         """Run the test with its broker. Subclasses override `setUp`, so it is not set there."""
-        with override_broker(), capture_broadcasts() as self.broadcasts:
+        with override_broker(self.broker), capture_broadcasts() as self.broadcasts:
             return super().run(result)
 
     def socket(

@@ -44,7 +44,7 @@ def serve(url: str, port: int) -> None:
     listening = listen(port)
     greeting = f"""
   Open    http://{HOST}:{listening.getsockname()[1]}/
-  Try     open it in two tabs, enter a name in each, and send messages
+  Try     open it in two tabs, let the robot count, and cut the link of one of them
   Broker  {broker}
   Ctrl-C  ends the demo
 """

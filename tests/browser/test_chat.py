@@ -102,7 +102,7 @@ def test_only_who_logs_in_gets_in(windows: Any, server: Server, expects: Any) ->
     expects(page.get_by_role("alert")).to_have_text("That name and password do not match.")
     refused = page.evaluate(
         """() => new Promise((resolve) => {
-          const socket = new WebSocket(`ws://${location.host}/ws/`);
+          const socket = new WebSocket(`ws://${location.host}/ws/`, "django-sockets.v1");
           socket.onclose = (event) => resolve(event.code);
         })"""
     )
@@ -177,9 +177,10 @@ def test_a_logout_closes_the_other_tab_of_the_session_and_no_other(
     expects(other.locator("#state")).to_have_text("Logged out")
     other.set_viewport_size({"width": 390, "height": 844})
     picture(other, "logged-out-phone")
-    opened = other.evaluate("socket")  # It does not come back: no new socket, no timer.
-    assert other.evaluate("[socket.readyState, timer]") == [3, None], opened
+    opened: list[Any] = []
+    other.on("websocket", lambda socket: opened.append(socket))
     expects(elsewhere.locator("#state")).to_have_text("Connected")
+    assert opened == []  # It does not try again.
     other.get_by_role("link", name="Log in again").click()
     expects(other.get_by_role("button", name="Log in")).to_be_visible()
     picture(other, "login-phone")
@@ -225,11 +226,12 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     write(page, "<b>before</b>")
     expects(messages(page)).to_contain_text("<b>before</b>")
     assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
-    expects(page.locator("#state")).to_have_text("Reconnecting …")
+    expects(page.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
     expects(page.get_by_role("button", name="Send")).to_be_disabled()
     with serving_example("chat", kind, server.port, CHAT_DATABASE=database):
         expects(page.locator("#state")).to_have_text("Connected", timeout=20_000)
-        expects(messages(page)).to_contain_text("Connected again. You may have missed messages.")
+        # memory:// has lost the messages with the process.
+        expects(messages(page)).to_contain_text("Some messages may be missing here.")
         write(page, "after")
         expects(messages(page)).to_contain_text(re.compile("before.*after", re.DOTALL))
         windows.close()  # Before the server goes again.

@@ -62,15 +62,23 @@ LINES = [
 
 
 def test_every_block_is_tried_by_a_test_below() -> None:
-    assert {block.language for block in BLOCKS} == {"python", "console"}
-    assert (len(DJANGO), len(TESTS), len(SETTINGS), len(SCRIPTS)) == (1, 1, 1, 4)
+    # tests/browser/test_readme_page.py opens the page.
+    assert {block.language for block in BLOCKS} == {"python", "console", "html"}
+    assert (len(DJANGO), len(TESTS), len(SETTINGS), len(SCRIPTS)) == (1, 1, 1, 5)
     assert [line for line in LINES if not line.startswith(("make ", "python -m "))] == []
 
 
 def test_the_examples_are_short() -> None:
-    plain = next(block.source for block in SCRIPTS if "BaseSocketServer" in block.source)
-    for source in (*DJANGO, plain):
+    plain = next(block.source for block in SCRIPTS if "class Display" in block.source)
+    pages = [block.source for block in BLOCKS if block.language == "html"]
+    for source in (*DJANGO, plain, SCRIPTS[0].source, *pages):
         assert sum(1 for line in source.splitlines() if line.strip()) <= 15
+
+
+def test_the_server_and_the_page_are_on_the_first_screen() -> None:
+    first = README.split("\n## ", maxsplit=1)[0].splitlines()
+    assert len(first) <= 50
+    assert {"```python", "```html", "```console"} <= {*first}
 
 
 @pytest.mark.parametrize("number", range(len(SCRIPTS)))

@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-import http.cookiejar
-import json
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from django_sockets.testing.ports import free_port
-from support.example_process import WAIT_SECONDS, commands, run, started
+from support.example_process import commands, run, started
+from support.example_site import Site
+from support.protocol_client import ProtocolClient
 
 SETUP, RUNSERVER = commands("chat")
-
-
-class Site:
-    """The chat, as a browser without JavaScript sees it."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.password = ""
-
-    def log_in(self, name: str) -> Visitor:
-        cookies = http.cookiejar.CookieJar()
-        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
-        visitor = Visitor(self, opener, cookies)
-        page = visitor.get("/login/")
-        assert 'name="username"' in page
-        page = visitor.post("/login/", page, username=name, password=self.password)
-        assert f'data-user="{name}"' in page
-        return visitor
-
-
-class Visitor:
-    def __init__(self, site: Site, opener: Any, cookies: http.cookiejar.CookieJar) -> None:
-        self.site, self.opener, self.cookies = site, opener, cookies
-
-    def get(self, path: str, data: bytes | None = None) -> str:
-        url = f"http://127.0.0.1:{self.site.port}{path}"
-        with self.opener.open(url, data, timeout=WAIT_SECONDS) as response:
-            return str(response.read().decode())
-
-    def post(self, path: str, page: str, **fields: str) -> str:
-        found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
-        assert found is not None
-        fields["csrfmiddlewaretoken"] = found[1]
-        return self.get(path, urllib.parse.urlencode(fields).encode())
-
-    def socket(self) -> ClientConnection:
-        own = f"http://127.0.0.1:{self.site.port}"
-        cookie = "; ".join(f"{one.name}={one.value}" for one in self.cookies)
-        headers = {"Cookie": cookie} if cookie else {}
-        return connect(
-            own.replace("http", "ws") + "/ws/",
-            origin=own,  # type: ignore[arg-type]
-            additional_headers=headers,
-            proxy=None,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -85,69 +37,74 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert "Traceback" not in running.printed, running.printed
 
 
-def say(socket: ClientConnection, type_: str, **more: Any) -> None:
-    socket.send(json.dumps({"type": type_, **more}))
+def enters(page: ProtocolClient, room: str) -> Any:
+    """Enter as the page does. Returns the error, or None."""
+    answer = page.subscribe(channel=f"room:{room}")
+    entered = page.request("enter", room=room)
+    assert ("error" in answer) is ("code" in entered)
+    return entered.get("code")
 
 
-def hear(socket: ClientConnection, kind: str) -> Any:
-    """The next event, without those of the roll call unless it is asked for."""
-    while True:
-        event = json.loads(socket.recv(timeout=WAIT_SECONDS))
-        if event.get("kind") == kind or event.get("kind") not in ("entered", "here"):
-            assert event.get("kind") == kind, event
-            return event
-
-
-def close_code(socket: ClientConnection) -> int:
-    with pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=WAIT_SECONDS)
-    assert closed.value.rcvd is not None
-    return closed.value.rcvd.code
+def hear(page: ProtocolClient, kind: str) -> Any:
+    """The data of the next broadcast of this kind."""
+    return page.wait_for(lambda frame: frame.get("data", {}).get("kind") == kind)["data"]
 
 
 def test_a_room_hears_what_is_said_and_a_writer_not_himself(site: Site) -> None:
-    with site.log_in("alice").socket() as alice, site.log_in("bob").socket() as bob:
-        say(alice, "enter", room="lobby")
-        hear(alice, "welcome")
-        say(bob, "enter", room="lobby")
-        hear(bob, "welcome")
+    with site.log_in("alice").page() as alice, site.log_in("bob").page() as bob:
+        assert enters(alice, "lobby") is None
+        assert enters(bob, "lobby") is None
         assert hear(alice, "entered")["name"] == "bob"
         assert hear(bob, "here")["name"] == "alice"
-        say(bob, "writing")
-        say(bob, "say", text="hello")
+        bob.connection.send('{"message": {"type": "writing"}}')
+        assert bob.request("say", text="hello") is None
         assert hear(alice, "writing")["name"] == "bob"
-        for socket in (alice, bob):
-            event = hear(socket, "said")
+        for page in (alice, bob):
+            event = hear(page, "said")
             assert (event["name"], event["text"]) == ("bob", "hello")
-        say(bob, "say", text=7)
-        assert "Expected `str`" in json.loads(bob.recv(timeout=WAIT_SECONDS))["error"]["message"]
-        bob.close()
+        assert "Expected `str`" in bob.request("say", text=7)["message"]
+        assert [
+            frame for frame in bob.frames if frame.get("data", {}).get("kind") == "writing"
+        ] == []
+        bob.connection.close()
         assert hear(alice, "left")["name"] == "bob"
 
 
+def test_a_tab_that_was_away_gets_what_was_said(site: Site) -> None:
+    bob, alice = site.log_in("bob"), site.log_in("alice")
+    with bob.page() as page:
+        since = page.subscribe(channel="room:garden")["position"]
+    with alice.page() as page:
+        enters(page, "garden")
+        page.request("say", text="Are you there?")
+    with bob.page() as page:
+        assert page.subscribe(channel="room:garden", since=since)["recovered"]
+        assert hear(page, "said")["text"] == "Are you there?"
+
+
 def test_carol_may_not_enter_the_room_of_the_staff(site: Site) -> None:
-    with site.log_in("carol").socket() as carol, site.log_in("alice").socket() as alice:
-        say(alice, "enter", room="staff")
-        hear(alice, "welcome")
+    with site.log_in("carol").page() as carol, site.log_in("alice").page() as alice:
+        assert enters(alice, "staff") is None
         for room in ("staff", "nowhere"):
-            say(carol, "enter", room=room)
-            assert hear(carol, "refused")["room"] == room
-        say(carol, "say", text="let me in")
-        say(alice, "say", text="between us")
+            assert enters(carol, room) == "forbidden"
+        assert carol.request("say", text="let me in")["code"] == "no_room"
+        alice.request("say", text="between us")
         assert hear(alice, "said")["text"] == "between us"
-        say(carol, "enter", room="garden")
-        hear(carol, "welcome")
+        assert enters(carol, "garden") is None
+        assert [frame for frame in carol.frames if "between us" in str(frame)] == []
 
 
 def test_a_logout_closes_with_4401_and_so_does_coming_without_a_login(site: Site) -> None:
     alice = site.log_in("alice")
-    with alice.socket() as socket:
-        say(socket, "enter", room="lobby")
-        hear(socket, "welcome")
+    with alice.page() as page:
+        assert enters(page, "lobby") is None
         alice.post("/logout/", alice.get("/"))
-        assert close_code(socket) == 4401
-    with alice.socket() as socket:
-        assert close_code(socket) == 4401
+        assert page.wait_for(lambda frame: "bye" in frame)["bye"]["code"] == 4401
+    with alice.page() as page:
+        assert page.wait_for(lambda frame: True)["bye"] == {"code": 4401, "again": False}
+    # A client without the protocol sees the status.
+    with pytest.raises(InvalidStatus, match="403"):
+        alice.socket()
 
 
 def test_its_script_makes_no_markup_of_what_others_wrote() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import json
+import itertools
 import os
 import re
 import signal
@@ -11,16 +11,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from django_sockets.testing.servers import CacheServer
 from support.offers_frames import offers_frames
+from support.protocol_client import ProtocolClient, protocol_client
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 RUN = [sys.executable, str(DEMO / "run.py")]
@@ -51,9 +51,10 @@ class Demo:
         connection.close()
         return response.status, body
 
-    def tab(self, path: str = "/ws/", origin: str | None = None) -> ClientConnection:
-        own = f"http://127.0.0.1:{self.port}"
-        return connect(own.replace("http", "ws") + path, origin=origin or own, proxy=None)  # type: ignore[arg-type]
+    def tab(
+        self, path: str = "/ws/", origin: str | None = None
+    ) -> AbstractContextManager[ProtocolClient]:
+        return protocol_client(self.port, path, origin)
 
     def interrupt(self) -> int:
         """Ctrl-C; returns the exit status."""
@@ -81,30 +82,23 @@ def demo(*arguments: str) -> Iterator[Demo]:
             process.kill()
 
 
-def say(tab: ClientConnection, **data: str) -> None:
-    tab.send(json.dumps(data))
+ids = itertools.count(1)
+ROOM = "room:lobby"
 
 
-def hear(tab: ClientConnection, kind: str) -> Any:
-    """The next event of this kind."""
-    while True:
-        event = json.loads(tab.recv(timeout=WAIT_SECONDS))
-        if event["kind"] == kind:
-            return event
+def say(tab: ProtocolClient, text: str, name: str = "Ada") -> Any:
+    """Returns None, or the error of the request."""
+    return tab.request("say", id=f"id-{next(ids)}", name=name, text=text)
 
 
 def two_tabs_talk(running: Demo) -> None:
     with running.tab() as ada, running.tab() as ben:
-        say(ada, join="Ada")
-        hear(ada, "joined")
-        say(ben, join="Ben")
-        assert hear(ada, "joined")["name"] == "Ben"
-        say(ada, say="hello")
         for tab in (ada, ben):
-            event = hear(tab, "said")
-            assert (event["name"], event["text"]) == ("Ada", "hello")
-        ben.close()
-        assert hear(ada, "left")["name"] == "Ben"
+            assert "error" not in tab.subscribe(channel=ROOM)
+        assert say(ada, "hello") is None
+        for tab in (ada, ben):
+            said = tab.data()
+            assert (said["name"], said["text"]) == ("Ada", "hello")
 
 
 @pytest.mark.parametrize("broker", ["memory://", "valkey"])
@@ -117,9 +111,8 @@ def test_two_tabs_talk_and_ctrl_c_ends_it(broker: str, request: pytest.FixtureRe
         assert broker in page
         two_tabs_talk(running)
         with running.tab() as tab:  # One that is still open does not hold up the end.
-            say(tab, join="Ada")
-            hear(tab, "joined")
-            assert offers_frames(tab)
+            tab.subscribe(channel=ROOM)
+            assert offers_frames(tab.connection)
             assert running.interrupt() == 0
     assert "Traceback" not in running.printed
     assert broker in running.printed
@@ -131,7 +124,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_makes_no_markup_of_messages()
         files = re.findall(r'(?:src|href)="([^"]*)"', page)
         assert [file for file in files if not re.match(r"/(?!/)", file)] == []
         statics = [running.get(file) for file in files if file.startswith("/static/")]
-    assert [status for status, _ in statics] == [200, 200, 200]
+        addresses = re.findall(r'"django-sockets[\w/]*": "([^"]*)"', page)
+        statics += [running.get(file) for file in addresses]
+    assert [status for status, _ in statics] == [200] * 6
     for _, text in statics:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|url\(", text)
 
@@ -144,20 +139,40 @@ def test_a_foreign_page_and_an_unknown_path_are_refused(
     path: str, origin: str | None, status: int
 ) -> None:
     with demo("--port", "0") as running:
-        with pytest.raises(InvalidStatus) as refused:
-            running.tab(path, origin)
+        with pytest.raises(InvalidStatus) as refused, running.tab(path, origin):
+            pass
         assert refused.value.response.status_code == status
         assert running.interrupt() == 0
     assert "Traceback" not in running.printed
 
 
+def test_a_tab_that_was_away_gets_what_the_robot_has_counted() -> None:
+    with demo("--port", "0") as running:
+        with running.tab() as tab:
+            since = tab.subscribe(channel=ROOM)["position"]
+            assert tab.request("count") == {"started": True}
+            assert tab.request("count") == {"started": False}
+            assert tab.data()["text"] == "1 of 20"
+        with running.tab() as tab:
+            now = tab.wait_for(lambda frame: "data" in frame)["data"]["now"]
+            again = tab.subscribe(channel=ROOM, since=since)
+            assert again["recovered"]
+            assert again["count"] >= 1
+            said = [tab.data() for _ in range(3)]
+            assert [one["text"] for one in said] == [f"{n} of 20" for n in (1, 2, 3)]
+            assert said[0]["at"] < now
+        assert running.interrupt() == 0  # Although the robot has not finished.
+    assert "Traceback" not in running.printed
+
+
 def test_nonsense_from_one_tab_disturbs_nobody() -> None:
     with demo("--port", "0") as running, running.tab() as rude:
-        for frame in ("[]", "null", '{"say": "not joined yet"}', '{"join": 7}', '{"join": " "}'):
-            rude.send(frame)
+        for text in ("", "x" * 1001, 7):
+            assert rude.request("say", id="1", name="R", text=text)["code"] == "invalid_message"
+        assert rude.request("unknown")["code"] == "invalid_message"
+        assert rude.subscribe(channel="room:other")["error"]["code"] == "forbidden"
         two_tabs_talk(running)
-        say(rude, join="Rude")
-        hear(rude, "welcome")
+        assert say(rude, "sorry") is None
 
 
 def test_a_taken_port_is_said_and_another_one_used() -> None:
@@ -192,14 +207,13 @@ def test_a_broker_that_comes_later_and_goes_meanwhile(fresh_valkey_server: Cache
         fresh_valkey_server.start()
         two_tabs_talk(running)
         with running.tab() as tab:
-            say(tab, join="Ada")
-            hear(tab, "joined")
+            tab.subscribe(channel=ROOM)
             fresh_valkey_server.kill()
-            say(tab, say="lost")
-            assert hear(tab, "failed")["text"] == "lost"
+            assert say(tab, "lost")["code"] == "unavailable"
             fresh_valkey_server.start()
-            hear(tab, "gap")
-            say(tab, say="found")
-            assert hear(tab, "said")["text"] == "found"
+            assert tab.wait_for(lambda frame: "gap" in frame)["gap"] == [ROOM]
+            assert say(tab, "found") is None
+            assert tab.data()["text"] == "found"
+            assert [kept["text"] for kept in tab.request("latest")] == ["found"]
         assert running.interrupt() == 0
     assert "Traceback" not in running.printed

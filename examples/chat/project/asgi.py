@@ -13,5 +13,6 @@ pages = ASGIStaticFilesHandler(get_asgi_application())  # This must come first: 
 
 from .urls import websocket_urlpatterns  # noqa: E402
 
-websockets = secure(URLRouter(websocket_urlpatterns))
+# Without a login, a tab is refused with 4401. When its login ends, it is closed with 4401.
+websockets = secure(URLRouter(websocket_urlpatterns), require_user=True)
 application = ProtocolTypeRouter({"http": pages, "websocket": websockets})

@@ -46,5 +46,9 @@ LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"
 LOGIN_URL = "login"
 
-# The broker that carries the messages. memory:// works within one process.
-DJANGO_SOCKETS_CONFIG = os.environ.get("DJANGO_SOCKETS_URL", "memory://")
+# The broker that carries the messages, and keeps the last ones for tabs that were away.
+# memory:// works within one process.
+DJANGO_SOCKETS_CONFIG = {
+    "url": os.environ.get("DJANGO_SOCKETS_URL", "memory://"),
+    "history": {"room:": {"messages": 50, "seconds": 3600}},
+}

@@ -1,44 +1,45 @@
 """The socket class of the page. Each open tab has one object."""
 
-import secrets
-from contextlib import suppress
+import time
+from typing import Annotated
 
-from django_sockets import PublishError
+from msgspec import Meta, Struct
+
+from django_sockets.broadcaster import Broadcaster
 from django_sockets.sockets import BaseSocketServer
+from django_sockets.typed import on
 
-ROOM = "lobby"
-MAX_NAME = 30
-MAX_TEXT = 1000
+from . import robot
+from .messages import MAX_NAME, MAX_TEXT, ROOM, message
+
+
+class Say(Struct):
+    id: Annotated[str, Meta(min_length=1, max_length=40)]  # The tab has chosen it.
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 
 
 class ChatSocket(BaseSocketServer):
-    """The page sends `{"join": name}` once, then `{"say": text}`."""
+    """A tab subscribes to the room, and makes the requests "say", "count" and "latest"."""
 
-    name = ""
+    async def connect(self):
+        # By this time of the server, the tab recognizes messages from before its connection.
+        await self.async_send({"now": time.time()})
 
-    def connect(self):
-        self.id = secrets.token_hex(4)  # A tab recognizes its own messages by this id.
-        self.subscribe(ROOM)
+    def may_subscribe(self, channel):
+        return channel == ROOM
 
-    def receive(self, data):
-        match data:
-            case {"join": str(name)} if name.strip() and not self.name:
-                self.name = name.strip()[:MAX_NAME]
-                self.send({"kind": "welcome", "id": self.id})
-                self.tell_all("joined")
-            case {"say": str(text)} if text.strip() and self.name:
-                try:
-                    self.tell_all("said", text=text.strip()[:MAX_TEXT])
-                except PublishError:
-                    self.send({"kind": "failed", "text": text})
+    @on("say")
+    async def say(self, said: Say):
+        # If the broker is down, the request is answered with the error "unavailable".
+        await self.async_broadcast(ROOM, message(said.id, said.name, said.text))
 
-    def disconnect(self):
-        if self.name:
-            with suppress(PublishError):  # If the broker is down, others cannot be informed.
-                self.tell_all("left")
+    @on("count")
+    async def count(self):
+        return {"started": robot.start()}
 
-    def gap(self, channels, reason):
-        self.send({"kind": "gap"})
-
-    def tell_all(self, kind, **more):
-        self.broadcast(ROOM, {"kind": kind, "id": self.id, "name": self.name, **more})
+    @on("latest")
+    async def latest(self):
+        """The kept messages. A tab asks for them when it may have missed some."""
+        page = await Broadcaster().async_history(ROOM)
+        return [kept.data for kept in page.messages]

@@ -1,16 +1,10 @@
-"use strict";
+/** The page: the connection, the room of the address, and what is shown. */
 
-const FIRST_DELAY_SECONDS = 0.5;
-const LONGEST_DELAY_SECONDS = 10;
+import { connect } from "django-sockets";
+
 const LINES_KEPT = 500;
 const SAY_WRITING_SECONDS = 2; // At most so often.
 const WRITING_SECONDS = 3; // Who has not written for so long has stopped.
-
-// After these there is no point in coming back: log in first, or not at all.
-const FINAL = {
-  4401: "Logged out",
-  1008: "Refused",
-};
 
 const me = document.body.dataset.user;
 const state = document.getElementById("state");
@@ -25,91 +19,83 @@ const links = [...document.querySelectorAll("nav a")];
 
 const people = new Map(); // id of a tab -> the name of its user
 const writing = new Map(); // name -> the timer that ends it
-let socket = null;
-let timer = null; // Set while a new attempt is due.
-let failures = 0; // Attempts since the last welcome.
-let room = null; // Where the server has let us in.
-let lastRoom = null;
+const socket = connect("/ws/");
+let room = null; // Where this tab is, or wants to be.
+let messages = null; // The channel of the room.
+let hasEntered = false;
 let lastSpeaker = null;
 let saidWriting = 0;
 let following = true; // The log is scrolled to its end: new lines keep it there.
 
 // The connection
 
-function connect() {
-  clearTimeout(timer);
-  timer = null;
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/ws/`);
-  socket.onopen = enter;
-  socket.onmessage = (event) => take(JSON.parse(event.data));
-  socket.onclose = lost;
-}
-
-function lost({ code }) {
-  room = null;
-  forgetPeople();
-  if (code in FINAL) {
-    setState("ended", FINAL[code]);
-    if (code === 4401) {
-      panel("You were logged out", "Nothing more comes in here.", "Log in again", document.body.dataset.login);
-    } else {
-      panel("The server refused this page", "It broke a rule of the server.", "Load it anew", location.href);
-    }
-    return;
+socket.on("state", (name, { reason, code }) => {
+  if (name === "connected") {
+    enter();
+  } else if (name === "connecting") {
+    setState(name, "Connecting …");
+  } else if (name === "waiting") {
+    hasEntered = false;
+    forgetPeople();
+    setState("waiting", reason === "unreachable" ? "No server, trying again …" : "Reconnecting …");
+  } else if (reason === "refused") {
+    setState("ended", "Logged out");
+    panel("You were logged out", "Nothing more comes in here.", "Log in again", document.body.dataset.login);
+  } else {
+    setState("ended", "Refused");
+    panel("The server has closed the connection", `It gave the code ${code}.`, "Load the page again", location.href);
   }
-  reconnectLater();
-}
-
-// Doubling delays, so that a server in trouble gets rest; random, so that a thousand tabs that
-// lost their server in the same moment do not all come back in the same moment.
-function reconnectLater() {
-  const longest = Math.min(FIRST_DELAY_SECONDS * 2 ** failures, LONGEST_DELAY_SECONDS);
-  failures += 1;
-  setState("lost", "Reconnecting …");
-  timer = setTimeout(connect, 1000 * longest * (0.5 + Math.random() / 2));
-}
-
-window.addEventListener("online", () => {
-  if (timer !== null) connect();
 });
-
-function transmit(data) {
-  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(data));
-}
 
 // The room is the part of the address after "#".
 
-function wanted() {
-  return location.hash.slice(1) || links[0].dataset.room;
+function open() {
+  room = location.hash.slice(1) || links[0].dataset.room;
+  messages?.close();
+  log.replaceChildren();
+  log.hidden = false;
+  refused.hidden = true;
+  mark(room);
+  note(`You entered ${titleOf(room)}`);
+  // What was said while a tab was not connected comes after the next connection, each once.
+  messages = socket.channel(`room:${room}`, { replay: 20 });
+  messages.on("message", take);
+  messages.on("gap", () => note("Some messages may be missing here."));
+  if (socket.state === "connected") enter();
 }
 
-function enter() {
-  transmit({ type: "enter", room: wanted() });
+/** Tell the server where this tab is: after each connection, and in each room. */
+async function enter() {
+  const wanted = room;
+  hasEntered = false;
+  forgetPeople();
+  try {
+    const { id } = await socket.request("enter", { room: wanted });
+    if (wanted !== room) return;
+    hasEntered = true;
+    people.set(id, me);
+    showPeople();
+  } catch (error) {
+    if (wanted !== room) return;
+    if (error.code === "forbidden") {
+      panel("You may not enter this room", "It is for staff only.", "Go to the lobby", "#lobby");
+    } else if (error.code !== "disconnected" && socket.state === "connected") {
+      setTimeout(() => wanted === room && !hasEntered && enter(), 1000);
+    }
+  }
+  if (socket.state === "connected") setState("connected", "Connected");
 }
 
-window.addEventListener("hashchange", enter);
+window.addEventListener("hashchange", open);
 
-// What the server says
+// What the server says: of the room, of the people in it, and to this tab alone.
+
+socket.on("message", (event) => {
+  if (event.room === room) take(event); // Not of a room that we have just left.
+});
 
 function take(event) {
-  if (event.error) return note(`That was not understood: ${event.error.message}`);
-  if ("room" in event && event.kind !== "welcome" && event.kind !== "refused" && event.room !== room) {
-    return; // Of the room that we have just left.
-  }
   switch (event.kind) {
-    case "welcome":
-      welcome(event);
-      break;
-    case "refused":
-      room = null;
-      failures = 0;
-      forgetPeople();
-      log.replaceChildren();
-      setState("connected", "Connected");
-      mark(event.room);
-      panel("You may not enter this room", "It is for staff only.", "Go to the lobby", "#lobby");
-      break;
     case "here":
     case "entered":
       if (event.kind === "entered" && !isHere(event.name)) note(`${event.name} entered`);
@@ -129,33 +115,7 @@ function take(event) {
       stopWriting(event.name);
       message(event);
       break;
-    case "gap":
-      note("Some messages may be missing here.");
-      break;
-    case "failed":
-      note("Your message could not be sent. Please try again.");
-      textInput.value ||= event.text;
-      break;
   }
-}
-
-function welcome(event) {
-  failures = 0;
-  room = event.room;
-  refused.hidden = true;
-  log.hidden = false;
-  forgetPeople();
-  people.set(event.id, event.name);
-  showPeople();
-  mark(room);
-  if (room === lastRoom) {
-    note("Connected again. You may have missed messages.");
-  } else {
-    log.replaceChildren();
-    note(`You entered ${titleOf(room)}`);
-  }
-  lastRoom = room;
-  setState("connected", "Connected");
 }
 
 // The page. Whatever others wrote goes through textContent, which never makes markup of it.
@@ -163,8 +123,8 @@ function welcome(event) {
 function setState(name, text) {
   state.dataset.state = name;
   if (state.textContent !== text) state.textContent = text;
-  sayForm.hidden = name === "ended" || (name === "connected" && room === null);
-  sendButton.disabled = name !== "connected" || room === null;
+  sayForm.hidden = name === "ended" || (name === "connected" && !refused.hidden);
+  sendButton.disabled = name !== "connected" || !hasEntered;
   document.body.classList.toggle("ended", name === "ended");
 }
 
@@ -186,7 +146,6 @@ function panel(title, text, action, href) {
   refused.replaceChildren(element("h2", "", title), element("p", "", text), link);
   refused.hidden = false;
   log.hidden = true;
-  lastRoom = null;
 }
 
 function isHere(name) {
@@ -283,16 +242,21 @@ textInput.addEventListener("input", () => {
   const now = Date.now();
   if (!textInput.value || now - saidWriting < 1000 * SAY_WRITING_SECONDS) return;
   saidWriting = now;
-  transmit({ type: "writing" });
+  if (hasEntered) socket.send("writing");
 });
 
-sayForm.addEventListener("submit", (event) => {
+sayForm.addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = textInput.value.trim();
   if (!text || sendButton.disabled) return;
-  transmit({ type: "say", text });
   textInput.value = "";
   saidWriting = 0;
+  try {
+    await socket.request("say", { text });
+  } catch {
+    note("Your message could not be sent. Please try again.");
+    textInput.value ||= text;
+  }
 });
 
-connect();
+open();

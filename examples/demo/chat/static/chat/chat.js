@@ -1,152 +1,96 @@
-"use strict";
+/** The page: what it sends, and what it does with the events of the connection. */
 
-const FIRST_DELAY_SECONDS = 0.5;
-const LONGEST_DELAY_SECONDS = 10;
-const LINES_KEPT = 500;
+import { connect } from "django-sockets";
+import { Log } from "./log.js";
+import { textOf } from "./status.js";
 
-const state = document.getElementById("state");
-const joinForm = document.getElementById("join");
-const nameInput = document.getElementById("name");
-const log = document.getElementById("log");
-const sayForm = document.getElementById("say");
-const textInput = document.getElementById("text");
-const sendButton = sayForm.querySelector("button");
+const ROOM = "room:lobby";
+const RETRY_MS = 1000;
+const NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ida", "Jon"];
 
-let socket = null;
-let timer = null; // Set while a new attempt is due.
-let failures = 0; // Attempts since the last welcome.
-let wasConnected = false;
-let myName = "";
-let myId = null;
-let lastSpeaker = null;
-let following = true; // The log is scrolled to its end: new lines keep it there.
+const [state, link, count, sayForm, nameInput, textInput] = ["state", "link", "count", "say", "name", "text"]
+  .map((id) => document.getElementById(id));
+const log = new Log(document.getElementById("log"), document.getElementById("hint"));
+let connectedAt = 0; // Seconds, by the clock of the server.
+let loads = 0; // Requests for the newest messages that are under way.
+const held = []; // Messages that have arrived since.
+
+const socket = connect("/ws/");
+const room = socket.channel(ROOM, { replay: 100 });
+
+// The messages
+
+socket.on("message", ({ now }) => (connectedAt = now));
+room.on("message", (message) => (loads ? held.push(message) : show(message)));
+room.on("gap", loadLatest);
+
+function show(message, isLate = log.wasCut && message.at < connectedAt) {
+  log.message(message, isLate, message.name === nameInput.value.trim());
+}
+
+/**
+ * Messages may be missing here, for example because the broker was restarted and has forgotten them.
+ * Show the newest ones that it has, before those that arrive meanwhile; `log` shows none of them twice.
+ * A gap is told once only, so this does not give up.
+ */
+async function loadLatest() {
+  loads += 1;
+  log.note("Some messages may be missing here.");
+  let latest;
+  while (!latest) {
+    latest = await socket.request("latest").catch(() => null);
+    if (!latest) await new Promise((done) => setTimeout(done, RETRY_MS));
+  }
+  for (const message of latest) show(message, true);
+  loads -= 1;
+  if (!loads) for (const message of held.splice(0)) show(message);
+}
 
 // The connection
 
-function connect() {
-  clearTimeout(timer);
-  timer = null;
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/ws/`);
-  socket.onopen = () => transmit({ join: myName });
-  socket.onmessage = (event) => take(JSON.parse(event.data));
-  socket.onclose = reconnectLater;
-}
+socket.on("state", showState);
+setInterval(() => showState(socket.state), 1000); // Counts down to the next attempt.
 
-// Doubling delays, so that a server in trouble gets rest; random, so that a thousand tabs that
-// lost their server in the same moment do not all come back in the same moment.
-function reconnectLater() {
-  const longest = Math.min(FIRST_DELAY_SECONDS * 2 ** failures, LONGEST_DELAY_SECONDS);
-  failures += 1;
-  if (state.dataset.state !== "lost") setState("lost", "Reconnecting …");
-  timer = setTimeout(connect, 1000 * longest * (0.5 + Math.random() / 2));
-}
-
-window.addEventListener("online", () => {
-  if (timer !== null) connect();
-});
-
-function transmit(data) {
-  socket.send(JSON.stringify(data));
-}
-
-// What the server says
-
-function take(event) {
-  const mine = event.id === myId;
-  switch (event.kind) {
-    case "welcome":
-      if (wasConnected) note("Connected again. You may have missed messages.");
-      failures = 0;
-      wasConnected = true;
-      myId = event.id;
-      setState("connected", "Connected");
-      break;
-    case "joined":
-      note(mine ? `You joined as ${event.name}` : `${event.name} joined`);
-      break;
-    case "left":
-      note(`${event.name} left`);
-      break;
-    case "said":
-      message(event, mine);
-      break;
-    case "gap":
-      note("Some messages may be missing here.");
-      break;
-    case "failed":
-      note("Your message could not be sent. Please try again.");
-      textInput.value ||= event.text;
-      break;
-  }
-}
-
-// The page. Whatever others wrote goes through textContent, which never makes markup of it.
-
-function setState(name, text) {
+function showState(name) {
+  const text = textOf(socket.status);
   state.dataset.state = name;
-  state.textContent = text;
-  sendButton.disabled = name !== "connected";
+  if (state.textContent !== text) state.textContent = text;
+  for (const button of [count, sayForm.querySelector("button")]) button.disabled = name !== "connected";
 }
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
-
-function note(text) {
-  lastSpeaker = null;
-  append(element("li", "note", text));
-}
-
-function message({ id, name, text }, mine) {
-  const line = element("li", mine ? "message mine" : "message", "");
-  if (id !== lastSpeaker) {
-    const time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    const head = element("p", "head", "");
-    head.append(element("strong", "", mine ? "You" : name), " ", element("time", "", time));
-    line.append(head);
-  }
-  line.append(element("p", "text", text));
-  lastSpeaker = id;
-  append(line);
-}
-
-function append(line) {
-  log.append(line);
-  while (log.children.length > LINES_KEPT) log.firstElementChild.remove();
-  follow();
-}
-
-function follow() {
-  if (following) log.scrollTop = log.scrollHeight;
-}
-
-log.addEventListener("scroll", () => {
-  following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-});
-new ResizeObserver(follow).observe(log); // A phone's keyboard takes half the window.
-
-joinForm.addEventListener("submit", (event) => {
-  event.preventDefault();
-  myName = nameInput.value.trim();
-  if (!myName) return;
-  sessionStorage.setItem("name", myName);
-  joinForm.hidden = true;
-  log.hidden = sayForm.hidden = false;
-  textInput.focus();
-  setState("connecting", "Connecting …");
-  connect();
+socket.on("state", (name) => {
+  if (name === "connected") log.restored();
+  else if (name !== "connecting") log.cut();
 });
 
-sayForm.addEventListener("submit", (event) => {
+link.addEventListener("change", () => {
+  if (link.checked) socket.reconnect();
+  else socket.close();
+});
+
+// The requests
+
+count.addEventListener("click", () => socket.request("count").catch(failed));
+
+sayForm.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const text = textInput.value.trim();
-  if (!text || sendButton.disabled) return;
-  transmit({ say: text });
+  const [name, text] = [nameInput.value.trim(), textInput.value.trim()];
+  if (!name || !text || socket.state !== "connected") return;
   textInput.value = "";
+  sessionStorage.setItem("name", name);
+  const id = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16)).join("");
+  try {
+    await socket.request("say", { id, name, text });
+  } catch (error) {
+    textInput.value ||= text;
+    failed(error);
+  }
 });
 
-nameInput.value = sessionStorage.getItem("name") || "";
+function failed(error) {
+  log.note(error.temporary ? "That did not work. Please try again." : `That did not work: ${error.message}`);
+}
+
+nameInput.value = sessionStorage.getItem("name") || NAMES[Math.floor(Math.random() * NAMES.length)];
+link.checked = true; // Browsers remember it over a reload.
+showState(socket.state);

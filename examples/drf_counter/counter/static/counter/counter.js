@@ -1,4 +1,6 @@
-"use strict";
+/** The page: a token, the connection with it, and the count. */
+
+import { connect } from "django-sockets";
 
 const form = document.getElementById("open");
 const tokenInput = document.getElementById("token");
@@ -6,38 +8,41 @@ const state = document.getElementById("state");
 const value = document.getElementById("value");
 const add = document.getElementById("add");
 
+let socket = null;
+let count = -1;
+
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const token = tokenInput.value.trim();
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  // A page can set no header on a websocket. The token goes along as a subprotocol; the server
-  // answers with the first of the two, so that the token does not come back.
-  const protocols = ["django-sockets.token", token];
-  const socket = new WebSocket(`${scheme}//${location.host}/ws/count/`, protocols);
-  state.textContent = "Connecting …";
-  socket.onopen = () => show("Connected", true);
-  let count = -1;
-  socket.onmessage = (message) => {
-    // A change that the first value contains already follows it once more: the larger count is the
-    // newer one.
-    count = Math.max(count, JSON.parse(message.data).value);
+  socket?.close();
+  // The token travels as a subprotocol, and never in the address.
+  socket = connect("/ws/count/", { token: tokenInput.value.trim() });
+  socket.on("state", show);
+  // After each connection, and after a gap, the server sends the value first. A change that the value
+  // contains already may follow it once more: the larger count is the newer one.
+  socket.on("message", (message) => {
+    count = Math.max(count, message.value);
     value.textContent = count;
-  };
-  socket.onclose = ({ code }) => {
-    show(code === 4401 ? "The token is no longer valid" : "Not connected: is the token right?", false);
-  };
+  });
 });
 
-function show(text, connected) {
-  state.textContent = text;
-  state.dataset.connected = connected;
-  form.hidden = connected;
-  add.hidden = !connected;
+function show(name, { reason, code }) {
+  state.dataset.connected = name === "connected";
+  form.hidden = name !== "closed";
+  add.hidden = name === "closed";
+  if (name === "connecting") state.textContent = "Connecting …";
+  else if (name === "connected") state.textContent = "Connected";
+  else if (name === "waiting") state.textContent = "Not connected, trying again …";
+  else if (reason === "refused") state.textContent = "The token is not valid, or no longer";
+  else state.textContent = `The server has closed the connection (${code})`;
 }
 
 add.addEventListener("click", async () => {
   const headers = { Authorization: `Token ${tokenInput.value.trim()}` };
-  const response = await fetch("/api/count/", { method: "POST", headers });
-  if (!response.ok) state.textContent = `The server answered ${response.status}`;
+  try {
+    const response = await fetch("/api/count/", { method: "POST", headers });
+    if (!response.ok) state.textContent = `The server answered ${response.status}`;
+  } catch {
+    state.textContent = "The server cannot be reached";
+  }
   // The new value comes through the websocket, here as everywhere.
 });
