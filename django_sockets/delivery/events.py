@@ -135,6 +135,11 @@ class EventQueue:
         self._count_gap(OVERFLOW)
         return self._dropped.take_gap()
 
+    @property
+    def ready(self) -> bool:
+        """True if `next` returns an event without waiting."""
+        return bool(self._backlog) or bool(self._dropped)
+
     async def next(self) -> Delivery | Gap | None:
         """The next event; None if the queue is closed and empty. Cancelling loses no event."""
         backlog = self._backlog
