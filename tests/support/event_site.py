@@ -13,6 +13,7 @@ import django
 
 RULES = {"kept:": {"messages": 10_000, "seconds": 600}}
 CONFIG = {"url": os.environ.get("EVENT_SITE_URL", "memory://"), "history": RULES}
+PAGE = "<!doctype html><title>events</title><link rel=icon href=data:>"
 STATIC = Path(__file__).resolve().parents[2] / "django_sockets/static/django_sockets"
 
 if "EVENT_SITE_URL" in os.environ:
@@ -42,7 +43,7 @@ if "EVENT_SITE_URL" in os.environ:
         )
 
     urlpatterns = [
-        path("", lambda request: HttpResponse("<!doctype html><title>events</title>")),
+        path("", lambda request: HttpResponse(PAGE)),
         path("client.js", lambda request: FileResponse((STATIC / "events.js").open("rb"))),
         path("events/", events_view(["kept:1", "kept:2", "news"], retry_seconds=0.2)),
         path("kept/", events_view(["kept:1", "kept:2"], retry_seconds=0.2)),

@@ -43,6 +43,8 @@ QUEUE_BYTES = 1024 * 1024
 """The most that waits for a client that does not read; the same as the outbox of a websocket."""
 CHUNK_BYTES = 64 * 1024
 """Events that are ready are sent together, up to this size."""
+START_SECONDS = 10.0
+"""The longest time between the end of the view and the first event. Middleware runs in between."""
 KEEPALIVE = b":\n\n"
 """A comment. Clients ignore it."""
 
@@ -60,7 +62,7 @@ class StreamRequest:
         replay: the number of last messages for channels in neither of the two.
         tags: names and values by which `close_sockets` finds the stream.
         watched: the session that must stay valid; or None.
-        prepare: called before the stream subscribes; or None.
+        prepare: called when the first event is sent; or None.
         expires: channel -> seconds until the right to it ends.
         keepalive_seconds: the longest time without a byte.
         retry_seconds: the mean time after which a browser connects again.
@@ -82,8 +84,9 @@ class StreamRequest:
 class EventStream:
     """The body of one response, as an async iterator of bytes.
 
-    It subscribes when the first chunk is requested, so that a response that is never sent leaves
-    nothing. All subscriptions have ended after the iteration, or after `aclose` or `close`.
+    `begin` subscribes. All subscriptions have ended after the iteration, after `aclose`, or soon
+    after `close`. If the iteration does not begin within `START_SECONDS`, because a middleware has
+    dropped the response, the stream ends by itself.
     """
 
     takes_frames = False
@@ -96,7 +99,9 @@ class EventStream:
         self._queue: EventQueue | None = None
         self._positions: dict[str, str | None] = {}
         self._broken: dict[str, str | None] = {}
+        self._first = b""
         self._last = b""
+        self._unstarted: asyncio.TimerHandle | None = None
         self._expires_at = float("inf")
         self._patience: asyncio.TimerHandle | None = None
         self._left = contextlib.ExitStack()
@@ -104,14 +109,29 @@ class EventStream:
 
     # The iteration
 
+    async def begin(self) -> None:
+        """Subscribe. Call it once, before the response begins: a browser then calls `onopen`."""
+        self._loop = loop = asyncio.get_running_loop()
+        try:
+            self._first = await self._begin()
+        except BaseException:
+            await self.aclose()
+            raise
+        if not self._closed:
+            self._unstarted = loop.call_later(START_SECONDS, self._close_soon)
+
     def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> bytes:
         try:
-            if self._closed:
-                raise StopAsyncIteration
-            chunk = await (self._begin() if self._loop is None else self._next())
+            if self._unstarted is not None:
+                self._unstarted.cancel()
+                self._unstarted = None
+                if self._request.prepare is not None:
+                    await self._request.prepare()
+            chunk, self._first = self._first, b""
+            chunk = chunk or (b"" if self._closed else await self._next())
             if not chunk:
                 raise StopAsyncIteration
         except BaseException:
@@ -122,10 +142,8 @@ class EventStream:
     async def _begin(self) -> bytes:
         """Subscribe, and return the first events."""
         request = self._request
-        self._loop = loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         chain_sigterm(loop)
-        if request.prepare is not None:
-            await request.prepare()
         self._hub = hub = shared_hub(request.config)
         if hub.connections.draining:
             return await self._later(RESTART)
@@ -267,8 +285,9 @@ class EventStream:
         if self._closed:
             return
         self._closed = True
-        if self._patience is not None:
-            self._patience.cancel()
+        for timer in (self._patience, self._unstarted):
+            if timer is not None:
+                timer.cancel()
         hub, queue = self._hub, self._queue
         if hub is None or queue is None:
             return

@@ -148,6 +148,7 @@ class EventSource:
             stream = await self._stream(request, args, kwargs)
         except Refused as refused:
             return refused.response
+        await stream.begin()
         return StreamingHttpResponse(stream, content_type="text/event-stream", headers=HEADERS)
 
     async def _stream(
