@@ -485,9 +485,9 @@ PLACES = re.compile(r"/django_sockets/(integration|delivery|hub)/|/django/core/|
 async def left(config: Any) -> dict[str, int]:
     """What streams have left behind: tasks, and members of the hub."""
     stats = hub_of(config).stats()
-    files = [task.get_coro().cr_code.co_filename for task in asyncio.all_tasks()]
+    codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
     return {
-        "tasks": len([file for file in files if PLACES.search(file)]),
+        "tasks": len([code for code in codes if code and PLACES.search(code.co_filename)]),
         **{name: stats[name] for name in ("event_streams", "subscribers", "channels")},
     }
 
