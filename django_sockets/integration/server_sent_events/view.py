@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.db import transaction
 from django.http import (
@@ -111,7 +112,8 @@ def events_view(
         keepalive_seconds=_seconds("keepalive_seconds", keepalive_seconds),
         retry_seconds=_seconds("retry_seconds", retry_seconds),
     )
-    connect_signals()
+    if apps.apps_ready and apps.is_installed("django.contrib.auth"):
+        connect_signals()
 
     async def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return await source.respond(request, args, kwargs)
