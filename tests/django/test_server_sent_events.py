@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -452,7 +453,11 @@ async def test_a_logout_ends_the_streams_of_the_session(
             assert stream.status == 401
 
 
-async def test_an_open_stream_holds_no_database_connection(
+def pool_threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if "ThreadPoolExecutor" in one.name}
+
+
+async def test_open_streams_hold_no_database_connection_and_no_thread(
     memory: Any, serve: Serve, members: Any
 ) -> None:
     from django.db.backends.signals import connection_created
@@ -465,12 +470,21 @@ async def test_an_open_stream_holds_no_database_connection(
     ann = await members.do(members.create)
     cookie = {"cookie": f"sessionid={await members.do(members.login, ann)}"}
     app = serve(events_view("news", config=memory, require_user=True), MIDDLEWARE=WITH_LOGIN)
+    before = pool_threads()
     connection_created.connect(note)
     try:
-        async with opened(app, headers=cookie) as stream:
-            await stream.frame()
-            assert opened_ones
+        async with AsyncExitStack() as stack:
+            for _ in range(5):
+                stream = await stack.enter_async_context(opened(app, headers=cookie))
+                await stream.frame()
+            assert len(opened_ones) >= 5
             assert [one.connection for one in opened_ones] == [None] * len(opened_ones)
+            for _ in range(2000):
+                # A thread ends a moment after the order to end.
+                if not pool_threads() - before:
+                    break
+                await asyncio.sleep(0.001)
+            assert pool_threads() - before == set()
     finally:
         connection_created.disconnect(note)
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import SyncToAsync, iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
@@ -31,7 +31,7 @@ __all__ = [
     "checked_names",
     "chosen_channels",
     "client_of",
-    "release_database",
+    "release_thread",
     "tokens_of",
 ]
 
@@ -182,15 +182,25 @@ def tokens_of(texts: Sequence[str], client: Client, config: Config) -> dict[str,
     return found
 
 
-async def release_database() -> None:
-    """Close the database connections of the request. It may last for hours, without a query.
+async def release_thread() -> None:
+    """Close the database connections of the request, and end its thread.
 
-    Django would keep them, and would close them at the end of the response.
+    Django keeps both until the response has ended, and a stream may last for hours. Later `def`
+    code of the request, such as a receiver of `request_finished`, gets a new thread.
     """
-    await sync_to_async(_close_connections)()
+    if not await sync_to_async(_close_connections)():
+        return
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is not None:  # Without one, the thread is shared, as in `AsyncClient`.
+        executor = SyncToAsync.context_to_thread_executor.pop(context, None)
+        if executor is not None:
+            executor.shutdown(wait=False)
 
 
-def _close_connections() -> None:
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:  # It is open around a test.
+def _close_connections() -> bool:
+    """Whether all connections are closed: within a test, one may have an open transaction."""
+    found = list(connections.all(initialized_only=True))
+    for connection in found:
+        if not connection.in_atomic_block:
             connection.close()
+    return not any(connection.in_atomic_block for connection in found)

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from ...conf import Config
 from ...connection.close_codes import RESTART, TRY_AGAIN, reconnection
 from ...connection.tasks import spawn
-from ...deadlines import with_deadline
 from ...delivery.events import HISTORY, EventQueue, Gap
 from ...delivery.message import Delivery
 from ...errors import BrokerError, ThreadError
@@ -62,7 +61,7 @@ class StreamRequest:
         replay: the number of last messages for channels in neither of the two.
         tags: names and values by which `close_sockets` finds the stream.
         watched: the session that must stay valid; or None.
-        prepare: called when the first event is sent; or None.
+        prepare: awaited before the first event is sent; or None.
         expires: channel -> seconds until the right to it ends.
         keepalive_seconds: the longest time without a byte.
         retry_seconds: the mean time after which a browser connects again.
@@ -195,25 +194,20 @@ class EventStream:
         queue, loop = self._queue, self._loop
         if queue is None or loop is None:
             return b""
-        first = None
         if not queue.ready:
-            seconds = min(self._request.keepalive_seconds, self._expires_at - loop.time())
-            try:
-                first = await with_deadline(max(0.0, seconds), queue.next())
-            except asyncio.TimeoutError:
-                if loop.time() < self._expires_at:
-                    return KEEPALIVE
+            expires_in = max(0.0, self._expires_at - loop.time())
+            await queue.wait(min(self._request.keepalive_seconds, expires_in))
         if loop.time() >= self._expires_at:
             self._expire()
-        events = [] if first is None else [self._event_of(first)]
-        size = sum(map(len, events))
+        if not queue.ready and not queue.closed:
+            return KEEPALIVE
+        events: list[bytes] = []
+        size = 0
         while queue.ready and size < CHUNK_BYTES:
             event = await queue.next()
             if event is not None:
                 events.append(self._event_of(event))
                 size += len(events[-1])
-        if not events and not self._last:
-            return b""
         if not queue.ready and self._last:
             events.append(self._last)
             self._last = b""

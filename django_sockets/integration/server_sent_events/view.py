@@ -30,7 +30,7 @@ from .access import (
     checked_names,
     chosen_channels,
     client_of,
-    release_database,
+    release_thread,
     tokens_of,
 )
 from .event_ids import MAX_CHANNELS, is_position, read_event_id
@@ -178,7 +178,6 @@ class EventSource:
         if len(names) > MAX_CHANNELS:
             raise Refused.because(400, f"too many channels: use at most {MAX_CHANNELS}")
         since, resync = _start(request, names, signed)
-        may_query = self.choose is not None or hasattr(request, "session")
         return EventStream(
             StreamRequest(
                 config=config,
@@ -189,7 +188,7 @@ class EventSource:
                 tags=client.tags,
                 watched=client.watched,
                 expires={name: token.seconds_left for name, token in signed.items()},
-                prepare=release_database if may_query else None,
+                prepare=release_thread,
                 keepalive_seconds=self.keepalive_seconds,
                 retry_seconds=self.retry_seconds,
             )
