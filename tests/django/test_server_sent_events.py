@@ -283,6 +283,20 @@ async def test_bytes_arrive_as_base64(config: Any, serve: Serve) -> None:
             assert event.has_id == (name == "kept:1")
 
 
+async def test_line_breaks_between_values_stay_inside_their_event(
+    memory: Any, serve: Serve
+) -> None:
+    async with opened(serve(events_view("news", config=memory))) as stream:
+        await stream.frame()
+        text = b'{"a":\r\n 1,\n\r "id": "x"\r\r\n}'
+        await hub_of(memory).publish(["news"], text, is_text=True)
+        assert await stream.next() == (
+            {"channel": "news", "data": {"a": 1, "id": "x"}},
+            event_id({"news": None}),
+            False,
+        )
+
+
 async def test_a_comment_keeps_an_idle_stream_alive(memory: Any, serve: Serve) -> None:
     app = serve(events_view("news", keepalive_seconds=0.01, config=memory))
     async with opened(app) as stream:

@@ -73,8 +73,7 @@ def events_view(
 ) -> View:
     """An async Django view that streams channels as server-sent events.
 
-    For clients that cannot use websockets, and for programs that only read. The view needs an ASGI
-    server. docs/server-sent-events.md describes the events, and the costs of a stream.
+    It needs an ASGI server. docs/server-sent-events.md describes the events and the costs.
 
     A client that connects again gets the messages since the id that it sends, if the channels have
     a history; otherwise the stream begins with a gap.
