@@ -166,5 +166,4 @@ async def opened(
         yield stream
     finally:
         stream.gone.set()
-        stream.reads.set()
         await asyncio.wait_for(task, WAIT_SECONDS)
