@@ -682,6 +682,27 @@ async def test_the_view_works_with_the_middleware_and_settings_of_a_site(
         connections["default"].settings_dict["ATOMIC_REQUESTS"] = False
 
 
+async def test_a_test_of_an_application_reads_a_stream(memory: Any, serve: Serve) -> None:
+    from django.test import AsyncClient
+
+    serve(events_view("kept:1", replay=1, config=memory))
+    await say(memory, "kept:1", "last")
+    response = await AsyncClient().get("/")
+    text = b""
+    async for chunk in response.streaming_content:
+        text += chunk
+        if b'"last"' in text:
+            break
+    assert text.index(b"ready") < text.index(b'"last"')
+    before = hub_of(memory).stats()["event_streams"]
+    response.close()
+    for _ in range(2000):
+        if not hub_of(memory).stats()["event_streams"]:
+            break
+        await asyncio.sleep(0.001)
+    assert (before, hub_of(memory).stats()["event_streams"]) == (1, 0)
+
+
 def test_under_wsgi_the_answer_names_asgi(django_project: None) -> None:
     from django.test import Client
 
