@@ -34,6 +34,7 @@ from django_sockets.integration.server_sent_events import stream as stream_modul
 from django_sockets.runtime import close_shared_hubs
 from django_sockets.runtime.shared_hubs import shared_hub
 from django_sockets.signed_channels import channel_token
+from django_sockets.testing.proxy import FaultProxy
 from support.event_streams import opened
 
 RULES = {"kept": {"messages": 5000, "seconds": 60}}
@@ -651,6 +652,33 @@ async def test_a_broker_that_is_down_ends_the_stream_with_a_delay(
         assert bye == {"bye": {"code": 1013, "again": True, "after": [5, 10]}}
         assert 5000 <= (stream.parser.retry or 0) <= 10_000
     assert hub_of(config).stats()["event_streams"] == 0
+
+
+async def test_a_lost_link_to_the_broker_costs_no_message(valkey_server: Any, serve: Serve) -> None:
+    prefix = f"events{next(_names)}"
+    async with FaultProxy("127.0.0.1", valkey_server.port) as proxy:
+        through = {"url": f"redis://127.0.0.1:{proxy.port}?prefix={prefix}", "history": RULES}
+        beside = {"url": f"{valkey_server.url}?prefix={prefix}", "history": RULES}
+        app = serve(events_view(["kept:1", "news"], config=through))
+        async with opened(app) as stream:
+            await stream.frame()
+            for number in range(3):
+                proxy.refuse()
+                proxy.drop()
+                await say(beside, "kept:1", 2 * number)
+                await say(beside, "news", "lost")
+                proxy.accept()
+                frames = []
+                while {"kept:1", "news"} - {name for one in frames for name in names_in(one)}:
+                    frames.append(await stream.frame())
+                await say(beside, "kept:1", 2 * number + 1)
+                frames.append(await stream.frame())
+                assert data_of(frames) == [2 * number, 2 * number + 1]
+                assert [one["gap"] for one in frames if "gap" in one] == [["news"]]
+
+
+def names_in(frame: Any) -> list[str]:
+    return frame["gap"] if "gap" in frame else [frame["channel"]]
 
 
 # The project around it
