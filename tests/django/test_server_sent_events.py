@@ -31,6 +31,7 @@ from django_sockets.conf import load_config
 from django_sockets.hub.hub import Hub
 from django_sockets.integration import event_id, events_view
 from django_sockets.integration.server_sent_events import stream as stream_module
+from django_sockets.middleware.watch import check_now
 from django_sockets.runtime import close_shared_hubs
 from django_sockets.runtime.shared_hubs import shared_hub
 from django_sockets.signed_channels import channel_token
@@ -466,6 +467,22 @@ async def test_a_logout_ends_the_streams_of_the_session(
             assert bye["bye"]["code"] == 4000
         async with opened(app, headers={"cookie": f"sessionid={keys[0]}"}) as stream:
             assert stream.status == 401
+
+
+async def test_a_session_that_vanishes_without_a_signal_ends_its_stream(
+    memory: Any, serve: Serve, members: Any
+) -> None:
+    from django.contrib.sessions.models import Session
+
+    ann = await members.do(members.create)
+    key = await members.do(members.login, ann)
+    app = serve(events_view("news", config=memory), MIDDLEWARE=WITH_LOGIN)
+    async with opened(app, headers={"cookie": f"sessionid={key}"}) as stream:
+        await stream.frame()
+        await members.do(Session.objects.filter(session_key=key).delete)
+        check_now()
+        (bye,) = await stream.end()
+        assert bye["bye"]["code"] == 4401
 
 
 def pool_threads() -> set[threading.Thread]:
