@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
@@ -134,6 +136,32 @@ class EventQueue:
     def _take_gap(self) -> Gap:
         self._count_gap(OVERFLOW)
         return self._dropped.take_gap()
+
+    @property
+    def ready(self) -> bool:
+        """True if `next` returns an event without waiting."""
+        return bool(self._backlog) or bool(self._dropped)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until `next` returns at once, at most `seconds`, which may be infinite.
+
+        It takes no task, unlike a deadline around `next`.
+        """
+        if self.ready or self._closed:
+            return
+        timer = None
+        if seconds < math.inf:
+            timer = asyncio.get_running_loop().call_later(seconds, self._backlog.wake)
+        try:
+            await self._backlog.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def closed(self) -> bool:
+        """`close` was called."""
+        return self._closed
 
     async def next(self) -> Delivery | Gap | None:
         """The next event; None if the queue is closed and empty. Cancelling loses no event."""

@@ -1,4 +1,6 @@
-"""The websocket connections that use one hub, and draining them before a shutdown.
+"""The connections of clients that use one hub, and draining them before a shutdown.
+
+They are websockets and streams of server-sent events.
 
 The module does not import the socket classes. It uses the protocol `Connection`.
 """
@@ -49,7 +51,7 @@ class Connections:
     """
 
     def __init__(self) -> None:
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[Connection, bool] = {}  # The value: it is a stream of events.
         self._empty = asyncio.Event()
         self.draining = False
 
@@ -57,17 +59,24 @@ class Connections:
         return len(self._connections)
 
     def stats(self) -> dict[str, int]:
-        """The number of connections, and of those with and without prepared frames."""
-        connections = list(self._connections)  # Another thread may add one.
-        wrapped = Counter(name for one in connections if (name := one.wrapped_send) is not None)
+        """The number of connections, and of sockets with and without prepared frames."""
+        connections = list(self._connections.items())  # Another thread may add one.
+        sockets = [one for one, is_stream in connections if not is_stream]
+        wrapped = Counter(name for one in sockets if (name := one.wrapped_send) is not None)
         return {
-            "sockets": len(connections),
-            "sockets_with_frames": sum(one.takes_frames for one in connections),
+            "sockets": len(sockets),
+            "sockets_with_frames": sum(one.takes_frames for one in sockets),
+            "event_streams": len(connections) - len(sockets),
             **{f"wrapped_send {name}": count for name, count in wrapped.items()},
         }
 
-    def add(self, connection: Connection) -> None:
-        self._connections[connection] = None
+    def add(self, connection: Connection, *, is_stream: bool = False) -> None:
+        """Add a connection.
+
+        Args:
+            is_stream: it is a stream of server-sent events, and no websocket.
+        """
+        self._connections[connection] = is_stream
 
     def discard(self, connection: Connection) -> None:
         self._connections.pop(connection, None)

@@ -32,6 +32,7 @@ from ..sockets import BaseSocketServer
 from .asgi_application import asgi_application, asgi_application_path
 from .layer_checks import check_channel_layers, check_channel_layers_reachable
 from .routing import ProtocolTypeRouter, layers
+from .server_sent_events.check import check_events_views
 from .wrapped_send import of_project
 
 __all__ = ["NETWORK_TAG", "TAG", "register_checks"]
@@ -49,6 +50,7 @@ def register_checks() -> None:
     for function in checks:
         register(function, TAG)
     register(check_layers, TAG)
+    register(check_events, TAG)
     register(check_proxy, TAG, deploy=True)
     register(check_frames, TAG, deploy=True)
     register(check_layers_reachable, TAG, deploy=True)
@@ -89,6 +91,11 @@ def _other_processes() -> str | None:
 def check_layers(**_: Any) -> list[CheckMessage]:
     """E021, W022: see `layer_checks.check_channel_layers`."""
     return check_channel_layers(_message, _other_processes())
+
+
+def check_events(**_: Any) -> list[CheckMessage]:
+    """W024: see `server_sent_events.check.check_events_views`."""
+    return check_events_views(_message)
 
 
 def check_layers_reachable(**_: Any) -> list[CheckMessage]:

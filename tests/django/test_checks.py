@@ -19,7 +19,7 @@ from support.shop_process import MANAGE, environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = {f"{kind}{n:03}" for n, kind in enumerate("EWEWWWWIEWEE", start=1)}
-IDS |= {"W016", "W017", "I018", "I019", "E021", "W022", "W023"}
+IDS |= {"W016", "W017", "I018", "I019", "E021", "W022", "W023", "W024"}
 
 
 def check(
@@ -43,6 +43,27 @@ def test_a_project_in_order_hears_nothing() -> None:
     printed, found = check()
     assert found == set()
     assert "no issues" in printed
+
+
+EVENT_URLS = """
+from django.contrib.auth.decorators import login_required
+from django.urls import include, path
+from django_sockets.integration import events_view
+urlpatterns = [path("live/", include([path("news/", login_required(events_view("news")))]))]
+"""
+
+
+def test_events_without_an_asgi_application_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "event_urls.py").write_text(EVENT_URLS)
+    search = os.pathsep.join([str(ROOT / "tests/django"), str(ROOT), str(tmp_path)])
+    urls = {"ROOT_URLCONF": "event_urls"}
+    printed, found = check(settings={**urls, "ASGI_APPLICATION": None}, PYTHONPATH=search)
+    assert found == {"W004", "W024"}
+    assert "'live/news/'" in printed
+    assert check(settings=urls, PYTHONPATH=search)[1] == set()
+    # Without django.contrib.auth there are no users whose changes could be observed.
+    assert run([*MANAGE, "check"], urls, PYTHONPATH=search).returncode == 0
+    assert check(settings={"ASGI_APPLICATION": None}, PYTHONPATH=search)[1] == {"W004"}
 
 
 @pytest.mark.parametrize(
@@ -345,7 +366,8 @@ def test_every_check_has_its_section_in_the_docs() -> None:
     text = (ROOT / "docs/checks.md").read_text()
     assert set(re.findall(r"^## django_sockets\.(\w+)$", text, re.MULTILINE)) == IDS
     folder = ROOT / "django_sockets/integration"
-    code = "".join((folder / name).read_text() for name in ("checks.py", "layer_checks.py"))
+    names = ("checks.py", "layer_checks.py", "server_sent_events/check.py")
+    code = "".join((folder / name).read_text() for name in names)
     assert set(re.findall(r'"([EWI]0\d\d)"', code)) == IDS
 
 

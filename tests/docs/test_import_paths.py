@@ -32,7 +32,9 @@ PATHS = {
         PublishError Reject RequestError SubscribeError
     """,
     "django_sockets.hub": "Hub Subscriber open_hub",
-    "django_sockets.integration": "ProtocolTypeRouter URLRouter broadcast_on_commit",
+    "django_sockets.integration": """
+        ProtocolTypeRouter URLRouter broadcast_on_commit event_id events_view
+    """,
     "django_sockets.integration.channel_layer": "ChannelLayer",
     "django_sockets.middleware": """
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware

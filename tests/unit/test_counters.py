@@ -21,7 +21,7 @@ def test_every_counter_is_documented(name: str) -> None:
 
 async def test_stats_begins_with_every_counter_at_zero() -> None:
     async with open_hub("memory://counters") as hub:
-        names = ["sockets", "sockets_with_frames", "channels", "subscribers"]
+        names = ["sockets", "sockets_with_frames", "event_streams", "channels", "subscribers"]
         present = dict.fromkeys(names, 0)
         assert hub.stats() == {**dict.fromkeys(NAMES, 0), **present}
 
