@@ -6,6 +6,15 @@ import { areNames, decode, textOf } from "./frames.js";
 
 const CLOSED = 2;
 
+/** @param {unknown} text */
+function bytesOf(text) {
+  try {
+    return Uint8Array.from(atob(String(text)), (character) => character.charCodeAt(0));
+  } catch {
+    return undefined; // It is no base64.
+  }
+}
+
 /** @type {typeof import("../types/events.js").events} */
 export function events(url, { EventSource = globalThis.EventSource, since, withCredentials } = {}) {
   if (!EventSource) throw new TypeError("there is no EventSource here: pass the option EventSource");
@@ -32,8 +41,10 @@ export function events(url, { EventSource = globalThis.EventSource, since, withC
     // Before the message is handed out: a listener may take the page away.
     if (lastEventId) position = lastEventId;
     if (!frame) return;
-    const { channel, data, gap, reason } = frame;
-    if ("data" in frame) emit("message", data, { channel, position: frame.position ?? position });
+    const { channel, base64, gap, reason } = frame;
+    // Events are text: the bytes of a binary broadcast come as base64.
+    const data = base64 === true ? bytesOf(frame.data) : frame.data;
+    if (data !== undefined) emit("message", data, { channel, position: frame.position ?? position });
     else if (areNames(gap)) emit("gap", { channels: gap, reason: textOf(reason) });
   };
 

@@ -50,6 +50,17 @@ test("messages, positions and gaps", (context) => {
   ]);
 });
 
+test("bytes come as base64 and are handed out as bytes", (context) => {
+  const { opened, seen } = stream(context);
+  send(opened[0], { channel: "a", data: "AP8=", base64: true }, "P1");
+  send(opened[0], { channel: "a", data: "AP8=" }, "P2");
+  send(opened[0], { channel: "a", data: "%", base64: true }, "P3");
+  assert.deepEqual(seen, [
+    ["message", Uint8Array.of(0, 255), { channel: "a", position: "P1" }],
+    ["message", "AP8=", { channel: "a", position: "P2" }],
+  ]);
+});
+
 test("frames that make no sense are ignored", (context) => {
   const { opened, seen } = stream(context);
   for (const frame of ["", "{", "[]", "null", { gap: 5 }, { other: 1 }]) send(opened[0], frame);

@@ -13,6 +13,7 @@ export interface EventsOptions {
 }
 
 export interface EventsListeners {
+  /** `data` is JSON data, or a `Uint8Array` for a broadcast of bytes. */
   message: (data: any, info: { channel?: string; position?: string }) => void;
   /** Messages may be missing here: load the state again. */
   gap: (info: { channels: string[]; reason: string }) => void;
