@@ -133,7 +133,6 @@ class ServerBroker(QueueCalls):
         for read, future in zip(reads, given, strict=True):
             read.given = future
         try:
-            self._subscriptions.read(starts)
             await self._subscriptions.subscribe(list(starts), given)
         except BaseException:
             if self._reads is not None:

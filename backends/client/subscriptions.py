@@ -119,10 +119,14 @@ class Subscriptions(OfOneLoop):
         """See `Broker.subscribe`.
 
         Args:
-            behind: also to be awaited before the call has succeeded.
+            behind: also to be awaited before the call has succeeded. They belong to open reads of
+                these channels.
         """
         self.check_open()
         call = self._begin(channels)
+        if behind:
+            # A channel that was just unsubscribed may still be granted. No command follows then.
+            self.read(channels)
         if call is None:
             if behind:
                 await asyncio.wait(behind)

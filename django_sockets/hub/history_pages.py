@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from ..broker import SupportsHistory
 from ..codec import decode_json
 from ..delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack, unpack_kept
@@ -197,7 +199,7 @@ def _readable(reply: HistoryReply) -> tuple[HistoryReply, bool]:
             unpack(reply.messages[index])
         except (NotOurs, NewerVersion):
             left = reply.messages[index + 1 :]
-            return dataclasses.replace(reply, messages=left), False
+            return msgspec.structs.replace(reply, messages=left), False
     return reply, True
 
 

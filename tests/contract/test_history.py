@@ -79,6 +79,15 @@ class TestGlideCluster(HistoryContract):
 class TestPromises(BrokerContract):
     """All promises of a broker also hold with history rules, where scripts publish."""
 
+    waivers = dict.fromkeys(
+        (
+            "test_a_lost_message_is_signalled_before_the_next_one",
+            "test_a_lost_link_is_signalled_in_its_place_with_its_channels",
+            "test_a_repeated_or_late_message_is_never_delivered",
+        ),
+        "a hub that fails to heal signals one gap of a channel, and it covers later messages, too",
+    )
+
     @pytest.fixture
     def broker_url(self, valkey_cluster: CacheCluster) -> str:
         return with_options(valkey_cluster.url, history_messages=100, history_seconds=60)

@@ -9,17 +9,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from django_sockets import open_hub
 from django_sockets.backends.client.commands import server_name
 from django_sockets.broker import HANDED_OVER
 from django_sockets.conf import load_config
 from django_sockets.errors import PublishError
 from django_sockets.history import HistoryStatus, position_of
 from django_sockets.registry import open_broker
+from django_sockets.testing.census import until
 from django_sockets.testing.clusters import CacheCluster
-from django_sockets.testing.contract.faults import eventually
+from django_sockets.testing.contract.faults import eventually, quick
 from django_sockets.testing.contract.history import HISTORY, HistoryRecorder, KeptRoom, payloads
+from django_sockets.testing.ledger import listening
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
+from support.faults.cluster_faults import setting
 
 
 @contextlib.asynccontextmanager
@@ -129,6 +133,40 @@ async def test_a_moving_slot_keeps_and_delivers_every_message(
         for node in cluster.primaries():
             if node not in (source, target):
                 node.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+
+@pytest.mark.parametrize("full_coverage", [True, False])
+async def test_a_cluster_without_some_slots_keeps_nothing_and_delivers_other_messages(
+    restored_valkey_cluster: CacheCluster, full_coverage: bool
+) -> None:
+    cluster = restored_valkey_cluster
+    kept, other = (next(f"{p}:{n}" for n in range(99) if slot_of(f"{p}:{n}") > 2000) for p in "ab")
+    source = {"url": quick(cluster.url), "history": {"a:": HISTORY["kept:"]}}
+    coverage = {"cluster-require-full-coverage": "yes" if full_coverage else "no"}
+    with setting(cluster.nodes, coverage):
+        async with open_hub(source) as hub, listening(hub, kept, other) as heard:
+            await hub.publish([kept, other], b"before")
+            owner = cluster.primary_of(0)
+            cluster.execute_on_all("CLUSTER", "DELSLOTSRANGE", 0, 9)
+            if full_coverage:
+                until(lambda: all(map(is_down, cluster.primaries())), 10, "the cluster works")
+                with pytest.raises(PublishError, match="CLUSTERDOWN") as raised:
+                    await hub.publish(kept, b"refused")
+                assert (raised.value.failed, raised.value.unknown) == ((kept,), ())
+            else:
+                await hub.publish(kept, b"kept")
+                await heard.until_payload(b"kept")
+            await hub.publish(other, b"other")
+            await heard.until_payload(b"other")
+            owner.execute("CLUSTER", "ADDSLOTSRANGE", 0, 9)
+            await asyncio.to_thread(cluster.wait_ok)
+            await hub.publish(kept, b"after")
+            await heard.until_payload(b"after")
+            assert [gap.reason for gap in heard.gaps] == ["missed"] * full_coverage
+
+
+def is_down(node: CacheServer) -> bool:
+    return "cluster_state:fail" in node.execute("CLUSTER", "INFO")
 
 
 async def test_a_promoted_server_has_another_history_id(

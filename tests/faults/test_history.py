@@ -246,6 +246,8 @@ async def test_a_frozen_primary_that_is_replaced_and_wakes_up(cluster: CacheClus
         await to_thread(node.pause)
         await to_thread(cluster.wait_promoted, node)
         await load.moment("the promotion").traffic(within_seconds=4)
+        # Each publisher has signalled by then that a publish had failed.
+        await load.healthy()
         await to_thread(node.resume)
         awake = load.moment("the awakening")
         load.may_replay = True

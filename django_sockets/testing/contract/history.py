@@ -329,6 +329,14 @@ class HistoryContract(ContractTests):
         kinds = [seen[0] for seen in kept.sink.seen if seen[1] == kept.channel]
         assert kinds == ["reply", "message", "reply"]
 
+    async def test_a_channel_that_was_just_unsubscribed_is_read_again(self, kept: KeptRoom) -> None:
+        await kept.history.subscribe_with_history({kept.channel: None})
+        for count in range(2, 6):
+            # The server has perhaps not been told yet that nobody subscribes.
+            await kept.broker.unsubscribe([kept.channel])
+            await kept.history.subscribe_with_history({kept.channel: 1})
+            assert (await kept.sink.replies(kept.channel, count))[-1].status is WHOLE
+
     async def test_an_unsubscribed_channel_gives_no_reply(self, kept: KeptRoom) -> None:
         other = f"{kept.channel}:other"
         await kept.history.subscribe_with_history({kept.channel: None, other: None})

@@ -18,7 +18,7 @@ class LossContract(ContractTests):
     async def test_a_lost_message_is_signalled_before_the_next_one(
         self, broker_url: str, room: str
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledger = Ledger()
         async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
             await hub.publish(room, ledger.write(room))
@@ -34,7 +34,7 @@ class LossContract(ContractTests):
     async def test_a_message_that_is_lost_after_a_gap_is_another_gap(
         self, broker_url: str, room: str
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledger = Ledger()
         async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
             await hub.publish(room, ledger.write(room))
@@ -51,7 +51,7 @@ class LossContract(ContractTests):
     async def test_the_lost_first_message_of_a_publisher_is_a_gap(
         self, broker_url: str, room: str
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledger = Ledger()
         async with (
             open_hub(faults.around(broker_url)) as reader,
@@ -68,7 +68,7 @@ class LossContract(ContractTests):
     async def test_a_lost_link_is_signalled_in_its_place_with_its_channels(
         self, broker_url: str, room: str
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledger = Ledger()
         rooms = [room, f"{room}:b"]
         async with open_hub(faults.around(broker_url)) as hub, listening(hub, *rooms) as heard:
@@ -89,7 +89,7 @@ class LossContract(ContractTests):
     async def test_a_gap_covers_nothing_that_is_published_after_it(
         self, broker_url: str, room: str, lost_before: int
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledgers = [Ledger("a"), Ledger("b")]
         async with (
             open_hub(faults.around(broker_url)) as hub,
@@ -118,7 +118,7 @@ class LossContract(ContractTests):
     async def test_a_repeated_or_late_message_is_never_delivered(
         self, broker_url: str, room: str
     ) -> None:
-        faults = Faults()
+        faults = Faults(heals=False)
         ledger = Ledger()
         async with open_hub(faults.around(broker_url)) as hub, listening(hub, room) as heard:
             faults.pass_on()
@@ -138,7 +138,7 @@ class LossContract(ContractTests):
     async def test_no_mix_of_faults_loses_repeats_or_reorders_silently(
         self, broker_url: str, room: str, seed: int
     ) -> None:
-        faults = Faults(seed=seed, rate=0.25)
+        faults = Faults(seed=seed, rate=0.25, heals=False)
         rooms = [f"{room}:{i}" for i in range(3)]
         ledgers = [Ledger("a"), Ledger("b")]
         async with (
