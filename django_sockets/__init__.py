@@ -25,7 +25,7 @@ from .errors import (
     SubscribeError,
 )
 from .history import Recovery
-from .hub.history_pages import HistoryPage, KeptMessage
+from .hub.history.pages import HistoryPage, KeptMessage
 from .hub.hub import Hub, open_hub
 from .registry import open_broker
 from .runtime import local_hubs

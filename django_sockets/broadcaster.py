@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, overload
 
 from .conf import Source, load_config
-from .hub.history_pages import HistoryPage
+from .hub.history.pages import HistoryPage
 from .redaction import frameless
 from .runtime.broadcaster_connection import BroadcasterConnection
 from .runtime.channel_api import (

@@ -53,7 +53,7 @@ KeptEnvelope: TypeAlias = tuple[
 
 
 class ChannelHistory(Protocol):
-    """Checks that each kept message of a channel follows on the one before it; see `hub.history`.
+    """Checks that each kept message of a channel follows on the one before it.
 
     Attributes:
         incomplete: messages are missing, and nothing has begun to read them.

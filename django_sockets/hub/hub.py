@@ -40,9 +40,9 @@ from ..overrides import channels_after_observers, position_observers, publish_ob
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
-from .healing import Healing, KeepingBroker
-from .history_pages import HistoryPage, HistoryPages
-from .joins import NO_RECOVERY, starts_of
+from .history.healing import Healing, KeepingBroker
+from .history.joins import NO_RECOVERY, starts_of
+from .history.pages import HistoryPage, HistoryPages
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions

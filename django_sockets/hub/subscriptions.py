@@ -60,7 +60,7 @@ class LocalSubscriptions:
         """Add a subscriber to channels before the server has acknowledged them.
 
         Args:
-            joining: channels to which the history adds the subscriber later; see `kept_channel`.
+            joining: channels to which the history adds the subscriber later.
 
         Returns:
             An object that identifies this call, for `acknowledge` and `withdraw`.

@@ -12,7 +12,7 @@ from ..delivery.events import EventQueue, Gap
 from ..errors import CallError
 from ..forks import abandon_in_child
 from ..history import Recovery
-from ..hub.history_pages import HistoryPage
+from ..hub.history.pages import HistoryPage
 from ..loops import forget_closed
 from .background import background_loop, through_hub
 from .channel_api import (

@@ -27,7 +27,7 @@ from django_sockets.history import (
     tag_of,
     with_field,
 )
-from django_sockets.hub.history import Healed, HistoryReader
+from django_sockets.hub.history.reader import Healed, HistoryReader
 
 ROOM = "room"
 NONE = bytes(8)

@@ -19,7 +19,7 @@ from django_sockets.delivery.envelope import Publisher
 from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.errors import BrokerClosed, SubscribeError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, Start
-from django_sockets.hub import joins
+from django_sockets.hub.history import joins
 from django_sockets.registry import open_broker
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import Faults, SocketClient, override_broker
@@ -547,7 +547,7 @@ async def test_random_faults_lose_and_repeat_nothing() -> None:
 async def test_a_delivery_that_fails_is_a_gap_and_reading_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from django_sockets.hub import kept_channel
+    from django_sockets.hub.history import kept_channel
 
     async with open_hub(source()) as hub, hub.subscribe(ROOM) as events:
         await publish(hub, "a", "b")

@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from ..broker import SupportsHistory
-from ..codec import decode_json
-from ..delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack, unpack_kept
-from ..errors import BrokerError, ChannelError, ConfigurationError, HistoryError
-from ..history import HistoryReply, HistoryStatus, Position, Start, position_of, tag_of
-from ..url import BrokerURL
+from ...broker import SupportsHistory
+from ...codec import decode_json
+from ...delivery.envelope import IS_TEXT, NewerVersion, NotOurs, unpack, unpack_kept
+from ...errors import BrokerError, ChannelError, ConfigurationError, HistoryError
+from ...history import HistoryReply, HistoryStatus, Position, Start, position_of, tag_of
+from ...url import BrokerURL
 
 __all__ = ["MAX_LIMIT", "PAGE_BYTES", "HistoryPage", "HistoryPages", "KeptMessage"]
 

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from ..broker import HANDED_OVER, Broker, HistoryItem, SupportsHistory
-from ..delivery.batch import BatchObserver, Segment, read_batch
-from ..delivery.channel import Channel, Subscriber
-from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, BrokerError
-from ..history import HistoryReply, HistoryRule, Position, Recovery, Start
-from ..log import LogThrottle
-from ..url import BrokerURL
+from ...broker import HANDED_OVER, Broker, HistoryItem, SupportsHistory
+from ...delivery.batch import BatchObserver, Segment, read_batch
+from ...delivery.channel import Channel, Subscriber
+from ...delivery.send_queue import SendQueue
+from ...errors import BrokerClosed, BrokerError
+from ...history import HistoryReply, HistoryRule, Position, Recovery, Start
+from ...log import LogThrottle
+from ...url import BrokerURL
+from ..subscriptions import LocalSubscriptions
 from .joins import NO_RECOVERY, Join
 from .kept_channel import KeptChannel
-from .subscriptions import LocalSubscriptions
 
 __all__ = ["Healing"]
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from ..delivery.channel import KeptEnvelope
-from ..delivery.envelope import (
+from ...delivery.channel import KeptEnvelope
+from ...delivery.envelope import (
     KEPT,
     KEPT_MARKS,
     PLACE_START,
@@ -25,9 +25,9 @@ from ..delivery.envelope import (
     NotOurs,
     unpack_kept,
 )
-from ..delivery.events import HISTORY
-from ..delivery.sequence import SequenceTracker
-from ..history import NO_TAG, HistoryReply, HistoryStatus, Position, Start, tag_of
+from ...delivery.events import HISTORY
+from ...delivery.sequence import SequenceTracker
+from ...history import NO_TAG, HistoryReply, HistoryStatus, Position, Start, tag_of
 
 __all__ = ["Healed", "HistoryReader", "index_behind", "is_chain", "same_place"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..delivery.channel import Subscriber
-from ..delivery.send_queue import SendQueue
-from ..history import HistoryReply, HistoryStatus, Position, Recovery, Start
-from .history import index_behind, is_chain, same_place
+from ...delivery.channel import Subscriber
+from ...delivery.send_queue import SendQueue
+from ...history import HistoryReply, HistoryStatus, Position, Recovery, Start
+from .reader import index_behind, is_chain, same_place
 
 __all__ = ["NO_RECOVERY", "Join", "JoinRead", "lowest", "starts_of"]
 

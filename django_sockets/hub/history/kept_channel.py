@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
-from ..delivery.channel import Channel, Recipient, Subscriber
-from ..delivery.events import HISTORY
-from ..delivery.replay import read_replay, replay_segments
-from ..history import (
+from ...delivery.batch import BatchObserver, GapBefore, Segment, read_batch
+from ...delivery.channel import Channel, Recipient, Subscriber
+from ...delivery.events import HISTORY
+from ...delivery.replay import read_replay, replay_segments
+from ...history import (
     NO_TAG,
     HistoryReply,
     HistoryRule,
@@ -21,8 +21,8 @@ from ..history import (
     Start,
     tag_of,
 )
-from .history import HistoryReader
 from .joins import Join, JoinRead, lowest
+from .reader import HistoryReader
 
 __all__ = ["KeptChannel"]
 
