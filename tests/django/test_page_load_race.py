@@ -27,11 +27,13 @@ pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 PAGES = 1000
 SILENT_PAGES = 100
-CHANGES = 5
+CHANGES = 3
 SILENT_SECONDS = 10
 RENDERED_AT_ONCE = 8
-RACE_SECONDS = 0.08
-"""The changes of an order are spread over about the time that its page needs to subscribe."""
+RACE_SECONDS = 0.06
+"""The longest time over which the changes of an order are spread; its page subscribes meanwhile."""
+QUERY_SECONDS = 0.005
+"""The time of a view's queries."""
 WAIT_SECONDS = 40
 TEMPLATE = """{% load django_sockets %}
 <main data-version="{{ version }}" data-token="{% channel_token channel since=since %}">"""
@@ -67,8 +69,9 @@ class Shop:
 
     async def change(self, order: int) -> None:
         """Commit each change and publish it; publish again what the broker has not accepted."""
+        pause = random.uniform(0, RACE_SECONDS / CHANGES)
         for _ in range(CHANGES):
-            await asyncio.sleep(random.uniform(0, 2 * RACE_SECONDS / CHANGES))
+            await asyncio.sleep(random.uniform(0, 2 * pause))
             self.versions[order] += 1
             version = self.versions[order]
             while True:
@@ -79,10 +82,15 @@ class Shop:
                 else:
                     break
 
+    def _query(self, order: int) -> int:
+        version = self.versions[order]
+        time.sleep(QUERY_SECONDS)
+        return version
+
     def _view(self, order: int) -> tuple[str, float]:
         began = time.monotonic()
         since = position([f"order:{order}"], config=self.config)
-        version = self.versions[order]
+        version = self._query(order)
         context = {"channel": f"order:{order}", "since": since, "version": version}
         html = self._template.render(Context({"request": Request, **context}))
         return html, time.monotonic() - began
