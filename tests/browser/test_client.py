@@ -118,15 +118,38 @@ def test_other_servers(
     name: str, open_page: Any, folder: Path, broker: str, publisher: Publisher, windows: Any
 ) -> None:
     pytest.importorskip(name)
-    with client_app(folder, broker, name) as running:
-        page = open_page(running.port)
-        publisher.publish(100)
-        assert shown(page, 100) == list(range(1, 101))
+    windows.expected = r"WebSocket connection to .* failed"
+    with client_app(folder, broker, name) as first:
+        page = open_page(first.port)
+        publisher.publish(40)
+        assert shown(page, 40) == list(range(1, 41))
         assert page.evaluate("socket.request('double', {n: 4})") == 8
-        refused = windows.open().new_page()
-        refused.goto(f"http://127.0.0.1:{running.port}/?path=/ws/login")
+        refused = page.context.new_page()
+        refused.goto(f"http://127.0.0.1:{first.port}/?path=/ws/login")
         wait_for(refused, "socket.state === 'closed'")
         assert refused.evaluate("[socket.status.reason, socket.status.code]") == ["refused", 4401]
+        assert "Traceback" not in first.printed, first.printed
+        first.end()
+        wait_for(page, "socket.state === 'waiting'")
+        # docs/shutdown.md has the codes of the servers.
+        assert page.evaluate("states.at(-1).code") == (1011 if name == "hypercorn" else 1012)
+    publisher.publish(20)
+    with client_app(folder, broker, name, port=first.port):
+        wait_for(page, "isReady()", 30)
+        publisher.publish(40)
+        shown(page, 100)
+        assert page.evaluate("kept") == list(range(1, 101))
+
+        # The login may be another one now: the page connects once more, within a second.
+        page.evaluate("states.length = 0; socket.send('leave', {code: 4401})")
+        wait_for(page, "states.some(({state}) => state === 'connected')")
+        ended = page.evaluate("states[0]")
+        assert (ended["state"], ended["reason"], ended["code"]) == ("waiting", "server", 4401)
+        # The server says in `bye` that nobody should come back.
+        page.evaluate("socket.send('leave', {code: 4100})")
+        wait_for(page, "socket.state === 'closed'")
+        assert page.evaluate("[socket.status.reason, socket.status.code]") == ["server", 4100]
+        assert page.evaluate("kept") == list(range(1, 101))
         windows.close()
 
 
