@@ -63,6 +63,11 @@ class BatchDelivery:
         self._counters = owner.counters
         self._turns = Turns()
 
+    @property
+    def is_busy(self) -> bool:
+        """A batch is being delivered; later ones wait."""
+        return self._turns.taken
+
     def deliver_now(self, batch: Batch, read: ReadBatch | None = None) -> asyncio.Task[None] | None:
         """Deliver a batch, or begin to.
 

@@ -424,6 +424,11 @@ class Hub:
         if waiting is not None:
             await waiting
 
+    @property
+    def is_delivering(self) -> bool:
+        """A batch is being delivered, or waits for it."""
+        return self._delivery.is_busy
+
     async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
         """See `HistorySink`."""
         if self._healing is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from django_sockets.broadcaster import Broadcaster
+from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer
@@ -118,15 +119,38 @@ def test_other_servers(
     name: str, open_page: Any, folder: Path, broker: str, publisher: Publisher, windows: Any
 ) -> None:
     pytest.importorskip(name)
-    with client_app(folder, broker, name) as running:
-        page = open_page(running.port)
-        publisher.publish(100)
-        assert shown(page, 100) == list(range(1, 101))
+    windows.expected = r"WebSocket connection to .* failed"
+    with client_app(folder, broker, name) as first:
+        page = open_page(first.port)
+        publisher.publish(40)
+        assert shown(page, 40) == list(range(1, 41))
         assert page.evaluate("socket.request('double', {n: 4})") == 8
-        refused = windows.open().new_page()
-        refused.goto(f"http://127.0.0.1:{running.port}/?path=/ws/login")
+        refused = page.context.new_page()
+        refused.goto(f"http://127.0.0.1:{first.port}/?path=/ws/login")
         wait_for(refused, "socket.state === 'closed'")
         assert refused.evaluate("[socket.status.reason, socket.status.code]") == ["refused", 4401]
+        assert "Traceback" not in first.printed, first.printed
+        first.end()
+        wait_for(page, "socket.state === 'waiting'")
+        # docs/shutdown.md has the codes of the servers.
+        assert page.evaluate("states.at(-1).code") == (1011 if name == "hypercorn" else 1012)
+    publisher.publish(20)
+    with client_app(folder, broker, name, port=first.port):
+        wait_for(page, "isReady()", 30)
+        publisher.publish(40)
+        shown(page, 100)
+        assert page.evaluate("kept") == list(range(1, 101))
+
+        # The login may be another one now: the page connects once more, within a second.
+        page.evaluate("states.length = 0; socket.send('leave', {code: 4401})")
+        wait_for(page, "states.some(({state}) => state === 'connected')")
+        ended = page.evaluate("states[0]")
+        assert (ended["state"], ended["reason"], ended["code"]) == ("waiting", "server", 4401)
+        # The server says in `bye` that nobody should come back.
+        page.evaluate("socket.send('leave', {code: 4100})")
+        wait_for(page, "socket.state === 'closed'")
+        assert page.evaluate("[socket.status.reason, socket.status.code]") == ["server", 4100]
+        assert page.evaluate("kept") == list(range(1, 101))
         windows.close()
 
 
@@ -305,6 +329,36 @@ def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(
         in_order_or_gap(page.evaluate("shown"))
         # Valkey has kept nothing on a disk.
         in_order_or_gap(page.evaluate("kept"))
+        assert page.evaluate("states.length") == 1
+        windows.close()
+
+
+def test_a_failover_of_a_cluster_costs_a_gap_at_most_and_no_connection(
+    open_page: Any, folder: Path, restored_valkey_cluster: CacheCluster, windows: Any
+) -> None:
+    cluster = restored_valkey_cluster
+    broker = f"{cluster.url}?prefix=client-{os.getpid()}"
+    publisher = Publisher(broker)
+    with client_app(folder, broker) as running:
+        page = open_page(running.port)
+        with publisher.steadily():
+            wait_for(page, "shown.length > 20 && kept.length > 20")
+            # In turn, the server that has `kept:1` and the one that has `room:1` are replaced.
+            for name, is_orderly in (("kept:1", True), ("room:1", False)):
+                node = cluster.primary_of(cluster.slot_of(f"{{{name}}}"))
+                if is_orderly:
+                    cluster.failover(cluster.replicas_of(node)[0])
+                else:
+                    node.kill()
+                    cluster.wait_promoted(node)
+                last = publisher.last
+                wait_for(page, f"shown.at(-1) > {last} && kept.at(-1) > {last}", 20)
+        publisher.publish(100)
+        wait_for(page, f"shown.at(-1) === {publisher.last} && kept.at(-1) === {publisher.last}")
+        for numbers in ("shown", "kept"):
+            found = page.evaluate(numbers)
+            in_order_or_gap(found)
+            assert found.count("gap") >= 1, numbers
         assert page.evaluate("states.length") == 1
         windows.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -64,13 +65,19 @@ def server(folder: Path, broker: str, port: int) -> Iterator[Server]:
         yield running
 
 
+def scripts_run(broker: CacheServer) -> int:
+    """The scripts that the broker has run: one for each read of a history and each publish."""
+    stats = broker.execute("INFO", "commandstats")
+    return sum(map(int, re.findall(r"cmdstat_eval(?:sha)?:calls=(\d+)", stats)))
+
+
 def test_clients_come_back_from_a_restart_one_after_the_other(
-    node: Any, valkey_server: CacheServer, tmp_path: Path
+    node: Any, fresh_valkey_server: CacheServer, tmp_path: Path
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < CLIENTS + 500:
         pytest.skip(f"{CLIENTS} clients need more open files than {hard}")
-    broker = f"{valkey_server.url}?prefix=storm-{os.getpid()}"
+    broker = fresh_valkey_server.url
     broadcaster = Broadcaster(config=configuration(broker))
     port = free_port()
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, CLIENTS + 1000), hard))
@@ -82,8 +89,10 @@ def test_clients_come_back_from_a_restart_one_after_the_other(
                     broadcaster.broadcast("kept:1", {"n": number})
                 first.end()
             broadcaster.broadcast("kept:1", {"n": 10})
+            scripts = scripts_run(fresh_valkey_server)
             with server(tmp_path, broker, port):
                 again = line(process)
+                reads = scripts_run(fresh_valkey_server) - scripts
                 broadcaster.broadcast("kept:1", {"n": 11, "last": True})
                 assert line(process) == {"whole": CLIENTS, "gaps": 0}
     finally:
@@ -92,4 +101,6 @@ def test_clients_come_back_from_a_restart_one_after_the_other(
     slices = Counter(time // SLICE_MS for time in again["planned"])
     print(f"\n{CLIENTS} clients, first attempts by {SLICE_MS} ms: {dict(sorted(slices.items()))}")
     print(f"the last one was subscribed after {max(again['times'])} ms")
+    print(f"the server has read the history {reads} times")
     assert max(slices.values()) < CLIENTS / 5, "they came in a wave"
+    assert 1 <= reads <= 3, "each client has cost a read of the history"

@@ -59,6 +59,10 @@ class Numbers(BaseSocketServer):
     async def double(self, message: dict[str, Any]) -> int:
         return 2 * int(message["n"])
 
+    @on("leave")
+    async def leave(self, message: dict[str, Any]) -> None:
+        await self.async_close(message["code"])
+
     @on("say")
     async def say(self, message: dict[str, Any]) -> None:
         await self.async_broadcast("room:1", {"n": message["n"]})

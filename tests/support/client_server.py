@@ -51,7 +51,8 @@ def client_app(
     command = [sys.executable, "-m", *COMMANDS[server], where]
     with serving(command, port, folder / f"{server}.log", **more) as running:
         yield running
-        assert "Traceback" not in running.printed, running.printed
+        if server != "hypercorn":  # It prints the tasks that it cancels when it ends.
+            assert "Traceback" not in running.printed, running.printed
 
 
 class Publisher:

@@ -20,6 +20,12 @@ from django_sockets.delivery.send_queue import SendQueue
 from django_sockets.errors import BrokerClosed, SubscribeError
 from django_sockets.history import HistoryReply, HistoryStatus, Position, Start
 from django_sockets.hub.history import joins
+from django_sockets.hub.history.recent_reads import (
+    RECENT_BYTES,
+    RECENT_SECONDS,
+    RecentRead,
+    RecentReads,
+)
 from django_sockets.registry import open_broker
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import Faults, SocketClient, override_broker
@@ -255,6 +261,74 @@ async def test_joins_that_come_together_share_one_read_and_each_gets_its_part() 
         # One for the first subscriber, one for the first join, and one for the six others.
         assert len(broker.reads) == 3
         assert broker.reads[2][1] == Position.parse(positions[0])
+
+
+async def test_joins_one_after_the_other_share_a_read_until_the_next_message() -> None:
+    async with counted() as (broker, hub), hub.subscribe(ROOM) as others:
+        await publish(hub, *"abcdef")
+        positions = [message.position for message in await take(others, 6)]
+        reads = [(ROOM, None)]
+        # The read for "b" has all that "e", "f" and "c" miss, and not all that "a" misses.
+        for index, is_read in [
+            (1, True),
+            (4, False),
+            (5, False),
+            (2, False),
+            (0, True),
+            (1, False),
+        ]:
+            async with hub.subscribe(ROOM, since=positions[index]) as events:
+                missed = 5 - index
+                assert events.recoveries[ROOM] == Recovery(True, positions[5], missed)
+                assert shown(await take(events, missed)) == list("abcdef"[index + 1 :])
+            if is_read:
+                reads.append((ROOM, Position.parse(positions[index])))
+            assert broker.reads == reads
+        await publish(hub, "g")
+        await take(others, 1)
+        async with hub.subscribe(ROOM, since=positions[4]) as events:
+            assert shown(await take(events, 2)) == ["f", "g"]
+        assert len(broker.reads) == len(reads) + 1
+
+
+async def test_the_last_messages_for_many_are_one_read() -> None:
+    async with counted() as (broker, hub), hub.subscribe(ROOM) as others:
+        await publish(hub, *"abcd")
+        await take(others, 4)
+        for replay, reads in [(2, 2), (2, 2), (3, 3), (2, 4)]:
+            async with hub.subscribe(ROOM, replay=replay) as events:
+                assert shown(await take(events, replay)) == list("abcd"[-replay:])
+            assert len(broker.reads) == reads
+
+
+async def test_a_read_is_not_used_for_another_history_or_after_the_channel_was_left() -> None:
+    async with counted() as (broker, hub):
+        place = await position_behind(hub, "a")
+        at = Position.parse(place)
+        other = str(Position(at.epoch, at.offset, at.tag, b"12345678"))
+        for since, recovered in [(place, True), (other, False), (place, True)]:
+            async with hub.subscribe(ROOM, since=since) as events:
+                assert events.recoveries[ROOM].recovered is recovered
+        assert len(broker.reads) == 4
+        async with hub.subscribe(ROOM, since=place), hub.subscribe(ROOM, since=other) as events:
+            assert not events.recoveries[ROOM].recovered
+        assert len(broker.reads) == 6
+
+
+def test_recent_reads_are_few_small_and_young() -> None:
+    recent, place = RecentReads(), Position(b"12345678", 1, b"t" * 16, b"")
+    reply = HistoryReply(HistoryStatus.WHOLE, place, (b"x" * (RECENT_BYTES // 4),))
+    read = RecentRead(place, reply)
+    for number in range(5):
+        recent.put(str(number), read, now=0.0)
+        recent.put(str(number), read, now=0.0)
+    assert [recent.find(str(number), now=1.0) for number in range(5)] == [None] * 2 + [read] * 3
+    assert recent.find("4", now=RECENT_SECONDS) is None
+    recent.put("5", read, now=RECENT_SECONDS)
+    assert recent.find("4", now=0.0) is None
+    huge = RecentRead(place, HistoryReply(HistoryStatus.WHOLE, place, (b"x" * RECENT_BYTES,)))
+    recent.put("6", huge, now=RECENT_SECONDS)
+    assert recent.find("6", now=RECENT_SECONDS) is None
 
 
 async def test_messages_that_are_not_kept_any_more_are_a_gap_before_the_first_message() -> None:

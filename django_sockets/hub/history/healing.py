@@ -24,6 +24,7 @@ from ...url import BrokerURL
 from ..subscriptions import LocalSubscriptions
 from .joins import NO_RECOVERY, Join
 from .kept_channel import KeptChannel
+from .recent_reads import RecentReads
 
 __all__ = ["Healing"]
 
@@ -47,6 +48,13 @@ class HealingOwner(BatchObserver, Protocol):
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all."""
+
+    @property
+    def is_delivering(self) -> bool:
+        """A batch is being delivered or waits for it."""
+
+    async def deliver_with_history(self, batch: Sequence[HistoryItem]) -> None:
+        """Deliver a batch; at once, unless `is_delivering`."""
 
 
 class _Addition:
@@ -86,6 +94,7 @@ class Healing:
         self.channels: dict[str, KeptChannel] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._recent = RecentReads()
 
     # Subscribing
 
@@ -105,11 +114,11 @@ class Healing:
         addition = self._prepare(subscriber, names, send_queue, starts)
         call = subscriptions.request(subscriber, names, send_queue, addition.new)
         try:
-            for kept in addition.later:
-                self._read(kept)
             others = [name for name in names if name not in addition.first]
             if others:
                 await self._broker.subscribe(others)
+            for kept in addition.later:
+                await self._serve(kept)
             if addition.first:
                 first = {name: start for name, (_, start) in addition.first.items()}
                 await self._broker.subscribe_with_history(first)
@@ -163,7 +172,7 @@ class Healing:
         return NO_RECOVERY if position is None else Recovery(position=str(position))
 
     def _open(self, name: str, rule: HistoryRule, channel: Channel) -> KeptChannel:
-        kept = self.channels[name] = KeptChannel(name, rule, channel)
+        kept = self.channels[name] = KeptChannel(name, rule, channel, self._recent)
         kept.renewed_at = time.monotonic()
         if self._renewing is None:
             self._renewing = self._owner.loop.create_task(
@@ -177,6 +186,15 @@ class Healing:
         join = Join(subscriber, send_queue, start, self._owner.loop.create_future())
         kept.join(join)
         return join
+
+    async def _serve(self, kept: KeptChannel) -> None:
+        """Serve the joins of a subscribed channel from the last read, or begin the next one."""
+        known = None if self._owner.is_delivering else kept.known_reply(time.monotonic())
+        if known is None:
+            self._read(kept)
+        else:
+            kept.begin_read()
+            await self._owner.deliver_with_history([(kept.name, known)])
 
     def _read(self, kept: KeptChannel) -> None:
         """Begin the next read of a subscribed channel, if one is needed and none is open."""
@@ -195,6 +213,7 @@ class Healing:
                 self.channels[name].leave(subscriber)
         for name in empty:
             self.channels.pop(name, None)
+            self._recent.discard(name)
 
     def _failed(self, first: Iterable[KeptChannel]) -> None:
         """The first subscription of these channels failed; others may still subscribe to them."""
@@ -255,6 +274,10 @@ class Healing:
             kept = self.channels.get(name)
             if kept is not None:
                 segments += kept.take_reply(item, arrived_at, observer)
+                known = kept.known_reply(arrived_at)
+                if known is not None:  # For joins that came while the read was open.
+                    kept.begin_read()
+                    segments += kept.take_reply(known, arrived_at, observer)
                 if kept.continued is not None:
                     self._broker.request_history(name, kept.continued)
                 else:

@@ -102,6 +102,8 @@ class JoinRead:
     Attributes:
         joins: those that wait for this read.
         messages: the collected messages.
+        usable: nothing is missing among them.
+        complete: the messages of each reply were collected.
     """
 
     def __init__(self, joins: Iterable[Join], start: Start, *, everything: bool = False) -> None:
@@ -110,7 +112,8 @@ class JoinRead:
         self.messages: tuple[bytes, ...] = ()
         self._everything = everything
         self._left = REPLAY_BYTES
-        self._usable = True
+        self.usable = True
+        self.complete = bool(self.joins)
 
     def add(self, reply: HistoryReply, start: Start) -> None:
         """Collect the messages of a reply.
@@ -122,8 +125,8 @@ class JoinRead:
         broken = reply.status is HistoryStatus.BROKEN and isinstance(start, Position)
         failed = broken or reply.status is HistoryStatus.UNAVAILABLE or self._left < 0
         if failed or not is_chain((*self.messages[-1:], *reply.messages)):
-            self._usable = False
-        if self._usable:
+            self.usable = False
+        if self.usable:
             self.messages += reply.messages
         else:
             self.messages = ()
@@ -141,7 +144,7 @@ class JoinRead:
         end, total = reply.position, len(self.messages)
         if start is None:
             return True, total
-        if not self._usable or end is None:
+        if not self.usable or end is None:
             return False, total
         if isinstance(start, int):
             return reply.status is HistoryStatus.WHOLE or total >= start, max(0, total - start)

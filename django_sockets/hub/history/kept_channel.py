@@ -17,12 +17,14 @@ from ...history import (
     HistoryReply,
     HistoryRule,
     HistoryStatus,
+    Position,
     Recovery,
     Start,
     tag_of,
 )
 from .joins import Join, JoinRead, lowest
-from .reader import HistoryReader
+from .reader import HistoryReader, index_behind
+from .recent_reads import RecentRead, RecentReads
 
 __all__ = ["KeptChannel"]
 
@@ -34,16 +36,18 @@ class KeptChannel:
         name: of the channel.
         rule: its history rule.
         channel: its subscribers.
+        recent: the last reads of all channels of the hub.
         reader: decides about its live messages.
         reading: a read is open; exactly one reply follows.
         renewed_at: the time at which the history was last used, as far as it is known.
         seen: the tag of the last message at that time.
     """
 
-    def __init__(self, name: str, rule: HistoryRule, channel: Channel) -> None:
+    def __init__(self, name: str, rule: HistoryRule, channel: Channel, recent: RecentReads) -> None:
         self.name = name
         self.rule = rule
         self.channel = channel
+        self.recent = recent
         self.reader = channel.history = HistoryReader()
         self.reading = False
         self.renewed_at = 0.0
@@ -117,6 +121,18 @@ class KeptChannel:
         self.reading, self._start = True, start
         return True, start
 
+    def known_reply(self, now: float) -> HistoryReply | None:
+        """The last read again, if it has all that the waiting joins need and nothing came since.
+
+        Call `begin_read` and `take_reply` with it in place of a read.
+        """
+        if self.reading or self.reader.healing or self.reader.unplaced or self._retries:
+            return None
+        last = self.recent.find(self.name, now) if self._waiting else None
+        if last is None or last.reply.position != self.reader.position:
+            return None
+        return last.reply if all(_has_part(last, join.start) for join in self._waiting) else None
+
     def read_failed(self) -> None:
         """The open read was given up without a reply."""
         self.reading = False
@@ -147,6 +163,7 @@ class KeptChannel:
             # The other joins would wait for the same server.
             served.joins += self._waiting + self._retries
             self._waiting, self._retries = [], []
+        self._remember(served, reply, now)
         retries = served.retries(reply)
         self._retries += retries
         served.joins = [join for join in served.joins if join not in retries]
@@ -156,6 +173,17 @@ class KeptChannel:
             for join in served.joins:  # Another attempt would probably fail in the same way.
                 join.fail(exc)
             raise
+
+    def _remember(self, served: JoinRead, reply: HistoryReply, now: float) -> None:
+        """Keep a read for the joins of the next seconds."""
+        last = self.recent.find(self.name, now)
+        if last is not None and last.reply is reply:
+            return  # It was served again, and it ages.
+        if reply.status is HistoryStatus.WHOLE and served.usable and served.complete:
+            whole = HistoryReply(HistoryStatus.WHOLE, reply.position, served.messages)
+            self.recent.put(self.name, RecentRead(served.start, whole), now)
+        else:
+            self.recent.discard(self.name)
 
     @property
     def continued(self) -> Start:
@@ -207,3 +235,13 @@ class KeptChannel:
                 segments.append((GapBefore(self.name, self.channel, HISTORY, tuple(group)), []))
             segments += replay_segments(self.name, self.channel, replayed[index:], tuple(group))
         return segments
+
+
+def _has_part(read: RecentRead, start: Start) -> bool:
+    """Whether a read has what a join misses."""
+    end = read.reply.position
+    if not isinstance(start, Position) or end is None:
+        return start == read.start
+    return start.history_id == end.history_id and (
+        index_behind(start, read.reply.messages, end) is not None
+    )
