@@ -131,7 +131,14 @@ class KeptChannel:
         last = self.recent.find(self.name, now) if self._waiting else None
         if last is None or last.reply.position != self.reader.position:
             return None
-        return last.reply if all(_has_part(last, join.start) for join in self._waiting) else None
+        first = len(last.reply.messages)
+        for join in self._waiting:
+            index = _part_of(last, join.start)
+            if index is None:
+                return None
+            first = min(first, index)
+        messages = last.reply.messages[first:]
+        return HistoryReply(HistoryStatus.WHOLE, last.reply.position, messages)
 
     def read_failed(self) -> None:
         """The open read was given up without a reply."""
@@ -177,7 +184,7 @@ class KeptChannel:
     def _remember(self, served: JoinRead, reply: HistoryReply, now: float) -> None:
         """Keep a read for the joins of the next seconds."""
         last = self.recent.find(self.name, now)
-        if last is not None and last.reply is reply:
+        if last is not None and last.reply.position is reply.position:
             return  # It was served again, and it ages.
         if reply.status is HistoryStatus.WHOLE and served.usable and served.complete:
             whole = HistoryReply(HistoryStatus.WHOLE, reply.position, served.messages)
@@ -237,11 +244,11 @@ class KeptChannel:
         return segments
 
 
-def _has_part(read: RecentRead, start: Start) -> bool:
-    """Whether a read has what a join misses."""
-    end = read.reply.position
-    if not isinstance(start, Position) or end is None:
-        return start == read.start
-    return start.history_id == end.history_id and (
-        index_behind(start, read.reply.messages, end) is not None
-    )
+def _part_of(read: RecentRead, start: Start) -> int | None:
+    """The index of the first message of a read that a join misses; None if the read lacks some."""
+    end, messages = read.reply.position, read.reply.messages
+    if isinstance(start, Position) and end is not None:
+        return index_behind(start, messages, end) if start.history_id == end.history_id else None
+    if isinstance(start, int) and start == read.start:
+        return max(0, len(messages) - start)
+    return None
