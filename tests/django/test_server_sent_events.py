@@ -14,7 +14,7 @@ import random
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
@@ -70,20 +70,19 @@ Serve = Callable[..., Any]
 @pytest.fixture
 async def serve(django_project: None) -> AsyncIterator[Serve]:
     """A function: view -> the ASGI application of a project with this view."""
-    changes = []
+    changes = ExitStack()  # Settings must be restored in reverse order.
 
     def with_view(view: Any, route: str = "", **settings: Any) -> ASGIHandler:
-        change = override_settings(
-            ROOT_URLCONF=_Urls(path(route, view)), **{"MIDDLEWARE": [], **settings}
+        changes.enter_context(
+            override_settings(
+                ROOT_URLCONF=_Urls(path(route, view)), **{"MIDDLEWARE": [], **settings}
+            )
         )
-        change.enable()
-        changes.append(change)
         return ASGIHandler()
 
     yield with_view
     await close_shared_hubs()
-    for change in changes:
-        change.disable()
+    changes.close()
 
 
 def hub_of(config: Any) -> Hub:
@@ -448,25 +447,26 @@ async def test_a_logout_ends_the_streams_of_the_session(
 ) -> None:
     ann = await members.do(members.create)
     keys = [await members.do(members.login, ann) for _ in range(2)]
-    with override_settings(DJANGO_SOCKETS_CONFIG=memory):
-        app = serve(events_view("news", require_user=True), MIDDLEWARE=WITH_LOGIN)
-        async with AsyncExitStack() as stack:
-            one, two = [
-                await stack.enter_async_context(opened(app, headers={"cookie": f"sessionid={key}"}))
-                for key in keys
-            ]
-            for stream in (one, two):
-                assert await stream.frame() == {"ready": {}}
-            await members.do(members.logout, keys[0])
-            (bye,) = await one.end()
-            assert bye["bye"]["code"] == 4401
-            await say(memory, "news", "still here")
-            assert data_of([await two.frame()]) == ["still here"]
-            await async_close_sockets(user=ann, code=4000)
-            (bye,) = await two.end()
-            assert bye["bye"]["code"] == 4000
-        async with opened(app, headers={"cookie": f"sessionid={keys[0]}"}) as stream:
-            assert stream.status == 401
+    app = serve(
+        events_view("news", require_user=True), MIDDLEWARE=WITH_LOGIN, DJANGO_SOCKETS_CONFIG=memory
+    )
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(opened(app, headers={"cookie": f"sessionid={key}"}))
+            for key in keys
+        ]
+        for stream in (one, two):
+            assert await stream.frame() == {"ready": {}}
+        await members.do(members.logout, keys[0])
+        (bye,) = await one.end()
+        assert bye["bye"]["code"] == 4401
+        await say(memory, "news", "still here")
+        assert data_of([await two.frame()]) == ["still here"]
+        await async_close_sockets(user=ann, code=4000)
+        (bye,) = await two.end()
+        assert bye["bye"]["code"] == 4000
+    async with opened(app, headers={"cookie": f"sessionid={keys[0]}"}) as stream:
+        assert stream.status == 401
 
 
 async def test_a_session_that_vanishes_without_a_signal_ends_its_stream(
