@@ -117,15 +117,17 @@ class Workers:
     def counted(self) -> int:
         return sum(layer.stats()["queue_unknown"] for layer in self.readers)
 
-    def check(self, failed_at: float | None) -> None:
+    def check(self, failed: tuple[float, float] | None) -> None:
         """Check all messages.
 
         Args:
-            failed_at: when a primary was killed or frozen, so that its last writes may be undone.
+            failed: when the fault of a primary began and ended. Its last writes may be undone.
         """
 
         def undone(when: float) -> bool:
-            return failed_at is not None and abs(when - failed_at) < REPLICATION_SECONDS
+            if failed is None:
+                return False
+            return failed[0] - REPLICATION_SECONDS < when < failed[1] + REPLICATION_SECONDS
 
         lost = 0
         for name in CHANNELS:
@@ -158,6 +160,7 @@ async def working(url: str, *, undoes: bool = False) -> AsyncIterator[Workers]:
         await workers.more(20)
         failed_at = workers.time()
         yield workers
+        ended_at = workers.time()
         await workers.more(20)
         workers.stop()
         await asyncio.gather(*sending)
@@ -176,7 +179,7 @@ async def working(url: str, *, undoes: bool = False) -> AsyncIterator[Workers]:
         await workers.sender.flush()
         for layer in workers.layers:
             await layer.close()
-    workers.check(failed_at if undoes else None)
+    workers.check((failed_at, ended_at) if undoes else None)
     assert [task for task in reading if not task.cancelled()] == []
 
 
