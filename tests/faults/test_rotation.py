@@ -33,7 +33,10 @@ IN_USE = 3
 
 
 def clients(nodes: Sequence[CacheServer]) -> dict[str, int]:
-    """The users' connections, id -> age in whole seconds, rounded down."""
+    """The users' connections, id -> age in whole seconds, rounded down.
+
+    All of them count, so that the tests need servers without connections of other tests.
+    """
     ages = {}
     for number, node in enumerate(nodes):
         for line in node.execute("CLIENT", "LIST").splitlines():
@@ -79,11 +82,11 @@ def unharmed(load: Load) -> None:
 
 
 async def test_connections_are_replaced_before_their_greatest_age(
-    valkey_server: CacheServer,
+    fresh_valkey_server: CacheServer,
 ) -> None:
-    url = quick(valkey_server.url, connection_max_age_seconds=MAX_AGE_SECONDS)
+    url = quick(fresh_valkey_server.url, connection_max_age_seconds=MAX_AGE_SECONDS)
     async with under_load(url) as load:
-        await replaced(load, [valkey_server], 3)
+        await replaced(load, [fresh_valkey_server], 3)
 
 
 async def test_a_service_that_ends_old_connections_never_gets_to_do_it(
@@ -101,9 +104,9 @@ async def test_a_service_that_ends_old_connections_never_gets_to_do_it(
             unharmed(load)
 
 
-async def test_every_node_of_a_cluster(valkey_cluster: CacheCluster) -> None:
-    url = quick(valkey_cluster.url, connection_max_age_seconds=MAX_AGE_SECONDS)
-    nodes = await to_thread(valkey_cluster.primaries)
+async def test_every_node_of_a_cluster(fresh_valkey_cluster: CacheCluster) -> None:
+    url = quick(fresh_valkey_cluster.url, connection_max_age_seconds=MAX_AGE_SECONDS)
+    nodes = await to_thread(fresh_valkey_cluster.primaries)
     async with under_load(url) as load:
         await replaced(load, nodes, 2.5)
 
