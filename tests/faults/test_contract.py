@@ -44,6 +44,12 @@ class TestRedis(TroubleContract):
 
 
 class TestRedisTLS(CrashContract, NetworkContract):
+    waivers: ClassVar = {
+        "test_a_large_message_on_a_slow_link_is_not_taken_for_a_dead_peer": (
+            "with TLS, redis 7.0 cuts readers it has much to write to (SSL 'bad length'): a gap"
+        )
+    }
+
     @pytest.fixture
     def server(self, fresh_redis_tls_server: CacheServer) -> CacheControl:
         return CacheControl(fresh_redis_tls_server)
