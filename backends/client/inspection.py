@@ -221,7 +221,7 @@ def _check_buffers(url: BrokerURL, nodes: Sequence[NodeFacts], report: Report) -
 
 
 def _check_history(nodes: Sequence[NodeFacts], report: Report) -> None:
-    """What happens to kept messages if the server needs its memory."""
+    """Report the effect of `maxmemory-policy` on kept messages."""
     policies = {
         policy: int(node.info.get("maxmemory", "0") or 0)
         for node in nodes

@@ -1,5 +1,5 @@
 /**
- * What the client uses of its surroundings, so that tests can replace it.
+ * The functions of the browser that the client calls. Tests replace them.
  *
  * @typedef {object} Environment
  * @property {() => number} now  milliseconds, as `Date.now`

@@ -199,7 +199,7 @@ test("a late frame of an old connection has no effect", () => {
   assert.equal(here.socket.state, "connected");
 });
 
-test("close is for good, from every state; reconnect begins again", () => {
+test("after close the client does not connect again, from every state, until reconnect", () => {
   const states = {
     connecting: () => {},
     connected: ({ server }) => server.ready(),

@@ -67,7 +67,7 @@ def _ok(request_id: int, result: Any) -> bytes:
 
 
 def problem_of(exc: Exception) -> Problem:
-    """What a client may know of an error."""
+    """The part of an error that is sent to the client."""
     if isinstance(exc, RequestError):
         return Problem(exc.code, exc.message, exc.temporary, exc.after_seconds)
     if isinstance(exc, NotAllowed):

@@ -151,7 +151,7 @@ class KeptChannel:
         """Take the reply to the open read, at its place in the stream.
 
         Returns:
-            What to deliver. `continued` tells whether to read on.
+            The segments to deliver. Read on if `continued` is not None.
         """
         served = self._served
         if not self.reading or served is None:

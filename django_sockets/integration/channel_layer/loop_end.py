@@ -75,7 +75,7 @@ def end_soon(endpoint: Endpoint) -> None:
 
 
 class _LoopEnd:
-    """What happens at the end of one loop.
+    """Closes the endpoints of one loop when it ends.
 
     Attributes:
         endpoints: those that end then.

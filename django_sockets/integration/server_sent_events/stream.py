@@ -50,7 +50,7 @@ KEEPALIVE = b":\n\n"
 
 @dataclasses.dataclass(frozen=True)
 class StreamRequest:
-    """What one client is to get.
+    """The channels of one client, and where to begin.
 
     Attributes:
         config: the broker.
@@ -185,7 +185,7 @@ class EventStream:
         return _retry(self._request.retry_seconds) + gap + self._with_id(READY_FRAME)
 
     async def _later(self, code: int) -> bytes:
-        """Ask the client to come back. A browser gives up for good after an HTTP status of 503."""
+        """Ask the client to connect again. A browser does not, after an HTTP status of 503."""
         await self.aclose()
         return _bye(code)
 
