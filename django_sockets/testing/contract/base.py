@@ -14,7 +14,20 @@ from ...broker import Broker
 from ...deadlines import with_deadline
 from .. import ledger
 
-__all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
+__all__ = ["PATIENT", "ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
+
+PATIENT: Mapping[str, float] = dict.fromkeys(
+    (
+        "connect_timeout_seconds",
+        "dead_peer_seconds",
+        "publish_timeout_seconds",
+        "subscribe_timeout_seconds",
+    ),
+    30.0,
+)
+"""Options with deadlines so long that a busy machine reaches none of them in a test. A call that
+ends early has not waited for a deadline.
+"""
 
 FENCE_CHANNELS = 100
 """The channels of one `fence`. In 1 of 10**17 calls, one of 3 servers has none of them."""
