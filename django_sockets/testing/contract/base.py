@@ -29,8 +29,8 @@ PATIENT: Mapping[str, float] = dict.fromkeys(
 ends early has not waited for a deadline.
 """
 
-FENCE_CHANNELS = 100
-"""The channels of one `fence`. In 1 of 10**17 calls, one of 3 servers has none of them."""
+FENCE_CHANNELS = 50
+"""The channels of one `fence`. In 1 of 10**8 calls, one of 3 servers has none of them."""
 
 
 def with_options(url: str, **options: object) -> str:

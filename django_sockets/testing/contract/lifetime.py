@@ -59,7 +59,7 @@ class LifetimeContract(ContractTests):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        output, errors = await with_deadline(30, process.communicate())
+        output, errors = await with_deadline(50, process.communicate())
         assert output.decode().split() == ["before", "child", "after"], errors.decode()
         assert process.returncode == 0
 
@@ -135,7 +135,7 @@ async def child():
 async def parent():
     async with open_hub(url) as hub, hub.subscribe(room) as events:
         async def heard():
-            print((await asyncio.wait_for(anext(events), 5)).payload.decode(), flush=True)
+            print((await asyncio.wait_for(anext(events), 20)).payload.decode(), flush=True)
 
         await hub.publish(room, b"before")
         await heard()
