@@ -12,8 +12,8 @@ import pytest
 
 from django_sockets import PublishError, SubscribeError, open_hub
 from django_sockets.testing.clusters import CacheCluster
-from django_sockets.testing.contract.base import with_options
-from django_sockets.testing.contract.faults import PATIENT, quick
+from django_sockets.testing.contract.base import PATIENT, with_options
+from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.ledger import listening
 from django_sockets.testing.ports import HOST, free_port
 from django_sockets.testing.servers import CacheServer

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(200)
+
+HANGS_SECONDS = 180
+"""A run of ten tests takes a busy machine much less."""
+
 BROKERS = '''
 """Brokers of somebody else: a good one, and some that break one promise each."""
 
@@ -152,7 +157,7 @@ def run(package: Path, *tests: str, patience_seconds: int) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=HANGS_SECONDS,
     )
 
 

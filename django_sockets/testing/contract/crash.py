@@ -12,9 +12,9 @@ from ...deadlines import with_deadline
 from ...errors import AuthError, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
-from .base import with_options, with_password
+from .base import PATIENT, with_options, with_password
 from .control import ServerControl
-from .faults import PATIENT, FaultTests, flow, is_message, quick, traffic
+from .faults import FaultTests, flow, is_message, quick, traffic
 
 __all__ = ["CrashContract"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -18,7 +18,6 @@ from .control import ServerControl
 
 __all__ = [
     "DEAD_PEER_SECONDS",
-    "PATIENT",
     "FaultTests",
     "eventually",
     "flow",
@@ -28,18 +27,6 @@ __all__ = [
 ]
 
 DEAD_PEER_SECONDS = 1.0
-PATIENT: Mapping[str, float] = dict.fromkeys(
-    (
-        "connect_timeout_seconds",
-        "dead_peer_seconds",
-        "publish_timeout_seconds",
-        "subscribe_timeout_seconds",
-    ),
-    30.0,
-)
-"""Options with deadlines so long that a busy machine reaches none of them in a test. A call that
-ends early has not waited for a deadline.
-"""
 
 
 def quick(url: str, **options: object) -> str:

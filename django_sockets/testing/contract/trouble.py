@@ -12,11 +12,10 @@ from ...deadlines import with_deadline
 from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, Listener, listening
-from .base import with_options
+from .base import PATIENT, with_options
 from .control import ServerControl
 from .faults import (
     DEAD_PEER_SECONDS,
-    PATIENT,
     FaultTests,
     eventually,
     flow,
