@@ -24,7 +24,16 @@ OPTIONS = """
     --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync
 """.split()
-WAIT_MS = 10_000
+WAIT_MS = 30_000
+"""A bound on every wait. Three workers may share two cores."""
+LEFT = "WebSocket is closed before the connection is established"
+"""Chromium's warning about a page that is closed while it connects."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test in a browser has more time than others: its waits alone may take 30 s each."""
+    if item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(180))
 
 
 # For one module at a time: while it is open, this thread counts as running an event loop.
@@ -67,11 +76,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 class Windows:
-    """The windows of a test, each with its own cookies, and the problems on their pages."""
+    """The windows of a test, each with its own cookies, and the problems on their pages.
+
+    Use it as a context manager inside the block of the last server: the windows are closed at the
+    end of the block. A page that loses its server tries to connect again and reports a problem.
+    """
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
         self._contexts: list[Any] = []
+        self._is_closing = False
         self.problems: list[str] = []
         self.expected = ""
         """A pattern of the problems that belong to the test."""
@@ -85,12 +99,22 @@ class Windows:
         return context
 
     def _said(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        if message.type not in ("error", "warning"):
+            return
+        if not (self._is_closing and LEFT in message.text):
             self.problems.append(message.text)
 
     def close(self) -> None:
-        for context in self._contexts:
-            context.close()
+        self._is_closing = True
+        while self._contexts:
+            self._contexts.pop().close()
+        self._is_closing = False
+
+    def __enter__(self) -> Windows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def unexpected(self) -> list[str]:
         return [

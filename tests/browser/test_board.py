@@ -50,8 +50,8 @@ def expects(chromium: Any) -> Any:
 
 
 @pytest.fixture
-def server(serving_example: Any, kind: str, database: str) -> Iterator[Server]:
-    with serving_example("board", kind, free_port(), BOARD_DATABASE=database) as running:
+def server(windows: Any, serving_example: Any, kind: str, database: str) -> Iterator[Server]:
+    with serving_example("board", kind, free_port(), BOARD_DATABASE=database) as running, windows:
         yield running
 
 
@@ -161,7 +161,7 @@ def test_a_hundred_changes_through_a_restart_and_a_dead_broker(
         expects(column(page, "New")).to_contain_text("number 40")
         assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
         expects(connection(page)).to_contain_text("trying again")
-    with serving_example("board", kind, port, **more) as server:
+    with serving_example("board", kind, port, **more) as server, windows:
         staff.change(server, range(41, 61))
         expects(column(page, "New")).to_contain_text("number 60", timeout=20_000)
         assert shown(page) == list(range(1, 61))
@@ -177,4 +177,3 @@ def test_a_hundred_changes_through_a_restart_and_a_dead_broker(
         expects(column(page, "New")).to_contain_text("number 100")
         assert shown(page) == list(range(1, 101))
         assert any(url.endswith("/state/") for url in requests)
-        windows.close()  # Before the server goes again.

@@ -228,10 +228,9 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
     expects(page.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
     expects(page.get_by_role("button", name="Send")).to_be_disabled()
-    with serving_example("chat", kind, server.port, CHAT_DATABASE=database):
+    with serving_example("chat", kind, server.port, CHAT_DATABASE=database), windows:
         expects(page.locator("#state")).to_have_text("Connected", timeout=20_000)
         # memory:// has lost the messages with the process.
         expects(messages(page)).to_contain_text("Some messages may be missing here.")
         write(page, "after")
         expects(messages(page)).to_contain_text(re.compile("before.*after", re.DOTALL))
-        windows.close()  # Before the server goes again.

@@ -135,7 +135,7 @@ def test_other_servers(
         # docs/shutdown.md has the codes of the servers.
         assert page.evaluate("states.at(-1).code") == (1011 if name == "hypercorn" else 1012)
     publisher.publish(20)
-    with client_app(folder, broker, name, port=first.port):
+    with client_app(folder, broker, name, port=first.port), windows:
         wait_for(page, "isReady()", 30)
         publisher.publish(40)
         shown(page, 100)
@@ -151,7 +151,6 @@ def test_other_servers(
         wait_for(page, "socket.state === 'closed'")
         assert page.evaluate("[socket.status.reason, socket.status.code]") == ["server", 4100]
         assert page.evaluate("kept") == list(range(1, 101))
-        windows.close()
 
 
 @pytest.mark.parametrize(("path", "code"), [("/ws/login", 4401), ("/ws/staff", 4403)])
@@ -182,22 +181,23 @@ def test_a_server_restart_loses_nothing_without_a_gap(
                 wait_for(page, "socket.state === 'waiting'")
                 assert page.evaluate("states.at(-1).code") in (1012, 1006)
             stack.enter_context(client_app(folder, broker, port=first.port))
+            stack.enter_context(windows)
             for page in pages:
                 wait_for(page, "isReady()", 30)
         publisher.publish(20)
         for page in pages:
             shown(page, publisher.last)
-        windows.close()
 
 
 @pytest.fixture
-def link(server: Server) -> Iterator[tuple[LoopThread, FaultProxy]]:
+def link(server: Server, windows: Any) -> Iterator[tuple[LoopThread, FaultProxy]]:
     """A link to the server that can fail."""
     with ExitStack() as stack:
         loop = stack.enter_context(LoopThread())
         proxy = FaultProxy("127.0.0.1", server.port)
         loop.run(proxy.__aenter__())
         stack.callback(lambda: loop.run(proxy.aclose()))
+        stack.enter_context(windows)
         yield loop, proxy
 
 
@@ -317,7 +317,7 @@ def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(
 ) -> None:
     broker = fresh_valkey_server.url
     publisher = Publisher(broker)
-    with client_app(folder, broker) as running:
+    with client_app(folder, broker) as running, windows:
         page = open_page(running.port)
         with publisher.steadily():
             wait_for(page, "shown.length > 20")
@@ -330,7 +330,6 @@ def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(
         # Valkey has kept nothing on a disk.
         in_order_or_gap(page.evaluate("kept"))
         assert page.evaluate("states.length") == 1
-        windows.close()
 
 
 def test_a_failover_of_a_cluster_costs_a_gap_at_most_and_no_connection(
@@ -339,7 +338,7 @@ def test_a_failover_of_a_cluster_costs_a_gap_at_most_and_no_connection(
     cluster = restored_valkey_cluster
     broker = f"{cluster.url}?prefix=client-{os.getpid()}"
     publisher = Publisher(broker)
-    with client_app(folder, broker) as running:
+    with client_app(folder, broker) as running, windows:
         page = open_page(running.port)
         with publisher.steadily():
             wait_for(page, "shown.length > 20 && kept.length > 20")
@@ -360,7 +359,6 @@ def test_a_failover_of_a_cluster_costs_a_gap_at_most_and_no_connection(
             in_order_or_gap(found)
             assert found.count("gap") >= 1, numbers
         assert page.evaluate("states.length") == 1
-        windows.close()
 
 
 def test_tokens_are_renewed_before_they_expire(windows: Any, server: Server, broker: str) -> None:
@@ -384,7 +382,7 @@ def test_react_components_follow_a_channel_while_they_are_on_the_page(
     entry = [*"npx --no-install esbuild tests/react_page.js --bundle --format=esm".split()]
     built = node(*entry, '--define:process.env.NODE_ENV="development"', f"--outdir={tmp_path}")
     assert built.returncode == 0, built.stderr
-    with client_app(folder, broker, pages=str(tmp_path)) as running:
+    with client_app(folder, broker, pages=str(tmp_path)) as running, windows:
         page = windows.open().new_page()
         page.goto(f"http://127.0.0.1:{running.port}/react.html")
         text = "document.getElementById('room').textContent"
@@ -407,7 +405,6 @@ def test_react_components_follow_a_channel_while_they_are_on_the_page(
         publisher.publish(1)
         page.evaluate("socket.request('double', {n: 1})")
         assert page.evaluate("renders") == renders
-        windows.close()
 
 
 def test_a_thousand_numbers_through_all_of_it(

@@ -43,8 +43,8 @@ def tab(windows: Any, expects: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def server(serving_example: Any, kind: str) -> Iterator[Server]:
-    with serving_example("demo", kind, free_port()) as running:
+def server(windows: Any, serving_example: Any, kind: str) -> Iterator[Server]:
+    with serving_example("demo", kind, free_port()) as running, windows:
         yield running
 
 
@@ -119,7 +119,7 @@ def test_a_hundred_numbers_through_a_restart_and_a_dead_broker(
         expects(page.locator("#log .text").last).to_have_text("number 40")
         assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
         expects(page.locator("#state")).to_contain_text("trying again")
-    with serving_example("demo", kind, port, **broker) as server:
+    with serving_example("demo", kind, port, **broker) as server, windows:
         publish(server, range(41, 61))
         expects(page.locator("#log .text").last).to_have_text("number 60", timeout=20_000)
         assert shown(page) == list(range(1, 61))
@@ -134,4 +134,3 @@ def test_a_hundred_numbers_through_a_restart_and_a_dead_broker(
         # The new broker has no history: what is shown is whole, and the tab was told.
         expects(page.locator("#log")).to_contain_text("Some messages may be missing here.")
         assert shown(page) == list(range(1, 101))
-        windows.close()  # Before the server goes again.

@@ -57,7 +57,7 @@ def test_the_board_is_live_and_comes_back_after_a_restart(
         expect(one.locator("#connection")).to_have_text("No connection, trying again …")
         task = "from board.models import Task; Task.objects.create(text='from the shell')"
         manage(tmp_path, "shell", "-c", task)
-    with serving(command, port, tmp_path / "log", **more):
+    with serving(command, port, tmp_path / "log", **more), windows:
         expect(one.get_by_label("from the shell")).to_be_visible(timeout=20_000)
         expect(one.locator("#connection")).to_have_text("Live")
         one.get_by_label("from the shell").check()
@@ -65,4 +65,3 @@ def test_the_board_is_live_and_comes_back_after_a_restart(
         one.goto(f"http://127.0.0.1:{port}/admin/")
         one.get_by_role("button", name="Log out").click()
         expect(two.locator("#connection")).to_have_text("Logged out. Load the page again.")
-        windows.close()
