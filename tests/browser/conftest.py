@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from django_sockets.testing.servers import CacheServer
+from support.client_pages import wait_for
+from support.client_server import Publisher
 from support.shop_process import Server, serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -155,3 +158,32 @@ def serving_example(
         assert "Traceback" not in running.printed, running.printed
 
     return serve
+
+
+# For the tests of the browser client: the application support.client_app
+
+
+@pytest.fixture(scope="module")
+def broker(valkey_server: CacheServer) -> str:
+    return f"{valkey_server.url}?prefix=client-{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("client")
+
+
+@pytest.fixture
+def publisher(broker: str) -> Publisher:
+    return Publisher(broker)
+
+
+@pytest.fixture
+def open_page(windows: Any) -> Callable[..., Any]:
+    def open_page(port: int, context: Any = None, query: str = "") -> Any:
+        page = (context or windows.open()).new_page()
+        page.goto(f"http://127.0.0.1:{port}/{query}")
+        wait_for(page, "window.isReady?.()")
+        return page
+
+    return open_page

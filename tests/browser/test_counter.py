@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from django_sockets.testing.ports import free_port
+from support.client_pages import BACK_MS
 
 COUNTER = Path(__file__).resolve().parents[2] / "examples" / "drf_counter"
 
@@ -113,9 +114,9 @@ def test_a_page_comes_back_after_a_restart_and_not_without_its_token(
     increase += "Counter.objects.update(value=F('value') + 5)"
     manage(database, increase)
     with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database), windows:
-        expect(page.locator("#state")).to_have_text("Connected", timeout=20_000)
+        expect(page.locator("#state")).to_have_text("Connected", timeout=BACK_MS)
         expect(count(page)).to_have_text(str(before + 5))
         delete = "from rest_framework.authtoken.models import Token; Token.objects.all().delete()"
         manage(database, delete)
         ended = "The token is not valid, or no longer"
-        expect(page.locator("#state")).to_have_text(ended, timeout=20_000)
+        expect(page.locator("#state")).to_have_text(ended, timeout=BACK_MS)

@@ -110,7 +110,7 @@ def test_a_page_gets_each_message_once_through_restarts(
     site.say("kept:2", *range(30, 40))
     with site.start(), windows:
         site.say("kept:1", 40)
-        page.wait_for_function("window.got.some(([, data]) => data === 40)")
+        page.wait_for_function("window.got.length >= 41")
         got = page.evaluate("window.got")
         assert sorted(data for _, data in got) == list(range(41))
         for channel in ("kept:1", "kept:2"):
