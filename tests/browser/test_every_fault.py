@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,19 @@ import pytest
 
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.proxy import FaultProxy
-from support.client_pages import in_order_or_gap, wait_for
+from support.client_pages import BACK_SECONDS, in_order_or_gap, wait_for
 from support.client_server import NOTICED_SECONDS, Publisher, client_app
 from support.loop_thread import LoopThread
 
+HAS_TRIED_THREE_TIMES = "states.filter(({state}) => state === 'waiting').length >= 3"
 HAS_WAITED = "states.some(({state}) => state === 'waiting')"
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def tabs(chromium: Any) -> Iterator[Callable[[str], Any]]:
-    """Opens tabs of a browser that keeps pages for its back button, as users' browsers do."""
-    browser = chromium.browser_type.launch(
-        executable_path=os.environ.get("DJANGO_SOCKETS_CHROMIUM") or shutil.which("chromium"),
-        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        ignore_default_args=["--disable-back-forward-cache"],
-    )
-    context = browser.new_context()
+def open_tab(chromium_with_back_cache: Any) -> Callable[[str], Any]:
+    context = chromium_with_back_cache.new_context()
 
     def open_tab(url: str) -> Any:
         page = context.new_page()
@@ -39,8 +33,7 @@ def tabs(chromium: Any) -> Iterator[Callable[[str], Any]]:
         wait_for(page, "window.isReady?.()")
         return page
 
-    yield open_tab
-    browser.close()
+    return open_tab
 
 
 async def do(action: Callable[[], None]) -> None:
@@ -48,7 +41,7 @@ async def do(action: Callable[[], None]) -> None:
 
 
 def test_a_thousand_numbers_come_once_and_in_order_or_a_gap_covers_them(
-    tabs: Callable[[str], Any], tmp_path: Path, restored_valkey_cluster: CacheCluster
+    open_tab: Callable[[str], Any], tmp_path: Path, restored_valkey_cluster: CacheCluster
 ) -> None:
     cluster = restored_valkey_cluster
     broker = f"{cluster.url}?prefix=faults-{os.getpid()}"
@@ -60,7 +53,7 @@ def test_a_thousand_numbers_come_once_and_in_order_or_a_gap_covers_them(
         loop.run(proxy.__aenter__())
         stack.callback(lambda: loop.run(proxy.aclose()))
         address = f"http://127.0.0.1:{proxy.port}/"
-        pages = [tabs(address) for _ in range(2)]
+        pages = [open_tab(address) for _ in range(2)]
 
         def shows_last(page: Any) -> bool:
             return bool(page.evaluate("[shown.at(-1), kept.at(-1)]") == 2 * [publisher.last])
@@ -69,7 +62,11 @@ def test_a_thousand_numbers_come_once_and_in_order_or_a_gap_covers_them(
             """Every page is ready and has shown what was published until now."""
             last = publisher.last
             for page in pages:
-                wait_for(page, f"isReady() && kept.at(-1) >= {last} && shown.at(-1) >= {last}", 60)
+                wait_for(
+                    page,
+                    f"isReady() && kept.at(-1) >= {last} && shown.at(-1) >= {last}",
+                    BACK_SECONDS,
+                )
 
         with publisher.steadily(0.02):
             all_are_whole()
@@ -79,7 +76,11 @@ def test_a_thousand_numbers_come_once_and_in_order_or_a_gap_covers_them(
             pages[0].context.set_offline(True)
             loop.run(do(proxy.drop))
             for page in pages:
-                wait_for(page, "states.filter(({state}) => state === 'waiting').length >= 3")
+                wait_for(
+                    page,
+                    "states.filter(({state}) => state === 'waiting').length >= 3",
+                    BACK_SECONDS,
+                )
             pages[0].context.set_offline(False)
             all_are_whole()
 

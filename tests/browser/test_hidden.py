@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -20,7 +18,6 @@ from support.client_server import NOTICED_SECONDS, PING_SECONDS, Publisher, clie
 from support.devtools import Tab, devtools
 from support.loop_thread import LoopThread
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AWAY_SECONDS = float(
     os.environ.get("DJANGO_SOCKETS_TAB_SECONDS", 2 * PING_SECONDS + NOTICED_SECONDS)
 )
@@ -52,18 +49,14 @@ async def do(action: Callable[[], None]) -> None:
 
 
 def test_hidden_and_frozen_tabs_live_and_a_hidden_one_notices_a_dead_link_in_time(
-    valkey_server: CacheServer, tmp_path: Path, missing: Callable[[str], NoReturn]
+    valkey_server: CacheServer, tmp_path: Path, chromium_path: str
 ) -> None:
-    found = filter(None, map(shutil.which, BROWSERS))
-    chromium = os.environ.get("DJANGO_SOCKETS_CHROMIUM") or next(found, None)
-    if chromium is None:
-        missing("no Chromium: install the package chromium, or set DJANGO_SOCKETS_CHROMIUM")
     broker = f"{valkey_server.url}?prefix=hidden-{os.getpid()}"
     publisher = Publisher(broker)
     with (
         client_app(tmp_path, broker) as server,
         LoopThread() as loop,
-        devtools(chromium, tmp_path / "profile") as browser,
+        devtools(chromium_path, tmp_path / "profile") as browser,
     ):
         proxy = FaultProxy("127.0.0.1", server.port)
         loop.run(proxy.__aenter__())
