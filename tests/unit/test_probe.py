@@ -25,7 +25,7 @@ def sink() -> RecordingSink:
     return RecordingSink()
 
 
-async def opened(server: ScriptedServer, sink: RecordingSink, **options: object) -> Broker:
+def opened(server: ScriptedServer, sink: RecordingSink, **options: object) -> Broker:
     return open_broker(with_options(server.url, **{**QUICK, **options}), sink)
 
 
@@ -37,7 +37,7 @@ async def test_a_probe_is_no_proof_if_its_channel_was_subscribed_again_meanwhile
     def unheard(_: Conversation, __: list[bytes]) -> bytes | None:
         return encode(0) if server.asked["PUBLISH"] == 1 else None
 
-    broker = await opened(server, sink, dead_peer_seconds=0.5)
+    broker = opened(server, sink, dead_peer_seconds=3)
     server.answers["PUBLISH"] = unheard
     await broker.subscribe(["first"])
     await server.until(lambda: server.asked["PUBLISH"] == 1)
@@ -69,7 +69,7 @@ async def test_a_probe_waits_for_its_subscription(
         withheld.clear()
         return answers + encode([b"master", 0, []])
 
-    broker = await opened(server, sink)
+    broker = opened(server, sink)
     server.answers["SUBSCRIBE"] = subscribed
     await broker.subscribe(["room"])
     server.answers["ROLE"] = role
