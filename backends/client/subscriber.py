@@ -38,7 +38,7 @@ class Probe(Protocol):
     """Shows that published messages arrive on a subscriber's connection."""
 
     def name(self, like: bytes) -> bytes:
-        """The name of the probe's channel, on the server that serves the name `like`."""
+        """A new name for the probe's channel, on the server that serves the name `like`."""
 
     def run(self, subscriber: Subscriber, connection: Connection) -> Coroutine[Any, Any, None]:
         """Probe until cancelled. Raises ConnectionLost."""

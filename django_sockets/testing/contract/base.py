@@ -14,7 +14,15 @@ from ...broker import Broker
 from ...deadlines import with_deadline
 from .. import ledger
 
-__all__ = ["PATIENT", "ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
+__all__ = [
+    "PATIENT",
+    "ContractTests",
+    "RecordingSink",
+    "fence",
+    "patient",
+    "with_options",
+    "with_password",
+]
 
 PATIENT: Mapping[str, float] = dict.fromkeys(
     (
@@ -39,6 +47,11 @@ def with_options(url: str, **options: object) -> str:
     if not query:
         return url
     return " ".join(f"{one}{'&' if '?' in one else '?'}{query}" for one in url.split())
+
+
+def patient(url: str) -> str:
+    """Add the deadlines `PATIENT` to a URL, for tests that expect no fault."""
+    return with_options(url, **PATIENT)
 
 
 def with_password(url: str, username: str, password: str) -> str:

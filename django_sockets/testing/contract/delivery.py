@@ -10,7 +10,7 @@ from typing import Any
 from ...delivery.events import Message
 from ...hub.hub import open_hub
 from ..ledger import Ledger, listening
-from .base import PATIENT, ContractTests, with_options
+from .base import ContractTests, patient
 
 
 class DeliveryContract(ContractTests):
@@ -20,7 +20,7 @@ class DeliveryContract(ContractTests):
         self, broker_url: str, room: str
     ) -> None:
         channels = [f"{room}:{i}" for i in range(3)]
-        async with open_hub(broker_url) as hub, listening(hub, *channels) as heard:
+        async with open_hub(patient(broker_url)) as hub, listening(hub, *channels) as heard:
             await hub.publish(channels[0], b"to one")
             await hub.publish(iter([channels[0], channels[2], channels[0]]), b"to two")
             await hub.publish([], b"to none")
@@ -41,7 +41,7 @@ class DeliveryContract(ContractTests):
     async def test_one_publish_takes_a_thousand_channels(self, broker_url: str, room: str) -> None:
         channels = [f"{room}:{i}" for i in range(1000)]
         ledger = Ledger()
-        url = with_options(broker_url, **PATIENT)
+        url = patient(broker_url)
         async with open_hub(url) as hub, listening(hub, *channels) as heard:
             await hub.publish(channels, ledger.write(*channels))
             await hub.publish(channels, ledger.write(*channels))
@@ -53,7 +53,7 @@ class DeliveryContract(ContractTests):
     ) -> None:
         channels = [f"{room}:{i}" for i in range(20)]
         ledgers = [Ledger("a"), Ledger("b")]
-        url = with_options(broker_url, **PATIENT)
+        url = patient(broker_url)
         async with (
             open_hub(url) as one,
             open_hub(url) as other,
@@ -73,7 +73,7 @@ class DeliveryContract(ContractTests):
             assert heard.gaps == []
 
     async def test_a_thousand_callers_publish_at_once(self, broker_url: str, room: str) -> None:
-        url = with_options(broker_url, **PATIENT)
+        url = patient(broker_url)
         async with open_hub(url) as hub, listening(hub, room) as heard:
             payloads = [f"caller {i}".encode() for i in range(1000)]
             await asyncio.gather(*(hub.publish(room, payload) for payload in payloads))
@@ -82,7 +82,7 @@ class DeliveryContract(ContractTests):
 
     async def test_a_cancelled_publish_harms_no_other(self, broker_url: str, room: str) -> None:
         rng = random.Random(0)  # noqa: S311 - reproducible, no secret
-        async with open_hub(broker_url) as hub, listening(hub, room) as heard:
+        async with open_hub(patient(broker_url)) as hub, listening(hub, room) as heard:
             kept = []
             for i in range(300):
                 payload = b"%d" % i

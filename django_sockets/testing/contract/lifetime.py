@@ -18,7 +18,7 @@ from ...errors import BrokerClosed
 from ...hub.hub import open_hub
 from ...registry import open_broker
 from ..ledger import Ledger, listening
-from .base import PATIENT, ContractTests, with_options, with_password
+from .base import ContractTests, patient, with_password
 
 SECRET = "s3cr3t/pass@word"  # noqa: S105 - for URLs of servers that ask for none
 
@@ -30,7 +30,7 @@ class LifetimeContract(ContractTests):
         self, broker_url: str, room: str
     ) -> None:
         ledgers = [Ledger(f"thread{i}") for i in range(3)]
-        url = with_options(broker_url, **PATIENT)
+        url = patient(broker_url)
         async with open_hub(url) as hub, listening(hub, room) as heard:
 
             async def publish(ledger: Ledger) -> None:
