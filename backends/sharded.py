@@ -223,7 +223,10 @@ class ShardedBroker:
         for channel in channels:
             self._interests.pop(channel, None)
         for number, places in self._by_part(channels).items():
-            await self._parts[number].unsubscribe([channels[place] for place in places])
+            # A subscribe call may have begun while an earlier part was awaited, and it decides.
+            ended = [channels[place] for place in places if channels[place] not in self._interests]
+            if ended:
+                await self._parts[number].unsubscribe(ended)
 
     async def inspect(self) -> Report:
         """Ask every host; each fact, warning and problem names its host."""

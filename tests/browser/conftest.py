@@ -39,22 +39,39 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.timeout(300))
 
 
-# For one module at a time: while it is open, this thread counts as running an event loop.
-@pytest.fixture(scope="module")
-def chromium(missing: Callable[[str], NoReturn]) -> Iterator[Any]:
-    try:
-        from playwright.sync_api import expect, sync_playwright
-    except ImportError:
-        missing("playwright is not installed")
+@pytest.fixture(scope="session")
+def chromium_path(missing: Callable[[str], NoReturn]) -> str:
     found = filter(None, map(shutil.which, BROWSERS))
     path = os.environ.get("DJANGO_SOCKETS_CHROMIUM") or next(found, None)
     if path is None:
         missing("no Chromium: install the package chromium, or set DJANGO_SOCKETS_CHROMIUM")
+    return path
+
+
+# For one module at a time: while it is open, this thread counts as running an event loop.
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str, missing: Callable[[str], NoReturn]) -> Iterator[Any]:
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        missing("playwright is not installed")
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=OPTIONS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def chromium_with_back_cache(chromium: Any, chromium_path: str) -> Iterator[Any]:
+    """A browser that keeps pages for its back button, which Playwright turns off otherwise."""
+    browser = chromium.browser_type.launch(
+        executable_path=chromium_path,
+        args=OPTIONS,
+        ignore_default_args=["--disable-back-forward-cache"],
+    )
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

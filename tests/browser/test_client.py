@@ -6,7 +6,6 @@ the times that users have.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -153,42 +152,23 @@ def test_the_page_connects_at_once_when_the_network_is_back(
 
 
 def test_a_page_from_the_back_forward_cache_connects_again(
-    chromium: Any, server: Server, publisher: Publisher, windows: Any
+    chromium_with_back_cache: Any, server: Server, publisher: Publisher
 ) -> None:
-    # Playwright turns the cache off for the browsers that it starts.
-    path = chromium_path(chromium)
-    browser = chromium.browser_type.launch(
-        executable_path=path,
-        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        ignore_default_args=["--disable-back-forward-cache"],
-    )
-    try:
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        wait_for(page, "isReady()")
-        publisher.publish(10)
-        shown(page, 10)
-        page.goto(f"http://127.0.0.1:{server.port}/other.html")
-        publisher.publish(10)
-        page.go_back(wait_until="commit")
-        wait_for(page, "window.persisted")
-        wait_for(page, "isReady()")
-        assert [status["state"] for status in page.evaluate("states")] == [
-            "connected", "waiting", "connecting", "connected",
-        ]  # fmt: skip
-        publisher.publish(10)
-        assert shown(page, 30).count("gap") == 1
-    finally:
-        browser.close()
-
-
-def chromium_path(chromium: Any) -> str:
-    found: str = chromium.new_browser_cdp_session().send("Browser.getVersion")["product"]
-    assert "Chrom" in found
-    import shutil
-
-    named = os.environ.get("DJANGO_SOCKETS_CHROMIUM")
-    return named or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
+    page = chromium_with_back_cache.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    wait_for(page, "isReady()")
+    publisher.publish(10)
+    shown(page, 10)
+    page.goto(f"http://127.0.0.1:{server.port}/other.html")
+    publisher.publish(10)
+    page.go_back(wait_until="commit")
+    wait_for(page, "window.persisted")
+    wait_for(page, "isReady()")
+    assert [status["state"] for status in page.evaluate("states")] == [
+        "connected", "waiting", "connecting", "connected",
+    ]  # fmt: skip
+    publisher.publish(10)
+    assert shown(page, 30).count("gap") == 1
 
 
 def test_a_web_worker(windows: Any, server: Server) -> None:
@@ -241,32 +221,3 @@ def test_react_components_follow_a_channel_while_they_are_on_the_page(
         publisher.publish(1)
         page.evaluate("socket.request('double', {n: 1})")
         assert page.evaluate("renders") == renders
-
-
-def test_a_thousand_numbers_through_all_of_it(
-    open_page: Any, link: Any, windows: Any, publisher: Publisher
-) -> None:
-    windows.expected = r"WebSocket connection to .* failed|ERR_INTERNET_DISCONNECTED"
-    loop, proxy = link
-    pages = [open_page(proxy.port) for _ in range(2)]
-    with publisher.steadily(0.004):
-        for turn in range(6):
-            page = pages[turn % 2]
-            wait_for(page, "isReady()", BACK_SECONDS)
-            if turn % 3 == 0:
-                loop.run(do(proxy.drop))
-            elif turn % 3 == 1:
-                page.evaluate("socket.close(); socket.reconnect()")
-            else:
-                cdp = page.context.new_cdp_session(page)
-                cdp.send("Page.setWebLifecycleState", {"state": "frozen"})
-                publisher_was_at = publisher.last
-                while publisher.last < publisher_was_at + 50:
-                    time.sleep(0.01)  # The page cannot tell.
-                cdp.send("Page.setWebLifecycleState", {"state": "active"})
-            wait_for(page, f"shown.at(-1) > {publisher.last}", BACK_SECONDS)
-    for page in pages:
-        wait_for(page, "isReady()", BACK_SECONDS)
-    publisher.publish(max(1000 - publisher.last, 1))
-    for page in pages:
-        shown(page, publisher.last)
