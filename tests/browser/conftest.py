@@ -36,7 +36,7 @@ LEFT = "WebSocket is closed before the connection is established"
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A test in a browser has more time than others: its waits alone may take 30 s each."""
     if item.get_closest_marker("timeout") is None:
-        item.add_marker(pytest.mark.timeout(180))
+        item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         cwd=BOARD,
         env={**os.environ, "BOARD_DATABASE": str(path)},
         check=True,
-        timeout=60,
+        timeout=150,
     )
     return str(path)
 

@@ -34,7 +34,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         cwd=CHAT,
         env={**os.environ, "CHAT_DATABASE": str(path)},
         check=True,
-        timeout=60,
+        timeout=150,
     )
     return str(path)
 

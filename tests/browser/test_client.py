@@ -23,7 +23,7 @@ from support.client_server import NOTICED_SECONDS, PING_SECONDS, Publisher, clie
 from support.loop_thread import LoopThread
 from support.shop_process import Server
 
-pytestmark = pytest.mark.timeout(180 if PING_SECONDS == 2 else 900)
+pytestmark = pytest.mark.timeout(300 if PING_SECONDS == 2 else 900)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from django_sockets.testing.servers import CacheServer
 from support.client_pages import in_order_or_gap, wait_for
 from support.client_server import PING_SECONDS, Publisher, client_app
 
-pytestmark = pytest.mark.timeout(180 if PING_SECONDS == 2 else 900)
+pytestmark = pytest.mark.timeout(300 if PING_SECONDS == 2 else 900)
 
 
 def test_a_broker_that_is_killed_costs_a_gap_and_no_connection(

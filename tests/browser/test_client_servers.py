@@ -15,7 +15,7 @@ import pytest
 from support.client_pages import BACK_SECONDS, shown, wait_for
 from support.client_server import COMMANDS, PING_SECONDS, Publisher, client_app
 
-pytestmark = pytest.mark.timeout(180 if PING_SECONDS == 2 else 900)
+pytestmark = pytest.mark.timeout(300 if PING_SECONDS == 2 else 900)
 CODES = {"hypercorn": (1011,), "granian": (1006, 1012)}
 """The codes of a shutdown, if they are not 1012. docs/shutdown.md describes them."""
 CODE_OF_END = "states.find(({state}) => state === 'waiting').code"

@@ -31,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
     return database, made.stdout.strip()
 
@@ -43,7 +43,7 @@ def manage(database: str, code: str) -> None:
         cwd=COUNTER,
         env={**os.environ, "COUNTER_DATABASE": database},
         check=True,
-        timeout=60,
+        timeout=150,
     )
 
 

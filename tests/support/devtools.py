@@ -80,7 +80,7 @@ def devtools(chromium: str, folder: Path, *options: str) -> Iterator[Devtools]:
                 if line.startswith("DevTools listening on "):
                     break
             url = line.split()[-1]
-            with connect(url, proxy=None, max_size=None) as websocket:
+            with connect(url, proxy=None, max_size=None, open_timeout=WAIT_SECONDS) as websocket:
                 yield Devtools(websocket)
         finally:
             process.kill()
