@@ -21,7 +21,7 @@ from .processes import GuardedProcess, OwnDirectory, Startable
 
 __all__ = ["CacheServer", "ServerUnavailable"]
 
-START_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.005
 _START_ATTEMPTS = 5
