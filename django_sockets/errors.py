@@ -84,19 +84,26 @@ class EncodeError(DjangoSocketsError, TypeError):
 
 
 class PayloadTooLarge(DjangoSocketsError, ValueError):
-    """A payload is over the limit. Nothing was published.
+    """A payload, or the info of a member, is over the limit. Nothing was sent to the server.
 
     Attributes:
         size_bytes: the size of the refused payload.
         limit_bytes: the limit.
     """
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        size_bytes: int,
+        limit_bytes: int,
+        *,
+        what: str = "payload",
+        option: str = "max_payload_bytes",
+    ) -> None:
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
         super().__init__(
-            f"payload of {size_bytes} bytes is over the limit of {limit_bytes} bytes: send less, "
-            "or raise the URL option max_payload_bytes in every process"
+            f"{what} of {size_bytes} bytes is over the limit of {limit_bytes} bytes: send less, "
+            f"or raise the URL option {option} in every process"
         )
 
 
