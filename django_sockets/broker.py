@@ -564,8 +564,8 @@ class SupportsPresence(Protocol):
             server: one of `lease_servers`.
             process: an id of one incarnation of a process (`presence.check_process`). An id whose
                 lease has ended is never used again.
-            lease_seconds: at least 0.001, and the same in all processes.
-            grace_seconds: see `LeaseAction.END`.
+            lease_seconds: 0.001 to 3600, and the same in all processes.
+            grace_seconds: see `LeaseAction.END`; 0 to 3600.
             adopt: at most `presence.ADOPTED_AT_ONCE` ids that own entries. The server gives a lease
                 to those that it does not know, so that they count as dead when nobody renews it.
 

@@ -16,7 +16,7 @@ broker removes no entries of dead processes: the hubs that watch a channel do so
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
@@ -35,6 +35,7 @@ __all__ = [
     "PresenceSnapshot",
     "bytes_of",
     "check_changes",
+    "check_lease",
     "check_process",
     "pack_diff",
     "parse_diff",
@@ -52,6 +53,9 @@ EMPTY_SECONDS = 60
 ADOPTED_AT_ONCE = 1000
 """Maximum number of process ids in the argument `adopt` of `lease`."""
 MAX_PROCESS_BYTES = 64
+LEAST_LEASE_SECONDS = 0.001
+MOST_SECONDS = 3600
+"""The bounds of a lease. Ended leases are forgotten after an hour."""
 
 
 class PresenceSnapshot(msgspec.Struct, frozen=True):
@@ -179,6 +183,26 @@ def check_changes(changes: Mapping[str, bytes]) -> None:
     for field in changes:
         if not process_of(field):
             raise ValueError(f"field {field!r} names no process: write '<process>:<entry>'")
+
+
+def check_lease(
+    process: str, lease_seconds: float, grace_seconds: float, adopt: Collection[str]
+) -> None:
+    """Check the arguments of `lease`.
+
+    Raises:
+        ValueError: one is not valid.
+    """
+    for one in (process, *adopt):
+        check_process(one)
+    if len(adopt) > ADOPTED_AT_ONCE:
+        raise ValueError(f"adopt has {len(adopt)} ids: use at most {ADOPTED_AT_ONCE} in one call")
+    if not LEAST_LEASE_SECONDS <= lease_seconds <= MOST_SECONDS:
+        raise ValueError(
+            f"lease_seconds={lease_seconds!r}: use {LEAST_LEASE_SECONDS} to {MOST_SECONDS}"
+        )
+    if not 0 <= grace_seconds <= MOST_SECONDS:
+        raise ValueError(f"grace_seconds={grace_seconds!r}: use 0 to {MOST_SECONDS}")
 
 
 # The wire format of a diff; docs/wire-format.md describes it.
