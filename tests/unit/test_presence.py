@@ -22,7 +22,7 @@ from django_sockets.errors import BrokerClosed
 from django_sockets.hub.presence.reaper import place_in_order
 from django_sockets.hub.presence.replica import Replica
 from django_sockets.hub.presence.values import pack_value
-from django_sockets.presence import PresenceDiff, PresenceSnapshot
+from django_sockets.presence import ABSENT, PresenceDiff, PresenceSnapshot
 from django_sockets.testing import Faults
 from support.presence_world import GRACE, LEASE, ROOM, world_of
 
@@ -152,7 +152,6 @@ async def test_the_next_in_the_order_reaps_if_the_first_does_not() -> None:
         )
         await dying.crash()
         await world.move(LEASE - 1)
-        order[0].faults.refuse_presence_calls(0)
         await order[0].crash()  # It dies, too, and its lease goes on.
         await world.move(3)
         assert "ann" not in order[1].view.members
@@ -366,6 +365,17 @@ async def test_a_server_that_lost_its_data_gets_the_entries_again(sign: bool) ->
             assert {one.id for one in world.processes} <= set(process.view.members)
             # It does not see its own member leave.
             assert Counter(process.view.told)[f"-{process.id}"] == 0
+
+
+async def test_a_reply_of_before_a_loss_is_not_taken_while_own_entries_are_written() -> None:
+    async with world_of(1) as world:
+        (process,) = world.processes
+        await process.hub.track(ROOM, "ann")
+        await world.move(0)
+        process.hub.presence_lost([ROOM], "by a test")
+        process.hub.presence_snapshot(ROOM, ABSENT)
+        await world.move(1)
+        assert process.view.told == ["+ann"]
 
 
 async def test_a_server_that_lost_an_entry_of_which_its_owner_was_not_told() -> None:
