@@ -16,6 +16,7 @@ import time
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from ..broker import Limits, Report, Sink, deliver_now
@@ -29,7 +30,7 @@ from ..url import BrokerURL
 from .memory_history import MemoryHistory
 from .memory_presence import MemoryPresence, MemoryPresenceCalls, ReadSnapshot
 from .memory_queues import MemoryQueueCalls, MemoryQueues
-from .watches import DeliverNow, Item, SnapshotItem, deliver_mixed, report_lost, watch_of
+from .watches import Deferred, DeliverNow, Item, SnapshotItem, deliver_mixed, report_lost, watch_of
 
 __all__ = ["MemoryBroker"]
 
@@ -227,9 +228,7 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
         waiting: Awaitable[None] | None = None
         try:
             if batch and mixed:
-                waiting = deliver_mixed(
-                    self._sink, batch, lambda: self._channels, self._deliver_now
-                )
+                waiting = Deferred(partial(self._deliver_mixed, batch))
             elif batch:
                 waiting = self._deliver_now(batch)
         except Exception as exc:
@@ -242,6 +241,9 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
         if mixed:  # Their channels have been unsubscribed.
             self._settle(taken)
         return None
+
+    async def _deliver_mixed(self, batch: list[Item]) -> None:
+        await deliver_mixed(self._sink, batch, lambda: self._channels, self._deliver_now)
 
     async def _finish(
         self,

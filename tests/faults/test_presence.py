@@ -41,6 +41,11 @@ def prefix_of(follower: PresenceFollower) -> bytes:
     return follower.url.partition("prefix=")[2].partition("&")[0].encode()
 
 
+def own_prefix_of(follower: PresenceFollower, server: CacheServer) -> str:
+    """The URL of the server with the prefix of a follower, and without its other options."""
+    return quick(with_options(server.url, prefix=prefix_of(follower).decode()))
+
+
 @pytest.fixture
 def room() -> str:
     return f"room:{uuid.uuid4().hex}"
@@ -307,3 +312,33 @@ async def test_large_channels_are_read_without_too_much_unread_output(
         for one in rooms:
             assert len((await watcher.until_equal(one)).entries) == 1000
         assert len(watcher.reasons) == 1
+
+
+# A connection that takes the place of an old one
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_watch_moves_to_a_new_connection_without_a_loss(
+    fresh_valkey_server: CacheServer, room: str, reads: bool
+) -> None:
+    server = fresh_valkey_server
+    url = with_options(own(server.url), connection_max_age_seconds=0.5)
+    async with follower(url) as watcher, follower(own_prefix_of(watcher, server)) as other:
+        await watcher.broker.watch_presence([room])
+        links: set[str] = set()
+        number = 0
+        while len(links) < 4:
+            number += 1
+            change = {f"p:{number}": b"x", f"p:{number - 3}": b""}
+            await other.broker.change_presence(room, change)
+            if reads:
+                watcher.broker.request_presence(room)
+            if number % 20 == 0:
+                lines = await asyncio.to_thread(server.execute, "CLIENT", "LIST", "TYPE", "pubsub")
+                links.update(line.split()[0] for line in lines.splitlines())
+        truth = await watcher.until_equal(room)
+        assert truth.version == number
+        assert len(truth.entries) == 3
+        assert watcher.reasons == []
+        if not reads:
+            assert watcher.snapshots == 1

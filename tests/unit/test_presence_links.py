@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -283,6 +284,16 @@ async def test_changes_that_did_not_fit_in_memory_are_a_loss(
     _, snapshot = await here.sink.snapshots(ROOM, 2)
     assert snapshot == await here.read()
     await here.broker.aclose()
+
+
+async def test_a_broker_may_be_closed_before_a_diff_is_delivered() -> None:
+    """Python would warn of a coroutine that was never awaited, which fails this test."""
+    here = PresenceRoom("memory://closed-early", ROOM)
+    await here.watch()
+    await here.change(a=b"x")
+    # It begins between the call that delivers and the task that awaits the delivery.
+    await asyncio.ensure_future(here.broker.aclose())
+    gc.collect()
 
 
 # Scripts
