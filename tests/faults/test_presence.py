@@ -10,7 +10,8 @@ import pytest
 
 from django_sockets.backends.client.commands import leases_key, server_name
 from django_sockets.backends.watches import watch_of
-from django_sockets.presence import LeaseAction, LeaseState, PresenceChange
+from django_sockets.errors import PresenceError, SubscribeError
+from django_sockets.presence import ABSENT, LeaseAction, LeaseState, PresenceChange
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract import (
     CacheControl,
@@ -342,3 +343,43 @@ async def test_a_watch_moves_to_a_new_connection_without_a_loss(
         assert watcher.reasons == []
         if not reads:
             assert watcher.snapshots == 1
+
+
+# Several hosts
+
+
+async def test_a_dead_host_affects_only_its_own_channels(
+    fresh_valkey_server: CacheServer, fresh_redis_server: CacheServer
+) -> None:
+    prefix = f"p{uuid.uuid4().hex}"
+    servers = (fresh_valkey_server, fresh_redis_server)
+    url = " ".join(quick(with_options(server.url, prefix=prefix)) for server in servers)
+    async with follower(url) as watcher:
+        broker = watcher.broker
+        by_server = {broker.lease_server_of(f"room:{n}"): f"room:{n}" for n in range(50)}
+        assert set(by_server) == set(broker.lease_servers)
+        (dead,) = [server for server in by_server if str(fresh_redis_server.port) in server]
+        (alive,) = [server for server in by_server if server != dead]
+        lost, kept = by_server[dead], by_server[alive]
+        await broker.watch_presence([kept, lost])
+        await asyncio.to_thread(fresh_redis_server.kill)
+        with pytest.raises(PresenceError) as failed:
+            await broker.change_presence(lost, {"p:1": b"x"})
+        assert failed.value.channels == (lost,)
+        with pytest.raises(PresenceError) as failed:
+            await broker.read_presence([kept, lost])
+        assert failed.value.channels == (lost,)
+        with pytest.raises(PresenceError):
+            await broker.lease(dead, "p", LeaseAction.NEW, lease_seconds=LONG_SECONDS)
+        await broker.lease(alive, "p", LeaseAction.NEW, lease_seconds=LONG_SECONDS)
+        await broker.change_presence(kept, {"p:1": b"x"})
+        assert (await watcher.until_equal(kept)).entries == {"p:1": b"x"}
+        # A watch of both is all or nothing, and leaves an earlier watch alone.
+        with pytest.raises(SubscribeError) as refused:
+            await broker.watch_presence([f"{kept}:2", kept, lost, f"{lost}:2"])
+        assert set(refused.value.channels) >= {kept, lost}
+        await broker.change_presence(kept, {"p:2": b"x"})
+        await watcher.wait(lambda: "p:2" in watcher.replicas[kept].entries)
+        await asyncio.to_thread(fresh_redis_server.start)
+        await patiently(lambda: broker.change_presence(lost, {"p:3": b"x"}))
+        await watcher.wait(lambda: "p:3" in watcher.replicas.get(lost, ABSENT).entries)
