@@ -14,12 +14,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from typing import Any, cast, overload
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from ..broker import (
     HistoryItem,
     SupportsHistory,
+    SupportsPresence,
     SupportsQueue,
     ThreadPublisher,
     check_channel,
@@ -32,7 +43,7 @@ from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, PayloadTooLarge, PublishError
+from ..errors import BrokerClosed, ConfigurationError, PayloadTooLarge, PublishError
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
@@ -46,6 +57,12 @@ from .history.pages import HistoryPage, HistoryPages
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
+
+if TYPE_CHECKING:  # A hub without presence does not load it.
+    from ..delivery.channel import PresenceSubscriber
+    from ..presence import PresenceDiff, PresenceSnapshot
+    from .presence.context import PresenceBroker
+    from .presence.hub_presence import HubPresence
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -97,6 +114,7 @@ class Hub:
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)
+        self._presence: HubPresence | None = None
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
@@ -289,21 +307,28 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def subscribe(
-        self, *channels: str, since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        *channels: str,
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> AsyncIterator[Events]:
         """Subscribe within an `async with`. On entry, the server has acknowledged the channels.
 
         Args:
-            since, replay: see `add`.
+            since, replay, presence: see `add`.
 
         Yields:
-            An async iterator of `Message` and `Gap`. Its `recoveries` are the result of `add`.
+            An async iterator of `Message`, `Gap` and, with `presence`, `Presence`. Its
+            `recoveries` are the result of `add`.
 
         Raises:
             ChannelError, PositionError, ValueError, SubscribeError: nothing is subscribed.
+            ConfigurationError: see `add`.
         """
         events = Events(*self._queue_limits())
-        events.recoveries = await self.add(events, channels, since=since, replay=replay)
+        adding = self.add(events, channels, since=since, replay=replay, presence=presence)
+        events.recoveries = await adding
         try:
             yield events
         finally:
@@ -326,6 +351,7 @@ class Hub:
         direct: SendQueue | None = None,
         since: str | Mapping[str, str] | None = None,
         replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe a local subscriber, and await the server's acknowledgement of every channel.
 
@@ -342,6 +368,10 @@ class Hub:
                 mapping of channel to position.
             replay: the number of latest messages to get, on channels without a position; at most
                 as many as are kept. 0 for none.
+            presence: True, or some of the channels: the subscriber, which must be a
+                `PresenceSubscriber`, also gets the changes of the members of the channels
+                (`on_presence`), in the order of the stream. `Recovery.presence` has the members
+                before the first change. A later call adds this to an existing subscription.
 
         Returns:
             The result of each channel.
@@ -350,13 +380,39 @@ class Hub:
             ChannelError, SubscribeError: the subscriber is on none of the new channels.
             PositionError: `since` has a text that is not a position.
             ValueError: `replay` is negative.
+            ConfigurationError: the broker has no presence.
             BrokerClosed: after `aclose`.
         """
         names = self.check_channels(channels)
+        if presence:
+            watched = names if presence is True else [name for name in names if name in presence]
+            return self._add_watching(subscriber, names, direct, since, replay, watched)
         healing = self._healing
         if since is None and not replay and (healing is None or not healing.keeps_any(names)):
             return self._add(subscriber, names, direct)
         return self._add_behind(subscriber, names, direct, starts_of(names, since, replay))
+
+    async def _add_watching(
+        self,
+        subscriber: Subscriber,
+        names: list[str],
+        direct: SendQueue | None,
+        since: str | Mapping[str, str] | None,
+        replay: int,
+        watched: list[str],
+    ) -> dict[str, Recovery]:
+        """`add` with presence on some of the channels."""
+        presence = self._open_presence()
+        new = [name for name in names if name not in self.channels_of(subscriber)]
+        recoveries = await self.add(subscriber, names, direct=direct, since=since, replay=replay)
+        try:
+            members = await presence.watch(cast("PresenceSubscriber", subscriber), watched)
+        except BaseException:
+            await self.remove(subscriber, new)
+            raise
+        for name in watched:
+            recoveries[name] = replace(recoveries[name], presence=members[name])
+        return recoveries
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
@@ -403,6 +459,9 @@ class Hub:
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
+        if self._presence is not None:
+            gone = list(self.channels_of(subscriber) if channels is None else channels)
+            self._presence.unwatch(cast("PresenceSubscriber", subscriber), gone)
         if self._healing is None:
             empty = self.subscriptions.remove(subscriber, channels)
         else:
@@ -415,6 +474,103 @@ class Hub:
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """A live view of the channels of a subscriber."""
         return self.subscriptions.channels_of(subscriber)
+
+    # Presence
+
+    async def track(
+        self, channel: str, key: str, info: Any = None, *, entry: str | None = None
+    ) -> None:
+        """Let a member be present on a channel until `untrack`, `release` or the end of the hub.
+
+        Several entries with one key, on any process, are one member. Calls of one turn of the event
+        loop share one command for each channel.
+
+        Args:
+            key: names the member, such as the id of a user: 1 to 255 bytes of UTF-8 without control
+                characters.
+            info: anything with a JSON form, at most `max_presence_bytes` as JSON.
+            entry: names this entry on the channel among those of the hub, such as the id of a
+                connection. Default: None, the key. A second call with the same entry replaces its
+                key and info.
+
+        Raises:
+            ChannelError, EncodeError, PayloadTooLarge, PresenceError: the entry is not present. It
+                is as it was before if there was one.
+            ConfigurationError: the key or the entry is not valid, or the broker has no presence.
+            BrokerClosed: after `aclose`.
+        """
+        (name,) = self._names_to_read([channel])
+        await self._open_presence().track(name, key, info, entry)
+
+    async def untrack(self, channel: str, entry: str) -> None:
+        """Remove an entry of this hub from a channel at once. Without such an entry, do nothing.
+
+        If the server cannot be reached, the hub tries again until it has removed the entry.
+
+        Args:
+            entry: as for `track`; by default the key.
+
+        Raises:
+            ChannelError: the name is not valid.
+            BrokerClosed: after `aclose`.
+        """
+        (name,) = self._names_to_read([channel])
+        if self._presence is not None:
+            await self._presence.untrack(name, entry)
+
+    def release(self, entry: str, channels: Iterable[str] | None = None) -> None:
+        """Remove an entry of this hub after `presence_grace_seconds`, as when a connection ends.
+
+        If another entry with its key comes meanwhile, on any process, nobody sees the key leave.
+
+        Args:
+            channels: Default: None, all channels of the entry.
+        """
+        if self._presence is not None and not self.closed:
+            self._presence.release(entry, channels)
+
+    async def presence(self, channel: str) -> dict[str, list[Any]]:
+        """The members of a channel, on all processes: key -> the info of each of its entries.
+
+        A channel that this hub watches or is tracked on is answered without the server. Members of
+        a process whose lease has ended are left out.
+
+        Raises:
+            ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
+            PresenceError: the server did not answer, or refused.
+            BrokerClosed: after `aclose`.
+        """
+        (name,) = self._names_to_read([channel])
+        return await self._open_presence().members(name)
+
+    def _open_presence(self) -> HubPresence:
+        if self.closed:
+            raise BrokerClosed(self.config.url)
+        if self._presence is None:
+            if not isinstance(self._broker, SupportsPresence):
+                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
+            from .presence.context import Context
+            from .presence.hub_presence import HubPresence
+
+            broker = cast("PresenceBroker", self._broker)
+            context = Context(broker, self.config.url, self.counters, self.loop)
+            self._presence = HubPresence(self, context)
+        return self._presence
+
+    def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.take_snapshot(channel, snapshot)
+
+    def presence_diff(self, channel: str, diff: PresenceDiff) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.take_diff(channel, diff)
+
+    def presence_lost(self, channels: Sequence[str], reason: str) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.lost(channels)
 
     # Receiving (`broker.Sink`)
 
@@ -560,6 +716,8 @@ class Hub:
         for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
+        if self._presence is not None:
+            await self._presence.aclose()
         if self._healing is not None:
             await self._healing.aclose()
         await self._broker.aclose()
