@@ -13,8 +13,9 @@ const MOST_BYTES = 12 * 1024;
 
 /** Properties of objects that stay inside the client: they get short names. */
 const INTERNAL = `
-  answered control disconnected discard expires fits heard isFull isLate isMissing isReady
-  isRenewable refresh schedule setClosed stopTimer
+  answer answered awake base begin call check control discard disconnected done emit entry expires
+  fail fits heard isFull isLate isMissing isReady isRenewable refresh restored schedule sent
+  setClosed stop stopTimer timer update use write
 `.trim().split(/\s+/);
 
 /** @param {string} name */

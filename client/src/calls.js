@@ -2,6 +2,7 @@
 
 import { RequestError, errorInfo, failure } from "./errors.js";
 import { byteLength, isAtLeast } from "./frames.js";
+import { DEFAULT_REQUESTS, MOST_WAITING, TIMEOUT_MS } from "./limits.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ErrorInfo} ErrorInfo */
@@ -15,10 +16,6 @@ import { deadline } from "./timers.js";
  * @property {(ok?: any) => void} done
  * @property {(error: ErrorInfo) => void} fail
  */
-
-const MOST_WAITING = 100;
-const TIMEOUT_MS = 10_000;
-const DEFAULT_REQUESTS = 8;
 
 /** @param {import("./environment.js").Environment} env */
 export function createCalls(env) {

@@ -1,6 +1,7 @@
 /** One websocket, from the attempt to its end: the handshake, pings, and the reason of the end. */
 
 import { decode, isObject } from "./frames.js";
+import { BUFFERED_BYTES, CLOSE_MS, HELLO_MS, LOST, NORMAL, OPEN } from "./limits.js";
 import { watchLiveness } from "./liveness.js";
 import { deadline } from "./timers.js";
 
@@ -24,12 +25,6 @@ import { deadline } from "./timers.js";
 const PROTOCOL = "django-sockets.v1";
 const TOKEN_PROTOCOL = "django-sockets.token";
 
-const HELLO_MS = 10_000;
-const CLOSE_MS = 5000;
-const BUFFERED_BYTES = 4 * 1024 * 1024;
-const NORMAL = 1000;
-const LOST = 1006;
-const OPEN = 1;
 
 /**
  * @param {import("./environment.js").Environment} env

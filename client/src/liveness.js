@@ -1,14 +1,10 @@
 /** Finds out that a connection is dead although nothing has closed it. */
 
 import { isAtLeast } from "./frames.js";
+import { DEFAULT_PING_SECONDS, MARGIN_MS, REARM_MS, WAIT_MS } from "./limits.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {ReturnType<typeof watchLiveness>} Liveness */
-
-const MARGIN_MS = 10_000;
-const WAIT_MS = 5000;
-const REARM_MS = 5000;
-const DEFAULT_PING_SECONDS = 25;
 
 /**
  * @param {import("./environment.js").Environment} env

@@ -2,18 +2,14 @@
 
 import { FINAL, OTHERS, RECONNECTIONS } from "./close_codes.js";
 import { isAtLeast } from "./frames.js";
+import { APPLICATION, DAPHNE, LONGEST_SECONDS, UNAUTHORIZED } from "./limits.js";
 
 /** @typedef {import("./connection.js").End} End */
 
 /** @typedef {import("./close_codes.js").Bounds | null} Reaction  null: do not connect again */
 
-const LONGEST_SECONDS = 3600;
-const APPLICATION = 3000;
-/** daphne adds this to the codes 1001 to 1015. */
-const DAPHNE = 2000;
-const UNAUTHORIZED = 4401;
-const REFUSED = [UNAUTHORIZED, 4403];
 const LOST = [1005, 1006];
+const REFUSED = [UNAUTHORIZED, 4403];
 
 /**
  * @param {End} end

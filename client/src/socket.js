@@ -8,6 +8,7 @@ import { createEmitter } from "./emitter.js";
 import { errorInfo, failure } from "./errors.js";
 import { isObject, textOf } from "./frames.js";
 import { watchPage } from "./lifecycle.js";
+import { MOST_NAMES, PROVIDED_MS, STABLE_MS } from "./limits.js";
 import { codeOf, reaction, reasonOf } from "./reaction.js";
 import { deadline } from "./timers.js";
 import { addressOf } from "./url.js";
@@ -16,9 +17,6 @@ import { addressOf } from "./url.js";
 /** @typedef {import("../types/client.js").Status} Status */
 /** @typedef {import("../types/client.js").Reason} Reason */
 
-const STABLE_MS = 10_000;
-const PROVIDED_MS = 10_000;
-const MOST_NAMES = 1000;
 /** A wait for one of these reasons ends early if the page or the network comes back. */
 const WAKEABLE = ["lost", "unreachable", "token"];
 
@@ -73,11 +71,11 @@ export function createSocket(url, { token }, env) {
     cut();
   };
 
-  /** @param {Status} next */
-  const close = (next) => {
+  /** @param {{reason: Reason, code?: number}} why */
+  const close = (why) => {
     stopWatching();
     calls.setClosed(true);
-    become(next);
+    become({ state: "closed", ...why });
   };
 
   /**
@@ -106,7 +104,7 @@ export function createSocket(url, { token }, env) {
       after ??= [0, 1];
     }
     if (after) wait(why, after);
-    else close({ state: "closed", ...why });
+    else close(why);
   };
 
   /** @param {Frame} frame */
@@ -162,7 +160,7 @@ export function createSocket(url, { token }, env) {
       });
     } catch {
       // The browser's error may contain the token.
-      close({ state: "closed", reason: "token" });
+      close({ reason: "token" });
       emit("error", failure("invalid_address", "the address or the token is not valid"));
     }
   };
@@ -181,7 +179,7 @@ export function createSocket(url, { token }, env) {
       stop();
       if (present !== attempt) return;
       if (to && key !== null) connect(addressOf(to, env.base), key);
-      else close({ state: "closed", reason: "token" });
+      else close({ reason: "token" });
     } catch {
       stop();
       fail();
@@ -239,7 +237,7 @@ export function createSocket(url, { token }, env) {
     close() {
       if (status.state === "closed") return;
       leave();
-      close({ state: "closed", reason: "client" });
+      close({ reason: "client" });
     },
     reconnect() {
       const { state } = status;

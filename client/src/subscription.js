@@ -5,6 +5,7 @@ import { createToken } from "./channel_token.js";
 import { createEmitter } from "./emitter.js";
 import { errorInfo, failure } from "./errors.js";
 import { isAtLeast, textOf } from "./frames.js";
+import { MIN_SECONDS, RENEW_AFTER } from "./limits.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ChannelState} ChannelState */
@@ -20,8 +21,6 @@ import { deadline } from "./timers.js";
  * @property {boolean} isLate  the subscription may be ahead of the state that this use starts from
  */
 
-const RENEW_AFTER = 0.8;
-const MIN_SECONDS = 1;
 const EVENTS = ["message", "gap", "presence", "error", "state"];
 
 /**
