@@ -11,13 +11,13 @@ import { deadline } from "./timers.js";
 /**
  * @typedef {object} End
  * @property {number} code  the close code; 1006 if there was none
- * @property {boolean} hello  whether the server has said hello
+ * @property {boolean} isGreeted  whether the server has said hello
  * @property {Frame | undefined} bye  what the server has said about the end
  */
 
 /**
  * @typedef {object} Receiver
- * @property {(hello: Frame) => void} hello
+ * @property {(hello: Frame) => void} greeted
  * @property {(frame: Frame | null) => void} frame  any other frame; null if it is malformed
  * @property {(end: End) => void} end  called once
  */
@@ -57,7 +57,7 @@ export function createConnection(env, url, token, receiver) {
     liveness?.stop();
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(NORMAL); // On a closed socket, this has no effect.
-    receiver.end({ code, hello: isGreeted, bye });
+    receiver.end({ code, isGreeted, bye });
   };
 
   const lost = () => end(LOST);
@@ -74,7 +74,7 @@ export function createConnection(env, url, token, receiver) {
     answersPings = hello.pong === true;
     stopDeadline();
     liveness = watchLiveness(env, hello.ping, () => write(`{"ping":${++pings}}`), lost);
-    receiver.hello(hello);
+    receiver.greeted(hello);
   };
 
   /** @type {() => void} */

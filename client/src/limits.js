@@ -12,6 +12,9 @@ export const LONGEST_SECONDS = 3600;
 /** Channels that the server has subscribed the socket to, whose names are kept for a gap. */
 export const MOST_NAMES = 1000;
 
+/** A timer of a browser that is longer, 24 days, would expire at once. */
+export const LONGEST_MS = 2 ** 31 - 1;
+
 // Liveness
 export const DEFAULT_PING_SECONDS = 25;
 export const MARGIN_MS = 10_000;

@@ -31,7 +31,7 @@ export function reaction(end) {
     again === false ||
     FINAL.includes(code) ||
     // Refused at once: there is no login. Later it means that there may be a new one.
-    (code === UNAUTHORIZED && !end.hello) ||
+    (code === UNAUTHORIZED && !end.isGreeted) ||
     (code >= APPLICATION && !RECONNECTIONS[code]);
   return isFinal ? null : usual;
 }
@@ -52,7 +52,7 @@ const areBounds = (value) =>
  */
 export function reasonOf(end) {
   const code = codeOf(end);
-  if (!end.hello && REFUSED.includes(code)) return "refused";
+  if (!end.isGreeted && REFUSED.includes(code)) return "refused";
   if (end.bye || !LOST.includes(code)) return "server";
-  return end.hello ? "lost" : "unreachable";
+  return end.isGreeted ? "lost" : "unreachable";
 }

@@ -136,7 +136,7 @@ export function world({ url = "wss://example.com/ws/", page = new Page(), random
     }
   }
   const env = {
-    now: () => clock.now,
+    nowMs: () => clock.now,
     timer: (ms, callback) => clock.timer(ms, callback),
     random: () => here.random,
     WebSocket,

@@ -1,0 +1,74 @@
+/** Who is present on one channel: the last list of the server, and the changes since. */
+
+import { isObject } from "./frames.js";
+
+/** @typedef {import("./frames.js").Frame} Frame */
+/** @typedef {[string, any[]]} Member  a key, and an info for each of its entries */
+
+/**
+ * @param {unknown} value
+ * @returns {Member[]}
+ */
+const membersOf = (value) =>
+  isObject(value) ? Object.entries(value).filter(([, infos]) => Array.isArray(infos)) : [];
+
+/**
+ * @param {Iterable<Member>} members
+ * @returns {Member[]}
+ */
+const without = (members) => [...members].map(([key]) => [key, []]);
+
+/** @param {(event: string, ...values: any[]) => void} emit */
+export function createPresence(emit) {
+  /** @type {Map<string, any[]>} */
+  const members = new Map();
+  /** The parts of a list that have come. @type {Map<string, any[]>} */
+  const parts = new Map();
+  let isKnown = false;
+
+  return {
+    /** A copy of the list. */
+    list: () => new Map(members),
+
+    /** The connection has ended: the rest of a list does not come any more. */
+    forgetParts: () => parts.clear(),
+
+    /** The subscription has ended for good. */
+    clear() {
+      members.clear();
+      if (isKnown) emit("sync");
+      isKnown = false;
+    },
+
+    /**
+     * Take a list of the server, a part of one, or a change. Listeners are called after all of it is
+     * in the list. A member that is the same as before has no event.
+     *
+     * @param {Frame} frame
+     */
+    take({ sync, more, joined, left }) {
+      for (const [key, infos] of membersOf(sync)) {
+        parts.set(key, [...(parts.get(key) ?? []), ...infos]);
+      }
+      if (more) return;
+      const changes = new Map(
+        sync ? [...without(members), ...parts] : [...without(membersOf(left)), ...membersOf(joined)],
+      );
+      parts.clear();
+      /** @type {[string, string, any][]} */
+      const events = [];
+      for (const [key, infos] of changes) {
+        const before = members.get(key);
+        if (JSON.stringify(before ?? []) === JSON.stringify(infos)) continue;
+        if (infos.length) members.set(key, infos);
+        else members.delete(key);
+        events.push(infos.length ? [before ? "update" : "join", key, infos] : ["leave", key, before]);
+      }
+      // The members of the first list have been there before.
+      if (isKnown) for (const event of events) emit(...event);
+      isKnown ||= !!sync;
+      emit("presence", sync ? { present: Object.fromEntries(members) } : { joined, left });
+      emit("sync");
+    },
+  };
+}
