@@ -25,7 +25,7 @@ from .check import SOURCES, Findings, check, configuration
 from .check_server import check_server
 from .codec import decode_json, encode
 from .conf import load_config
-from .delivery.events import Event, Gap
+from .delivery.events import Event, Gap, Message, Presence
 from .errors import BrokerError, DjangoSocketsError
 from .hub.hub import open_hub
 
@@ -230,7 +230,7 @@ async def _tail(arguments: argparse.Namespace) -> int:
         logger.setLevel(logging.NOTSET)  # From here on, show log lines about lost connections.
         async for event in events:
             print(_as_json(event) if arguments.json else _as_text(event), flush=True)
-            if left is not None and not isinstance(event, Gap):
+            if left is not None and isinstance(event, Message):
                 left -= 1
                 if not left:
                     break
@@ -243,6 +243,9 @@ def _as_json(event: Event) -> str:
     if isinstance(event, Gap):
         line |= {"event": "gap", "channels": event.channels, "reason": event.reason}
         return json.dumps(line)
+    if isinstance(event, Presence):
+        members = {"joined": event.joined, "left": event.left, "updated": event.updated}
+        return json.dumps(line | {"event": "presence", "channel": event.channel, **members})
     line |= {"event": "message", "channel": event.channel}
     if event.position is not None:
         line["position"] = event.position
@@ -263,6 +266,9 @@ def _as_text(event: Event) -> str:
     if isinstance(event, Gap):
         names = ", ".join(event.channels)
         return f"{now} GAP on {names}: messages may be missing here ({event.reason})"
+    if isinstance(event, Presence):
+        joined, gone = ", ".join(event.joined), ", ".join(event.left)
+        return f"{now} {event.channel}: joined: {joined or '-'}; left: {gone or '-'}"
     return f"{now} {event.channel}: {_printable(event.payload)}"
 
 

@@ -174,6 +174,29 @@ class Broadcaster:
         found = await self._connection.positions(names)
         return found[names[0]] if is_one(channel) else found
 
+    # Presence
+
+    def presence(self, channel: str | int) -> dict[str, list[Any]]:
+        """The members that are present on a channel, on all processes; see docs/presence.md.
+
+        Args:
+            channel: one channel.
+
+        Returns:
+            Key of the member -> [info of each of its connections].
+
+        Raises:
+            ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
+            PresenceError: the server did not answer, or refused.
+            CallError: the event loop did not finish the call in time, or this thread runs an event
+                loop: await `async_presence` there.
+        """
+        return self._connection.calls.result(lambda: self.async_presence(channel))
+
+    async def async_presence(self, channel: str | int) -> dict[str, list[Any]]:
+        """See `presence`."""
+        return await self._connection.presence(channel)
+
     # Subscribing
 
     def subscribe(

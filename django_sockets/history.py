@@ -264,11 +264,14 @@ class Recovery:
             are live. It is opaque text, to be given as `since` later. None if the channel has no
             history rule, or if the server could not be asked.
         count: number of replayed messages.
+        presence: the members of the channel, as key -> [info of each connection]. All changes that
+            follow are events. None without `presence=True`.
     """
 
     recovered: bool = False
     position: str | None = None
     count: int = 0
+    presence: Mapping[str, list[Any]] | None = dataclasses.field(default=None, hash=False)
 
 
 Start: TypeAlias = Position | int | None

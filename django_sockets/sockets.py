@@ -15,8 +15,17 @@ from .connection.close_codes import NO_CODE, NORMAL
 from .connection.connection import Connection
 from .connection.overflow import CLOSE
 from .connection.socket_class import check_class
+from .connection.tracking import track, untrack
+from .delivery.events import Members
 from .hub.control import check_close_code
-from .runtime.channel_api import NOT_GIVEN, Channels, Since, channel_list, uncompressed
+from .runtime.channel_api import (
+    NOT_GIVEN,
+    Channels,
+    Since,
+    channel_list,
+    uncompressed,
+    watching,
+)
 
 __all__ = ["BaseSocketServer"]
 
@@ -28,7 +37,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class BaseSocketServer:
     """One websocket connection. Subclass it and override what you need.
 
-    `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error`, `gap` and
+    `connect`, `receive`, `disconnect`, `authorize`, `error`, `decode_error`, `gap`, `presence` and
     `may_subscribe` may be `def` or `async def`. A `def` runs on a worker thread, where it may block
     and use Django's ORM. An `async def` runs on the event loop. The handlers of one socket run one
     at a time, in the order of the frames. They do not delay other sockets. `async def` handlers run
@@ -239,6 +248,25 @@ class BaseSocketServer:
         `django-sockets.v1` are told of a gap before this method is called.
         """
 
+    if TYPE_CHECKING:
+        # An override may have a parameter more.
+        def presence(self, *args: Any, **kwargs: Any) -> Any: ...
+    else:
+
+        def presence(self, channel: str, joined: Members, left: Members, /) -> Any:
+            """Members of a channel have joined or left: see `subscribe` with `presence=True`.
+
+            Each join and each leave comes once, in the order of the broadcasts of the channel.
+            After a gap, one call has the difference to the members that were known before.
+
+            An override may have one parameter more, `updated`. It gets the members that stay and
+            whose infos have changed. Without it, the method is not called for such a change alone.
+
+            Args:
+                joined: key of the member -> [info of each of its connections].
+                left: the same, with the last infos.
+            """
+
     def may_subscribe(self, channel: str, /) -> Any:
         """Whether the client may subscribe to a channel. The default refuses every request.
 
@@ -362,7 +390,12 @@ class BaseSocketServer:
     # Subscribing
 
     def subscribe(
-        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channel: Channels,
+        *,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Any:
         """Subscribe to one channel, or to several. Returns when the server has acknowledged them.
 
@@ -375,27 +408,37 @@ class BaseSocketServer:
             since: the position of the last message that the client has; for several channels, a
                 dict of channel -> position. None stands for no position, as for a new client.
             replay: the number of latest messages to send, on channels without a position.
+            presence: also watch the members of the channels. `Recovery.presence` has the present
+                members; `presence` is called with each later change. The socket itself is not a
+                member, unless it calls `track`.
 
         Returns:
-            None without `since` and `replay`. With one of them, the `Recovery` of the channel, or,
-            for a list of channels, a dict of channel -> `Recovery`.
+            None without `since`, `replay` and `presence`. With one of them, the `Recovery` of the
+            channel, or, for a list of channels, a dict of channel -> `Recovery`.
 
         Raises:
             ChannelError, SubscribeError, CallError: this call has subscribed to none of them.
             PositionError: `since` is not a position; ConfigurationError: it is one position for
-                several channels; ValueError: `replay` is negative.
+                several channels, or the broker has no presence; ValueError: `replay` is negative.
         """
         calls = self._connection.calls
-        if since is NOT_GIVEN and replay is None:
+        if since is NOT_GIVEN and replay is None and not presence:
             return calls.plain(lambda: self.async_subscribe(channel))
-        return calls.result(lambda: self.async_subscribe(channel, since=since, replay=replay))
+        return calls.result(
+            lambda: self.async_subscribe(channel, since=since, replay=replay, **watching(presence))
+        )
 
     async def async_subscribe(
-        self, channel: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channel: Channels,
+        *,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Any:
         """See `subscribe`."""
-        recoveries = await self._connection.subscribe(channel, since, replay)
-        return None if since is NOT_GIVEN and replay is None else recoveries
+        recoveries = await self._connection.subscribe(channel, since, replay, presence)
+        return None if since is NOT_GIVEN and replay is None and not presence else recoveries
 
     def unsubscribe(self, channel: Channels) -> None:
         """Unsubscribe from one channel, or from several. Nothing more arrives on them."""
@@ -406,14 +449,19 @@ class BaseSocketServer:
         await self._connection.unsubscribe(channel)
 
     def subscribe_for_client(
-        self, channels: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channels: Channels,
+        *,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Any:
         """Subscribe to channels that the client asks for, if `may_subscribe` allows all of them.
 
         Args:
             channels: one channel or a list, as it came from the client. It may be anything.
             since: positions, as for `subscribe`; as they came from the client.
-            replay: see `subscribe`.
+            replay, presence: see `subscribe`.
 
         Returns:
             See `subscribe`.
@@ -424,13 +472,59 @@ class BaseSocketServer:
                 socket with 1008.
             SubscribeError, CallError: this call has subscribed to none of them.
         """
-        return subscribe_for_client(self._connection, channels, since, replay)
+        return subscribe_for_client(self._connection, channels, since, replay, presence)
 
     async def async_subscribe_for_client(
-        self, channels: Channels, *, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channels: Channels,
+        *,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Any:
         """See `subscribe_for_client`."""
-        return await async_subscribe_for_client(self._connection, channels, since, replay)
+        return await async_subscribe_for_client(self._connection, channels, since, replay, presence)
+
+    # Presence
+
+    def track(self, channel: str | int, info: Any = None, key: str | int | None = None) -> None:
+        """Be present on a channel, until `untrack` or the end of the connection.
+
+        The socket need not be subscribed to the channel. Several connections with one key, on any
+        process, are one member, such as two tabs of one user. A second call for a channel replaces
+        info and key. When the connection ends, the member stays for `presence_grace_seconds`, so
+        that nobody sees a client leave that reconnects.
+
+        Args:
+            info: anything with a JSON form, at most `max_presence_bytes` as JSON.
+            key: names the member, at most 255 bytes. Default: None, the tag "user" of the socket,
+                or without it an id of the connection, which is the `session` in the `hello` of the
+                protocol `django-sockets.v1`.
+
+        Raises:
+            ChannelError, EncodeError, PayloadTooLarge, PresenceError, CallError: nothing changed.
+            ConfigurationError: the key is not valid, or the broker has no presence.
+        """
+        self._connection.calls.plain(lambda: self.async_track(channel, info, key))
+
+    async def async_track(
+        self, channel: str | int, info: Any = None, key: str | int | None = None
+    ) -> None:
+        """See `track`."""
+        await track(self._connection, channel, info, key)
+
+    def untrack(self, channel: str | int) -> None:
+        """Stop being present on a channel, at once. At other times the call has no effect.
+
+        Raises:
+            ChannelError, CallError: the name is not valid, or the event loop did not finish the
+                call in time.
+        """
+        self._connection.calls.plain(lambda: self.async_untrack(channel))
+
+    async def async_untrack(self, channel: str | int) -> None:
+        """See `untrack`."""
+        await untrack(self._connection, channel)
 
     async def async_receive_broadcast(self) -> tuple[str, Any]:
         """Wait for the next broadcast, on a socket whose listeners were not started.

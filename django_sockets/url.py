@@ -70,6 +70,14 @@ class BrokerOptions:
     """Messages kept of every channel; see docs/history.md. None: nothing is kept."""
     history_seconds: float | None = None
     """Time for which they are kept after the last message. Goes with `history_messages`."""
+    presence_lease_seconds: float = 15.0
+    """Time after which the members of a process that has died leave; see docs/presence.md."""
+    presence_grace_seconds: float = 10.0
+    """Time for which a member stays after its last connection has ended. 0: it leaves at once."""
+    presence_members: int = 20_000
+    """The most entries on one channel; each tracked connection of a member is one."""
+    max_presence_bytes: int = 1024
+    """Largest info of a member as JSON text. Larger ones raise `PayloadTooLarge`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -79,6 +87,9 @@ class BrokerOptions:
                     raise ConfigurationError(
                         "option prefix: use 1 to 64 letters, digits, or any of _ . : -"
                     )
+            elif field.name == "presence_grace_seconds":
+                if not value >= 0:
+                    raise ConfigurationError(f"option {field.name}: must be 0 or more")
             elif value is not None and not value > 0:
                 raise ConfigurationError(f"option {field.name}: must be over 0")
         if (self.history_messages is None) != (self.history_seconds is None):

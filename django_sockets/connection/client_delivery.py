@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap
+from ..delivery.events import HISTORY, OVERFLOW, EventQueue, Gap, Presence
 from ..delivery.flow_control import STUCK_SECONDS, Backlog
-from ..delivery.hold import NOT_YET, Hold
+from ..delivery.hold import NOT_YET, ClientEvent, Hold
 from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import CallError, SubscribeError
@@ -60,13 +60,18 @@ class ClientDelivery:
     # Subscribing
 
     def add(
-        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        names: list[str],
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe to channels. The caller awaits the result.
 
         Args:
             since, replay: see `Hub.add`. While `connect` runs, its result tells what is missing,
                 and `gap` is not called.
+            presence: see `Hub.add`.
 
         Raises:
             SubscribeError: the socket would be on too many channels.
@@ -81,7 +86,9 @@ class ClientDelivery:
             self._hold(hub)
         elif self.queue is None and not connection.serving:
             self.queue = hub.new_queue()
-        adding = hub.add(self, names, direct=self._direct(), since=since, replay=replay)
+        adding = hub.add(
+            self, names, direct=self._direct(), since=since, replay=replay, presence=presence
+        )
         return adding if since is None else self._told_by_result(adding, since)
 
     async def _told_by_result(
@@ -171,9 +178,9 @@ class ClientDelivery:
             event = await connection.awaited(queue.next)
             if event is None:
                 raise CallError("the socket has ended")
-            if not isinstance(event, Gap):
+            if isinstance(event, Delivery):
                 return event.channel, event.data()
-            await connection.call(self._socket.gap, event.channels, event.reason)
+            await self._tell(event)
 
     # Called by the hub
 
@@ -193,10 +200,19 @@ class ClientDelivery:
         else:
             self._pass_on(Gap(channels=tuple(channels), reason=reason))
 
+    def on_presence(self, change: Presence) -> None:
+        """Queue a change of the members of a channel or pass it on."""
+        if not self.tells_presence(change):
+            return
+        if self.queue is not None:
+            self.queue.on_presence(change)
+        else:
+            self._pass_on(change)
+
     # To the hooks of the class, or to the client
 
-    def _pass_on(self, event: Delivery | Gap) -> None:
-        if self._inbox is None and self._tells_gaps:
+    def _pass_on(self, event: ClientEvent) -> None:
+        if self._inbox is None and (self._tells_gaps or isinstance(event, Presence)):
             if isinstance(event, Delivery) and self.takes_whole_runs:
                 self._push(event)
                 return
@@ -230,8 +246,27 @@ class ClientDelivery:
         """Somebody is told of a gap: the class's own hook, or a client of the protocol."""
         return self._connection.definition.own_gap_hook
 
+    async def _tell(self, event: Gap | Presence) -> None:
+        if isinstance(event, Gap):
+            await self._tell_gap(event)
+        else:
+            await self._tell_presence(event)
+
     async def _tell_gap(self, gap: Gap) -> None:
         await self._connection.call(self._socket.gap, gap.channels, gap.reason)
+
+    def tells_presence(self, change: Presence) -> bool:
+        """Whether somebody is told of a change of members."""
+        definition = self._connection.definition
+        return definition.own_presence_hook and bool(
+            change.joined or change.left or definition.hook_takes_updated
+        )
+
+    async def _tell_presence(self, change: Presence) -> None:
+        args = [change.channel, change.joined, change.left]
+        if self._connection.definition.hook_takes_updated:
+            args.append(change.updated)
+        await self._connection.call(self._socket.presence, *args)
 
     def _push(self, delivery: Delivery) -> None:
         connection = self._connection
@@ -259,12 +294,12 @@ class ClientDelivery:
 
     # Called by the inbox
 
-    async def take(self, event: Delivery | Gap) -> None:
+    async def take(self, event: ClientEvent) -> None:
         """Give one event to the hooks, in a class with hooks of its own."""
         connection, socket = self._connection, self._socket
         try:
-            if isinstance(event, Gap):
-                await self._tell_gap(event)
+            if not isinstance(event, Delivery):
+                await self._tell(event)
             elif not connection.definition.own_broadcast_hook:
                 await self._send_on(event)
             else:
@@ -389,7 +424,7 @@ class ClientDelivery:
         _throttle.log(logging.WARNING, key, text, name, self._hold_seconds)
         spawn(self.release())
 
-    def overran(self, event: Delivery | Gap, first: bool) -> None:
+    def overran(self, event: ClientEvent, first: bool) -> None:
         """Count the oldest event, which was removed: too many wait for `connect` or `gap`."""
         count = int(isinstance(event, Delivery))
         if self._socket.overflow == CLOSE and not self._tells_gaps:
@@ -429,7 +464,7 @@ class ClientDelivery:
         return self._overflow
 
     def _too_slow(self, item: Any) -> None:
-        self.discarded(not isinstance(item, Gap))
+        self.discarded(not isinstance(item, (Gap, Presence)))
         self._close_slow()
 
     def _close_slow(self, what: str = "closed with 1013: the client reads too slowly") -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..broker import check_channel
 from ..errors import ChannelError, ConfigurationError, NotAllowed, PositionError
-from ..runtime.channel_api import NOT_GIVEN, Since, channel_names, is_one, positions_by_name
+from ..runtime.channel_api import (
+    NOT_GIVEN,
+    Since,
+    channel_names,
+    is_one,
+    positions_by_name,
+    watching,
+)
 from ..runtime.sync_calls import running_loop
 
 if TYPE_CHECKING:
@@ -19,16 +26,24 @@ __all__ = ["async_subscribe_for_client", "subscribe_for_client"]
 
 
 def subscribe_for_client(
-    connection: Connection, channels: object, since: Since, replay: int | None
+    connection: Connection,
+    channels: object,
+    since: Since,
+    replay: int | None,
+    presence: bool = False,
 ) -> Any:
     """See `BaseSocketServer.subscribe_for_client`."""
     socket = connection.socket
-    plain = since is NOT_GIVEN and replay is None
+    plain = since is NOT_GIVEN and replay is None and not presence
     run = connection.calls.plain if plain else connection.calls.result
     if running_loop() is not None or inspect.iscoroutinefunction(socket.may_subscribe):
         if plain:
             return run(lambda: socket.async_subscribe_for_client(channels))
-        return run(lambda: socket.async_subscribe_for_client(channels, since=since, replay=replay))
+        return run(
+            lambda: socket.async_subscribe_for_client(
+                channels, since=since, replay=replay, **watching(presence)
+            )
+        )
     names = _asked_for(connection, channels)
     for name in names:
         # On this thread, because all others may be busy with calls that wait like this one.
@@ -36,11 +51,15 @@ def subscribe_for_client(
         if inspect.isawaitable(answer):
             answer = connection.calls.plain(partial(_result, answer))
         _demand(connection, answer, name)
-    return run(lambda: _add(connection, channels, names, since, replay))
+    return run(lambda: _add(connection, channels, names, since, replay, presence))
 
 
 async def async_subscribe_for_client(
-    connection: Connection, channels: object, since: Since, replay: int | None
+    connection: Connection,
+    channels: object,
+    since: Since,
+    replay: int | None,
+    presence: bool = False,
 ) -> Any:
     """See `BaseSocketServer.subscribe_for_client`."""
     names = _asked_for(connection, channels)
@@ -49,7 +68,7 @@ async def async_subscribe_for_client(
         for name in names:
             answer = await connection.call(connection.socket.may_subscribe, name)
             _demand(connection, answer, name)
-        return await _add(connection, channels, names, since, replay)
+        return await _add(connection, channels, names, since, replay, presence)
 
     return await connection.awaited(operation)
 
@@ -79,16 +98,21 @@ def _demand(connection: Connection, answer: object, name: str) -> None:
 
 
 async def _add(
-    connection: Connection, channels: object, names: list[str], since: Since, replay: int | None
+    connection: Connection,
+    channels: object,
+    names: list[str],
+    since: Since,
+    replay: int | None,
+    presence: bool,
 ) -> Any:
     if connection.delivery.too_many(names):
         raise NotAllowed(f"{len(names)} more channels would exceed max_subscriptions")
-    if since is NOT_GIVEN and replay is None:
+    if since is NOT_GIVEN and replay is None and not presence:
         await connection.add(names)
         return None
     try:
         positions = positions_by_name(names, since)
-        recoveries = await connection.add(names, positions, replay or 0)
+        recoveries = await connection.add(names, positions, replay or 0, presence)
     except (ChannelError, ConfigurationError, PositionError) as exc:
         raise NotAllowed(str(exc)) from exc
     return recoveries[names[0]] if is_one(channels) else recoveries

@@ -373,10 +373,16 @@ class Connection(HookCalls):
     # Channels
 
     def add(
-        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        names: list[str],
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe, unless the connection has ended. Await the result."""
-        return self.delivery.add(names, since, replay) if self.is_alive else _nothing(names)
+        if not self.is_alive:
+            return _nothing(names, presence)
+        return self.delivery.add(names, since, replay, presence)
 
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe."""
@@ -417,9 +423,9 @@ class Connection(HookCalls):
         self.shared_hub().count(counter, count)
 
 
-async def _nothing(names: list[str]) -> dict[str, Recovery]:
+async def _nothing(names: list[str], presence: object) -> dict[str, Recovery]:
     """The subscription of a connection that has ended."""
-    return dict.fromkeys(names, Recovery())
+    return dict.fromkeys(names, Recovery(presence={} if presence else None))
 
 
 def _as_bytes(data: Any) -> tuple[bytes, bool]:

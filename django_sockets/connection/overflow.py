@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..delivery.events import OVERFLOW, Gap
+from ..delivery.events import OVERFLOW, Gap, Presence
 from ..delivery.flow_control import Backlog
-from ..delivery.hold import Hold, HoldOwner, event_bytes, event_channels
-from ..delivery.message import Delivery
+from ..delivery.hold import ClientEvent, Hold, HoldOwner, event_bytes, event_channels
 from ..delivery.send_queue import SendQueue
 from ..errors import ConfigurationError
 from ..url import suggest
@@ -84,7 +83,7 @@ class Overflow:
                     break
         else:
             gone.append(item)
-        self._dropped(sum(not isinstance(one, Gap) for one in gone))
+        self._dropped(sum(not isinstance(one, (Gap, Presence)) for one in gone))
         if not self._in_hole:
             self._in_hole = True
             self._gap_began()
@@ -97,7 +96,7 @@ class InboxOwner(HoldOwner, Protocol):
     One object instead of several callables keeps an idle connection small.
     """
 
-    async def take(self, event: Delivery | Gap) -> None:
+    async def take(self, event: ClientEvent) -> None:
         """Give one event to a hook; an exception ends the inbox."""
 
     def inbox_failed(self, exc: Exception) -> None:
@@ -114,14 +113,14 @@ class InboxOwner(HoldOwner, Protocol):
 
 
 class Inbox(SendQueue):
-    """Broadcasts and gaps on their way to the hooks of one socket, in order and bounded.
+    """Events on their way to the hooks of one socket, in order and bounded.
 
     Where messages were dropped, a `Gap` comes before the next message that is handled, or after all
-    queued messages. While the hook `gap` runs, new events wait in a `Hold`. A hook that takes long
-    does not mean that the client is slow.
+    queued messages. While the hook `gap` or `presence` runs, new events wait in a `Hold`. A hook
+    that takes long does not mean that the client is slow.
 
     Attributes:
-        waiting: the events that wait while `gap` runs; None at other times.
+        waiting: the events that wait while `gap` or `presence` runs; None at other times.
     """
 
     __slots__ = ("_hole", "waiting")
@@ -134,7 +133,7 @@ class Inbox(SendQueue):
         self._hole: dict[str, None] = {}
         self.waiting: Hold | None = None
 
-    def offer(self, event: Delivery | Gap) -> None:
+    def offer(self, event: ClientEvent) -> None:
         """Queue an event by the policy."""
         if self.waiting is not None:
             self.waiting.put(event)
@@ -145,24 +144,24 @@ class Inbox(SendQueue):
         for gone in policy.put(self, event, event_bytes(event)):
             self._hole.update(dict.fromkeys(event_channels(gone)))
 
-    async def handle(self, event: Delivery | Gap) -> None:
+    async def handle(self, event: ClientEvent) -> None:
         if self._hole and self.owner.policy().policy == DROP_OLDEST:
             await self._signal(self._take_gap())
-        if isinstance(event, Gap):
+        if isinstance(event, (Gap, Presence)):
             await self._signal(event)
         else:
             await self.owner.take(event)
         while self._hole and self.empty and self.owner.policy().policy != CLOSE:
             await self._signal(self._take_gap())
 
-    async def _signal(self, gap: Gap) -> None:
-        """Give a gap to the hook, and then queue the events that arrived meanwhile."""
+    async def _signal(self, event: Gap | Presence) -> None:
+        """Give an event to its hook, and then queue the events that arrived meanwhile."""
         self.waiting = hold = Hold(self.owner)
         try:
-            await self.owner.take(gap)
+            await self.owner.take(event)
         finally:
             self.waiting = None
-            waiting: list[Delivery | Gap] = list(hold.take(len(hold)))
+            waiting: list[ClientEvent] = list(hold.take(len(hold)))
             if self._ended:
                 self.dropped(waiting)
             elif waiting:
@@ -180,7 +179,7 @@ class Inbox(SendQueue):
         self.owner.inbox_failed(exc)
 
     def dropped(self, items: list[Any]) -> None:
-        self.owner.discarded(sum(not isinstance(one, Gap) for one in items))
+        self.owner.discarded(sum(not isinstance(one, (Gap, Presence)) for one in items))
 
     def new_backlog(self) -> Backlog:
         return self.owner.new_backlog()

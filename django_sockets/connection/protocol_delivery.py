@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.events import HISTORY, Gap
-from ..delivery.hold import Hold
+from ..delivery.events import HISTORY, Gap, Presence
+from ..delivery.hold import ClientEvent, Hold
 from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..history import Recovery
@@ -59,9 +59,11 @@ class ProtocolDelivery(ClientDelivery):
         self._arrivals = {name: one for name, one in self._arrivals.items() if one is not hold}
         self._unseal()
 
-    def _go_on(self, event: Delivery | Gap) -> None:
+    def _go_on(self, event: ClientEvent) -> None:
         if isinstance(event, Gap):
             super().on_gap(event.channels, event.reason)
+        elif isinstance(event, Presence):
+            super().on_presence(event)
         else:
             super().on_delivery(event)
 
@@ -71,6 +73,13 @@ class ProtocolDelivery(ClientDelivery):
             super().on_delivery(delivery)
         else:
             hold.put(delivery)
+
+    def on_presence(self, change: Presence) -> None:
+        hold = self._arrivals.get(change.channel)
+        if hold is None:
+            super().on_presence(change)
+        else:
+            hold.put(change)
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         waiting: dict[Hold, list[str]] = {}
@@ -109,7 +118,7 @@ class ProtocolDelivery(ClientDelivery):
         if self._connection.definition.own_gap_hook:
             await super()._tell_gap(gap)
 
-    async def take(self, event: Delivery | Gap) -> None:
+    async def take(self, event: ClientEvent) -> None:
         self._handled = event if isinstance(event, Delivery) else None
         try:
             await super().take(event)

@@ -7,7 +7,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ..conf import Source, check_hosts
-from ..runtime.hooks import keep_functions, takes_position
+from ..delivery.events import Members
+from ..runtime.hooks import keep_functions, takes_position, takes_updated
 from ..typed import Dispatch, taken_types
 from .limits import check_limits, check_subprotocol
 from .origin import check_allowed_hosts, check_origins
@@ -56,8 +57,9 @@ class Socket(Protocol):
     async def async_handle_received_broadcast(self, channel: str, data: Any, /) -> None: ...
     async def async_send(self, data: Any, raw: bool = False) -> None: ...
     async def async_close(self, code: int = ...) -> None: ...
+    def presence(self, channel: str, joined: Members, left: Members, /, *args: Any) -> Any: ...
     async def async_subscribe_for_client(
-        self, channels: Any, *, since: Any = ..., replay: int | None = ...
+        self, channels: Any, *, since: Any = ..., replay: int | None = ..., presence: bool = ...
     ) -> Any: ...
 
 
@@ -73,6 +75,8 @@ class SocketClass:
         own_broadcast_hook: it overrides `async_handle_received_broadcast`.
         hook_takes_position: that method has a parameter `position`.
         own_gap_hook: it overrides `gap`.
+        own_presence_hook: it overrides `presence`.
+        hook_takes_updated: that method has the fourth argument `updated`.
         own_options: an object of the class may change options that were checked for the class.
         plain_defaults: defaults that return their result.
         awaitable_defaults: defaults that return something to be awaited.
@@ -91,6 +95,8 @@ class SocketClass:
             cls.async_handle_received_broadcast
         )
         self.own_gap_hook = cls.gap is not base.gap
+        self.own_presence_hook = cls.presence is not base.presence and callable(cls.presence)
+        self.hook_takes_updated = self.own_presence_hook and takes_updated(cls.presence)
         self.own_options = (
             cls.configure is not base.configure
             or cls.__init__ is not base.__init__
@@ -104,6 +110,7 @@ class SocketClass:
                 base.disconnect,
                 base.gap,
                 base.may_subscribe,
+                base.presence,
             }
         )
         self.awaitable_defaults = frozenset({base.error, base.decode_error})

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
+from .events import Presence
 from .message import Delivery, Place
 from .send_queue import SendQueue
 from .sequence import SequenceTracker
 
-__all__ = ["Channel", "ChannelHistory", "KeptEnvelope", "Recipient", "Recipients", "Subscriber"]
+__all__ = [
+    "Channel",
+    "ChannelHistory",
+    "KeptEnvelope",
+    "PresenceSubscriber",
+    "Recipient",
+    "Recipients",
+    "Subscriber",
+]
 
 
 class Subscriber(Protocol):
@@ -20,6 +29,13 @@ class Subscriber(Protocol):
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Messages on these channels may be missing before the next delivery."""
+
+
+class PresenceSubscriber(Subscriber, Protocol):
+    """A subscriber that can watch the members of channels."""
+
+    def on_presence(self, change: Presence) -> None:
+        """Take a change of the members of a channel. All subscribers share the object."""
 
 
 class WithoutQueue:

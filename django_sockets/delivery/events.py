@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..history import Recovery
 from .flow_control import Backlog, Congestion
@@ -24,7 +24,9 @@ __all__ = [
     "EventQueue",
     "Events",
     "Gap",
+    "Members",
     "Message",
+    "Presence",
 ]
 
 MISSED = "missed"
@@ -69,7 +71,32 @@ class Gap:
     reason: str
 
 
-Event: TypeAlias = Message | Gap
+Members: TypeAlias = Mapping[str, list[Any]]
+"""Key of a member -> the info of each of its connections that are tracked."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Presence:
+    """Members of a channel have joined, left, or changed at this point of the stream.
+
+    A key is in at most one of the three mappings. Each join and each leave comes once, for the
+    first and the last connection of a key. After a gap, one event has the difference to the members
+    that were known before.
+
+    Attributes:
+        channel: the channel.
+        joined: the members that were not present before, with their infos.
+        left: the members that are not present any more, with their last infos.
+        updated: the members that stay and whose infos have changed, with the new ones.
+    """
+
+    channel: str
+    joined: Members = dataclasses.field(default_factory=dict)
+    left: Members = dataclasses.field(default_factory=dict)
+    updated: Members = dataclasses.field(default_factory=dict)
+
+
+Event: TypeAlias = Message | Gap | Presence
 
 
 class DroppedChannels:
@@ -127,7 +154,13 @@ class EventQueue:
         """See `Subscriber`."""
         self._put(Gap(channels=tuple(channels), reason=reason), 0, channels)
 
-    def _put(self, event: Delivery | Gap, size_bytes: int, channels: Sequence[str]) -> None:
+    def on_presence(self, change: Presence) -> None:
+        """See `PresenceSubscriber`."""
+        self._put(change, 0, [change.channel])
+
+    def _put(
+        self, event: Delivery | Gap | Presence, size_bytes: int, channels: Sequence[str]
+    ) -> None:
         if self._dropped and not self._backlog.full:
             self._backlog.put(self._take_gap(), 0)
         if not self._backlog.put(event, size_bytes):
@@ -163,19 +196,19 @@ class EventQueue:
         """`close` was called."""
         return self._closed
 
-    async def next(self) -> Delivery | Gap | None:
+    async def next(self) -> Delivery | Gap | Presence | None:
         """The next event; None if the queue is closed and empty. Cancelling loses no event."""
         backlog = self._backlog
         if not backlog and not self._dropped and not self._closed:
             await backlog.wait()
         if backlog:
-            event: Delivery | Gap = backlog.take()
+            event: Delivery | Gap | Presence = backlog.take()
             return event
         return self._take_gap() if self._dropped else None
 
-    def drain(self) -> list[Delivery | Gap]:
+    def drain(self) -> list[Delivery | Gap | Presence]:
         """Remove and return all queued events without waiting."""
-        left: list[Delivery | Gap] = self._backlog.clear()
+        left: list[Delivery | Gap | Presence] = self._backlog.clear()
         if self._dropped:
             left.append(self._take_gap())
         return left
@@ -187,7 +220,7 @@ class EventQueue:
 
 
 class Events(EventQueue):
-    """An async iterator of `Message` and `Gap`, for one `hub.subscribe`.
+    """An async iterator of `Message`, `Gap` and `Presence`, for one `hub.subscribe`.
 
     Attributes:
         recoveries: channel -> the result of its subscription.
@@ -202,7 +235,7 @@ class Events(EventQueue):
         event = await self.next()
         if event is None:
             raise StopAsyncIteration
-        if isinstance(event, Gap):
+        if not isinstance(event, Delivery):
             return event
         position = None if event.place is None else event.position
         return Message(channel=event.channel, payload=event.payload, position=position)

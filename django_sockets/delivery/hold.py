@@ -11,9 +11,9 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from .events import OVERFLOW, Gap
+from .events import OVERFLOW, Gap, Presence
 from .fanout import TURN_DELIVERIES
 from .flow_control import Congestion
 from .message import Delivery
@@ -22,6 +22,7 @@ from .send_queue import SendQueue
 __all__ = [
     "HOLD_MESSAGES",
     "NOT_YET",
+    "ClientEvent",
     "Hold",
     "HoldOwner",
     "HoldTimer",
@@ -34,7 +35,10 @@ logger = logging.getLogger("django_sockets")
 HOLD_MESSAGES = 4096
 """The most events that wait. An outbox holds fewer: a slow hook does not mean a slow client."""
 
-_NOTHING: deque[Delivery | Gap] = deque(maxlen=0)
+ClientEvent: TypeAlias = Delivery | Gap | Presence
+"""An event on its way to the client or the hooks of one socket."""
+
+_NOTHING: deque[ClientEvent] = deque(maxlen=0)
 """Shared by all holds without an event: an empty deque takes 760 bytes."""
 
 
@@ -49,7 +53,7 @@ class HoldOwner(Protocol):
     def outbox_messages(self) -> int:
         """`much_waits` is called while more events than this wait."""
 
-    def overran(self, event: Delivery | Gap, first: bool) -> None:
+    def overran(self, event: ClientEvent, first: bool) -> None:
         """Count this event, the oldest, which was removed; `first` for the first of a hole."""
 
     def much_waits(self, hold: Hold) -> None:
@@ -97,7 +101,11 @@ class Hold:
         """See `Subscriber`."""
         self.put(Gap(channels=tuple(channels), reason=reason))
 
-    def put(self, event: Delivery | Gap) -> None:
+    def on_presence(self, change: Presence) -> None:
+        """See `PresenceSubscriber`."""
+        self.put(change)
+
+    def put(self, event: ClientEvent) -> None:
         """Append an event."""
         if self.closed:
             self._owner.discarded(isinstance(event, Delivery))
@@ -123,12 +131,12 @@ class Hold:
         self._hole.update(dict.fromkeys(event_channels(oldest)))
         self._owner.overran(oldest, first)
 
-    def _take(self) -> Delivery | Gap:
+    def _take(self) -> ClientEvent:
         event = self._events.popleft()
         self._bytes -= event_bytes(event)
         return event
 
-    def take(self, most: int) -> Iterator[Delivery | Gap]:
+    def take(self, most: int) -> Iterator[ClientEvent]:
         """Remove and yield at most `most` events. The gap of an overflow is the first one.
 
         During the iteration, events may be added and the hold may be closed.
@@ -143,7 +151,7 @@ class Hold:
 
     async def hand_over(
         self,
-        pass_on: Callable[[Delivery | Gap], None],
+        pass_on: Callable[[ClientEvent], None],
         send_queue: SendQueue,
         congestion: Congestion,
     ) -> None:
@@ -170,7 +178,7 @@ class Hold:
     def forget(self, channels: Iterable[str]) -> None:
         """Discard the events of channels that the socket has left."""
         gone = set(channels)
-        kept: deque[Delivery | Gap] = deque()
+        kept: deque[ClientEvent] = deque()
         for event in self._events:
             if isinstance(event, Gap):
                 left = tuple(name for name in event.channels if name not in gone)
@@ -180,7 +188,7 @@ class Hold:
                 kept.append(event)
             else:
                 self._bytes -= event_bytes(event)
-                self._owner.discarded(1)
+                self._owner.discarded(isinstance(event, Delivery))
         self._events = kept
         if self._hole is not None:
             self._hole = {name: None for name in self._hole if name not in gone} or None
@@ -188,7 +196,7 @@ class Hold:
     def forget_gap(self, channels: Iterable[str], reason: str) -> None:
         """Remove each channel from the first gap with this reason that names it."""
         left = set(channels)
-        kept: deque[Delivery | Gap] = deque()
+        kept: deque[ClientEvent] = deque()
         for event in self._events:
             if left and isinstance(event, Gap) and event.reason == reason:
                 names = tuple(name for name in event.channels if name not in left)
@@ -254,11 +262,11 @@ class HoldTimer:
             self._wake_at(min(self._ends.values()))
 
 
-def event_bytes(event: Delivery | Gap) -> int:
+def event_bytes(event: ClientEvent) -> int:
     """The bytes of an event that count against `outbox_bytes`."""
-    return 0 if isinstance(event, Gap) else len(event.payload)
+    return len(event.payload) if isinstance(event, Delivery) else 0
 
 
-def event_channels(event: Delivery | Gap) -> Sequence[str]:
+def event_channels(event: ClientEvent) -> Sequence[str]:
     """The channels of an event."""
     return event.channels if isinstance(event, Gap) else (event.channel,)

@@ -14,8 +14,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from typing import Any, cast, overload
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from ..broker import (
     HistoryItem,
@@ -46,6 +55,9 @@ from .history.pages import HistoryPage, HistoryPages
 from .queues import Queues
 from .stats import Counters
 from .subscriptions import LocalSubscriptions
+
+if TYPE_CHECKING:  # A hub without presence does not load it.
+    from .presence.hub_presence import HubPresence
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -97,6 +109,7 @@ class Hub:
         self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)
+        self._presence: HubPresence | None = None
         limits = self._broker.limits
         self.max_payload_bytes = min(
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
@@ -289,21 +302,28 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def subscribe(
-        self, *channels: str, since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        *channels: str,
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> AsyncIterator[Events]:
         """Subscribe within an `async with`. On entry, the server has acknowledged the channels.
 
         Args:
-            since, replay: see `add`.
+            since, replay, presence: see `add`.
 
         Yields:
-            An async iterator of `Message` and `Gap`. Its `recoveries` are the result of `add`.
+            An async iterator of `Message`, `Gap` and, with `presence`, `Presence`. Its
+            `recoveries` are the result of `add`.
 
         Raises:
             ChannelError, PositionError, ValueError, SubscribeError: nothing is subscribed.
+            ConfigurationError: see `add`.
         """
         events = Events(*self._queue_limits())
-        events.recoveries = await self.add(events, channels, since=since, replay=replay)
+        adding = self.add(events, channels, since=since, replay=replay, presence=presence)
+        events.recoveries = await adding
         try:
             yield events
         finally:
@@ -326,6 +346,7 @@ class Hub:
         direct: SendQueue | None = None,
         since: str | Mapping[str, str] | None = None,
         replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe a local subscriber, and await the server's acknowledgement of every channel.
 
@@ -342,6 +363,10 @@ class Hub:
                 mapping of channel to position.
             replay: the number of latest messages to get, on channels without a position; at most
                 as many as are kept. 0 for none.
+            presence: True, or some of the channels: the subscriber, which must be a
+                `PresenceSubscriber`, also gets the changes of the members of the channels
+                (`on_presence`), in the order of the stream. `Recovery.presence` has the members
+                before the first change. A later call adds this to an existing subscription.
 
         Returns:
             The result of each channel.
@@ -350,8 +375,11 @@ class Hub:
             ChannelError, SubscribeError: the subscriber is on none of the new channels.
             PositionError: `since` has a text that is not a position.
             ValueError: `replay` is negative.
+            ConfigurationError: the broker has no presence.
             BrokerClosed: after `aclose`.
         """
+        if presence:
+            raise NotImplementedError("presence: to be done")
         names = self.check_channels(channels)
         healing = self._healing
         if since is None and not replay and (healing is None or not healing.keeps_any(names)):
@@ -415,6 +443,69 @@ class Hub:
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """A live view of the channels of a subscriber."""
         return self.subscriptions.channels_of(subscriber)
+
+    # Presence
+
+    async def track(
+        self, channel: str, key: str, info: Any = None, *, entry: str | None = None
+    ) -> None:
+        """Let a member be present on a channel until `untrack`, `release` or the end of the hub.
+
+        Several entries with one key, on any process, are one member. Calls of one turn of the event
+        loop share one command for each channel.
+
+        Args:
+            key: names the member, such as the id of a user: 1 to 255 bytes of UTF-8 without control
+                characters.
+            info: anything with a JSON form, at most `max_presence_bytes` as JSON.
+            entry: names this entry on the channel among those of the hub, such as the id of a
+                connection. Default: None, the key. A second call with the same entry replaces its
+                key and info.
+
+        Raises:
+            ChannelError, EncodeError, PayloadTooLarge, PresenceError: the entry is not present. It
+                is as it was before if there was one.
+            ConfigurationError: the key or the entry is not valid, or the broker has no presence.
+            BrokerClosed: after `aclose`.
+        """
+        raise NotImplementedError("presence: to be done")
+
+    async def untrack(self, channel: str, entry: str) -> None:
+        """Remove an entry of this hub from a channel at once. Without such an entry, do nothing.
+
+        If the server cannot be reached, the hub tries again until it has removed the entry.
+
+        Args:
+            entry: as for `track`; by default the key.
+
+        Raises:
+            ChannelError: the name is not valid.
+            BrokerClosed: after `aclose`.
+        """
+        raise NotImplementedError("presence: to be done")
+
+    def release(self, entry: str, channels: Iterable[str] | None = None) -> None:
+        """Remove an entry of this hub after `presence_grace_seconds`, as when a connection ends.
+
+        If another entry with its key comes meanwhile, on any process, nobody sees the key leave.
+
+        Args:
+            channels: Default: None, all channels of the entry.
+        """
+        raise NotImplementedError("presence: to be done")
+
+    async def presence(self, channel: str) -> dict[str, list[Any]]:
+        """The members of a channel, on all processes: key -> the info of each of its entries.
+
+        A channel that this hub watches or is tracked on is answered without the server. Members of
+        a process whose lease has ended are left out.
+
+        Raises:
+            ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
+            PresenceError: the server did not answer, or refused.
+            BrokerClosed: after `aclose`.
+        """
+        raise NotImplementedError("presence: to be done")
 
     # Receiving (`broker.Sink`)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..codec import encode
 from ..conf import Config
 from ..delivery.events import EventQueue, Gap
+from ..delivery.message import Delivery
 from ..errors import CallError
 from ..forks import abandon_in_child
 from ..history import Recovery
@@ -101,13 +102,17 @@ class BroadcasterConnection(ChannelCalls):
         return calls
 
     def subscribe(
-        self, channel: Channels, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channel: Channels,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Awaitable[Any]:
         self._forget_ended()
         if self._home is None:
             # The subscriptions belong to the loop of the first call.
             self._home = self._calls_of(asyncio.get_running_loop())
-        return super().subscribe(channel, since, replay)
+        return super().subscribe(channel, since, replay, presence)
 
     def history(self, channel: str | int, since: str | None, limit: int) -> Awaitable[HistoryPage]:
         """See `Broadcaster.history`. Await the result."""
@@ -120,15 +125,24 @@ class BroadcasterConnection(ChannelCalls):
         """See `Broadcaster.position`. Await the result."""
         return self.awaited(lambda: through_hub(self.config, lambda hub: hub.position(names)))
 
+    def presence(self, channel: str | int) -> Awaitable[dict[str, list[Any]]]:
+        """See `Broadcaster.presence`. Await the result."""
+        name = channel_name(channel)
+        return self.awaited(lambda: through_hub(self.config, lambda hub: hub.presence(name)))
+
     async def add(
-        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        names: list[str],
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> dict[str, Recovery]:
         hub = shared_hub(self.config)
         if self._queue is None:
             self._queue = hub.new_queue()
         queue = self._queue
         try:
-            return await hub.add(queue, names, since=since, replay=replay)
+            return await hub.add(queue, names, since=since, replay=replay, presence=presence)
         except BaseException:
             if queue is self._queue and not hub.channels_of(queue):
                 self._queue = self._home = None  # It is subscribed to nothing.
@@ -155,9 +169,10 @@ class BroadcasterConnection(ChannelCalls):
             event = await self.calls.awaited(queue.next)
             if event is None:
                 raise CallError("the connection was closed")
-            if not isinstance(event, Gap):
+            if isinstance(event, Gap):
+                on_gap(event.channels, event.reason)
+            elif isinstance(event, Delivery):
                 return event.channel, event.data()
-            on_gap(event.channels, event.reason)
 
     async def aclose(self) -> None:
         """Drop all subscriptions. Publishing continues to work."""

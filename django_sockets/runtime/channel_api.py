@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ __all__ = [
     "is_one",
     "positions_by_name",
     "uncompressed",
+    "watching",
 ]
 
 T = TypeVar("T")
@@ -127,6 +128,11 @@ def uncompressed(compress: bool) -> dict[str, bool]:
     return {} if compress else {"compress": False}
 
 
+def watching(presence: bool) -> dict[str, bool]:
+    """The argument `presence` for a method that a subclass may override: only if it is True."""
+    return {"presence": True} if presence else {}
+
+
 class ChannelCalls(abc.ABC):
     """The calls of one socket or broadcaster; a subclass decides on which loop they run.
 
@@ -149,7 +155,11 @@ class ChannelCalls(abc.ABC):
 
     @abc.abstractmethod
     def add(
-        self, names: list[str], since: str | Mapping[str, str] | None = None, replay: int = 0
+        self,
+        names: list[str],
+        since: str | Mapping[str, str] | None = None,
+        replay: int = 0,
+        presence: bool | Collection[str] = False,
     ) -> Coroutine[Any, Any, dict[str, Recovery]]:
         """Subscribe. Called on the home loop. See `Hub.add`."""
 
@@ -187,7 +197,11 @@ class ChannelCalls(abc.ABC):
         )
 
     def subscribe(
-        self, channel: Channels, since: Since = NOT_GIVEN, replay: int | None = None
+        self,
+        channel: Channels,
+        since: Since = NOT_GIVEN,
+        replay: int | None = None,
+        presence: bool = False,
     ) -> Awaitable[Any]:
         """Subscribe to one or several channels. Await the result.
 
@@ -195,17 +209,22 @@ class ChannelCalls(abc.ABC):
             For one channel, its `Recovery`; for several, a dict of channel -> `Recovery`.
         """
         names = channel_names(channel)
-        if since is NOT_GIVEN and replay is None:  # Without a coroutine more.
+        if since is NOT_GIVEN and replay is None and not presence:  # Without a coroutine more.
             return self.awaited(partial(self.add, names))
         positions = positions_by_name(names, since)
         return self.awaited(
-            partial(self._subscribe_at, names, is_one(channel), positions, replay or 0)
+            partial(self._subscribe_at, names, is_one(channel), positions, replay or 0, presence)
         )
 
     async def _subscribe_at(
-        self, names: list[str], one: bool, since: str | Mapping[str, str] | None, replay: int
+        self,
+        names: list[str],
+        one: bool,
+        since: str | Mapping[str, str] | None,
+        replay: int,
+        presence: bool,
     ) -> Recovery | dict[str, Recovery]:
-        recoveries = await self.add(names, since, replay)
+        recoveries = await self.add(names, since, replay, presence)
         return recoveries[names[0]] if one else recoveries
 
     def unsubscribe(self, channel: Channels) -> Awaitable[None]:

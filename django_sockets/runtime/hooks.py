@@ -20,6 +20,7 @@ __all__ = [
     "keep_functions",
     "takes_code",
     "takes_position",
+    "takes_updated",
 ]
 
 is_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
@@ -76,6 +77,13 @@ def takes_position(hook: Callable[..., Any]) -> bool:
     """Whether a hook for broadcasts has a parameter `position`, which can be passed by its name."""
     parameter = inspect.signature(hook).parameters.get("position")
     return parameter is not None and parameter.kind in _BY_NAME
+
+
+def takes_updated(hook: Callable[..., Any]) -> bool:
+    """Whether a `presence` method takes a fourth argument besides `self`."""
+    parameters = list(inspect.signature(hook).parameters.values())
+    several = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    return several or sum(one.kind in _POSITIONAL for one in parameters) > 4
 
 
 def keep_functions(cls: type, names: Iterable[str]) -> None:

@@ -87,7 +87,7 @@ def check_stream(
     for event, at in zip(events, times, strict=True):
         if isinstance(event, Gap):
             comparison.gap(event, at)
-        else:
+        elif isinstance(event, Message):
             comparison.message(event)
     if to_the_end:
         comparison.end()

@@ -22,7 +22,7 @@ limit limits listen listener listeners lobby lock log logger loop loops member m
 messages method mode mute name new_backlog next no_send note notify number offset on_close_order
 on_connect on_delivery on_disconnect on_drain on_gap on_message open options origin outbox over
 overran owner params parse pass_on path payload peer peers pending ping player players policy poll
-pong position presence process profile protocol publish push put query queue queues rate read
+pong position process profile protocol publish push put query queue queues rate read
 reader ready receive_loop receiver reconnect redis refresh register reject reload remote remove
 reply request reset resume retry role room rooms route run save seen sender sent sequence serve
 server serving session sessions settings shared_hub shutdown slow socket sockets start started

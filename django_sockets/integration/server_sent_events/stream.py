@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from ...conf import Config
 from ...connection.close_codes import RESTART, TRY_AGAIN, reconnection
 from ...connection.tasks import spawn
-from ...delivery.events import HISTORY, EventQueue, Gap
+from ...delivery.events import HISTORY, EventQueue, Gap, Presence
 from ...delivery.message import Delivery
 from ...errors import BrokerError, ThreadError
 from ...history import Recovery
@@ -205,7 +205,7 @@ class EventStream:
         size = 0
         while queue.ready and size < CHUNK_BYTES:
             event = await queue.next()
-            if event is not None:
+            if event is not None and not isinstance(event, Presence):
                 events.append(self._event_of(event))
                 size += len(events[-1])
         if not queue.ready and self._last:

@@ -1,0 +1,1 @@
+"""Who is present on the channels of one hub: entries of this process, replicas, leases."""
