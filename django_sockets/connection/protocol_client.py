@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Coroutine, Iterable, Set
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..codec import encode
@@ -95,12 +97,18 @@ class ProtocolClient:
         hub = self._connection.hub
         return frozenset() if hub is None else hub.channels_of(self._delivery)
 
-    async def may_subscribe(self, channel: str) -> bool:
+    async def may_subscribe(self, channel: str, presence: bool) -> bool:
         connection = self._connection
-        return bool(await connection.call(connection.socket.may_subscribe, channel))
+        hook: Any = connection.socket.may_subscribe
+        if presence and _decides_presence(type(connection.socket)):
+            hook = partial(hook, presence=True)
+        return bool(await connection.call(hook, channel))
 
-    def arrive(self, names: Iterable[str]) -> Arrival:
-        return self._delivery.arrive(names)
+    def arrive(self, names: Iterable[str], watched: Set[str]) -> Arrival:
+        return self._delivery.arrive(names, watched)
+
+    def unwatch(self, names: Iterable[str]) -> None:
+        self._delivery.unwatch(names)
 
     async def leave(self, names: list[str]) -> None:
         await self._delivery.leave(names)
@@ -175,3 +183,9 @@ class ProtocolClient:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         return spawn(work)
+
+
+@lru_cache(maxsize=1024)
+def _decides_presence(cls: type[Any]) -> bool:
+    """Whether the `may_subscribe` of a class has a parameter `presence`."""
+    return "presence" in inspect.signature(cls.may_subscribe).parameters
