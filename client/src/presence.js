@@ -46,13 +46,14 @@ export function createPresence(emit) {
      *
      * @param {Frame} frame
      */
-    take({ sync, more, joined, left }) {
-      for (const [key, infos] of membersOf(sync)) {
-        parts.set(key, [...(parts.get(key) ?? []), ...infos]);
-      }
+    take({ channel, sync, more, ...change }) {
+      const { joined, left, updated } = change;
+      for (const member of membersOf(sync)) parts.set(...member);
       if (more) return;
       const changes = new Map(
-        sync ? [...without(members), ...parts] : [...without(membersOf(left)), ...membersOf(joined)],
+        sync
+          ? [...without(members), ...parts]
+          : [...without(membersOf(left)), ...[joined, updated].flatMap(membersOf)],
       );
       parts.clear();
       /** @type {[string, string, any][]} */
@@ -67,7 +68,7 @@ export function createPresence(emit) {
       // The members of the first list have been there before.
       if (isKnown) for (const event of events) emit(...event);
       isKnown ||= !!sync;
-      emit("presence", sync ? { present: Object.fromEntries(members) } : { joined, left });
+      emit("presence", sync ? { present: Object.fromEntries(members) } : change);
       emit("sync");
     },
   };

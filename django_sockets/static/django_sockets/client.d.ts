@@ -122,10 +122,12 @@ export type Infos<I = any> = Record<string, I[]>;
 export interface PresenceInfo<I = any> {
   /** Everybody who is present: after a subscription, or after changes that the client has missed. */
   present?: Infos<I>;
-  /** Members that are new, or whose infos have changed, with all of their infos. */
+  /** Members that have come. */
   joined?: Infos<I>;
   /** Members that have left, with their last infos. */
   left?: Infos<I>;
+  /** Members that stay, with their new infos. */
+  updated?: Infos<I>;
 }
 
 export interface PresenceEvents<I = any> {
