@@ -18,6 +18,13 @@ const membersOf = (value) =>
  */
 const without = (members) => [...members].map(([key]) => [key, []]);
 
+/**
+ * Infos as text, in an order that does not depend on the server process.
+ *
+ * @param {any[]} [infos]
+ */
+const comparable = (infos = []) => infos.map((info) => JSON.stringify(info)).sort().join();
+
 /** @param {(event: string, ...values: any[]) => void} emit */
 export function createPresence(emit) {
   /** @type {Map<string, any[]>} */
@@ -60,7 +67,7 @@ export function createPresence(emit) {
       const events = [];
       for (const [key, infos] of changes) {
         const before = members.get(key);
-        if (JSON.stringify(before ?? []) === JSON.stringify(infos)) continue;
+        if (comparable(before) === comparable(infos)) continue;
         if (infos.length) members.set(key, infos);
         else members.delete(key);
         events.push(infos.length ? [before ? "update" : "join", key, infos] : ["leave", key, before]);

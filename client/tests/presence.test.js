@@ -80,6 +80,15 @@ test("after a reconnect, members that are the same have no event", async () => {
   assert.deepEqual(events, [["sync"]]);
 });
 
+test("the order of the infos of a member has no meaning", async () => {
+  const { here, events } = await watching({ ann: [{ tab: 1 }, "x", null] });
+  events.length = 0;
+  await reconnect(here, { channel: "a", presence: { ann: [null, { tab: 1 }, "x"] } });
+  assert.deepEqual(events, [["sync"]]);
+  await reconnect(here, { channel: "a", presence: { ann: [null, { tab: 1 }] } });
+  assert.deepEqual(events.slice(1), [["update", "ann", [null, { tab: 1 }]], ["sync"]]);
+});
+
 test("after a reconnect, the differences are events", async () => {
   const { here, channel, events } = await watching();
   here.server.end(1006);
@@ -153,8 +162,8 @@ for (const [when, isAnswered] of [["the answer", true], ["the frame, before the 
     if (isAnswered) await answer(here, { channel: "a", position: "P1", recovered: true, count: 0 });
     const second = here.socket.channel("a", { presence: true, since: "P1" });
     const events = record([], second.presence, PRESENCE_EVENTS);
-    if (sent) here.server.receive({ id: sent.id, ok: { channels: [{ channel: "a", recovered: true, count: 0 }] } });
     await settled();
+    if (sent) here.server.receive({ id: sent.id, ok: { channels: [{ channel: "a", recovered: true, count: 0 }] } });
     here.server.receive({ channel: "a", data: 1, position: "P2" });
     const frame = await answer(here, { channel: "a", position: "P9", presence: { ann: [1] } });
     assert.deepEqual(frame.subscribe, [{ channel: "a", presence: true }]);

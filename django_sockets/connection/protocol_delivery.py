@@ -7,7 +7,7 @@ client has the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..delivery.events import HISTORY, OVERFLOW, Gap, Presence
 from ..delivery.hold import ClientEvent, Hold
