@@ -29,7 +29,7 @@ __all__ = ["FakeredisBroker", "fake_server"]
 
 _HAS_LUA = importlib.util.find_spec("lupa") is not None
 NO_LUA = f"the package 'lupa', which runs Lua scripts, is not installed: run {pip_command('lua')}"
-_SCRIPTING = (b"EVALSHA", b"SCRIPT")
+_NOT_WHILE_SUBSCRIBED = (b"EVALSHA", b"HGETALL", b"SCRIPT")
 
 _servers: dict[str, fakeredis.FakeServer] = {}
 
@@ -63,8 +63,7 @@ class FakeredisBroker(SingleNodeBroker):
         )
 
     async def _open_connection(self) -> Connection:
-        scripts = await self._connect() if self.url.history else None
-        return FakeConnection(await self._connect(), self._server, scripts)
+        return FakeConnection(await self._connect(), self._server, await self._connect())
 
     async def _connect(self) -> Any:
         connection = fakeredis.FakeAsyncRedisConnection(
@@ -90,7 +89,7 @@ class FakeConnection:
     """A connection whose replies arrive as Python objects; see `client.connection.Connection`.
 
     Args:
-        scripts: another connection that runs the scripts, because a fake connection with
+        other: another connection for reads and scripts, because a fake connection with
             subscriptions refuses them. A command takes effect while it is written, so that their
             replies stand at the same place in the stream as with a real server.
     """
@@ -102,12 +101,12 @@ class FakeConnection:
     held_since: float | None = None
     partial_bytes = 0
 
-    def __init__(self, connection: Any, server: fakeredis.FakeServer, scripts: Any = None) -> None:
+    def __init__(self, connection: Any, server: fakeredis.FakeServer, other: Any) -> None:
         self._connection = connection
         self._server = server
         self._socket = connection._sock
-        self._scripts = scripts
-        self._script_socket: Any = None if scripts is None else scripts._sock
+        self._other = other
+        self._other_socket = other._sock
         self._open = True
         self.received_bytes = 0
 
@@ -127,10 +126,7 @@ class FakeConnection:
     def write(self, data: bytes) -> None:
         self._check()
         try:
-            if self._script_socket is None:
-                self._socket.sendall(data)
-            else:
-                self._write_commands(data)
+            self._write_commands(data)
         except driver.ConnectionError as exc:
             raise ConnectionLost(f"connection lost: {exc}") from exc
 
@@ -138,12 +134,12 @@ class FakeConnection:
         commands = hiredis.Reader()
         commands.feed(data)
         while (command := commands.gets()) is not False:
-            if command[0] not in _SCRIPTING:
+            if command[0] not in _NOT_WHILE_SUBSCRIBED:
                 self._socket.sendall(pack(tuple(command)))
                 continue
-            self._script_socket.sendall(pack(tuple(command)))
-            while not self._script_socket.responses.empty():
-                self._socket.put_response(self._script_socket.responses.get_nowait())
+            self._other_socket.sendall(pack(tuple(command)))
+            while not self._other_socket.responses.empty():
+                self._socket.put_response(self._other_socket.responses.get_nowait())
 
     def thread_socket(self) -> None:
         """There is no socket: the event loop publishes for all threads."""
@@ -165,9 +161,8 @@ class FakeConnection:
             self._connection._sock = None
             self._socket.close()
             self._socket._response_available.set()
-            if self._scripts is not None:
-                self._scripts._sock = None
-                self._script_socket.close()
+            self._other._sock = None
+            self._other_socket.close()
 
 
 def _reply(value: Any) -> Any:

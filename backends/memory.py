@@ -16,17 +16,20 @@ import time
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
-from ..broker import HistoryItem, HistorySink, Limits, Report, Sink, deliver_now
+from ..broker import Limits, Report, Sink, deliver_now
 from ..deadlines import with_deadline
 from ..errors import BrokerClosed
 from ..forks import PerProcess
 from ..history import READ_BYTES, HistoryReply, HistoryRule, Start
 from ..log import LogThrottle
+from ..presence import PresenceDiff, PresenceSnapshot
 from ..url import BrokerURL
 from .memory_history import MemoryHistory
+from .memory_presence import MemoryPresence, MemoryPresenceCalls, ReadSnapshot
 from .memory_queues import MemoryQueueCalls, MemoryQueues
+from .watches import DeliverNow, Item, SnapshotItem, deliver_mixed, report_lost, watch_of
 
 __all__ = ["MemoryBroker"]
 
@@ -41,21 +44,24 @@ FAILED = "internal error"
 """Reasons of a gap: a full inbox, and an unexpected error."""
 
 
-_Deliver: TypeAlias = Callable[[list[HistoryItem]], Awaitable[None] | None]
-
-
 class _Bus:
-    """The subscribed brokers of each channel, kept messages and queues. Use it with `lock` held."""
+    """The subscribed brokers of each channel, and what the bus keeps. Use it with `lock` held."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.history = MemoryHistory()
         self.subscribers: dict[str, set[MemoryBroker]] = {}
         self.queues = MemoryQueues(self._ring)
+        self.presence = MemoryPresence(self._changed)
 
     def _ring(self, channel: str, doorbell: bytes) -> None:
         for member in self.subscribers.get(channel, ()):
             member._put(channel, doorbell)
+
+    def _changed(self, channel: str, diff: PresenceDiff) -> None:
+        watch = watch_of(channel)
+        for member in self.subscribers.get(watch, ()):
+            member._put_diff(watch, diff)
 
 
 class _Buses:
@@ -83,7 +89,7 @@ def _bus(name: str) -> _Bus:
         return buses.by_name.setdefault(name, _Bus())
 
 
-class MemoryBroker(MemoryQueueCalls):
+class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
     """A member of a bus. See `django_sockets.broker` for the contract."""
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
@@ -91,13 +97,13 @@ class MemoryBroker(MemoryQueueCalls):
         self.url = url
         self.limits = Limits()
         self._sink = sink
-        # A batch without replies has only messages.
-        self._deliver_now = cast("_Deliver", deliver_now(sink, lambda: self._channels))
+        # A batch that is not mixed has only messages.
+        self._deliver_now = cast("DeliverNow", deliver_now(sink, lambda: self._channels))
         self._bus = _bus(f"{url.options.prefix}:{','.join(map(str, url.addresses))}/{url.path}")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: deque[HistoryItem] = deque()
+        self._inbox: deque[Item] = deque()
         self._given: dict[int, asyncio.Future[None]] = {}
-        self._has_replies = False
+        self._mixed = False
         self._keeps = bool(url.history)
         self.unkept = 0
         self._dropped: dict[str, None] = {}
@@ -106,7 +112,7 @@ class MemoryBroker(MemoryQueueCalls):
         self._delivering: Coroutine[Any, Any, None] | None = None
         self._room: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._channels: set[str] = set()
-        # Channels that only calls of `subscribe_with_history` that still wait have requested.
+        # Names that only calls of `_subscribe_and_read` that still wait have requested.
         self._pending: dict[str, object] = {}
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._closed = False
@@ -145,11 +151,22 @@ class MemoryBroker(MemoryQueueCalls):
             self._wake()
         return waiting >= INBOX_HIGH
 
-    def _put_reply(self, channel: str, reply: HistoryReply) -> None:
-        """Append a reply, with the bus locked. There is room for one of each channel."""
+    def _put_diff(self, watch: str, diff: PresenceDiff) -> None:
+        """Append a diff, with the bus locked, on any thread."""
+        waiting = len(self._inbox)
+        if waiting >= INBOX_FULL or self._dropped:
+            self._dropped[watch] = None
+        else:
+            self._inbox.append((watch, diff))
+            self._mixed = True
+        if not waiting:
+            self._wake()
+
+    def _put_reply(self, channel: str, reply: HistoryReply | SnapshotItem) -> None:
+        """Append a reply, with the bus locked. There is room for one of each name."""
         waiting = len(self._inbox)
         self._inbox.append((channel, reply))
-        self._has_replies = True
+        self._mixed = True
         if not waiting:
             self._wake()
 
@@ -204,13 +221,15 @@ class MemoryBroker(MemoryQueueCalls):
             taken = list(self._inbox)
             self._inbox.clear()
             dropped, self._dropped = list(self._dropped), {}
-            has_replies, self._has_replies = self._has_replies, False
+            mixed, self._mixed = self._mixed, False
         self._release()
         batch = [item for item in taken if item[0] in self._channels]
         waiting: Awaitable[None] | None = None
         try:
-            if batch and has_replies:
-                waiting = self._deliver_replies(batch)
+            if batch and mixed:
+                waiting = deliver_mixed(
+                    self._sink, batch, lambda: self._channels, self._deliver_now
+                )
             elif batch:
                 waiting = self._deliver_now(batch)
         except Exception as exc:
@@ -220,21 +239,15 @@ class MemoryBroker(MemoryQueueCalls):
                 return self._finish(waiting, taken, batch, dropped)
             if dropped:
                 self._lost(dropped, OVERFLOW)
-        if has_replies:  # Their channels have been unsubscribed.
+        if mixed:  # Their channels have been unsubscribed.
             self._settle(taken)
         return None
-
-    async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
-        # An unsubscribe may have come before the delivery begins.
-        batch = [item for item in batch if item[0] in self._channels]
-        if batch:
-            await cast("HistorySink", self._sink).deliver_with_history(batch)
 
     async def _finish(
         self,
         waiting: Awaitable[None],
-        taken: list[HistoryItem],
-        batch: list[HistoryItem],
+        taken: list[Item],
+        batch: list[Item],
         dropped: list[str],
     ) -> None:
         try:
@@ -247,13 +260,13 @@ class MemoryBroker(MemoryQueueCalls):
         if self._given:
             self._settle(taken)
 
-    def _failed(self, batch: list[HistoryItem], dropped: list[str], exc: Exception) -> None:
+    def _failed(self, batch: list[Item], dropped: list[str], exc: Exception) -> None:
         # An error of one subscriber must not end delivery to the others.
         text = "%s: delivering messages failed"
         self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
         self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
 
-    def _settle(self, taken: Iterable[HistoryItem]) -> None:
+    def _settle(self, taken: Iterable[Item]) -> None:
         """Wake the callers that wait for these replies to be given to the sink."""
         for _, item in taken:
             given = self._given.pop(id(item), None)
@@ -262,7 +275,8 @@ class MemoryBroker(MemoryQueueCalls):
 
     def _lost(self, channels: Iterable[str], reason: str) -> None:
         try:
-            self._sink.lost([name for name in channels if name in self._channels], reason)
+            names = [name for name in channels if name in self._channels]
+            report_lost(self._sink, names, reason)
         except Exception as exc:
             text = "%s: signalling a loss failed"
             self._throttle.log(logging.ERROR, "lost", text, self.url, exc_info=exc)
@@ -288,17 +302,19 @@ class MemoryBroker(MemoryQueueCalls):
                 self._channels.add(channel)
                 self._pending.pop(channel, None)
 
-    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
-        """See `SupportsHistory`."""
-        new = [channel for channel in starts if channel not in self._channels]
-        await self.subscribe(list(starts))
+    async def _subscribe_and_read(
+        self, reads: Mapping[str, Callable[[], HistoryReply | SnapshotItem]]
+    ) -> None:
+        """Subscribe, and pass the result of each read to the sink, in the order of the stream."""
+        new = [name for name in reads if name not in self._channels]
+        await self.subscribe(list(reads))
         loop = asyncio.get_running_loop()
         given = []
         call = object()
         self._pending.update(dict.fromkeys(new, call))
         try:
-            for channel, start in starts.items():
-                reply = self._request(channel, start)
+            for name, read in reads.items():
+                reply = self._request(name, read)
                 if reply is not None:
                     given.append(loop.create_future())
                     self._given[id(reply)] = given[-1]
@@ -312,17 +328,29 @@ class MemoryBroker(MemoryQueueCalls):
             if self._pending.get(name) is call:
                 del self._pending[name]
 
+    def _request(
+        self, name: str, read: Callable[[], HistoryReply | SnapshotItem]
+    ) -> HistoryReply | SnapshotItem | None:
+        with self._bus.lock:
+            if name not in self._channels:
+                return None
+            reply = read()
+            self._put_reply(name, reply)
+        return reply
+
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        """See `SupportsHistory`."""
+        await self._subscribe_and_read(
+            {channel: self._reader_from(channel, start) for channel, start in starts.items()}
+        )
+
     def request_history(self, channel: str, start: Start) -> None:
         """See `SupportsHistory`."""
-        self._request(channel, start)
+        self._request(channel, self._reader_from(channel, start))
 
-    def _request(self, channel: str, start: Start) -> HistoryReply | None:
-        with self._bus.lock:
-            if channel not in self._channels:
-                return None
-            reply = self._read_history(channel, start, self._rule(channel).messages, READ_BYTES)
-            self._put_reply(channel, reply)
-        return reply
+    def _reader_from(self, channel: str, start: Start) -> Callable[[], HistoryReply]:
+        messages = self._rule(channel).messages
+        return lambda: self._read_history(channel, start, messages, READ_BYTES)
 
     def _rule(self, channel: str) -> HistoryRule:
         rule = self.url.history.rule_for(channel)
@@ -366,6 +394,24 @@ class MemoryBroker(MemoryQueueCalls):
             raise BrokerClosed(self.url)
         with self._bus.lock:
             yield self._bus.queues
+
+    # The hooks of `MemoryPresenceCalls`
+
+    @contextlib.contextmanager
+    def _presence(self) -> Iterator[MemoryPresence]:
+        if self._closed:
+            raise BrokerClosed(self.url)
+        with self._bus.lock:
+            yield self._bus.presence
+
+    def _snapshot(self, channel: str) -> PresenceSnapshot:
+        return self._bus.presence.snapshot(channel)
+
+    async def _watch(self, reads: Mapping[str, ReadSnapshot]) -> None:
+        await self._subscribe_and_read(reads)
+
+    def _read_watch(self, watch: str, read: ReadSnapshot) -> None:
+        self._request(watch, read)
 
     async def inspect(self) -> Report:
         """Describe the bus."""

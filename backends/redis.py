@@ -18,10 +18,10 @@ from .client.connection import ConnectionLost, Opener
 from .client.connector import Connector
 from .client.direct import DirectPublisher
 from .client.driver_options import DRIVER_OPTIONS, database
-from .client.history_queries import HistoryQueries
 from .client.inspection import NodeFacts, describe, look_at
 from .client.node import Node
 from .client.publisher import PipelinePublisher, Publisher
+from .client.queries import Queries
 from .client.routes import Route
 from .client.script_runner import ScriptRunner
 from .client.subscriptions import Subscriptions
@@ -68,7 +68,7 @@ class SingleNodeBroker(ServerBroker):
             pubsub=pubsub,
             publisher=publisher,
             max_age_seconds=max_age_seconds,
-            history=self._reads,
+            reads=self._reads,
         )
         self._publisher = publisher or PipelinePublisher(self._node.pipeline, pubsub)
         if publisher is None and not url.history:
@@ -77,8 +77,9 @@ class SingleNodeBroker(ServerBroker):
         self._scripts = ScriptRunner(
             url, lambda _: self._node.pipeline, lambda: [self._node.pipeline], no_scripts
         )
+        route = Route(self._node.pipeline, pubsub)
+        self._queries = Queries(url, route_for=lambda _: route)
         if url.history:
-            route = Route(self._node.pipeline, pubsub)
             self._keeper = Router(
                 url,
                 route_for=lambda _: route,
@@ -87,7 +88,6 @@ class SingleNodeBroker(ServerBroker):
                 on_waiting=lambda: None,
                 on_unkept=self._on_unkept,
             )
-            self._queries = HistoryQueries(url, route_for=lambda _: route)
 
     async def _publish_command(self) -> bytes:
         return self._pubsub.publish
@@ -95,8 +95,8 @@ class SingleNodeBroker(ServerBroker):
     async def aclose(self) -> None:
         """See `Broker.aclose`."""
         await self._subscriptions.aclose()
-        if self._reads is not None:
-            await self._reads.aclose()
+        await self._reads.aclose()
+        if self.url.history:
             await self._keeper.aclose()
         await self._node.aclose()
         await self._publisher.aclose()

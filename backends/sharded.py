@@ -19,6 +19,7 @@ from ..broker import (
     QueueEntry,
     Report,
     SupportsHistory,
+    SupportsPresence,
     SupportsQueue,
 )
 from ..errors import (
@@ -27,16 +28,21 @@ from ..errors import (
     ConfigurationError,
     HistoryError,
     PublishError,
-    SubscribeError,
 )
 from ..history import READ_BYTES, HistoryReply, Start
 from ..url import BrokerURL
 from .client.deadlines import ignore_result
-from .interest import Interest, keep, withdraw
+from .host_subscriptions import HostSubscriptions, cause_of
+from .sharded_presence import ShardedPresence
 
 __all__ = ["ShardedBroker", "sharded_broker"]
 
 CHANNELS_REMEMBERED = 65_536
+PRESENCE = (
+    "change_presence", "lease", "lease_server_of", "lease_servers", "read_presence",
+    "request_presence", "unwatch_presence", "watch_presence",
+)  # fmt: skip
+"""The names of `SupportsPresence`."""
 
 
 class ShardedBroker:
@@ -63,7 +69,7 @@ class ShardedBroker:
             return max(range(len(names)), key=lambda index: _score(names[index], channel))
 
         self._pick = pick
-        self._interests: dict[str, Interest] = {}
+        self._subscriptions = HostSubscriptions(url, self._by_part, self._unsubscribe_at)
         self._publishing: set[asyncio.Future[None]] = set()
         self._closed = False
 
@@ -74,12 +80,15 @@ class ShardedBroker:
             groups.setdefault(self._pick(channel), []).append(place)
         return groups
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerClosed(self.url)
+
     async def publish(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
     ) -> None:
         """See `Broker.publish`."""
-        if self._closed:
-            raise BrokerClosed(self.url)
+        self._check_open()
         # A single host gets a task as well, or its call could overtake a call to several hosts. A
         # cancelled caller does not cancel these tasks, because a gap would break the order.
         calls = []
@@ -112,7 +121,7 @@ class ShardedBroker:
             "; ".join(problems),
             failed=[channel for channel in channels if channel in failed],
             unknown=[channel for channel in channels if channel in unknown],
-        ) from _cause(errors[0])
+        ) from cause_of(errors[0])
 
     def _published(self, call: asyncio.Future[None]) -> None:
         self._publishing.discard(call)
@@ -120,60 +129,28 @@ class ShardedBroker:
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.subscribe`."""
-        await self._subscribe_all(channels, None)
+        self._check_open()
+        await self._subscriptions.subscribe(channels, self._subscribe_at)
+
+    async def _subscribe_at(self, number: int, channels: list[str]) -> None:
+        await self._parts[number].subscribe(channels)
 
     async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
         """See `SupportsHistory`."""
-        await self._subscribe_all(list(starts), starts)
+        self._check_open()
 
-    async def _subscribe_all(
-        self, channels: Sequence[str], starts: Mapping[str, Start] | None
-    ) -> None:
-        if self._closed:
-            raise BrokerClosed(self.url)
-        call = object()
-        for channel in channels:
-            self._interests.setdefault(channel, Interest()).begin(call)
-        tasks = [
-            asyncio.ensure_future(
-                self._subscribe(number, [channels[place] for place in places], call, starts)
-            )
-            for number, places in self._by_part(channels).items()
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        except BaseException as exc:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.unsubscribe(withdraw(self._interests, channels, call))
-            if isinstance(exc, SubscribeError):
-                problem = f"{exc.url}: {exc.reason}"
-                raise SubscribeError(self.url, problem, channels=channels) from _cause(exc)
-            raise
-        keep(self._interests, channels, call)
-
-    async def _subscribe(
-        self,
-        number: int,
-        channels: Sequence[str],
-        call: object,
-        starts: Mapping[str, Start] | None,
-    ) -> None:
-        """Subscribe at one host, except to channels that were unsubscribed meanwhile."""
-        interests = (self._interests.get(channel) for channel in channels)
-        wanted = [
-            channel
-            for channel, interest in zip(channels, interests, strict=True)
-            if interest is not None and call in interest.calls
-        ]
-        if not wanted:
-            return
-        if starts is None:
-            await self._parts[number].subscribe(wanted)
-        else:
+        async def begin(number: int, channels: list[str]) -> None:
             part = _with_history(self._parts[number])
-            await part.subscribe_with_history({channel: starts[channel] for channel in wanted})
+            await part.subscribe_with_history({channel: starts[channel] for channel in channels})
+
+        await self._subscriptions.subscribe(list(starts), begin)
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        """See `Broker.unsubscribe`."""
+        await self._subscriptions.unsubscribe(channels)
+
+    async def _unsubscribe_at(self, number: int, channels: list[str]) -> None:
+        await self._parts[number].unsubscribe(channels)
 
     # `SupportsHistory`; `open_broker` checks that every part has the ability
 
@@ -190,8 +167,7 @@ class ShardedBroker:
         self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
     ) -> dict[str, HistoryReply]:
         """See `SupportsHistory`."""
-        if self._closed:
-            raise BrokerClosed(self.url)
+        self._check_open()
         names = list(starts)
         calls = [
             asyncio.ensure_future(
@@ -215,15 +191,18 @@ class ShardedBroker:
         if failed:
             problem = "; ".join(f"{error.url}: {error.reason}" for error in failed)
             channels = [name for name in names if name not in found]
-            raise HistoryError(self.url, problem, channels=channels) from _cause(failed[0])
+            raise HistoryError(self.url, problem, channels=channels) from cause_of(failed[0])
         return {name: found[name] for name in names}
 
-    async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """See `Broker.unsubscribe`."""
-        for channel in channels:
-            self._interests.pop(channel, None)
-        for number, places in self._by_part(channels).items():
-            await self._parts[number].unsubscribe([channels[place] for place in places])
+    def offer_presence(self) -> None:
+        """Have the methods of `SupportsPresence`, if all hosts have them."""
+        parts = [part for part in self._parts if isinstance(part, SupportsPresence)]
+        if len(parts) < len(self._parts):
+            return
+        # As attributes, so that only a broker with the ability passes for one.
+        presence = ShardedPresence(self.url, parts, self._pick, self._by_part, self._check_open)
+        for name in PRESENCE:
+            setattr(self, name, getattr(presence, name))
 
     async def inspect(self) -> Report:
         """Ask every host; each fact, warning and problem names its host."""
@@ -292,9 +271,14 @@ class _WithQueues(ShardedBroker):
 
 
 def sharded_broker(url: BrokerURL, parts: Sequence[Broker]) -> ShardedBroker:
-    """The broker of several hosts. It supports queues if all hosts do. See `ShardedBroker`."""
+    """The broker of several hosts. It has the abilities that all hosts have.
+
+    See `ShardedBroker`.
+    """
     with_queues = all(isinstance(part, SupportsQueue) for part in parts)
-    return (_WithQueues if with_queues else ShardedBroker)(url, parts)
+    broker = (_WithQueues if with_queues else ShardedBroker)(url, parts)
+    broker.offer_presence()
+    return broker
 
 
 def _with_history(part: Broker) -> SupportsHistory:
@@ -306,8 +290,3 @@ def _with_history(part: Broker) -> SupportsHistory:
 
 def _score(host: bytes, channel: str) -> bytes:
     return hashlib.blake2b(host + b"\0" + channel.encode(), digest_size=8).digest()
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The cause that the error of one host names, or else that error."""
-    return error.__cause__ or error

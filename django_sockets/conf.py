@@ -15,7 +15,7 @@ from .optional_django import Site, django_settings, django_site
 from .overrides import BrokerFactory, default_configs
 from .redaction import without_frames
 from .registry import open_broker
-from .url import BrokerURL, suggest
+from .url import PRESENCE_OPTIONS, BrokerURL, suggest
 
 __all__ = [
     "Config",
@@ -127,7 +127,8 @@ def load_config(source: Source | None = None) -> Config:
     Args:
         source: None for the default (`default_config`). A list, or URLs separated by white space,
             are independent hosts. A dict holds `url` (one URL or a list) or `hosts`, any of the
-            names in `Settings`, and `history`: a dict of channel prefix -> rule, such as
+            names in `Settings`, the presence options of `BrokerOptions`, and `history`: a dict of
+            channel prefix -> rule, such as
             `{"room:": {"messages": 100, "seconds": 300, "bytes": 65536}}`. `hosts` is a list of
             URLs or of dicts such as `{"address": URL, **driver_options}`. Instead of `address`, a
             dict may hold `host` and `port`, or `master_name` and `sentinels` (pairs of host and
@@ -221,9 +222,10 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
     hosts = values.pop("hosts", None)
     url = values.pop("url", None)
     history = values.pop("history", None)
+    presence = {name: values.pop(name) for name in PRESENCE_OPTIONS if name in values}
     for name in values:
         if name not in _SETTING_NAMES:
-            valid = ["history", "hosts", "url", *_SETTING_NAMES]
+            valid = ["history", "hosts", "url", *_SETTING_NAMES, *PRESENCE_OPTIONS]
             raise ConfigurationError(f"unknown setting {name!r}; {suggest(name, valid)}")
     if (hosts is None) == (url is None):
         raise ConfigurationError("a configuration dict needs either 'url' or 'hosts'")
@@ -234,6 +236,8 @@ def _from_dict(source: Mapping[str, Any]) -> Config:
     broker_url = _together(hosts)
     if history is not None:
         broker_url = broker_url.with_history(HistoryRules.parse(history))
+    if presence:
+        broker_url = broker_url.with_presence(presence)
     return Config(broker_url, Settings(**values))
 
 

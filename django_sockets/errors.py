@@ -13,6 +13,8 @@
     │   ├── SubscribeError      a subscription was not acknowledged
     │   ├── QueueError          a call to a queue failed, or its outcome is unknown
     │   ├── HistoryError        the history of a channel could not be read
+    │   ├── PresenceError       the presence of a channel could not be read or changed
+    │   │   └── PresenceFull    a channel has its maximum number of entries
     │   └── BrokerClosed        used after aclose()
     ├── CallError               a plain (not async) call could not be finished
     │   └── ThreadError         a required thread cannot be started      (also RuntimeError)
@@ -42,6 +44,8 @@ __all__ = [
     "NotAllowed",
     "PayloadTooLarge",
     "PositionError",
+    "PresenceError",
+    "PresenceFull",
     "PublishError",
     "QueueError",
     "Reject",
@@ -80,19 +84,26 @@ class EncodeError(DjangoSocketsError, TypeError):
 
 
 class PayloadTooLarge(DjangoSocketsError, ValueError):
-    """A payload is over the limit. Nothing was published.
+    """A payload, or the info of a member, is over the limit. Nothing was sent to the server.
 
     Attributes:
         size_bytes: the size of the refused payload.
         limit_bytes: the limit.
     """
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        size_bytes: int,
+        limit_bytes: int,
+        *,
+        what: str = "payload",
+        option: str = "max_payload_bytes",
+    ) -> None:
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
         super().__init__(
-            f"payload of {size_bytes} bytes is over the limit of {limit_bytes} bytes: send less, "
-            "or raise the URL option max_payload_bytes in every process"
+            f"{what} of {size_bytes} bytes is over the limit of {limit_bytes} bytes: send less, "
+            f"or raise the URL option {option} in every process"
         )
 
 
@@ -196,6 +207,42 @@ class HistoryError(BrokerError):
         self.channels = tuple(channels)
         self.reason = problem
         super().__init__(url, f"{problem}; no history of {_names(self.channels)}")
+
+
+class PresenceError(BrokerError):
+    """The presence of channels, or a lease, could not be read or changed.
+
+    Attributes:
+        channels: the channels of the call that failed; none for a lease.
+        unknown: True if the command was written and no reply came; it may have been executed.
+        reason: the problem without the channels.
+    """
+
+    def __init__(
+        self, url: object, problem: str, *, channels: Iterable[str] = (), unknown: bool = False
+    ) -> None:
+        self.channels = tuple(channels)
+        self.unknown = unknown
+        self.reason = problem
+        where = f"the presence of {_names(self.channels)}" if self.channels else "the lease"
+        outcome = "outcome unknown for" if unknown else "failed:"
+        super().__init__(url, f"{problem}; {outcome} {where}")
+
+
+class PresenceFull(PresenceError):
+    """A channel has its maximum number of entries, so that no other one was added.
+
+    Attributes:
+        limit: the maximum number.
+    """
+
+    def __init__(self, url: object, channel: str, limit: int) -> None:
+        self.limit = limit
+        super().__init__(
+            url,
+            f"there are {limit} entries, which is the maximum: raise presence_members",
+            channels=[channel],
+        )
 
 
 class BrokerClosed(BrokerError):

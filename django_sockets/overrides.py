@@ -5,6 +5,7 @@
 - `observe_publishes` calls a function before each publish of the process.
 - `observe_positions` calls a function after each kept message, with its position.
 - `override_default_config` replaces the default configuration.
+- `override_clock` replaces the clock of the presence of channels, which has long times.
 - `override_database_context` replaces the handling of database connections around `def` hooks.
 - `Config.open_broker` is the function that makes the broker of a hub. A `BrokerFactory` can put a
   broker of its own around the real one: `dataclasses.replace(config, open_broker=factory)`.
@@ -16,6 +17,7 @@ observer is called. The lists of this module are for the library only.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -26,12 +28,16 @@ from .url import BrokerURL
 
 __all__ = [
     "BrokerFactory",
+    "Clock",
     "DatabaseContext",
     "PositionObserver",
     "PublishObserver",
+    "Timer",
     "channels_after_observers",
+    "clock_of",
     "observe_positions",
     "observe_publishes",
+    "override_clock",
     "override_database_context",
     "override_default_config",
 ]
@@ -68,8 +74,26 @@ class PositionObserver(Protocol):
         """Take note of the place behind the message in the history of its channel."""
 
 
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """Do not call it. Idempotent."""
+
+
+class Clock(Protocol):
+    """Tells the time and makes calls at a time, on the event loop of one hub."""
+
+    def time(self) -> float:
+        """Seconds since an arbitrary moment. They never go back."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` on the event loop when `time()` has reached `when`."""
+
+
 publish_observers: list[PublishObserver] = []
 position_observers: list[PositionObserver] = []
+clocks: list[Clock] = []
 default_configs: list[Any] = []
 database_contexts: list[DatabaseContext] = []
 
@@ -85,6 +109,14 @@ def observe_positions(observer: PositionObserver) -> AbstractContextManager[None
     Publishing takes a round trip more meanwhile, because the hub reads the position.
     """
     return _added(position_observers, observer)
+
+
+def override_clock(clock: Clock) -> AbstractContextManager[None]:
+    """Use `clock` for the presence of channels, within a `with` block.
+
+    A hub takes the clock when it first uses presence, and keeps it.
+    """
+    return _added(clocks, clock)
 
 
 def override_default_config(config: Any) -> AbstractContextManager[None]:
@@ -111,6 +143,22 @@ def _added(overrides: list[T], override: T) -> Iterator[None]:
         yield
     finally:
         overrides.remove(override)
+
+
+class _LoopClock:
+    """The clock of an event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.time = loop.time
+        self._loop = loop
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        return self._loop.call_at(when, callback)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
+    """The clock for the presence of a hub on this event loop."""
+    return clocks[-1] if clocks else _LoopClock(loop)
 
 
 def channels_after_observers(channels: list[str], payload: bytes, is_text: bool) -> list[str]:

@@ -19,13 +19,22 @@ from .errors import ConfigurationError, suggest
 from .history import NO_HISTORY, HistoryRule, HistoryRules
 from .redaction import frameless
 
-__all__ = ["SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
+__all__ = ["PRESENCE_OPTIONS", "SHARDED", "Address", "BrokerOptions", "BrokerURL", "suggest"]
 
 SHARDED = "sharded"
 """The internal scheme of several independent hosts. No URL contains it."""
 
+PRESENCE_OPTIONS = (
+    "presence_lease_seconds",
+    "presence_grace_seconds",
+    "presence_members",
+    "max_presence_bytes",
+)
+"""The options that may also be keys of a configuration dict. All hosts have the same."""
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _BETWEEN_URLS = re.compile(r"\s+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_INFINITE = (float("inf"), float("-inf"))
 _MIB = 1024 * 1024
 _MAY_HOLD_AT = frozenset(
     "user auth_file sentinel_username sentinel_password tls_ca_file tls_cert_file "
@@ -197,6 +206,11 @@ class BrokerURL:
                 "the hosts of a list have different options history_messages or history_seconds: "
                 "use the same for all, or the setting 'history'"
             )
+        for name in PRESENCE_OPTIONS:
+            if len({getattr(url.options, name) for url in urls}) > 1:
+                raise ConfigurationError(
+                    f"the hosts of a list have different options {name}: use the same for all"
+                )
         most = min(url.options.max_payload_bytes for url in urls)
         options = dataclasses.replace(urls[0].options, max_payload_bytes=most)
         return cls(scheme=SHARDED, options=options, shards=tuple(urls), history=history)
@@ -215,6 +229,26 @@ class BrokerURL:
         rules = HistoryRules.of({**history.as_dict(), **self.history.as_dict()})
         shards = tuple(dataclasses.replace(shard, history=rules) for shard in self.shards)
         return dataclasses.replace(self, history=rules, shards=shards)
+
+    def with_presence(self, values: Mapping[str, Any]) -> BrokerURL:
+        """The URL with some of `PRESENCE_OPTIONS`, also at each of its shards.
+
+        Raises:
+            ConfigurationError: a value is not valid, or the URL has the option, too.
+        """
+        for name, value in values.items():
+            whole = name in ("presence_members", "max_presence_bytes")
+            numbers = int if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, numbers) or value in _INFINITE:
+                number = "a whole number" if whole else "a number"
+                raise ConfigurationError(f"setting {name}={value!r}: use {number}")
+            if getattr(self.options, name) != getattr(BrokerOptions, name):
+                raise ConfigurationError(
+                    f"the setting {name!r} is also an option of the URL: keep one of them"
+                )
+        options = dataclasses.replace(self.options, **values)
+        shards = tuple(shard.with_presence(values) for shard in self.shards)
+        return dataclasses.replace(self, options=options, shards=shards)
 
     @classmethod
     @frameless

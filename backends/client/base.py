@@ -9,15 +9,18 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from ...broker import Limits, Sink, ThreadPublisher
+from ...errors import HistoryError
 from ...history import READ_BYTES, HistoryReply, HistoryRule, Start
 from ...log import LogThrottle
 from ...url import BrokerURL
 from .commands import server_name
-from .history_queries import HistoryQueries
-from .history_reads import HistoryRead, HistoryReads
-from .history_scripts import KeptMessage
+from .history_reads import HistoryRead
+from .history_scripts import READ, KeptMessage, history_reply, read_command
+from .open_reads import OpenReads
 from .pipeline import NotSent, OutcomeUnknown
+from .presence_calls import PresenceCalls
 from .publisher import Outcome, Publisher, raise_for_outcomes
+from .queries import Queries, Query, Unanswered
 from .queues import QueueCalls
 from .subscriptions import Subscriptions
 
@@ -39,11 +42,14 @@ class KeepingPublisher(Protocol):
         """As `Publisher.aclose`."""
 
 
-class ServerBroker(QueueCalls):
+HISTORY = Query(history_reply, READ)
+
+
+class ServerBroker(QueueCalls, PresenceCalls):
     """The common part of a broker.
 
-    A subclass sets `_publisher`, `_subscriptions`, `_scripts`, and, if there are history rules,
-    `_keeper` and `_queries`.
+    A subclass sets `_publisher`, `_subscriptions`, `_scripts`, `_queries`, and, if there are
+    history rules, `_keeper`.
 
     Attributes:
         thread_publisher: publishes on the calling thread; None if the broker cannot.
@@ -54,11 +60,11 @@ class ServerBroker(QueueCalls):
     _publisher: Publisher
     _subscriptions: Subscriptions
     _keeper: KeepingPublisher
-    _queries: HistoryQueries
+    _queries: Queries
 
     def __init__(self, url: BrokerURL, sink: Sink) -> None:
         self.url = url
-        self._reads = HistoryReads(url, sink) if url.history else None
+        self._reads = OpenReads(url, sink)
         self.unkept = 0
         self._keeps = bool(url.history)
         self._rule = lru_cache(maxsize=NAMES_KEPT)(url.history.rule_for)
@@ -131,12 +137,11 @@ class ServerBroker(QueueCalls):
         loop = asyncio.get_running_loop()
         given = [loop.create_future() for _ in reads]
         for read, future in zip(reads, given, strict=True):
-            read.given = future
+            read.waiting.append(future)
         try:
             await self._subscriptions.subscribe(list(starts), given)
         except BaseException:
-            if self._reads is not None:
-                self._reads.withdraw(reads)
+            self._reads.withdraw(reads)
             raise
 
     def request_history(self, channel: str, start: Start) -> None:
@@ -146,21 +151,24 @@ class ServerBroker(QueueCalls):
             self._subscriptions.read([channel])
 
     def _open_read(self, channel: str, start: Start) -> HistoryRead:
-        rule = self._rule_of(channel)
-        if self._reads is None:
-            raise ValueError("the broker has no history")
-        return self._reads.request(channel, self._name(channel), start, rule)
+        read = HistoryRead(channel, self._name(channel), start, self._rule_of(channel))
+        self._reads.open(read)
+        return read
 
     async def read_history(
         self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
     ) -> dict[str, HistoryReply]:
         """See `SupportsHistory`."""
         self._subscriptions.check_open()
-        reads = {
-            channel: (self._name(channel), start, self._rule_of(channel))
-            for channel, start in starts.items()
-        }
-        return await self._queries.read(reads, messages, max_bytes)
+        commands = {}
+        for channel, start in starts.items():
+            name, rule = self._name(channel), self._rule_of(channel)
+            commands[channel] = name, read_command(name, start, rule, messages, max_bytes)
+        try:
+            return await self._queries.read(HISTORY, commands)
+        except Unanswered as exc:
+            error = HistoryError(self.url, str(exc), channels=exc.channels)
+        raise error
 
     def _rule_of(self, channel: str) -> HistoryRule:
         rule = self._rule(channel)
@@ -175,5 +183,4 @@ class ServerBroker(QueueCalls):
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """See `Broker.unsubscribe`."""
         self._subscriptions.unsubscribe(channels)
-        if self._reads is not None:
-            self._reads.unsubscribed(map(self._name, channels))
+        self._reads.unsubscribed(map(self._name, channels))

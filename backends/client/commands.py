@@ -5,7 +5,18 @@ from __future__ import annotations
 import binascii
 from typing import NamedTuple
 
-__all__ = ["PLAIN", "SHARDED", "SLOTS", "PubSubCommands", "probe_name", "server_name", "slot_of"]
+from ..watches import channel_of, is_watch
+
+__all__ = [
+    "PLAIN",
+    "SHARDED",
+    "SLOTS",
+    "PubSubCommands",
+    "leases_key",
+    "probe_name",
+    "server_name",
+    "slot_of",
+]
 
 SLOTS = 16384
 
@@ -36,9 +47,19 @@ SHARDED = PubSubCommands(
 
 
 def server_name(prefix: bytes, channel: str) -> bytes:
-    """`<prefix>:{<channel>}`. The hash tag lets other keys of the channel share its slot."""
-    escaped = channel.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-    return prefix + b":{" + escaped.encode() + b"}"
+    """`<prefix>:{<channel>}`. The hash tag lets other keys of the channel share its slot.
+
+    Args:
+        channel: a channel, or the watch of one, whose name has `:p` at its end.
+    """
+    plain = channel_of(channel)
+    escaped = plain.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return prefix + b":{" + escaped.encode() + (b"}:p" if is_watch(channel) else b"}")
+
+
+def leases_key(prefix: bytes) -> bytes:
+    """The key of the leases of processes; one for each prefix and server."""
+    return prefix + b":{leases}"
 
 
 def probe_name(prefix: bytes, probe_id: bytes, like: bytes | None = None) -> bytes:

@@ -188,8 +188,19 @@ def read_command(
     )
 
 
-def history_reply(reply: Any) -> HistoryReply | None:
-    """The reply of the read script; None if it is malformed."""
+def history_reply(reply: Any) -> HistoryReply:
+    """The reply of the read script.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    found = _history_reply(reply)
+    if found is None:
+        raise ValueError("the reply of the server is malformed")
+    return found
+
+
+def _history_reply(reply: Any) -> HistoryReply | None:
     try:
         epoch, offset, tag, line, former, status, messages = reply
         history_id, previous = _history_id(line), _history_id(former)

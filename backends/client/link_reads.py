@@ -1,44 +1,38 @@
-"""The reads of the history on one subscribing connection, behind the subscriptions.
+"""The reads on one subscribing connection, behind the subscriptions.
 
-`LinkReads` writes the open reads of the broker (`history_reads`), at most `IN_FLIGHT` at a time,
-turns the replies into items of the stream, and passes batches with replies to the sink.
+`LinkReads` writes the open reads of the broker (`open_reads`), a bounded number at a time, turns
+the replies into items of the stream, and passes batches with other items than messages to the sink.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias, cast
+from collections.abc import Awaitable, Iterable
+from typing import Any, cast
 
-from ...broker import HistoryItem, HistorySink, deliver_now
-from ...history import HistoryReply
+from ...broker import HistorySink, deliver_now
 from ...loops import OfOneLoop
+from ..watches import DeliverNow, Item, deliver_mixed
 from .commands import PubSubCommands
 from .deadlines import ignore_result
-from .history_reads import HistoryRead, HistoryReads
-from .history_scripts import READ, history_reply
-from .identity import NO_FORMER_HISTORY
-from .parser import ConnectionLost, ReplyError, is_push
+from .open_reads import ORDINARY_BYTES, OpenRead, OpenReads, WrongServer
+from .parser import ReplyError, is_push
 from .pending_commands import PendingCommands
+from .presence_reads import DiffReader, PresenceRead
 from .scripts import is_missing
 from .subscription_set import SubscriptionSet
 
-__all__ = ["HISTORY_CHANGED", "DeliverNow", "LinkReads", "WrongServer"]
+__all__ = ["LinkReads"]
 
-DeliverNow: TypeAlias = Callable[[list[HistoryItem]], Awaitable[None] | None]
 IN_FLIGHT = 16
-"""Maximum number of reads under way on one connection. Each reply may have 256 KiB, and a server
-closes connections with too much unread output."""
+"""Maximum number of reads under way on one connection, and, times `ORDINARY_BYTES`, the maximum
+size of their replies, except that a single one may be larger. A server closes connections with too
+much unread output (`client-output-buffer-limit pubsub`, 32 MiB by default)."""
 RETRY_SECONDS = 0.1
 """Pause before a read that the server could not serve is repeated."""
 LOADS = 3
 """How often a script is loaded for one read."""
 NOT_NOW = ("ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "BUSY")
-HISTORY_CHANGED = "the server has another history now"
-
-
-class WrongServer(ConnectionLost):
-    """The next connection may lead to the same wrong server, so it waits for the back-off."""
 
 
 class LinkReads(OfOneLoop):
@@ -51,7 +45,7 @@ class LinkReads(OfOneLoop):
 
     def __init__(
         self,
-        reads: HistoryReads,
+        reads: OpenReads,
         pending: PendingCommands,
         subscriptions: SubscriptionSet,
         pubsub: PubSubCommands,
@@ -60,14 +54,17 @@ class LinkReads(OfOneLoop):
         self._pending = pending
         self._subscriptions = subscriptions
         self._pubsub = pubsub
-        # A batch without replies has only messages.
+        self._diffs = DiffReader(reads.url)
+        # A batch that is not mixed has only messages.
         self._deliver_messages = cast(
             "DeliverNow", deliver_now(reads.sink, subscriptions.routed_channels)
         )
         self._queue: deque[bytes] = deque()
         self._in_flight = 0
-        self._loaded = False
-        self._given: list[HistoryRead] = []
+        self._bytes_in_flight = 0
+        self._loaded: set[tuple[bytes, ...]] = set()
+        self._given: list[OpenRead] = []
+        self._mixed = False
 
     def behind(self, names: Iterable[bytes]) -> None:
         """Write the open reads of these names; their SUBSCRIBE commands have been written."""
@@ -98,17 +95,23 @@ class LinkReads(OfOneLoop):
 
     def _write(self) -> None:
         while self._queue and self._in_flight < IN_FLIGHT:
-            read = self._reads.wanted.get(self._queue.popleft())
+            read = self._reads.wanted.get(self._queue[0])
             if read is None or read.link is not self:
+                self._queue.popleft()
                 continue
-            if not self._loaded:
-                self._loaded = True
-                self._pending.ask(READ.load).add_done_callback(ignore_result)
+            size = self._bytes_in_flight + read.expected_bytes
+            if self._in_flight and size > IN_FLIGHT * ORDINARY_BYTES:
+                return
+            self._queue.popleft()
+            if read.load is not None and read.load not in self._loaded:
+                self._loaded.add(read.load)
+                self._pending.ask(read.load).add_done_callback(ignore_result)
             self._in_flight += 1
+            self._bytes_in_flight = size
             self._pending.read(read.command, read)
 
     def is_reply(self, reply: Any) -> bool:
-        """Whether a reply, which is not a message, answers a read of the history."""
+        """Whether a reply, which is not a message, answers a read."""
         command = self._pending.first
         if command is None or command.read is None or is_push(reply):
             return False
@@ -116,7 +119,15 @@ class LinkReads(OfOneLoop):
         kinds = (self._pubsub.subscribed, self._pubsub.unsubscribed)
         return not (isinstance(reply, list) and reply and reply[0] in kinds)
 
-    def answered(self, reply: Any) -> HistoryItem | None:
+    def diff(self, watch: str, payload: bytes) -> Item | None:
+        """The item of the stream for a message among the diffs of a watch."""
+        found = self._diffs.item(watch, payload)
+        if found is None:
+            return None
+        self._mixed = True
+        return watch, found
+
+    def answered(self, reply: Any) -> Item | None:
         """Take the reply to the first pending command, which is a read.
 
         Returns:
@@ -128,40 +139,32 @@ class LinkReads(OfOneLoop):
         command = self._pending.first
         read = None if command is None else command.read
         self._pending.pop()
-        if not isinstance(read, HistoryRead):
+        if not isinstance(read, OpenRead):
             return None
         self._in_flight -= 1
+        self._bytes_in_flight -= read.expected_bytes
         try:
             if self._reads.wanted.get(read.name) is not read or read.link is not self:
                 return None
-            found = (
-                self._refused(read, reply) if isinstance(reply, ReplyError) else self._read(reply)
-            )
+            if isinstance(reply, ReplyError):
+                found = self._refused(read, reply)
+            else:
+                found = read.parse(reply, self._pending.connection)
+                if isinstance(read, PresenceRead):
+                    self._reads.note_size(read.name, read.size_bytes)
             if found is None:
                 return None
             self._reads.answer(read)
             self._given.append(read)
+            self._mixed = True
             if found.problem:
-                self._reads.log_problem(read.channel, found.problem)
+                self._reads.log_problem(read, found.problem)
             return read.channel, found
         finally:
             self._write()
 
-    def _read(self, reply: Any) -> HistoryReply:
-        found = history_reply(reply)
-        if found is None:
-            return HistoryReply.unavailable("the reply of the server is malformed")
-        connection = self._pending.connection
-        new = b"" if found.position is None else found.position.history_id
-        if connection is not None and new:
-            known = connection.identity.history_id
-            if not known:
-                connection.identity = connection.identity._replace(history_id=new)
-            elif known != new and found.previous_history_id != NO_FORMER_HISTORY:
-                raise WrongServer(HISTORY_CHANGED)
-        return found
-
-    def _refused(self, read: HistoryRead, error: ReplyError) -> HistoryReply | None:
+    def _refused(self, read: OpenRead, error: ReplyError) -> Any:
+        """The item of the stream for an error; None if the read is repeated."""
         text = str(error)
         if text.startswith("READONLY"):
             raise WrongServer("the server is a replica now")
@@ -172,39 +175,40 @@ class LinkReads(OfOneLoop):
             return None
         if is_missing(error) and read.loads < LOADS:
             read.loads += 1
-            self._loaded = False
+            self._loaded.clear()
             self._queue.appendleft(read.name)
             return None
         if text.startswith(NOT_NOW):
             self._loop.call_later(RETRY_SECONDS, self._again, read)
             return None
-        return HistoryReply.unavailable(f"the server refused to read: {error}")
+        return read.unavailable(f"the server refused to read: {error}")
 
-    def _again(self, read: HistoryRead) -> None:
+    def _again(self, read: OpenRead) -> None:
         if read.link is self and self._reads.wanted.get(read.name) is read:
             self._queue.append(read.name)
             if self._pending.connection is not None:
                 self._write()
 
-    def deliver_now(self, batch: list[HistoryItem]) -> Awaitable[None] | None:
+    def deliver_now(self, batch: list[Item]) -> Awaitable[None] | None:
         """Pass the items so far to the sink; see `EagerSink`."""
-        return self._deliver_replies(batch) if self._given else self._deliver_messages(batch)
+        return self._deliver_mixed(batch) if self._mixed else self._deliver_messages(batch)
 
-    async def _deliver_replies(self, batch: list[HistoryItem]) -> None:
-        channels = self._subscriptions.routed_channels()  # As they are when the delivery begins.
-        batch = [item for item in batch if item[0] in channels]
+    async def _deliver_mixed(self, batch: list[Item]) -> None:
+        self._mixed = False
+        names = self._subscriptions.routed_names()  # As they are when the delivery begins.
         given, self._given = self._given, []
         for read in given:
-            if read.channel in channels:
+            if read.channel in names:
                 self._reads.delivered(read)
         # Another connection may have taken over the others. Otherwise they are unsubscribed.
-        self._reads.undelivered([read for read in given if read.channel not in channels])
+        self._reads.undelivered([read for read in given if read.channel not in names])
         try:
-            if batch:
-                await self._reads.sink.deliver_with_history(batch)
+            await deliver_mixed(
+                self._reads.sink, batch, self._subscriptions.routed_names, self._deliver_messages
+            )
         finally:
             for read in given:
-                if read.channel in channels:
+                if read.channel in names:
                     read.finish()
 
     def renamed(self, history_id: bytes) -> None:
@@ -223,5 +227,7 @@ class LinkReads(OfOneLoop):
         given, self._given = self._given, []
         self._reads.undelivered(given)
         self._queue.clear()
+        self._mixed = False
         self._in_flight = 0
-        self._loaded = False
+        self._bytes_in_flight = 0
+        self._loaded.clear()

@@ -20,9 +20,9 @@ from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .credentials import rotation_delay_seconds
-from .history_reads import HistoryReads
 from .history_scripts import KEEP
 from .identity import SERVER_CHANGED, Identity, differ
+from .open_reads import OpenReads
 from .pipeline import Pipeline
 from .probe import DeliveryProbe
 from .publisher import Publisher
@@ -56,7 +56,7 @@ class Node:
         publisher: publishes instead of this node's own connection, if given.
         max_age_seconds: returns the age that connections must not reach, or None; called after
             each connect.
-        history: the open reads of the broker, if it has history.
+        reads: the open reads of the broker.
 
     Attributes:
         pipeline: the publishing connection.
@@ -73,9 +73,9 @@ class Node:
         pubsub: PubSubCommands,
         publisher: Publisher | None = None,
         max_age_seconds: Callable[[], float | None] = lambda: None,
-        history: HistoryReads | None = None,
+        reads: OpenReads | None = None,
     ) -> None:
-        self._history = history
+        self._reads = reads
         self.pipeline = Pipeline(
             url,
             partial(self._open_publishing, open_publishing or open_connection),
@@ -109,7 +109,7 @@ class Node:
             probe=DeliveryProbe(self._url, self._pubsub, self.pipeline, self._publisher),
             pubsub=self._pubsub,
             connection=connection,
-            history=self._history,
+            reads=self._reads,
         )
 
     # `Place` of the subscriptions
@@ -308,6 +308,6 @@ class Node:
 
 
 def _read_again(subscriber: Subscriber) -> None:
-    """Write the open reads of the history, which another connection may have had."""
+    """Write the open reads, which another connection may have had."""
     if subscriber.state.reads is not None:
         subscriber.state.reads.behind_carried()

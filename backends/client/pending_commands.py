@@ -27,7 +27,7 @@ REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")
 
 
 class ReadCommand:
-    """Marks a command that reads the history; its reply is a part of the stream."""
+    """Marks a command whose reply is a part of the stream."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class PendingCommand:
         reply: the future of the last command's own reply; None for SUBSCRIBE.
         ends: for each UNSUBSCRIBE command, the index in `names` behind its last name.
         answered: how many of the names have been answered.
-        read: the read of the history that the command makes, or None.
+        read: the read that the command makes, or None.
     """
 
     __slots__ = ("answered", "ends", "names", "read", "reply")
@@ -138,7 +138,7 @@ class PendingCommands(OfOneLoop):
         return self._ask(command)
 
     def read(self, command: tuple[bytes, ...], read: ReadCommand) -> None:
-        """Write a command that reads the history, if there is a connection."""
+        """Write a command that reads, if there is a connection."""
         if self.connection is not None:
             self._ask(command)
             self._commands[-1].read = read

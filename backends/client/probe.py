@@ -12,6 +12,7 @@ from ...url import BrokerURL
 from .commands import PubSubCommands, probe_name
 from .connection import Connection, ConnectionLost
 from .deadlines import await_reply
+from .history_reads import HISTORY_CHANGED
 from .identity import (
     INFO,
     NO_FORMER_HISTORY,
@@ -23,7 +24,6 @@ from .identity import (
     differ,
     read_run_id,
 )
-from .link_reads import HISTORY_CHANGED
 from .parser import ReplyError
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .publisher import Publisher
@@ -82,7 +82,7 @@ class DeliveryProbe:
         options, state = self._url.options, subscriber.state
         while True:
             await asyncio.sleep(options.probe_interval_seconds)
-            if not state.subscriptions.routes:
+            if not state.subscriptions.delivering:
                 continue
             await self._check_identity(subscriber, connection)
             name = state.probe.name

@@ -29,6 +29,7 @@ from .connection import Connection
 from .deadlines import ignore_result
 from .parser import ReplyError
 from .pipeline import Pipeline
+from .routes import Route
 from .scripts import Script, is_error, is_missing
 
 __all__ = ["RETRY_SECONDS", "ScriptRunner"]
@@ -85,11 +86,19 @@ class ScriptRunner:
         if self._unavailable:
             raise ConfigurationError(f"{self.url}: {self._unavailable}")
 
-    async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[bytes],
+        on_asked: Callable[[Route], None] | None = None,
+    ) -> Any:
         """Run a script and return its reply.
 
         Args:
             keys: 1..n keys with the same hash tag.
+            on_asked: called if another server ran the script because the slot of the keys is on its
+                way there, with the server that still has the subscribers of the slot.
 
         Raises:
             NotSent: certainly not executed.

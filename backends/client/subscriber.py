@@ -14,15 +14,15 @@ import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Protocol, cast
 
-from ...broker import HistoryItem, Sink, deliver_now
+from ...broker import Sink, deliver_now
 from ...errors import ConnectError
 from ...log import LogThrottle
 from ...url import BrokerURL
+from ..watches import DeliverNow, Item, report_lost
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .deadlines import Backoff, await_reply, first_of, keepalive
-from .history_reads import HistoryReads
-from .link_reads import DeliverNow, WrongServer
+from .open_reads import OpenReads, WrongServer
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
@@ -55,7 +55,7 @@ class Subscriber:
         probe: None for a server on which nothing is published.
         connection: makes this a standby with a first connection. Its messages are held back until
             `release`. If the connection is lost before that, `until_settled` raises.
-        history: the open reads of the broker, if it has history.
+        reads: the open reads of the broker, if it makes any.
 
     Attributes:
         state: the requested and the granted channels.
@@ -72,7 +72,7 @@ class Subscriber:
         probe: Probe | None,
         pubsub: PubSubCommands,
         connection: Connection | None = None,
-        history: HistoryReads | None = None,
+        reads: OpenReads | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
@@ -85,21 +85,20 @@ class Subscriber:
             owner,
             pubsub,
             probe_like=None if probe is None else probe.name,
-            history=history,
+            reads=reads,
         )
-        reads = self.state.reads
-        # Without history, a batch has only messages.
+        # Without reads, a batch has only messages.
         plain = cast("DeliverNow", deliver_now(sink, self.state.subscriptions.routed_channels))
-        self._deliver_now = plain if reads is None else reads.deliver_now
+        self._deliver_now = plain if self.state.reads is None else self.state.reads.deliver_now
         self.trouble: ConnectError | None = None
         self._task: asyncio.Task[None] | None = None
         self._abort_reason = ""
         self._first = connection
         self._gate: asyncio.Event | None = None if connection is None else asyncio.Event()
         self._gone: str | None = None
-        self._held: list[HistoryItem] = []
+        self._held: list[Item] = []
         # Messages that are read but not delivered yet, and the reply after them.
-        self._batch: list[HistoryItem] = []
+        self._batch: list[Item] = []
         self._deferred: Any = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -150,6 +149,8 @@ class Subscriber:
                 channel = routes.get(name)
                 if channel is not None:
                     batch.append((channel, reply[2]))
+                elif (watch := state.subscriptions.watches.get(name)) is not None:
+                    self._take_diff(watch, reply[2])
                 elif self._probe is not None and name == state.probe.name:
                     self._probe.received(reply[2])
                 continue
@@ -170,6 +171,11 @@ class Subscriber:
                     return waiting
             state.answered(reply)
         return None
+
+    def _take_diff(self, watch: str, payload: bytes) -> None:
+        item = None if self.state.reads is None else self.state.reads.diff(watch, payload)
+        if item is not None:
+            self._batch.append(item)
 
     def flush(self) -> Coroutine[Any, Any, object] | None:
         """See `parser.Consumer`."""
@@ -215,7 +221,7 @@ class Subscriber:
     def _report_regained(self) -> None:
         regained = self.state.regained
         for reason, channels in regained.items():
-            self._sink.lost(channels, reason)
+            report_lost(self._sink, channels, reason)
         regained.clear()
 
     # Taking over

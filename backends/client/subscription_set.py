@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..watches import is_watch
 from .commands import PubSubCommands
 
 __all__ = ["Subscription", "SubscriptionSet"]
@@ -33,6 +34,7 @@ class SubscriptionSet:
 
     Attributes:
         routes: name -> channel of all wanted and granted subscriptions, for delivery.
+        watches: the same for watches (`watches.watch_of`).
         changed: names for which a command may be missing.
     """
 
@@ -40,6 +42,7 @@ class SubscriptionSet:
         self._pubsub = pubsub
         self._by_name: dict[bytes, Subscription] = {}
         self.routes: dict[bytes, str] = {}
+        self.watches: dict[bytes, str] = {}
         self.changed: dict[bytes, None] = {}
 
     def __bool__(self) -> bool:
@@ -56,7 +59,7 @@ class SubscriptionSet:
         else:
             subscription.wanted = True
             if self.is_active(subscription):
-                self.routes[name] = channel
+                self.add_route(subscription)
                 return True
         self.changed[name] = None
         return False
@@ -66,7 +69,7 @@ class SubscriptionSet:
         subscription = self._by_name.get(name)
         if subscription is not None:
             subscription.wanted = False
-            self.routes.pop(name, None)
+            self.remove_route(name)
             if subscription.sent is None and not subscription.unanswered:
                 self.drop(subscription)
             else:
@@ -84,6 +87,26 @@ class SubscriptionSet:
         subscription = self._by_name.get(name)
         return subscription is not None and self.is_active(subscription)
 
+    def add_route(self, subscription: Subscription) -> None:
+        """Deliver what arrives for a subscription."""
+        routes = self.watches if is_watch(subscription.channel) else self.routes
+        # The key is our own name object, so that a reply's copy of it can be freed.
+        routes[subscription.name] = subscription.channel
+
+    def remove_route(self, name: bytes) -> None:
+        """Deliver nothing more for a name."""
+        self.routes.pop(name, None)
+        self.watches.pop(name, None)
+
+    @property
+    def delivering(self) -> bool:
+        """Whether there is a channel or watch for which something is delivered."""
+        return bool(self.routes or self.watches)
+
+    def routed_names(self) -> set[str]:
+        """The channels and watches for which something is delivered."""
+        return {*self.routes.values(), *self.watches.values()}
+
     def routed_channels(self) -> set[str]:
         """The channels on which messages are delivered."""
         return set(self.routes.values())
@@ -91,6 +114,7 @@ class SubscriptionSet:
     def clear(self) -> None:
         """Drop all subscriptions without a report."""
         self.routes.clear()
+        self.watches.clear()
         self._by_name.clear()
         self.changed.clear()
 
@@ -128,6 +152,7 @@ class SubscriptionSet:
     def end(self) -> None:
         """The connection is lost: forget its commands, and drop the unwanted subscriptions."""
         self.routes.clear()
+        self.watches.clear()
         for subscription in list(self._by_name.values()):
             subscription.sent, subscription.unanswered = None, 0
             if not subscription.wanted:

@@ -18,8 +18,8 @@ from ...loops import OfOneLoop
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .connection import Connection
-from .history_reads import HistoryReads
 from .link_reads import LinkReads
+from .open_reads import OpenReads
 from .parser import ConnectionLost, ReplyError, is_push
 from .pending_commands import PendingCommands
 from .probe_channel import PROBE_RETRY_SECONDS, ProbeChannel
@@ -76,7 +76,7 @@ class SubscriptionState(OfOneLoop):
         probe: the delivery probe's channel.
         needed: set while a connection is needed or present.
         fruitful: whether the present or last connection was granted a subscription.
-        reads: the reads of the history on the connection, if the broker has history.
+        reads: the reads on the connection, if the broker makes any.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SubscriptionState(OfOneLoop):
         pubsub: PubSubCommands,
         *,
         probe_like: Callable[[bytes], bytes] | None,
-        history: HistoryReads | None = None,
+        reads: OpenReads | None = None,
     ) -> None:
         self._url = url
         self.owner = owner
@@ -100,9 +100,7 @@ class SubscriptionState(OfOneLoop):
         self._settling: asyncio.Future[None] | None = None
         self._pending = PendingCommands(pubsub)
         self.reads = (
-            None
-            if history is None
-            else LinkReads(history, self._pending, self.subscriptions, pubsub)
+            None if reads is None else LinkReads(reads, self._pending, self.subscriptions, pubsub)
         )
         self._flush_due = False
 
@@ -276,7 +274,7 @@ class SubscriptionState(OfOneLoop):
             command.take_end(name)
         subscription = self.subscriptions.get(name)
         if subscription is not None and self.subscriptions.is_active(subscription):
-            self.subscriptions.routes.pop(name, None)
+            self.subscriptions.remove_route(name)
             subscription.sent = None
             self.owner.lost([subscription.channel], HANDED_OVER)
             self.owner.displaced([subscription.channel], None)
@@ -300,8 +298,7 @@ class SubscriptionState(OfOneLoop):
             return
         subscription.unanswered -= 1
         if self.subscriptions.is_active(subscription):
-            # The key is our own name object, so that the reply's copy of it can be freed.
-            self.subscriptions.routes[subscription.name] = subscription.channel
+            self.subscriptions.add_route(subscription)
             self.fruitful = True
             reason = self.owner.granted(subscription.channel)
             if reason is not None:

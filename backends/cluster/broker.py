@@ -26,10 +26,10 @@ from ..client.connection import ConnectionLost, ask
 from ..client.connector import DEFAULT_PORT, Connector
 from ..client.deadlines import ignore_result
 from ..client.driver_options import DRIVER_OPTIONS
-from ..client.history_queries import HistoryQueries
 from ..client.node import Node
 from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline
 from ..client.publisher import Publisher
+from ..client.queries import Queries
 from ..client.routes import Route
 from ..client.scripts import not_sent
 from ..client.subscriptions import Place, Subscriptions
@@ -86,7 +86,7 @@ class ClusterBroker(ServerBroker):
             on_unkept=self._on_unkept,
         )
         self._keeper = self._router
-        self._queries = HistoryQueries(
+        self._queries = Queries(
             url, route_for=self._route_for, route_at=self._route_at, refresh=self._refreshed
         )
         self._scripts = ClusterScripts(
@@ -131,7 +131,7 @@ class ClusterBroker(ServerBroker):
                 pubsub=pubsub,
                 publisher=self._glide,
                 max_age_seconds=self._connector.max_age_seconds,
-                history=self._reads,
+                reads=self._reads,
             )
             self._routes[address] = Route(node.pipeline, pubsub, address)
         return node
@@ -319,8 +319,7 @@ class ClusterBroker(ServerBroker):
         """See `Broker.aclose`."""
         self._closed = True
         await self._subscriptions.aclose()
-        if self._reads is not None:
-            await self._reads.aclose()
+        await self._reads.aclose()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -51,12 +51,19 @@ class ClusterScripts(ScriptRunner):
     def _no_pipeline(name: bytes) -> Pipeline:
         raise not_sent("no server of the cluster serves its slot")
 
-    async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[bytes],
+        on_asked: Callable[[Route], None] | None = None,
+    ) -> Any:
         """See `ScriptRunner.run`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.url.options.publish_timeout_seconds
         slot = slot_of(keys[0])
         target: Route | None = None
+        source: Route | None = None
         pause = 0.0
         error: Exception
         while True:
@@ -71,10 +78,13 @@ class ClusterScripts(ScriptRunner):
                     error = exc
                 else:
                     if not isinstance(reply, ReplyError):
+                        if asking and source is not None and on_asked is not None:
+                            on_asked(source)
                         return reply
                     error = reply
                     target = self._redirection(reply, route)
                     if target is not None:
+                        source = route
                         continue
                     if not is_error(reply, "MOVED", "TRYAGAIN", "READONLY", "CLUSTERDOWN", "ASK"):
                         raise reply

@@ -51,6 +51,7 @@ from .refusals import bye_payload
 from .server_frames import server_frames, wrapper_of
 from .socket_class import Socket, check_options, socket_class
 from .tasks import spawn
+from .tracking import end_tracking
 
 __all__ = ["Connection"]
 
@@ -81,6 +82,7 @@ class Connection(HookCalls):
         rate: the rate limit; None before the first frame.
         session: the client speaks the protocol `django-sockets.v1`; None for other clients.
         subprotocol: the name of the protocol for such a client.
+        tracked: the channels on which it is present; None for most connections.
     """
 
     __slots__ = (
@@ -99,6 +101,7 @@ class Connection(HookCalls):
         "serving",
         "session",
         "subprotocol",
+        "tracked",
     )
 
     def __init__(
@@ -125,6 +128,7 @@ class Connection(HookCalls):
         self.receive_loop = ReceiveLoop(self)
         self.session: Session | None = None
         self.subprotocol: str | None = None
+        self.tracked: set[str] | None = None
         self.serving = False
         self.closing = False
         self.is_alive = True
@@ -281,6 +285,8 @@ class Connection(HookCalls):
         if self.session is not None:
             self.session.end()
         self.leave_tags()
+        if self.tracked:
+            end_tracking(self)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         await self.delivery.end()

@@ -24,11 +24,13 @@ from collections.abc import (
     Sequence,
     Set,
 )
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from ..broker import (
     HistoryItem,
     SupportsHistory,
+    SupportsPresence,
     SupportsQueue,
     ThreadPublisher,
     check_channel,
@@ -41,7 +43,7 @@ from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, PayloadTooLarge, PublishError
+from ..errors import BrokerClosed, ConfigurationError, PayloadTooLarge, PublishError
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
@@ -57,6 +59,9 @@ from .stats import Counters
 from .subscriptions import LocalSubscriptions
 
 if TYPE_CHECKING:  # A hub without presence does not load it.
+    from ..delivery.channel import PresenceSubscriber
+    from ..presence import PresenceDiff, PresenceSnapshot
+    from .presence.context import PresenceBroker
     from .presence.hub_presence import HubPresence
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
@@ -378,13 +383,36 @@ class Hub:
             ConfigurationError: the broker has no presence.
             BrokerClosed: after `aclose`.
         """
-        if presence:
-            raise NotImplementedError("presence: to be done")
         names = self.check_channels(channels)
+        if presence:
+            watched = names if presence is True else [name for name in names if name in presence]
+            return self._add_watching(subscriber, names, direct, since, replay, watched)
         healing = self._healing
         if since is None and not replay and (healing is None or not healing.keeps_any(names)):
             return self._add(subscriber, names, direct)
         return self._add_behind(subscriber, names, direct, starts_of(names, since, replay))
+
+    async def _add_watching(
+        self,
+        subscriber: Subscriber,
+        names: list[str],
+        direct: SendQueue | None,
+        since: str | Mapping[str, str] | None,
+        replay: int,
+        watched: list[str],
+    ) -> dict[str, Recovery]:
+        """`add` with presence on some of the channels."""
+        presence = self._open_presence()
+        new = [name for name in names if name not in self.channels_of(subscriber)]
+        recoveries = await self.add(subscriber, names, direct=direct, since=since, replay=replay)
+        try:
+            members = await presence.watch(cast("PresenceSubscriber", subscriber), watched)
+        except BaseException:
+            await self.remove(subscriber, new)
+            raise
+        for name in watched:
+            recoveries[name] = replace(recoveries[name], presence=members[name])
+        return recoveries
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
@@ -431,6 +459,9 @@ class Hub:
 
     async def remove(self, subscriber: Subscriber, channels: Iterable[str] | None = None) -> None:
         """Unsubscribe from some channels, or from all. The subscriber gets nothing more of them."""
+        if self._presence is not None:
+            gone = list(self.channels_of(subscriber) if channels is None else channels)
+            self._presence.unwatch(cast("PresenceSubscriber", subscriber), gone)
         if self._healing is None:
             empty = self.subscriptions.remove(subscriber, channels)
         else:
@@ -468,7 +499,8 @@ class Hub:
             ConfigurationError: the key or the entry is not valid, or the broker has no presence.
             BrokerClosed: after `aclose`.
         """
-        raise NotImplementedError("presence: to be done")
+        (name,) = self._names_to_read([channel])
+        await self._open_presence().track(name, key, info, entry)
 
     async def untrack(self, channel: str, entry: str) -> None:
         """Remove an entry of this hub from a channel at once. Without such an entry, do nothing.
@@ -482,7 +514,9 @@ class Hub:
             ChannelError: the name is not valid.
             BrokerClosed: after `aclose`.
         """
-        raise NotImplementedError("presence: to be done")
+        (name,) = self._names_to_read([channel])
+        if self._presence is not None:
+            await self._presence.untrack(name, entry)
 
     def release(self, entry: str, channels: Iterable[str] | None = None) -> None:
         """Remove an entry of this hub after `presence_grace_seconds`, as when a connection ends.
@@ -492,7 +526,8 @@ class Hub:
         Args:
             channels: Default: None, all channels of the entry.
         """
-        raise NotImplementedError("presence: to be done")
+        if self._presence is not None and not self.closed:
+            self._presence.release(entry, channels)
 
     async def presence(self, channel: str) -> dict[str, list[Any]]:
         """The members of a channel, on all processes: key -> the info of each of its entries.
@@ -505,7 +540,37 @@ class Hub:
             PresenceError: the server did not answer, or refused.
             BrokerClosed: after `aclose`.
         """
-        raise NotImplementedError("presence: to be done")
+        (name,) = self._names_to_read([channel])
+        return await self._open_presence().members(name)
+
+    def _open_presence(self) -> HubPresence:
+        if self.closed:
+            raise BrokerClosed(self.config.url)
+        if self._presence is None:
+            if not isinstance(self._broker, SupportsPresence):
+                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
+            from .presence.context import Context
+            from .presence.hub_presence import HubPresence
+
+            broker = cast("PresenceBroker", self._broker)
+            context = Context(broker, self.config.url, self.counters, self.loop)
+            self._presence = HubPresence(self, context)
+        return self._presence
+
+    def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.take_snapshot(channel, snapshot)
+
+    def presence_diff(self, channel: str, diff: PresenceDiff) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.take_diff(channel, diff)
+
+    def presence_lost(self, channels: Sequence[str], reason: str) -> None:
+        """See `PresenceSink`."""
+        if self._presence is not None:
+            self._presence.lost(channels)
 
     # Receiving (`broker.Sink`)
 
@@ -651,6 +716,8 @@ class Hub:
         for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()
+        if self._presence is not None:
+            await self._presence.aclose()
         if self._healing is not None:
             await self._healing.aclose()
         await self._broker.aclose()

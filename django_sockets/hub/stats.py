@@ -44,6 +44,18 @@ class Counters:
     """Handshakes that did not finish in time."""
     refused_draining: int = 0
     """Handshakes refused because the hub was draining."""
+    presence_joined: int = 0
+    """Members that joined channels that the hub watches."""
+    presence_left: int = 0
+    """Members that left such channels."""
+    presence_reaped: int = 0
+    """Entries of dead processes that this hub has removed."""
+    presence_resyncs: int = 0
+    """Times that the members of a watched channel were read again, after a loss."""
+    presence_renewals: int = 0
+    """Renewals of the lease of this hub."""
+    presence_replaced: int = 0
+    """Times that the lease had ended, so that the hub took a new process id."""
 
     def add(self, counter: str, count: int = 1) -> None:
         """Add to the counter of that name.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets.backends.client import history_reads
+from django_sockets.backends.client import open_reads
 from django_sockets.broker import Broker, SupportsHistory
 from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
@@ -323,7 +323,7 @@ async def test_a_refused_read_says_so_in_the_stream(world: Scripted, answer: str
 async def test_a_read_without_an_answer_is_given_up(
     world: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_reads, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(open_reads, "READ_SECONDS", 0.05)
     world.server.answers["EVALSHA"] = b"-ASK 1 127.0.0.1:1\r\n"
     await world.history.subscribe_with_history({ROOM: NEWEST})
     assert await world.sink.replies(ROOM) == [HistoryReply.unavailable("no reply within 0.05 s")]
@@ -338,7 +338,7 @@ async def test_a_server_that_is_down_ends_reads_in_time(
     world.server.answers["EVALSHA"] = page()
     await world.history.subscribe_with_history({ROOM: NEWEST})
     await world.server.__aexit__()
-    monkeypatch.setattr(history_reads, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(open_reads, "READ_SECONDS", 0.05)
     world.history.request_history(ROOM, NEWEST)
     assert (await world.sink.replies(ROOM, 2))[1].status is HistoryStatus.UNAVAILABLE
 

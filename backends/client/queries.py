@@ -1,33 +1,56 @@
-"""Reads the history of channels over the publishing connections, outside of the stream."""
+"""Reads channels over the publishing connections, outside of the stream."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from ...errors import BrokerClosed, ConnectError, HistoryError
-from ...history import HistoryReply, HistoryRule, Start
+from ...errors import BrokerClosed, ConnectError
 from ...url import Address, BrokerURL
 from .commands import slot_of
-from .history_scripts import READ, history_reply, read_command
 from .parser import ReplyError
-from .pipeline import NotSent, OutcomeUnknown
+from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .routes import Route, asked_at
-from .scripts import is_missing, run_scripts
+from .scripts import Script, is_missing, run_scripts
 from .subscription_state import ELSEWHERE
 
-__all__ = ["HistoryQueries"]
+__all__ = ["Queries", "Query", "Unanswered"]
 
 ATTEMPTS = 5
 RETRY_SECONDS = 0.05
 """Pause before the only server is asked again."""
 
-Read: TypeAlias = tuple[bytes, Start, HistoryRule]
-"""The server-side name of a channel, where to begin, and its rule."""
+Found = TypeVar("Found")
 
 
-class HistoryQueries:
+@dataclasses.dataclass(frozen=True)
+class Query(Generic[Found]):
+    """How channels are read.
+
+    Attributes:
+        parse: makes the result of a reply; raises ValueError if the reply is malformed.
+        script: the script of the commands; None if they call no script.
+    """
+
+    parse: Callable[[Any], Found]
+    script: Script | None = None
+
+
+class Unanswered(Exception):
+    """Some channels could not be read.
+
+    Attributes:
+        channels: these channels.
+    """
+
+    def __init__(self, problem: str, channels: list[str]) -> None:
+        self.channels = channels
+        super().__init__(problem)
+
+
+class Queries:
     """Reads channels at the servers that own their slots. Repeating a read does no harm.
 
     Args:
@@ -50,27 +73,34 @@ class HistoryQueries:
         self._refresh = refresh
 
     async def read(
-        self, reads: Mapping[str, Read], messages: int, max_bytes: int
-    ) -> dict[str, HistoryReply]:
-        """See `SupportsHistory.read_history`."""
+        self, query: Query[Found], commands: Mapping[str, tuple[bytes, tuple[bytes, ...]]]
+    ) -> dict[str, Found]:
+        """Read 1..n channels, in one round trip per server if nothing has moved.
+
+        Args:
+            commands: channel -> its server-side name, and the command that reads it.
+
+        Returns:
+            The result of each channel, in the order of the commands.
+
+        Raises:
+            Unanswered: a server did not answer in `publish_timeout_seconds`, or refused.
+            BrokerClosed: after `aclose`.
+        """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._url.options.publish_timeout_seconds
-        commands = {
-            channel: read_command(name, start, rule, messages, max_bytes)
-            for channel, (name, start, rule) in reads.items()
-        }
-        found: dict[str, HistoryReply] = {}
+        found: dict[str, Found] = {}
         problem = "the server did not answer in time"
         for attempt in range(ATTEMPTS):
             left = [channel for channel in commands if channel not in found]
             groups: dict[Route, list[str]] = {}
             for channel in left:
-                route = self._route_for(slot_of(reads[channel][0]))
+                route = self._route_for(slot_of(commands[channel][0]))
                 if route is not None:
                     groups.setdefault(route, []).append(channel)
             answers = await asyncio.gather(
                 *(
-                    self._ask(route, {name: commands[name] for name in group})
+                    self._ask(query, route, {name: commands[name][1] for name in group})
                     for route, group in groups.items()
                 )
             )
@@ -89,7 +119,7 @@ class HistoryQueries:
                 problem = exc.problem
                 break
         left = [channel for channel in commands if channel not in found]
-        raise HistoryError(self._url, problem, channels=left)
+        raise Unanswered(problem, left)
 
     async def _pause(self) -> None:
         if self._refresh is None:
@@ -98,15 +128,15 @@ class HistoryQueries:
             await self._refresh()
 
     async def _ask(
-        self, route: Route, commands: Mapping[str, tuple[bytes, ...]]
-    ) -> tuple[dict[str, HistoryReply], str | None, bool]:
+        self, query: Query[Found], route: Route, commands: Mapping[str, tuple[bytes, ...]]
+    ) -> tuple[dict[str, Found], str | None, bool]:
         """Ask one server for 1..n channels.
 
         Returns:
             The replies, a problem with the others, and whether asking again makes sense.
         """
         try:
-            replies = await run_scripts(route.pipeline, READ, list(commands.values()))
+            replies = await _submit(route.pipeline, query.script, list(commands.values()))
         except BrokerClosed:
             if self._refresh is None:
                 raise
@@ -115,26 +145,26 @@ class HistoryQueries:
             return {}, str(exc), self._refresh is not None
         except OutcomeUnknown as exc:
             return {}, str(exc), True
-        found: dict[str, HistoryReply] = {}
+        found: dict[str, Found] = {}
         problem, passing = None, True
         for (channel, command), answer in zip(commands.items(), replies, strict=True):
-            reply = await self._redirected(route, command, answer)
-            parsed = None if isinstance(reply, ReplyError) else history_reply(reply)
-            if parsed is not None:
-                found[channel] = parsed
-                continue
-            problem = "the reply is malformed"
+            reply = await self._redirected(query.script, route, command, answer)
             if isinstance(reply, ReplyError):
                 problem = f"the server refused to read: {reply}"
                 passing = passing and (str(reply).startswith(ELSEWHERE) or is_missing(reply))
                 if str(reply).startswith("READONLY"):
                     route.pipeline.demoted()
                     passing = True
-            else:
-                passing = False
+                continue
+            try:
+                found[channel] = query.parse(reply)
+            except ValueError as exc:
+                problem, passing = str(exc), False
         return found, problem, passing
 
-    async def _redirected(self, route: Route, command: tuple[bytes, ...], answer: Any) -> Any:
+    async def _redirected(
+        self, script: Script | None, route: Route, command: tuple[bytes, ...], answer: Any
+    ) -> Any:
         """Follow an ASK error; other answers are returned unchanged."""
         if not isinstance(answer, ReplyError) or self._route_at is None:
             return answer
@@ -143,6 +173,15 @@ class HistoryQueries:
             return answer
         pipeline = self._route_at(target).pipeline
         try:
-            return (await pipeline.submit([READ.load, (b"ASKING",), command]))[2]
+            load = () if script is None else (script.load,)
+            return (await pipeline.submit([*load, (b"ASKING",), command]))[-1]
         except (NotSent, OutcomeUnknown, BrokerClosed):
             return answer
+
+
+async def _submit(
+    pipeline: Pipeline, script: Script | None, commands: Sequence[tuple[bytes, ...]]
+) -> list[Any]:
+    if script is None:
+        return await pipeline.submit(commands)
+    return await run_scripts(pipeline, script, commands)
