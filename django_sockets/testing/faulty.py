@@ -7,8 +7,8 @@
 
 A `Faults` object holds the faults to come. Hubs and sockets that are opened with the configuration
 of `Faults.around` receive through a `FaultyBroker`, which stands between the real broker and its
-sink. Publishing is not changed. Calls to queues have faults of their own. With history rules, the
-hub heals what was lost from the real broker, unless `Faults.heals` is False.
+sink. Publishing is not changed. Calls to queues and presence have faults of their own. With history
+rules, the hub heals what was lost from the real broker, unless `Faults.heals` is False.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
-from ..broker import HistoryItem, HistorySink, Sink, SupportsHistory, SupportsQueue
+from ..broker import (
+    HistoryItem,
+    HistorySink,
+    Sink,
+    SupportsHistory,
+    SupportsPresence,
+    SupportsQueue,
+)
 from ..conf import Config, Source, load_config
 from ..errors import ConfigurationError, HistoryError
 from ..history import READ_BYTES, HistoryReply, Start
 from ..registry import open_broker
 from ..url import BrokerURL
+from .faulty_presence import LOST_PRESENCE_REPLY, REFUSED_PRESENCE, FaultyPresence
 from .faulty_queues import LOST_REPLY, REFUSED, FaultyQueues
 
 __all__ = ["Faults", "FaultyBroker"]
@@ -34,6 +42,12 @@ LOST_LINK = "lost by a test"
 """Gap reason of `disconnect` and `gap`."""
 UNREADABLE = "made unreadable by a test"
 """Problem of each read while `Faults.heals` is False."""
+PRESENCE = (
+    *("lease_servers", "lease_server_of", "change_presence", "watch_presence"),
+    *("unwatch_presence", "request_presence", "read_presence", "lease"),
+    *("presence_snapshot", "presence_diff", "presence_lost"),
+)
+"""The names of `SupportsPresence` and `PresenceSink`. Only a broker with presence has them."""
 REPLAYED = 5
 """Messages of one channel that `replay` repeats."""
 
@@ -77,6 +91,8 @@ class Faults:
         self._more_seen = asyncio.Event()
         self._steps: deque[_Step] = deque()
         self._queue_faults: deque[str] = deque()
+        self._presence_faults: deque[str] = deque()
+        self._diffs_to_drop = 0
         self._random = None if seed is None else random.Random(seed)  # noqa: S311 - no secret
         self._rate = rate
         self._max_delay_seconds = max_delay_seconds
@@ -118,14 +134,16 @@ class Faults:
     def disconnect(self, messages: int = 1) -> None:
         """Lose the next messages as with a lost link.
 
-        Every subscribed channel then has a gap, or is healed from its history.
+        Every subscribed channel then has a gap, or is healed from its history. The members of
+        watched channels are read again.
         """
         self._steps.append(_Step("disconnect", messages))
 
     def gap(self) -> None:
         """Report a lost link at this point, on every subscribed channel, with nothing lost.
 
-        The hub signals a gap on each channel that it does not heal from a history.
+        The hub signals a gap on each channel that it does not heal from a history. It reads the
+        members of watched channels again.
         """
         for broker in self._brokers:
             broker.signal_gap()
@@ -140,6 +158,33 @@ class Faults:
         A message that such a call has taken is lost.
         """
         self._queue_faults.extend([LOST_REPLY] * calls)
+
+    def drop_presence(self, diffs: int = 1) -> None:
+        """Lose the next changes of members of watched channels, without a sign."""
+        self._diffs_to_drop += diffs
+
+    def next_diff_arrives(self) -> bool:
+        """Whether one change of members is not lost."""
+        if not self._diffs_to_drop:
+            return True
+        self._diffs_to_drop -= 1
+        self.done["presence dropped"] += 1
+        return False
+
+    def refuse_presence_calls(self, calls: int = 1) -> None:
+        """Fail the next calls of presence with a `PresenceError`. The server does not get them."""
+        self._presence_faults.extend([REFUSED_PRESENCE] * calls)
+
+    def lose_presence_replies(self, calls: int = 1) -> None:
+        """Carry the next calls of presence out, and fail them with an error that is `unknown`."""
+        self._presence_faults.extend([LOST_PRESENCE_REPLY] * calls)
+
+    def next_presence_fault(self) -> str:
+        """The fault of one call of presence; "" for none."""
+        fault = self._presence_faults.popleft() if self._presence_faults else ""
+        if fault:
+            self.done[fault] += 1
+        return fault
 
     def next_queue_fault(self) -> str:
         """The fault of one call to a queue; "" for none."""
@@ -156,6 +201,8 @@ class Faults:
         """Add no more faults. Messages that are held back are still delivered late."""
         self._steps.clear()
         self._queue_faults.clear()
+        self._presence_faults.clear()
+        self._diffs_to_drop = 0
         self._random = None
 
     async def until_seen(self, messages: int) -> None:
@@ -216,6 +263,14 @@ class FaultyBroker:
             queues = FaultyQueues(url, self._broker, faults.next_queue_fault)
             for method in ("queue_push", "queue_pop", "queue_return", "queue_clear"):
                 setattr(self, method, getattr(queues, method))
+
+        self._presence: FaultyPresence | None = None
+        if isinstance(self._broker, SupportsPresence):
+            self._presence = presence = FaultyPresence(
+                url, self._broker, sink, faults.next_presence_fault, faults.next_diff_arrives
+            )
+            for name in PRESENCE:
+                setattr(self, name, getattr(presence, name))
 
     async def publish(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes] = ()
@@ -299,3 +354,5 @@ class FaultyBroker:
         """Tell the hub that every subscribed channel may have lost messages."""
         if self._subscribed:
             self._sink.lost(list(self._subscribed), LOST_LINK)
+        if self._presence is not None:
+            self._presence.signal_lost(LOST_LINK)
