@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import random
 import re
 import signal
 import subprocess
@@ -40,8 +41,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(kind: str, database: str, serving_example: Any) -> Iterator[Server]:
-    with serving_example("chat", kind, free_port(), CHAT_DATABASE=database) as running:
+    with serving_example("chat", kind, free_port(), **settings(database)) as running:
         yield running
+
+
+def settings(database: str, url: str = "memory://") -> dict[str, str]:
+    """The environment of the example. Users leave a second after their last tab, not after ten."""
+    more = "&" if "?" in url else "?"
+    return {
+        "CHAT_DATABASE": database,
+        "DJANGO_SOCKETS_URL": f"{url}{more}presence_grace_seconds=1&presence_lease_seconds=3",
+    }
 
 
 def log_in(page: Any, name: str, password: str = PASSWORD) -> None:
@@ -132,6 +142,55 @@ def test_two_tabs_chat(tab: Any, expects: Any, picture: Any) -> None:
     bob.close()
     expects(messages(alice)).to_contain_text("bob left")
     expects(people(alice)).to_have_count(1)
+
+
+def test_two_tabs_of_a_user_are_one_and_a_reload_is_no_leave(tab: Any, expects: Any) -> None:
+    alice, one = tab("alice", "garden"), tab("bob", "garden")
+    expects(messages(alice)).to_contain_text("bob entered")
+    two = one.context.new_page()
+    two.goto(one.url)
+    expects(two.locator("#state")).to_have_text("Connected")
+    for page in (alice, one, two):
+        expects(people(page)).to_have_count(2)
+    one.close()
+    two.reload()
+    expects(two.get_by_role("button", name="Send")).to_be_enabled()
+    write(two, "I am still here.")
+    expects(messages(alice)).to_contain_text("I am still here.")
+    two.close()
+    expects(messages(alice)).to_contain_text("bob left")
+    expects(people(alice)).to_have_count(1)
+    notes = alice.locator("#log .note").all_text_contents()
+    assert notes == ["You entered Garden", "bob entered", "bob left"]
+
+
+def test_the_users_of_a_killed_process_leave_and_no_others(
+    windows: Any, database: str, serving_example: Any, valkey_server: Any, expects: Any
+) -> None:
+    windows.expected = r"WebSocket connection to .* failed"
+    url = f"{valkey_server.url}?prefix=chat-{random.getrandbits(48):x}"
+    shared = settings(database, url)
+    pages = []
+    with (
+        serving_example("chat", "uvicorn", free_port(), **shared) as first,
+        serving_example("chat", "uvicorn", free_port(), **shared) as second,
+    ):
+        for name, process in (("alice", first), ("bob", second), ("carol", first)):
+            page = windows.open(**DESKTOP).new_page()
+            page.goto(f"http://127.0.0.1:{process.port}/#garden")
+            log_in(page, name)
+            expects(page.get_by_role("button", name="Send")).to_be_enabled()
+            pages.append(page)
+        alice, bob, _ = pages
+        expects(people(alice)).to_contain_text(["alice", "bob", "carol"])
+        second.end(signal.SIGKILL)
+        expects(messages(alice)).to_contain_text("bob left")
+        expects(people(alice)).to_contain_text(["alice", "carol"])
+        expects(people(alice)).to_have_count(2)
+        expects(bob.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
+        notes = alice.locator("#log .note").all_text_contents()
+        assert notes == ["You entered Garden", "bob entered", "carol entered", "bob left"]
+        windows.close()  # Before the server goes.
 
 
 def test_who_is_writing_appears_and_goes(tab: Any, expects: Any) -> None:
@@ -228,7 +287,7 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
     expects(page.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
     expects(page.get_by_role("button", name="Send")).to_be_disabled()
-    with serving_example("chat", kind, server.port, CHAT_DATABASE=database):
+    with serving_example("chat", kind, server.port, **settings(database)):
         expects(page.locator("#state")).to_have_text("Connected", timeout=20_000)
         # memory:// has lost the messages with the process.
         expects(messages(page)).to_contain_text("Some messages may be missing here.")
