@@ -175,7 +175,8 @@ class MemoryLeases:
         if now < last or now - last > lease_ms / 2:
             for process, end in self._ends.items():
                 if end > last:
-                    self._ends[process] = now + lease_ms
+                    whole = now + lease_ms
+                    self._ends[process] = whole if now < last else max(whole, end)
                 elif now < last:
                     self._ends[process] = now
         self._last = now

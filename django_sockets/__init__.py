@@ -4,7 +4,7 @@ Import the socket classes from `django_sockets.sockets` and `django_sockets.broa
 module holds everything that works without a websocket.
 """
 
-from .delivery.events import Gap, Message
+from .delivery.events import Gap, Message, Presence
 from .errors import (
     AuthError,
     BrokerClosed,
@@ -19,6 +19,8 @@ from .errors import (
     NotAllowed,
     PayloadTooLarge,
     PositionError,
+    PresenceError,
+    PresenceFull,
     PublishError,
     Reject,
     RequestError,
@@ -50,6 +52,9 @@ __all__ = [
     "NotAllowed",
     "PayloadTooLarge",
     "PositionError",
+    "Presence",
+    "PresenceError",
+    "PresenceFull",
     "PublishError",
     "Recovery",
     "Reject",

@@ -557,8 +557,8 @@ class SupportsPresence(Protocol):
 
         All times are those of the server's clock. Nobody could renew while the server was away. So
         if no process has called for more than half a lease, or if the clock went back, then every
-        lease that had not ended at the last call gets `lease_seconds` from now. Ended leases are
-        forgotten after an hour.
+        lease that had not ended at the last call has at least `lease_seconds` from now. Ended
+        leases are forgotten after an hour.
 
         Args:
             server: one of `lease_servers`.

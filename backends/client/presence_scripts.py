@@ -125,7 +125,9 @@ if now < last or now - last > lease / 2 then
   -- Nobody could renew for long, or the clock was moved.
   local ended = redis.call('ZRANGEBYSCORE', key, '-inf', text(last))
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. text(last), '+inf')) do
-    redis.call('ZADD', key, text(now + lease), id)
+    local whole = now + lease
+    if now >= last then whole = math.max(whole, tonumber(redis.call('ZSCORE', key, id))) end
+    redis.call('ZADD', key, text(whole), id)
   end
   if now < last then
     for _, id in ipairs(ended) do redis.call('ZADD', key, text(now), id) end

@@ -19,6 +19,7 @@ from ...log import LogThrottle
 from ...loops import OfOneLoop
 from ...url import BrokerURL
 from ..interest import Interest, keep, withdraw
+from ..watches import channel_of
 from .parser import ReplyError
 
 __all__ = ["Place", "Subscriptions"]
@@ -294,7 +295,7 @@ class Subscriptions(OfOneLoop):
                 "refused",
                 "%s: cannot subscribe to %r again: %s",
                 self._url,
-                channel,
+                channel_of(channel),
                 error,
             )
         else:

@@ -69,17 +69,19 @@ class Context:
     async def _guarded(self, work: Coroutine[Any, Any, None], what: str) -> None:
         try:
             await work
-        except BrokerError as exc:
-            self.failed(what, exc)
         except Exception as exc:
-            text = "%s: presence: %s failed"
-            key = f"{what} {whereabouts(exc)}"
-            self._throttle.log(logging.ERROR, key, text, self.url, what, exc_info=exc)
+            self.failed(what, exc)
 
-    def failed(self, what: str, exc: BrokerError) -> None:
-        """Log that the server did not do something."""
-        if not self.closed:
-            self._throttle.log(logging.WARNING, what, "presence: cannot %s: %s", what, exc)
+    def failed(self, what: str, exc: Exception) -> None:
+        """Log that the server did not do something, or an unexpected error with its traceback."""
+        if self.closed:
+            return
+        text = "%s: presence: cannot %s: %s"
+        if isinstance(exc, BrokerError):
+            self._throttle.log(logging.WARNING, what, text, self.url, what, exc.problem)
+        else:
+            key = f"{what} {whereabouts(exc)}"
+            self._throttle.log(logging.ERROR, key, text, self.url, what, exc, exc_info=exc)
 
     def after(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after some time, unless the hub is closed then."""

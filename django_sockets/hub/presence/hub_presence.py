@@ -64,6 +64,8 @@ class HubPresence:
         self._reaper = Reaper(context)
         self._leases: dict[str, Lease] = {}
         self._watched: dict[str, WatchedChannel] = {}
+        # Channel -> own fields that another process has changed.
+        self._undone: dict[str, dict[str, None]] = {}
         self._to_open: dict[str, None] = {}
         self._adopted: set[str] = set()
         self._written_at = context.clock.time()
@@ -250,6 +252,12 @@ class HubPresence:
 
     async def write_again(self, channel: str) -> None:
         """See `WatchOwner`."""
+        if not self._own.has_values(channel):
+            return
+        try:
+            await self._lease_of(channel).confirm()  # What a dead process writes is removed again.
+        except BrokerError:
+            return  # Logged. The next renewal that succeeds finds out.
         written = self._own.write_again(channel)
         if written is not None:
             await asyncio.wait([written])
@@ -257,6 +265,12 @@ class HubPresence:
     def differing(self, channel: str, entries: Mapping[str, bytes]) -> list[str]:
         """See `WatchOwner`."""
         return self._own.differing(channel, entries)
+
+    def restore(self, channel: str, fields: Iterable[str]) -> None:
+        """See `WatchOwner`."""
+        # Another process may have removed them, because the lease has ended: look first.
+        self._undone.setdefault(channel, {}).update(dict.fromkeys(fields))
+        self._lease_of(channel).check()
 
     def changed(
         self,
@@ -271,9 +285,7 @@ class HubPresence:
         lease = self._lease_of(name)
         undone = self._own.undone(name, changes)
         if undone:
-            if lease.held:
-                lease.check()  # Another process may have removed them, because the lease has ended.
-            self._own.mark(name, undone)
+            self.restore(name, undone)
         if self._grace and not first:
             self._grace.returned(name, self._keys_of_others(changes, lease.process))
         if lease.dead and any(
@@ -329,6 +341,8 @@ class HubPresence:
         if lease.dead:
             for watched in self._watched_at(lease):
                 self._reaper.look(watched.name, watched.replica, lease.dead, lease.process)
+        for channel in [name for name in self._undone if self._lease_of(name) is lease]:
+            self._own.mark(channel, self._undone.pop(channel))
         now = self._context.clock.time()
         if now - self._written_at >= WRITE_AGAIN_SECONDS:
             self._written_at = now

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
-from ...errors import BrokerClosed, BrokerError
+from ...errors import BrokerClosed
 from ...overrides import Timer
 from ...presence import ADOPTED_AT_ONCE, LeaseAction, LeaseReply, LeaseState
 from .context import RETRY_SECONDS, Context
@@ -65,10 +65,18 @@ class Lease:
             PresenceError, BrokerClosed: see `SupportsPresence.lease`.
         """
         if not self.held:
-            future = self._context.new_future()
-            self._waiting.append(future)
-            self.check()
-            await future
+            await self.confirm()
+
+    async def confirm(self) -> None:
+        """Renew the lease now. If it has ended, the hub has a new one afterwards.
+
+        Raises:
+            PresenceError, BrokerClosed: see `SupportsPresence.lease`.
+        """
+        future = self._context.new_future()
+        self._waiting.append(future)
+        self.check()
+        await future
 
     def start(self) -> None:
         """Look from now on which processes are dead."""
@@ -123,24 +131,32 @@ class Lease:
 
     async def _check(self) -> None:
         delay = min(RETRY_SECONDS, self._seconds / 5)
+        waiting, self._waiting, self._again = self._waiting, [], False
         try:
-            delay = await self._check_once()
-        except BrokerError as exc:
-            self._settle(exc)
+            delay = await self._check_once(begin=bool(waiting or self._lost))
+            _settle(waiting, None)
+        except Exception as exc:
+            _settle(waiting, exc)
             self._context.failed("renew the lease", exc)
         except asyncio.CancelledError:
-            self._settle(BrokerClosed(self._context.url))
+            _settle(waiting + self._waiting, BrokerClosed(self._context.url))
             raise
         finally:
             self._task = None
         if self._again or self._waiting:
-            self._again = False
             self.check()
         elif self._running or self.held:
             self._timer = self._context.after(delay, self.check)
 
-    async def _check_once(self) -> float:
-        self._again = False
+    async def _check_once(self, *, begin: bool) -> float:
+        """Call the server once, or twice if the lease was lost.
+
+        Args:
+            begin: take a lease if there is none.
+
+        Returns:
+            The time until the next call.
+        """
         if self.held:
             reply = await self._call(LeaseAction.RENEW)
             if reply.state is LeaseState.OK:
@@ -149,9 +165,10 @@ class Lease:
                 self.held = False
                 self._lost.append(self.process)
                 self.process = new_process()
-        elif not (self._waiting or self._lost):
+                begin = True
+        elif not begin:
             reply = await self._call(LeaseAction.LOOK)
-        if not self.held and (self._waiting or self._lost):
+        if begin and not self.held:
             reply = await self._call(LeaseAction.NEW)
             self.held = True
         self.dead = reply.dead
@@ -159,8 +176,6 @@ class Lease:
             self._context.counters.presence_replaced += 1
             lost, self._lost = self._lost, []
             self._owner.lease_replaced(self, lost)
-        if self.held:
-            self._settle(None)
         self._owner.lease_checked(self)
         return self._next(reply)
 
@@ -184,17 +199,17 @@ class Lease:
             adopt=others[:ADOPTED_AT_ONCE],
         )
 
-    def _settle(self, problem: Exception | None) -> None:
-        """Let the calls of `begin` return."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if future.done():
-                continue
-            if problem is None:
-                future.set_result(None)
-            else:
-                future.set_exception(problem)
-                future.exception()  # Its owner may have been cancelled.
+
+def _settle(waiting: Iterable[asyncio.Future[None]], problem: Exception | None) -> None:
+    """Let calls return."""
+    for future in waiting:
+        if future.done():
+            continue
+        if problem is None:
+            future.set_result(None)
+        else:
+            future.set_exception(problem)
+            future.exception()  # Its owner may have been cancelled.
 
 
 def new_process() -> str:

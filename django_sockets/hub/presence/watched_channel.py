@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from ...delivery.channel import PresenceSubscriber
@@ -33,6 +33,9 @@ class WatchOwner(Protocol):
 
     def differing(self, channel: str, entries: Mapping[str, bytes]) -> list[str]:
         """The own fields that differ from a state of the server."""
+
+    def restore(self, channel: str, fields: Iterable[str]) -> None:
+        """Write own fields again, unless the lease of this process has ended."""
 
     def changed(
         self,
@@ -122,7 +125,8 @@ class WatchedChannel:
             self.fail(PresenceError(self._context.url, problem, channels=[self.name]))
             self._context.after(RETRY_SECONDS, self._read_if_open)
             return
-        if not self._repaired and self._owner.differing(self.name, snapshot.entries):
+        missing = self._owner.differing(self.name, snapshot.entries)
+        if missing and not self._repaired:
             self._repair()
             return
         first, self._was_read = not self._was_read, True
@@ -131,6 +135,8 @@ class WatchedChannel:
         changes = self.replica.difference(snapshot)
         event = self.replica.take_snapshot(snapshot, changes)
         self._owner.changed(self, changes, event, first=first)
+        if missing:
+            self._owner.restore(self.name, missing)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():

@@ -10,7 +10,8 @@ the fixture `server`, a `ServerControl`. To waive a test that a backend cannot p
 `waivers` with a reason; it is reported as a skip. For detailed assertion errors, call
 `pytest.register_assert_rewrite("django_sockets.testing.contract")` in your conftest.
 
-`HistoryContract` is for brokers with `SupportsHistory`.
+`HistoryContract` is for brokers with `SupportsHistory`, and `PresenceContract` and `LeaseContract`
+for those with `SupportsPresence`; `PresenceFaultContract` needs a fixture `server` as well.
 
 Most tests use a hub, because applications use brokers through hubs. The others use the broker
 itself. The tests wait for events and not for a fixed time.
@@ -25,6 +26,8 @@ from .history import HistoryContract
 from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
+from .presence import LeaseContract, PresenceContract
+from .presence_faults import PresenceFaultContract
 from .queues import QueueContract
 from .subscribing import SubscribingContract
 from .topologies import ClusterControl, HostsControl, SentinelControl, ServerlessControl
@@ -38,7 +41,10 @@ __all__ = [
     "CrashContract",
     "HistoryContract",
     "HostsControl",
+    "LeaseContract",
     "NetworkContract",
+    "PresenceContract",
+    "PresenceFaultContract",
     "QueueContract",
     "SentinelControl",
     "ServerContract",
