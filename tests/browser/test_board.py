@@ -58,7 +58,9 @@ def expects(chromium: Any) -> Any:
 
 @pytest.fixture
 def server(serving_example: Any, kind: str, database: str) -> Iterator[Server]:
-    with serving_example("board", kind, free_port(), BOARD_DATABASE=database) as running:
+    url = "memory://?presence_grace_seconds=1"
+    more = {"BOARD_DATABASE": database, "DJANGO_SOCKETS_URL": url}
+    with serving_example("board", kind, free_port(), **more) as running:
         yield running
 
 
@@ -115,7 +117,7 @@ def test_an_order_moves_on_the_boards_of_the_staff_and_its_customer(
 
 
 def test_the_staff_sees_who_of_them_looks_at_the_board(
-    log_in: Any, server: Server, expects: Any, picture: Any
+    log_in: Any, server: Server, windows: Any, expects: Any, picture: Any
 ) -> None:
     alice, bob = log_in(server, "alice"), log_in(server, "bob")
     expects(alice.locator("#present")).to_have_text("Looking at the board: alice")
@@ -134,7 +136,8 @@ def test_the_staff_sees_who_of_them_looks_at_the_board(
     assert refused == "forbidden"
     picture(alice, "board-present")
     dora.get_by_role("button", name="Log out").click()
-    expects(alice.locator("#present")).to_have_text("Looking at the board: alice", timeout=30_000)
+    expects(alice.locator("#present")).to_have_text("Looking at the board: alice")
+    windows.close()  # Before the server goes.
 
 
 def test_a_logout_elsewhere_is_told_and_a_login_brings_the_page_back(

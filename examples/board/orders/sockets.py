@@ -1,8 +1,8 @@
 """The socket class of the page: each `@on` method answers one kind of request.
 
 A page subscribes with the token that its view has signed. So there is no `may_subscribe`: pages
-cannot subscribe to any other channel. The tokens of the staff allow presence, too: the staff sees who
-of them looks at the board.
+cannot subscribe to any other channel. The tokens of the staff allow presence, too: the staff sees
+who of them looks at the board.
 """
 
 import uuid
