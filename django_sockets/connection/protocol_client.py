@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Coroutine, Iterable, Set
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..codec import encode
@@ -17,6 +15,7 @@ from ..typed import invalid_text
 from .close_codes import BAD_DATA
 from .frame_handler import may_send, note_undecoded, too_often
 from .protocol_delivery import Arrival, ProtocolDelivery
+from .subscribe_rights import may_subscribe_hook
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ class ProtocolClient:
 
     async def may_subscribe(self, channel: str, presence: bool) -> bool:
         connection = self._connection
-        hook: Any = connection.socket.may_subscribe
-        if presence and _decides_presence(type(connection.socket)):
-            hook = partial(hook, presence=True)
+        hook = may_subscribe_hook(connection.socket, presence)
         return bool(await connection.call(hook, channel))
 
     def arrive(self, names: Iterable[str], watched: Set[str]) -> Arrival:
@@ -183,9 +180,3 @@ class ProtocolClient:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         return spawn(work)
-
-
-@lru_cache(maxsize=1024)
-def _decides_presence(cls: type[Any]) -> bool:
-    """Whether the `may_subscribe` of a class has a parameter `presence`."""
-    return "presence" in inspect.signature(cls.may_subscribe).parameters

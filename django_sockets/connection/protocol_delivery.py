@@ -79,10 +79,23 @@ class ProtocolDelivery(ClientDelivery):
 
     def on_presence(self, change: Presence) -> None:
         hold = self._arrivals.get(change.channel)
-        if hold is None:
-            super().on_presence(change)
-        else:
+        if hold is not None:
             hold.put(change)
+        elif self._can_push(change):
+            for frame in change.client_frames:
+                self._push(frame)
+        else:
+            super().on_presence(change)
+
+    def _can_push(self, change: Presence) -> bool:
+        """Whether the frames of a change can go straight to the outbox, without an inbox."""
+        return (
+            change.channel in self._watched
+            and self.queue is None
+            and self._inbox is None
+            and self.takes_whole_runs
+            and not super().tells_presence(change)
+        )
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         waiting: dict[Hold, list[str]] = {}
@@ -117,18 +130,6 @@ class ProtocolDelivery(ClientDelivery):
 
     def tells_presence(self, change: Presence) -> bool:
         return change.channel in self._watched or super().tells_presence(change)
-
-    def _pass_on(self, event: ClientEvent) -> None:
-        if (
-            isinstance(event, Presence)
-            and self._inbox is None
-            and self.takes_whole_runs
-            and not super().tells_presence(event)
-        ):
-            for frame in event.client_frames:
-                self._push(frame)
-        else:
-            super()._pass_on(event)
 
     async def _tell_presence(self, change: Presence) -> None:
         if change.channel in self._watched:

@@ -5,12 +5,14 @@ If one of these fails, a page shows members that are gone, or misses members tha
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
 
 import pytest
 
+from django_sockets import NotAllowed
 from django_sockets.connection.protocol_delivery import Arrival
 from django_sockets.delivery import events as events_module
 from django_sockets.delivery.events import Members
@@ -320,6 +322,30 @@ async def test_may_subscribe_may_decide_about_presence_on_its_own() -> None:
         assert again["ok"]["channels"][0]["error"]["code"] == "forbidden"
         await app({}).async_broadcast("room", "still here")
         assert await one.receive_json() == {"channel": "room", "data": "still here"}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_may_subscribe_decides_about_presence_for_the_class_itself_too(plain: bool) -> None:
+    class Base(BaseSocketServer):
+        config = room().config
+
+        def may_subscribe(self, channel: str, presence: bool = False) -> bool:
+            return not presence
+
+        async def connect(self) -> None:
+            try:
+                if plain:
+                    call = self.subscribe_for_client
+                    await asyncio.to_thread(call, "room", presence=True)
+                else:
+                    await self.async_subscribe_for_client("room", presence=True)
+            except NotAllowed:
+                await self.async_subscribe_for_client("room")
+                await self.async_send("refused")
+
+    async with client(Base) as one:
+        await one.receive_json()
+        assert await one.receive_json() == {"data": "refused"}
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
