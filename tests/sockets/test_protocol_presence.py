@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from django_sockets import NotAllowed
+from django_sockets import ConfigurationError, NotAllowed
 from django_sockets.connection.protocol_delivery import Arrival
 from django_sockets.delivery import events as events_module
 from django_sockets.delivery.events import Members
@@ -299,6 +299,26 @@ async def test_the_hook_of_a_class_that_watches_for_itself_sends_the_client_noth
         await hub_of(app).track("room", "a")
         assert await one.receive_json() == {"data": "seen"}
     assert seen == [{"a": [None]}]
+
+
+async def test_a_broker_without_presence_refuses_only_the_channels_that_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(self: Hub, *args: Any, presence: Any = False, **options: Any) -> Any:
+        if presence:
+            raise ConfigurationError("this broker has no presence")
+        return original(self, *args, **options)
+
+    original = Hub.add
+    monkeypatch.setattr(Hub, "add", add)
+    async with client(room(), raise_errors=False) as one:
+        await opened(one)
+        answer = await ask(one, 1, subscribe=[ROOM, {"channel": "other"}])
+        refused, allowed = answer["ok"]["channels"]
+        assert refused["error"]["code"] == "internal"
+        assert "no presence" not in json.dumps(answer)
+        assert allowed == {"channel": "other"}
+    assert "this broker has no presence" in caplog.text
 
 
 async def test_may_subscribe_may_decide_about_presence_on_its_own() -> None:
