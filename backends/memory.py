@@ -16,7 +16,8 @@ import time
 from asyncio import _get_running_loop as running_loop  # Returns None where no loop runs.
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from ..broker import Limits, Report, Sink, deliver_now
 from ..deadlines import with_deadline
@@ -29,7 +30,7 @@ from ..url import BrokerURL
 from .memory_history import MemoryHistory
 from .memory_presence import MemoryPresence, MemoryPresenceCalls, ReadSnapshot
 from .memory_queues import MemoryQueueCalls, MemoryQueues
-from .watches import DeliverNow, Item, SnapshotItem, deliver_mixed, report_lost, watch_of
+from .watches import Deferred, DeliverNow, Item, SnapshotItem, deliver_mixed, report_lost, watch_of
 
 __all__ = ["MemoryBroker"]
 
@@ -42,6 +43,8 @@ INBOX_FULL = 65_536
 OVERFLOW = "overflow"
 FAILED = "internal error"
 """Reasons of a gap: a full inbox, and an unexpected error."""
+
+_Reply = TypeVar("_Reply", HistoryReply, SnapshotItem)
 
 
 class _Bus:
@@ -227,9 +230,7 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
         waiting: Awaitable[None] | None = None
         try:
             if batch and mixed:
-                waiting = deliver_mixed(
-                    self._sink, batch, lambda: self._channels, self._deliver_now
-                )
+                waiting = Deferred(partial(self._deliver_mixed, batch))
             elif batch:
                 waiting = self._deliver_now(batch)
         except Exception as exc:
@@ -242,6 +243,9 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
         if mixed:  # Their channels have been unsubscribed.
             self._settle(taken)
         return None
+
+    async def _deliver_mixed(self, batch: list[Item]) -> None:
+        await deliver_mixed(self._sink, batch, lambda: self._channels, self._deliver_now)
 
     async def _finish(
         self,
@@ -303,18 +307,18 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
                 self._pending.pop(channel, None)
 
     async def _subscribe_and_read(
-        self, reads: Mapping[str, Callable[[], HistoryReply | SnapshotItem]]
+        self, requests: Mapping[str, Callable[[], HistoryReply | SnapshotItem | None]]
     ) -> None:
-        """Subscribe, and pass the result of each read to the sink, in the order of the stream."""
-        new = [name for name in reads if name not in self._channels]
-        await self.subscribe(list(reads))
+        """Subscribe to names, and make the request of each; returns once all have their replies."""
+        new = [name for name in requests if name not in self._channels]
+        await self.subscribe(list(requests))
         loop = asyncio.get_running_loop()
         given = []
         call = object()
         self._pending.update(dict.fromkeys(new, call))
         try:
-            for name, read in reads.items():
-                reply = self._request(name, read)
+            for request in requests.values():
+                reply = request()
                 if reply is not None:
                     given.append(loop.create_future())
                     self._given[id(reply)] = given[-1]
@@ -328,9 +332,8 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
             if self._pending.get(name) is call:
                 del self._pending[name]
 
-    def _request(
-        self, name: str, read: Callable[[], HistoryReply | SnapshotItem]
-    ) -> HistoryReply | SnapshotItem | None:
+    def _read_in_stream(self, name: str, read: Callable[[], _Reply]) -> _Reply | None:
+        """Pass the result of a read to the sink, in its place; None if the name is not wanted."""
         with self._bus.lock:
             if name not in self._channels:
                 return None
@@ -341,16 +344,17 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
     async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
         """See `SupportsHistory`."""
         await self._subscribe_and_read(
-            {channel: self._reader_from(channel, start) for channel, start in starts.items()}
+            {channel: partial(self._request, channel, start) for channel, start in starts.items()}
         )
 
     def request_history(self, channel: str, start: Start) -> None:
         """See `SupportsHistory`."""
-        self._request(channel, self._reader_from(channel, start))
+        self._request(channel, start)
 
-    def _reader_from(self, channel: str, start: Start) -> Callable[[], HistoryReply]:
+    def _request(self, channel: str, start: Start) -> HistoryReply | None:
         messages = self._rule(channel).messages
-        return lambda: self._read_history(channel, start, messages, READ_BYTES)
+        read = partial(self._read_history, channel, start, messages, READ_BYTES)
+        return self._read_in_stream(channel, read)
 
     def _rule(self, channel: str) -> HistoryRule:
         rule = self.url.history.rule_for(channel)
@@ -408,10 +412,12 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
         return self._bus.presence.snapshot(channel)
 
     async def _watch(self, reads: Mapping[str, ReadSnapshot]) -> None:
-        await self._subscribe_and_read(reads)
+        await self._subscribe_and_read(
+            {watch: partial(self._read_in_stream, watch, read) for watch, read in reads.items()}
+        )
 
     def _read_watch(self, watch: str, read: ReadSnapshot) -> None:
-        self._request(watch, read)
+        self._read_in_stream(watch, read)
 
     async def inspect(self) -> Report:
         """Describe the bus."""

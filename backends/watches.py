@@ -8,8 +8,8 @@ the methods of the sink.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Awaitable, Callable, Container, Generator, Sequence
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ..presence import PresenceDiff, PresenceSnapshot
 
 __all__ = [
     "NEWER_FORMAT",
+    "Deferred",
     "DeliverNow",
     "Item",
     "NewerDiff",
@@ -69,6 +70,20 @@ def is_watch(name: str) -> bool:
 def channel_of(name: str) -> str:
     """The channel of a subscription or watch."""
     return name.removeprefix(WATCH)
+
+
+class Deferred:
+    """Calls an async function once it is awaited.
+
+    It is no coroutine, because a broker may be closed before that, and Python warns of coroutines
+    that were never awaited.
+    """
+
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+        self._function = function
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._function().__await__()
 
 
 async def deliver_mixed(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Iterable
+from functools import partial
 from typing import Any, cast
 
 from ...broker import HistorySink, deliver_now
 from ...loops import OfOneLoop
-from ..watches import DeliverNow, Item, deliver_mixed
+from ..watches import Deferred, DeliverNow, Item, deliver_mixed
 from .commands import PubSubCommands
 from .deadlines import ignore_result
 from .open_reads import ORDINARY_BYTES, OpenRead, OpenReads, WrongServer
@@ -191,7 +192,9 @@ class LinkReads(OfOneLoop):
 
     def deliver_now(self, batch: list[Item]) -> Awaitable[None] | None:
         """Pass the items so far to the sink; see `EagerSink`."""
-        return self._deliver_mixed(batch) if self._mixed else self._deliver_messages(batch)
+        if self._mixed:
+            return Deferred(partial(self._deliver_mixed, batch))
+        return self._deliver_messages(batch)
 
     async def _deliver_mixed(self, batch: list[Item]) -> None:
         self._mixed = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import cast
 
 from ...broker import PresenceSink, Sink
@@ -13,7 +12,6 @@ from ...url import BrokerURL
 from ..watches import NewerDiff, SnapshotItem, channel_of
 from .connection import Connection
 from .open_reads import OpenRead
-from .parser import pairs
 from .presence_scripts import snapshot_of
 
 __all__ = ["DiffReader", "PresenceRead"]
@@ -38,12 +36,12 @@ class PresenceRead(OpenRead):
 
     def parse(self, reply: object, connection: Connection | None) -> SnapshotItem:
         """See `OpenRead`."""
-        fields: Mapping[bytes, bytes] = pairs(reply)
         try:
             snapshot = snapshot_of(reply)
         except ValueError as exc:
             return self.unavailable(str(exc))
-        self.size_bytes = sum(len(field) + len(value) for field, value in fields.items())
+        entries = snapshot.entries
+        self.size_bytes = sum(len(field) + len(value) for field, value in entries.items())
         return SnapshotItem(snapshot)
 
     def unavailable(self, problem: str) -> SnapshotItem:

@@ -43,6 +43,8 @@ __all__ = [
     "snapshot_of",
 ]
 
+MALFORMED = "the reply of the server is malformed"
+
 CHANGE = Script(
     r"""
 -- KEYS: hash. ARGV: verb, name, milliseconds to keep entries, milliseconds to keep an empty hash,
@@ -188,7 +190,7 @@ def change_of(reply: Any, changes: Mapping[str, bytes]) -> tuple[PresenceChange,
             bytes(epoch), int(version), len(names), tuple(fields[n - 1] for n in refused)
         )
     except (TypeError, ValueError, IndexError):
-        raise ValueError("the reply of the server is malformed") from None
+        raise ValueError(MALFORMED) from None
     return change, names
 
 
@@ -206,12 +208,17 @@ def snapshot_of(reply: Any) -> PresenceSnapshot:
     Raises:
         ValueError: it is malformed, or the hash is no presence.
     """
+    is_flat = isinstance(reply, list) and len(reply) % 2 == 0  # The form of RESP2.
+    if not is_flat and not isinstance(reply, dict):
+        raise ValueError(MALFORMED)
     fields = dict(pairs(reply))
     if not fields:
         return ABSENT
+    if not all(isinstance(part, bytes) for pair in fields.items() for part in pair):
+        raise ValueError(MALFORMED)
     try:
         epoch, version = fields.pop(b":e"), int(fields.pop(b":v"))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError):
         raise ValueError("the hash has no epoch and version") from None
     return PresenceSnapshot(
         epoch, version, {text_of(field): value for field, value in fields.items()}
@@ -250,4 +257,4 @@ def lease_of(reply: Any) -> LeaseReply:
             int(float(soonest)) if soonest else None,
         )
     except (AttributeError, TypeError, ValueError):
-        raise ValueError("the reply of the server is malformed") from None
+        raise ValueError(MALFORMED) from None

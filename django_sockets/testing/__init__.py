@@ -2,6 +2,7 @@
 
 from .capture import Broadcast, CapturedBroadcasts, capture_broadcasts
 from .client import HandshakeRefused, SocketClient, SocketClosed
+from .clock import MovedClock, moved_clock
 from .faulty import Faults, FaultyBroker
 from .live import LiveSocketServer
 from .override import override_broker
@@ -14,9 +15,11 @@ __all__ = [
     "FaultyBroker",
     "HandshakeRefused",
     "LiveSocketServer",
+    "MovedClock",
     "SocketClient",
     "SocketClosed",
     "SyncSocketClient",
     "capture_broadcasts",
+    "moved_clock",
     "override_broker",
 ]

@@ -13,10 +13,12 @@ import pytest
 from django_sockets import open_broker, open_hub
 from django_sockets.broker import SupportsHistory
 from django_sockets.delivery.envelope import Publisher
+from django_sockets.presence import LeaseAction
 from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options, with_password
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.contract.history import HistoryRecorder
+from django_sockets.testing.contract.presence import PresenceRoom
 from django_sockets.testing.ledger import listening
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
@@ -29,6 +31,7 @@ ADDITIONS = {
     for title, rules in re.findall(r"^\| (\S.*?) \| `(\+.*?)` \|$", SECTION, re.MULTILINE)
 }
 
+PRESENCE = "presence"
 QUEUES = "normal channels of the [channel layer](channels.md#channels-of-each-kind)"
 
 
@@ -36,6 +39,7 @@ def test_the_document_has_the_rules() -> None:
     assert set(ADDITIONS) == {
         "cluster, serverless",
         "[history](history.md)",
+        PRESENCE,
         "a database number",
         QUEUES,
         "the driver option `client_name`",
@@ -152,6 +156,26 @@ async def test_history(
             assert len(reply.position.history_id) == 8
             assert (await broker.read_history({"room:2": 1}))["room:2"] == reply
             await broker.aclose()
+
+
+@pytest.mark.parametrize("kind", [*SERVERS, "valkey_cluster"])
+async def test_presence(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    found: CacheServer | CacheCluster = request.getfixturevalue(kind)
+    servers = found.nodes if isinstance(found, CacheCluster) else [found]
+    more = ADDITIONS["cluster, serverless"] if isinstance(found, CacheCluster) else []
+    with user(servers, SOCKETS, *more, *ADDITIONS[PRESENCE]) as name:
+        async with nothing_to_complain(caplog):
+            room = PresenceRoom(with_password(found.url, name, "s3cret"), f"acl:{kind}")
+            await room.watch()
+            await room.change(a=b"x", b=b"x")
+            made = await room.change(a=None)
+            await room.sink.version(room.channel, made.version)
+            assert (await room.read()).version == made.version
+            for action in LeaseAction:
+                await room.lease("acl", action)
+            await room.broker.aclose()
 
 
 async def test_a_name_for_the_client(valkey_server: CacheServer) -> None:

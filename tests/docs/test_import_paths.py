@@ -20,7 +20,10 @@ PATHS = {
         open_hub
     """,
     "django_sockets.broadcaster": "Broadcaster",
-    "django_sockets.broker": "Broker HistorySink Limits Report Sink SupportsHistory check_channel",
+    "django_sockets.broker": """
+        Broker HistorySink Limits PresenceSink Report Sink SupportsHistory SupportsPresence
+        check_channel
+    """,
     "django_sockets.closing": """
         UNAUTHORIZED async_close_sockets async_revoke_channels close_local_sockets close_sockets
         on_missed_orders revoke_channels
@@ -29,7 +32,7 @@ PATHS = {
     "django_sockets.errors": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
         DjangoSocketsError EncodeError HistoryError NotAllowed PayloadTooLarge PositionError
-        PublishError Reject RequestError SubscribeError
+        PresenceError PresenceFull PublishError Reject RequestError SubscribeError
     """,
     "django_sockets.hub": "Hub Subscriber open_hub",
     "django_sockets.integration": """
@@ -43,6 +46,9 @@ PATHS = {
     "django_sockets.overrides": """
         BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context
         override_default_config
+    """,
+    "django_sockets.presence": """
+        LeaseAction LeaseReply LeaseState PresenceChange PresenceDiff PresenceSnapshot
     """,
     "django_sockets.registry": "open_broker schemes",
     "django_sockets.runtime": "local_hubs",
@@ -58,9 +64,8 @@ PATHS = {
     "django_sockets.testing.clusters": "CacheCluster",
     "django_sockets.testing.contract": """
         BrokerContract CacheControl ClusterControl ContractTests CrashContract HistoryContract
-        HostsControl
-        NetworkContract SentinelControl ServerContract ServerControl ServerlessControl
-        TroubleContract
+        HostsControl LeaseContract NetworkContract PresenceContract PresenceFaultContract
+        SentinelControl ServerContract ServerControl ServerlessControl TroubleContract
     """,
     "django_sockets.testing.ledger": "Ledger Listener check_stream listening",
     "django_sockets.testing.processes": "",

@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "django_sockets/integration/channel_layer": "one channel layer, and nothing beside it",
     "django_sockets/delivery": "one path from the bytes of a broker to a subscriber",
     "django_sockets/hub": "one broker on one event loop",
+    "django_sockets/hub/presence": "who is present: each module is one part of one protocol",
     "django_sockets/runtime": "event loops, threads, fork and exit need each other",
     "django_sockets/testing": "one module for each tool of the test kit",
     "django_sockets/testing/contract": "one module for each promise of a broker",

@@ -22,7 +22,7 @@ from django_sockets.errors import BrokerClosed
 from django_sockets.hub.presence.reaper import place_in_order
 from django_sockets.hub.presence.replica import Replica
 from django_sockets.hub.presence.values import pack_value
-from django_sockets.presence import PresenceDiff, PresenceSnapshot
+from django_sockets.presence import ABSENT, PresenceDiff, PresenceSnapshot
 from django_sockets.testing import Faults
 from support.presence_world import GRACE, LEASE, ROOM, world_of
 
@@ -63,6 +63,14 @@ def test_a_key_joins_with_its_first_entry_and_leaves_with_its_last_one() -> None
     assert change is not None
     assert change.left == {"ann": [None]}
     assert not replica.processes
+
+
+def test_entries_in_another_order_are_no_change() -> None:
+    replica = Replica(ROOM)
+    before = {"a:1": value("ann", 1), "a:2": value("ann", 2)}
+    taken(replica, PresenceSnapshot(b"epoch000", 1, before))
+    after = {"a:1": b"", "a:2": b"", "b:2": value("ann", 2), "b:1": value("ann", 1)}
+    assert replica.take_diff(PresenceDiff(b"epoch000", 2, after)) is None
 
 
 def test_an_entry_may_change_its_key() -> None:
@@ -144,7 +152,6 @@ async def test_the_next_in_the_order_reaps_if_the_first_does_not() -> None:
         )
         await dying.crash()
         await world.move(LEASE - 1)
-        order[0].faults.refuse_presence_calls(0)
         await order[0].crash()  # It dies, too, and its lease goes on.
         await world.move(3)
         assert "ann" not in order[1].view.members
@@ -358,6 +365,45 @@ async def test_a_server_that_lost_its_data_gets_the_entries_again(sign: bool) ->
             assert {one.id for one in world.processes} <= set(process.view.members)
             # It does not see its own member leave.
             assert Counter(process.view.told)[f"-{process.id}"] == 0
+
+
+async def test_a_reply_of_before_a_loss_is_not_taken_while_own_entries_are_written() -> None:
+    async with world_of(1) as world:
+        (process,) = world.processes
+        await process.hub.track(ROOM, "ann")
+        await world.move(0)
+        process.hub.presence_lost([ROOM], "by a test")
+        process.hub.presence_snapshot(ROOM, ABSENT)
+        await world.move(1)
+        assert process.view.told == ["+ann"]
+
+
+async def test_a_server_that_lost_an_entry_of_which_its_owner_was_not_told() -> None:
+    async with world_of(2) as world:
+        process, other = world.processes
+        process.faults.drop_presence()
+        await process.hub.track(ROOM, "ann")
+        world.bus.presence.forget(ROOM)
+        await other.hub.track(ROOM, "bob")
+        await world.move(1)
+        for one in world.processes:
+            assert set(one.view.members) == {"ann", "bob"}
+
+
+async def test_a_process_whose_lease_has_ended_does_not_put_entries_under_its_old_id() -> None:
+    async with world_of(2) as world:
+        late, other = world.processes
+        await late.hub.track(ROOM, "ann")
+        await world.move(0)
+        late.faults.drop_presence()
+        world.end_lease(late)
+        other.presence._leases["leases"].check()
+        await world.move(0)
+        assert world.entries == {}
+        late.faults.gap()
+        await world.move(1)
+        assert other.view.told == ["+ann", "-ann", "+ann"]
+        assert late.view.members == {"ann": [None]}
 
 
 # Grace and the end of a hub

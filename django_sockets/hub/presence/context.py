@@ -64,6 +64,8 @@ class Context:
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before it begins would leave a coroutine that nobody has awaited.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None], what: str) -> None:

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from ...deadlines import with_deadline
 from ...delivery.channel import PresenceSubscriber
 from ...delivery.events import Presence
-from ...errors import BrokerClosed, BrokerError
+from ...errors import BrokerError
 from ...log import LogThrottle
 from ...presence import PresenceDiff, PresenceSnapshot, process_of
-from .context import RETRY_SECONDS, Context
+from .context import Context
 from .grace import Grace
 from .lease import Lease
 from .own_entries import OwnEntries
@@ -30,6 +30,7 @@ from .reaper import Reaper
 from .replica import members_in
 from .values import check_name, pack_value, read_value
 from .watched_channel import WatchedChannel
+from .watches import Watches
 
 __all__ = ["HubPresence"]
 
@@ -63,10 +64,9 @@ class HubPresence:
         self._grace = Grace(context, self._own.remove)
         self._reaper = Reaper(context)
         self._leases: dict[str, Lease] = {}
-        self._watched: dict[str, WatchedChannel] = {}
+        self._watches = Watches(self, context, self._own.__contains__)
         # Channel -> own fields that another process has changed.
         self._undone: dict[str, dict[str, None]] = {}
-        self._to_open: dict[str, None] = {}
         self._adopted: set[str] = set()
         self._written_at = context.clock.time()
         self._throttle = LogThrottle(logger, context.url.options.log_interval_seconds)
@@ -120,7 +120,7 @@ class HubPresence:
 
     async def members(self, channel: str) -> dict[str, list[Any]]:
         """See `Hub.presence`."""
-        watched, lease = self._watched.get(channel), self._lease_of(channel)
+        watched, lease = self._watches.get(channel), self._lease_of(channel)
         if watched is not None and watched.settled:
             return watched.members(lease.dead)
         looking = self._context.spawn(lease.look(), "look which processes are dead")
@@ -172,7 +172,7 @@ class HubPresence:
     def unwatch(self, subscriber: PresenceSubscriber, channels: Iterable[str]) -> None:
         """A subscriber has left channels."""
         for name in channels:
-            watched = self._watched.get(name)
+            watched = self._watches.get(name)
             if watched is not None and subscriber in watched.watchers:
                 del watched.watchers[subscriber]
                 self._close_if_unused(name)
@@ -181,74 +181,36 @@ class HubPresence:
 
     def take_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
         """See `PresenceSink`."""
-        watched = self._watched.get(channel)
+        watched = self._watches.get(channel)
         if watched is not None:
             watched.take_snapshot(snapshot)
 
     def take_diff(self, channel: str, diff: PresenceDiff) -> None:
         """See `PresenceSink`."""
-        watched = self._watched.get(channel)
+        watched = self._watches.get(channel)
         if watched is not None:
             watched.take_diff(diff)
 
     def lost(self, channels: Iterable[str]) -> None:
         """See `PresenceSink`."""
         for name in channels:
-            watched = self._watched.get(name)
+            watched = self._watches.get(name)
             if watched is not None:
                 watched.lost()
 
     # Watched channels
 
     def _open(self, channel: str) -> WatchedChannel:
-        """The watch of a channel, which begins if there is none."""
-        watched = self._watched.get(channel)
-        if watched is None:
-            watched = self._watched[channel] = WatchedChannel(channel, self, self._context)
-            self._lease_of(channel).start()
-            self._open_soon(channel)
+        watched = self._watches.open(channel)
+        self._lease_of(channel).start()
         return watched
 
-    def _open_soon(self, channel: str) -> None:
-        if not self._to_open and not self._context.closed:
-            self._context.spawn(self._open_all(), "watch channels")
-        self._to_open[channel] = None
-
-    async def _open_all(self) -> None:
-        """Watch the channels that were opened in one turn of the event loop."""
-        names = [name for name in self._to_open if name in self._watched]
-        self._to_open.clear()
-        if not names:
-            return
-        try:
-            await self._context.broker.watch_presence(names)
-        except BrokerError as exc:
-            self._context.failed("watch channels", exc)
-            for name in names:
-                watched = self._watched.get(name)
-                if watched is not None:
-                    watched.fail(exc)
-            self._context.after(RETRY_SECONDS, lambda: self._open_again(names))
-
-    def _open_again(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name in self._watched and not self._watched[name].settled:
-                self._open_soon(name)
-
     def _close_if_unused(self, channel: str) -> None:
-        watched = self._watched.get(channel)
-        if watched is None or watched.watchers or watched.arriving or channel in self._own:
-            return
-        del self._watched[channel]
-        self._reaper.forget(channel)
-        watched.fail(BrokerClosed(self._context.url))
-        if not self._context.closed:
-            self._context.spawn(
-                self._context.broker.unwatch_presence([channel]), "end the watch of a channel"
-            )
-        lease = self._lease_of(channel)
-        if not any(self._lease_of(name) is lease for name in self._watched):
-            lease.stop()
+        if self._watches.close_if_unused(channel):
+            self._reaper.forget(channel)
+            lease = self._lease_of(channel)
+            if not any(self._lease_of(one.name) is lease for one in self._watches):
+                lease.stop()
 
     async def write_again(self, channel: str) -> None:
         """See `WatchOwner`."""
@@ -327,7 +289,7 @@ class HubPresence:
         return self._lease_of(channel).process
 
     def _watched_at(self, lease: Lease) -> Sequence[WatchedChannel]:
-        return [one for name, one in self._watched.items() if self._lease_of(name) is lease]
+        return [one for one in self._watches if self._lease_of(one.name) is lease]
 
     def others_at(self, lease: Lease) -> set[str]:
         """See `LeaseOwner`."""
@@ -363,8 +325,7 @@ class HubPresence:
         with contextlib.suppress(asyncio.TimeoutError):
             await with_deadline(CLOSE_SECONDS, self._own.settle())
         self._context.closed = True
-        for watched in self._watched.values():
-            watched.fail(BrokerClosed(self._context.url))
+        self._watches.end()
         await self._context.end_tasks()
         grace = self._context.url.options.presence_grace_seconds
         for lease in self._leases.values():

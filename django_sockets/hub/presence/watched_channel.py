@@ -147,6 +147,9 @@ class WatchedChannel:
         if not self.settled:
             return  # The open read has it.
         follows = self.replica.follows(diff)
+        if follows and not self.replica.has_epoch(diff.epoch):
+            # The server has perhaps lost own entries of which this replica knew nothing.
+            follows = not self._owner.differing(self.name, diff.changes)
         if follows:
             event = self.replica.take_diff(diff)
             self._owner.changed(self, diff.changes, event)

@@ -31,15 +31,19 @@ class PresenceFollower(RecordingSink):
     """A replica of watched channels, kept by the rules of `PresenceSink`, and by nothing else.
 
     Attributes:
+        url: the URL of the broker.
         broker: the broker of this sink.
+        snapshots: number of snapshots so far.
         replicas: channel -> its entries; a channel is missing while they are not known.
         reasons: of the losses.
     """
 
     broker: SupportsPresence
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
+        self.url = url
+        self.snapshots = 0
         self.replicas: dict[str, PresenceSnapshot] = {}
         self.reasons: list[str] = []
 
@@ -48,6 +52,7 @@ class PresenceFollower(RecordingSink):
             self._ask(channel)
         else:
             self.replicas[channel] = snapshot
+            self.snapshots += 1
         self._changed.set()
 
     def presence_diff(self, channel: str, diff: PresenceDiff) -> None:
@@ -104,7 +109,7 @@ async def patiently(call: Callable[[], Awaitable[Answer]]) -> Answer:
 @contextlib.asynccontextmanager
 async def follower(url: str) -> AsyncIterator[PresenceFollower]:
     """A follower with an open broker."""
-    sink = PresenceFollower()
+    sink = PresenceFollower(url)
     broker = open_broker(url, sink)
     assert isinstance(broker, SupportsPresence)
     sink.broker = broker
