@@ -272,6 +272,10 @@ class BaseSocketServer:
 
         It is called by `subscribe_for_client`, and for the channels that a client of the protocol
         `django-sockets.v1` names. Signed channels are admitted without it.
+
+        An override may have one parameter more, `presence=False`. It is True if the client asks for
+        the members of the channel, too. Without the parameter, a client that may subscribe may also
+        see the members.
         """
         return False
 

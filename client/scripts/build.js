@@ -13,8 +13,10 @@ const MOST_BYTES = 12 * 1024;
 
 /** Properties of objects that stay inside the client: they get short names. */
 const INTERNAL = `
-  answered control disconnected discard expires fits heard isFull isLate isMissing isReady
-  isRenewable refresh schedule setClosed stopTimer
+  answer answered awake base begin call check control deliver discard disconnected done emit end
+  ended entry expires fail fits forgetParts frame gone greeted heard isFull isGreeted isLate
+  isMissing isReady isRenewable leave noteGap notePresence nowMs post refresh release restored
+  schedule sent setClosed stop stopTimer take text timer update use value write
 `.trim().split(/\s+/);
 
 /** @param {string} name */

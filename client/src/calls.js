@@ -1,7 +1,8 @@
 /** Frames with an `id`, and their answers. At most `limits.requests` of them are unanswered. */
 
 import { RequestError, errorInfo, failure } from "./errors.js";
-import { byteLength, isAtLeast } from "./frames.js";
+import { byteLength, numberOr } from "./frames.js";
+import { DEFAULT_REQUESTS, MOST_WAITING, TIMEOUT_MS } from "./limits.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ErrorInfo} ErrorInfo */
@@ -15,10 +16,6 @@ import { deadline } from "./timers.js";
  * @property {(ok?: any) => void} done
  * @property {(error: ErrorInfo) => void} fail
  */
-
-const MOST_WAITING = 100;
-const TIMEOUT_MS = 10_000;
-const DEFAULT_REQUESTS = 8;
 
 /** @param {import("./environment.js").Environment} env */
 export function createCalls(env) {
@@ -79,6 +76,9 @@ export function createCalls(env) {
     for (const call of [...calls]) call.fail(failure(code, message, code !== "closed"));
   };
 
+  /** @param {Iterable<Call>} calls */
+  const failClosed = (calls) => failAll(calls, "closed", "the socket is closed");
+
   return {
     fits,
 
@@ -90,12 +90,12 @@ export function createCalls(env) {
      */
     begin(present, limits) {
       connection = present;
-      most = isAtLeast(limits?.requests, 1) ? limits.requests : DEFAULT_REQUESTS;
-      mostBytes = isAtLeast(limits?.message_bytes, 1) ? limits.message_bytes : Infinity;
+      most = numberOr(limits?.requests, DEFAULT_REQUESTS);
+      mostBytes = numberOr(limits?.message_bytes, Infinity);
     },
 
     /** The server is ready: requests can be sent. */
-    ready() {
+    release() {
       isReady = true;
       flush();
     },
@@ -113,7 +113,7 @@ export function createCalls(env) {
     /** @param {boolean} closed  whether nothing may wait for another connection */
     setClosed(closed) {
       isClosed = closed;
-      if (closed) failAll(waiting, "closed", "the socket is closed");
+      if (closed) failClosed(waiting);
     },
 
     /**
@@ -137,7 +137,7 @@ export function createCalls(env) {
      * @param {import("../types/client.js").RequestOptions} [options]
      * @returns {Promise<any>}
      */
-    request(message, isRequest, { timeout = TIMEOUT_MS, signal } = {}) {
+    post(message, isRequest, { timeout = TIMEOUT_MS, signal } = {}) {
       return new Promise((resolve, reject) => {
         const settle = () => {
           stop();
@@ -157,7 +157,7 @@ export function createCalls(env) {
         );
         if (signal?.aborted) return abort();
         signal?.addEventListener("abort", abort);
-        if (isClosed) failAll([call], "closed", "the socket is closed");
+        if (isClosed) failClosed([call]);
         else if (waiting.size >= MOST_WAITING || connection?.isFull()) {
           failAll([call], "busy", "too much is waiting already");
         } else {

@@ -1,5 +1,7 @@
 /** The token of a channel, and the function that fetches the next one. */
 
+import { isFunction } from "./frames.js";
+
 /** @typedef {import("../types/client.js").ChannelOptions} ChannelOptions */
 
 /**
@@ -28,7 +30,7 @@ export function createToken(env, channel) {
     isRenewable: () => !!fetch,
 
     /** Whether a token must be fetched before subscribing. */
-    isMissing: () => !!fetch && (value === undefined || env.now() >= expiresAt),
+    isMissing: () => !!fetch && (value === undefined || env.nowMs() >= expiresAt),
 
     /**
      * Take the options of a use of the channel; the newest ones count.
@@ -36,7 +38,7 @@ export function createToken(env, channel) {
      * @param {ChannelOptions} options
      */
     update({ token, renew }) {
-      if (typeof token === "function") fetch = token;
+      if (isFunction(token)) fetch = token;
       else if (token != null) set(token);
       if (renew) fetch = renew;
     },

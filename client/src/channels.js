@@ -1,6 +1,6 @@
 /** All subscriptions of a socket: made in one frame, made again after every reconnect. */
 
-import { areNames, isAtLeast, isObject, textOf } from "./frames.js";
+import { areNames, isObject, numberOr, textOf } from "./frames.js";
 import { createSubscription } from "./subscription.js";
 
 /** @typedef {import("./frames.js").Frame} Frame */
@@ -101,7 +101,7 @@ export function createChannels(env, { control, fits }) {
      */
     begin(limits) {
       isOpen = true;
-      mostEntries = isAtLeast(limits?.subscriptions, 1) ? limits.subscriptions : Infinity;
+      mostEntries = numberOr(limits?.subscriptions, Infinity);
       flush();
     },
 
@@ -119,28 +119,28 @@ export function createChannels(env, { control, fits }) {
      * @param {Frame} frame
      * @returns {boolean | undefined} whether the channel is one of the page
      */
-    message(frame) {
+    deliver(frame) {
       const { channel } = frame;
-      return left.has(channel) || leaving.has(channel) || subscriptions.get(channel)?.message(frame);
+      return left.has(channel) || leaving.has(channel) || subscriptions.get(channel)?.deliver(frame);
     },
 
     /**
      * @param {Frame} frame
      * @returns {string[]} the channels that are none of the page's
      */
-    gap({ gap, reason }) {
+    noteGap({ gap, reason }) {
       if (!areNames(gap)) return [];
       return gap.filter((name) => {
         const subscription = subscriptions.get(name);
-        subscription?.gap(textOf(reason));
+        subscription?.noteGap(textOf(reason));
         return !subscription;
       });
     },
 
     /** @param {Frame} presence */
-    presence: (presence) => subscriptions.get(presence.channel)?.presence(presence),
+    notePresence: (presence) => subscriptions.get(presence.channel)?.notePresence(presence),
 
     /** @param {Frame} frame */
-    unsubscribed: (frame) => subscriptions.get(frame.unsubscribed)?.unsubscribed(frame),
+    ended: (frame) => subscriptions.get(frame.unsubscribed)?.ended(frame),
   };
 }

@@ -1,6 +1,7 @@
 /** One websocket, from the attempt to its end: the handshake, pings, and the reason of the end. */
 
 import { decode, isObject } from "./frames.js";
+import { BUFFERED_BYTES, CLOSE_MS, HELLO_MS, LOST, NORMAL, OPEN } from "./limits.js";
 import { watchLiveness } from "./liveness.js";
 import { deadline } from "./timers.js";
 
@@ -10,13 +11,13 @@ import { deadline } from "./timers.js";
 /**
  * @typedef {object} End
  * @property {number} code  the close code; 1006 if there was none
- * @property {boolean} hello  whether the server has said hello
+ * @property {boolean} isGreeted  whether the server has said hello
  * @property {Frame | undefined} bye  what the server has said about the end
  */
 
 /**
  * @typedef {object} Receiver
- * @property {(hello: Frame) => void} hello
+ * @property {(hello: Frame) => void} greeted
  * @property {(frame: Frame | null) => void} frame  any other frame; null if it is malformed
  * @property {(end: End) => void} end  called once
  */
@@ -24,12 +25,6 @@ import { deadline } from "./timers.js";
 const PROTOCOL = "django-sockets.v1";
 const TOKEN_PROTOCOL = "django-sockets.token";
 
-const HELLO_MS = 10_000;
-const CLOSE_MS = 5000;
-const BUFFERED_BYTES = 4 * 1024 * 1024;
-const NORMAL = 1000;
-const LOST = 1006;
-const OPEN = 1;
 
 /**
  * @param {import("./environment.js").Environment} env
@@ -62,7 +57,7 @@ export function createConnection(env, url, token, receiver) {
     liveness?.stop();
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(NORMAL); // On a closed socket, this has no effect.
-    receiver.end({ code, hello: isGreeted, bye });
+    receiver.end({ code, isGreeted, bye });
   };
 
   const lost = () => end(LOST);
@@ -79,7 +74,7 @@ export function createConnection(env, url, token, receiver) {
     answersPings = hello.pong === true;
     stopDeadline();
     liveness = watchLiveness(env, hello.ping, () => write(`{"ping":${++pings}}`), lost);
-    receiver.hello(hello);
+    receiver.greeted(hello);
   };
 
   /** @type {() => void} */

@@ -1,5 +1,8 @@
 /** Listeners by the name of an event. An error of one does not keep the others from being called. */
 
+import { refuse } from "./errors.js";
+import { isFunction } from "./frames.js";
+
 /**
  * @param {string[]} events  the names that exist
  */
@@ -14,8 +17,8 @@ export function createEmitter(events) {
      */
     on(event, call) {
       const listeners = all.get(event);
-      if (!listeners) throw new TypeError(`no event "${event}": use ${events.join(", ")}`);
-      if (typeof call !== "function") throw new TypeError(`no function for "${event}"`);
+      if (!listeners) refuse(`no event "${event}": use ${events.join(", ")}`);
+      if (!isFunction(call)) refuse(`no function for "${event}"`);
       const listener = { call };
       listeners.add(listener);
       return () => void listeners.delete(listener);
@@ -33,15 +36,9 @@ export function createEmitter(events) {
         try {
           (0, listener.call)(...values);
         } catch (error) {
-          report(error);
+          (globalThis.reportError ?? console.error)(error);
         }
       }
     },
   };
-}
-
-/** @param {unknown} error */
-function report(error) {
-  if (typeof reportError === "function") reportError(error);
-  else console.error(error);
 }

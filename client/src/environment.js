@@ -1,8 +1,11 @@
+/** The functions of the browser that the client calls. Tests replace them. */
+
+import { refuse } from "./errors.js";
+import { LONGEST_MS } from "./limits.js";
+
 /**
- * The functions of the browser that the client calls. Tests replace them.
- *
  * @typedef {object} Environment
- * @property {() => number} now  milliseconds, as `Date.now`
+ * @property {() => number} nowMs  milliseconds, as `Date.now`
  * @property {(ms: number, callback: () => void) => () => void} timer  returns what cancels it
  * @property {() => number} random  at least 0 and less than 1
  * @property {import("../types/client.js").WebSocketClass} WebSocket
@@ -11,8 +14,6 @@
  * @property {string | undefined} base  the address that relative URLs start from
  */
 
-const LONGEST_MS = 2 ** 31 - 1;
-
 /**
  * @param {import("../types/client.js").WebSocketClass | undefined} given
  * @returns {Environment}
@@ -20,11 +21,10 @@ const LONGEST_MS = 2 ** 31 - 1;
 export function environment(given) {
   const { document, location } = globalThis;
   const WebSocket = given ?? globalThis.WebSocket;
-  if (!WebSocket) throw new TypeError("no WebSocket here: pass the option WebSocket");
+  if (!WebSocket) refuse("no WebSocket here: pass the option WebSocket");
   return {
-    now: Date.now,
+    nowMs: Date.now,
     timer: (ms, callback) => {
-      // A timer that is longer than 24 days would expire at once.
       const id = setTimeout(callback, Math.min(ms, LONGEST_MS));
       return () => clearTimeout(id);
     },

@@ -16,6 +16,14 @@ export class RequestError extends Error {
 }
 
 /**
+ * @param {string} message
+ * @returns {never}
+ */
+export function refuse(message) {
+  throw new TypeError(message);
+}
+
+/**
  * @param {string} code
  * @param {string} message
  * @param {boolean} [temporary]

@@ -19,15 +19,35 @@ export const isObject = (value) =>
  */
 export const isAtLeast = (value, least) => typeof value === "number" && value >= least;
 
+/**
+ * A number of the server that is at least 0.1, or else a number of the client.
+ *
+ * @param {unknown} value
+ * @param {number} other
+ */
+export const numberOr = (value, other) => (isAtLeast(value, 0.1) ? value : other);
+
+/**
+ * @param {unknown} value
+ * @returns {value is string}
+ */
+export const isText = (value) => typeof value === "string";
+
+/**
+ * @param {unknown} value
+ * @returns {value is (...values: any[]) => any}
+ */
+export const isFunction = (value) => typeof value === "function";
+
 /** @param {unknown} value */
-export const textOf = (value) => (typeof value === "string" ? value : "");
+export const textOf = (value) => (isText(value) ? value : "");
 
 /**
  * @param {unknown} value
  * @returns {value is string[]}
  */
 export const areNames = (value) =>
-  Array.isArray(value) && value.every((name) => typeof name === "string");
+  Array.isArray(value) && value.every(isText);
 
 /**
  * Decode a frame of the server.
@@ -37,7 +57,7 @@ export const areNames = (value) =>
  */
 export function decode(received) {
   try {
-    if (typeof received === "string") return object(received);
+    if (isText(received)) return object(received);
     if (!(received instanceof ArrayBuffer)) return null;
     const end = 2 + new DataView(received).getUint16(0);
     const header = object(decoder.decode(new Uint8Array(received, 2, end - 2)));

@@ -4,7 +4,7 @@
  * @param {import("./environment.js").Environment} env
  * @param {object} on
  * @param {() => void} on.awake  the page was shown or resumed, or the network has come back
- * @param {() => void} on.left  the page is left; the browser may keep it for the back button
+ * @param {() => void} on.gone  the page is left; the browser may keep it for the back button
  * @param {() => void} on.restored  the browser shows the page again
  * @returns {() => void} ends it
  */
@@ -23,7 +23,7 @@ export function watchPage({ window, document }, on) {
     if (document?.visibilityState === "visible") on.awake();
   });
   if (document) {
-    listen(window, "pagehide", on.left);
+    listen(window, "pagehide", on.gone);
     listen(window, "pageshow", on.restored);
   }
   return () => controller.abort();

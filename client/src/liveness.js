@@ -1,14 +1,10 @@
 /** Finds out that a connection is dead although nothing has closed it. */
 
-import { isAtLeast } from "./frames.js";
+import { numberOr } from "./frames.js";
+import { DEFAULT_PING_SECONDS, MARGIN_MS, REARM_MS, WAIT_MS } from "./limits.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {ReturnType<typeof watchLiveness>} Liveness */
-
-const MARGIN_MS = 10_000;
-const WAIT_MS = 5000;
-const REARM_MS = 5000;
-const DEFAULT_PING_SECONDS = 25;
 
 /**
  * @param {import("./environment.js").Environment} env
@@ -17,8 +13,8 @@ const DEFAULT_PING_SECONDS = 25;
  * @param {() => void} dead  called once, if no frame has come after a ping
  */
 export function watchLiveness(env, pingSeconds, ping, dead) {
-  const mostMs = 1000 * (isAtLeast(pingSeconds, 0.1) ? pingSeconds : DEFAULT_PING_SECONDS) + MARGIN_MS;
-  let heardAt = env.now();
+  const mostMs = 1000 * numberOr(pingSeconds, DEFAULT_PING_SECONDS) + MARGIN_MS;
+  let heardAt = env.nowMs();
   let armedAt = heardAt;
   /** @type {() => void} */
   let stopTimer;
@@ -28,9 +24,9 @@ export function watchLiveness(env, pingSeconds, ping, dead) {
   /** @param {number} ms */
   const arm = (ms) => {
     stopTimer?.();
-    armedAt = env.now();
+    armedAt = env.nowMs();
     stopTimer = env.timer(ms, () => {
-      const quietMs = env.now() - heardAt;
+      const quietMs = env.nowMs() - heardAt;
       // It is negative if the clock was set back.
       if (quietMs >= 0 && quietMs < mostMs) arm(mostMs - quietMs);
       else check();
@@ -49,7 +45,7 @@ export function watchLiveness(env, pingSeconds, ping, dead) {
 
     /** A frame has come. */
     heard() {
-      heardAt = env.now();
+      heardAt = env.nowMs();
       stopWaiting?.();
       stopWaiting = undefined;
       // A browser delays timers of hidden pages by up to a minute if they were started by a timer.

@@ -1,4 +1,4 @@
-/** Hooks for React: a channel or the state of a socket, for as long as a component is on the page. */
+/** Hooks for React: a channel, its presence, or the state of a socket, while a component is shown. */
 
 import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 
@@ -22,6 +22,21 @@ export function useChannel(socket, name, { onMessage, onGap, onPresence, onError
     return () => channel.close();
   }, [socket, name]);
   return state;
+}
+
+/** @type {typeof import("../types/react.js").usePresence} */
+export function usePresence(socket, name, options) {
+  const first = useRef(options);
+  const [list, setList] = useState(() => new Map());
+  useEffect(() => {
+    if (!name) return setList(new Map());
+    const channel = socket.channel(name, { ...first.current, presence: true });
+    const show = () => setList(channel.presence.list());
+    channel.presence.on("sync", show);
+    show(); // Another use of the channel may have the list already.
+    return () => channel.close();
+  }, [socket, name]);
+  return list;
 }
 
 /** @type {typeof import("../types/react.js").useSocketState} */

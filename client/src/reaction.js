@@ -2,18 +2,14 @@
 
 import { FINAL, OTHERS, RECONNECTIONS } from "./close_codes.js";
 import { isAtLeast } from "./frames.js";
+import { APPLICATION, DAPHNE, LONGEST_SECONDS, UNAUTHORIZED } from "./limits.js";
 
 /** @typedef {import("./connection.js").End} End */
 
 /** @typedef {import("./close_codes.js").Bounds | null} Reaction  null: do not connect again */
 
-const LONGEST_SECONDS = 3600;
-const APPLICATION = 3000;
-/** daphne adds this to the codes 1001 to 1015. */
-const DAPHNE = 2000;
-const UNAUTHORIZED = 4401;
-const REFUSED = [UNAUTHORIZED, 4403];
 const LOST = [1005, 1006];
+const REFUSED = [UNAUTHORIZED, 4403];
 
 /**
  * @param {End} end
@@ -35,7 +31,7 @@ export function reaction(end) {
     again === false ||
     FINAL.includes(code) ||
     // Refused at once: there is no login. Later it means that there may be a new one.
-    (code === UNAUTHORIZED && !end.hello) ||
+    (code === UNAUTHORIZED && !end.isGreeted) ||
     (code >= APPLICATION && !RECONNECTIONS[code]);
   return isFinal ? null : usual;
 }
@@ -56,7 +52,7 @@ const areBounds = (value) =>
  */
 export function reasonOf(end) {
   const code = codeOf(end);
-  if (!end.hello && REFUSED.includes(code)) return "refused";
+  if (!end.isGreeted && REFUSED.includes(code)) return "refused";
   if (end.bye || !LOST.includes(code)) return "server";
-  return end.hello ? "lost" : "unreachable";
+  return end.isGreeted ? "lost" : "unreachable";
 }

@@ -5,9 +5,10 @@ import { createCalls } from "./calls.js";
 import { createChannels } from "./channels.js";
 import { createConnection } from "./connection.js";
 import { createEmitter } from "./emitter.js";
-import { errorInfo, failure } from "./errors.js";
-import { isObject, textOf } from "./frames.js";
+import { errorInfo, failure, refuse } from "./errors.js";
+import { isFunction, isObject, isText, textOf } from "./frames.js";
 import { watchPage } from "./lifecycle.js";
+import { MOST_NAMES, PROVIDED_MS, STABLE_MS } from "./limits.js";
 import { codeOf, reaction, reasonOf } from "./reaction.js";
 import { deadline } from "./timers.js";
 import { addressOf } from "./url.js";
@@ -16,9 +17,6 @@ import { addressOf } from "./url.js";
 /** @typedef {import("../types/client.js").Status} Status */
 /** @typedef {import("../types/client.js").Reason} Reason */
 
-const STABLE_MS = 10_000;
-const PROVIDED_MS = 10_000;
-const MOST_NAMES = 1000;
 /** A wait for one of these reasons ends early if the page or the network comes back. */
 const WAKEABLE = ["lost", "unreachable", "token"];
 
@@ -32,7 +30,7 @@ export function createSocket(url, { token }, env) {
   const { on, emit } = createEmitter(["state", "message", "gap", "error"]);
   const calls = createCalls(env);
   const channels = createChannels(env, calls);
-  const address = typeof url === "function" ? url : addressOf(url, env.base);
+  const address = isFunction(url) ? url : addressOf(url, env.base);
   /** @type {Status} */
   let status;
   /** @type {import("./connection.js").Connection | undefined} */
@@ -73,11 +71,11 @@ export function createSocket(url, { token }, env) {
     cut();
   };
 
-  /** @param {Status} next */
-  const close = (next) => {
+  /** @param {{reason: Reason, code?: number}} why */
+  const close = (why) => {
     stopWatching();
     calls.setClosed(true);
-    become(next);
+    become({ state: "closed", ...why });
   };
 
   /**
@@ -87,7 +85,7 @@ export function createSocket(url, { token }, env) {
   const wait = (why, after) => {
     const ms = delayMs(env.random(), failures++, after);
     stopTimer = env.timer(ms, open);
-    become({ state: "waiting", ...why, retryAt: env.now() + ms });
+    become({ state: "waiting", ...why, retryAt: env.nowMs() + ms });
   };
 
   /** @param {import("./connection.js").End} end */
@@ -96,24 +94,24 @@ export function createSocket(url, { token }, env) {
     cut();
     // A listener may have closed the socket.
     if (present !== attempt) return;
-    if (env.now() - readyAt >= STABLE_MS) failures = 0;
+    if (env.nowMs() - readyAt >= STABLE_MS) failures = 0;
     readyAt = Infinity;
     const why = { reason: reasonOf(end), code: codeOf(end) };
     let after = reaction(end);
-    if (why.reason === "refused" && typeof token === "function" && !isRetried) {
+    if (why.reason === "refused" && isFunction(token) && !isRetried) {
       // The function may have a better token than the one that was refused.
       isRetried = true;
       after ??= [0, 1];
     }
     if (after) wait(why, after);
-    else close({ state: "closed", ...why });
+    else close(why);
   };
 
   /** @param {Frame} frame */
   const message = (frame) => {
     const { channel, data, position } = frame;
     if (channel === undefined) emit("message", data, {});
-    else if (typeof channel === "string" && !channels.message(frame)) {
+    else if (isText(channel) && !channels.deliver(frame)) {
       if (others.size < MOST_NAMES) others.add(channel);
       emit("message", data, { channel, position });
     }
@@ -122,9 +120,9 @@ export function createSocket(url, { token }, env) {
   const ready = () => {
     if (status.state !== "connecting") return;
     const present = attempt;
-    readyAt = env.now();
+    readyAt = env.nowMs();
     become({ state: "connected" });
-    calls.ready();
+    calls.release();
     if (wasReady && present === attempt) emit("gap", { channels: [...others], reason: "reconnect" });
     wasReady = true;
   };
@@ -135,10 +133,10 @@ export function createSocket(url, { token }, env) {
     else if ("data" in frame) message(frame);
     else if (calls.answer(frame)) return;
     else if ("gap" in frame) {
-      const names = channels.gap(frame);
+      const names = channels.noteGap(frame);
       if (names.length) emit("gap", { channels: names, reason: textOf(frame.reason) });
-    } else if (isObject(frame.presence)) channels.presence(frame.presence);
-    else if ("unsubscribed" in frame) channels.unsubscribed(frame);
+    } else if (isObject(frame.presence)) channels.notePresence(frame.presence);
+    else if ("unsubscribed" in frame) channels.ended(frame);
     else if ("error" in frame) emit("error", errorInfo(frame.error));
     else if ("ready" in frame) ready();
   };
@@ -151,7 +149,7 @@ export function createSocket(url, { token }, env) {
     const present = attempt;
     try {
       connection = createConnection(env, to, key, {
-        hello(hello) {
+        greeted(hello) {
           isRetried = false;
           session = textOf(hello.session);
           calls.begin(/** @type {import("./connection.js").Connection} */ (connection), hello.limits);
@@ -162,7 +160,7 @@ export function createSocket(url, { token }, env) {
       });
     } catch {
       // The browser's error may contain the token.
-      close({ state: "closed", reason: "token" });
+      close({ reason: "token" });
       emit("error", failure("invalid_address", "the address or the token is not valid"));
     }
   };
@@ -181,7 +179,7 @@ export function createSocket(url, { token }, env) {
       stop();
       if (present !== attempt) return;
       if (to && key !== null) connect(addressOf(to, env.base), key);
-      else close({ state: "closed", reason: "token" });
+      else close({ reason: "token" });
     } catch {
       stop();
       fail();
@@ -194,7 +192,7 @@ export function createSocket(url, { token }, env) {
     become({ state: "connecting" });
     // A listener of the state may have closed the socket.
     if (present !== attempt) return;
-    if (typeof address === "string" && typeof token !== "function") connect(address, token);
+    if (isText(address) && !isFunction(token)) connect(address, token);
     else provide();
   };
 
@@ -205,7 +203,7 @@ export function createSocket(url, { token }, env) {
         if (connection) connection.check();
         else if (WAKEABLE.includes(`${status.reason}`)) open();
       },
-      left() {
+      gone() {
         leave();
         become({ state: "waiting", reason: "page" });
       },
@@ -229,17 +227,17 @@ export function createSocket(url, { token }, env) {
     },
     on,
     channel(name, options = {}) {
-      if (typeof name !== "string" || !name) throw new TypeError("a channel has a name");
+      if (!textOf(name)) refuse("a channel has a name");
       return channels.use(name, options);
     },
-    request: async (type, data, options) => calls.request(messageOf(type, data), true, options),
+    request: async (type, data, options) => calls.post(messageOf(type, data), true, options),
     send(type, data) {
-      calls.request(messageOf(type, data), false).catch((error) => emit("error", errorInfo(error)));
+      calls.post(messageOf(type, data), false).catch((error) => emit("error", errorInfo(error)));
     },
     close() {
       if (status.state === "closed") return;
       leave();
-      close({ state: "closed", reason: "client" });
+      close({ reason: "client" });
     },
     reconnect() {
       const { state } = status;
@@ -257,13 +255,13 @@ export function createSocket(url, { token }, env) {
  * @returns {Promise<T>}
  */
 const provided = async (value) =>
-  typeof value === "function" ? /** @type {() => T | Promise<T>} */ (value)() : value;
+  isFunction(value) ? value() : value;
 
 /**
  * @param {string} type
  * @param {object} [data]
  */
 function messageOf(type, data = {}) {
-  if (typeof type === "string" && isObject(data) && !("type" in data)) return { type, ...data };
-  throw new TypeError('a message needs a type, and its data is an object without "type"');
+  if (isText(type) && isObject(data) && !("type" in data)) return { type, ...data };
+  refuse('a message needs a type, and its data is an object without "type"');
 }

@@ -4,7 +4,9 @@ import { delayMs } from "./backoff.js";
 import { createToken } from "./channel_token.js";
 import { createEmitter } from "./emitter.js";
 import { errorInfo, failure } from "./errors.js";
-import { isAtLeast, textOf } from "./frames.js";
+import { isAtLeast, isObject, isText, textOf } from "./frames.js";
+import { MIN_SECONDS, RENEW_AFTER } from "./limits.js";
+import { createPresence } from "./presence.js";
 import { deadline } from "./timers.js";
 
 /** @typedef {import("../types/client.js").ChannelState} ChannelState */
@@ -20,9 +22,7 @@ import { deadline } from "./timers.js";
  * @property {boolean} isLate  the subscription may be ahead of the state that this use starts from
  */
 
-const RENEW_AFTER = 0.8;
-const MIN_SECONDS = 1;
-const EVENTS = ["message", "gap", "presence", "error", "state"];
+const EVENTS = "message gap error state presence join update leave sync".split(" ");
 
 /**
  * @param {import("./environment.js").Environment} env
@@ -44,6 +44,10 @@ export function createSubscription(env, name, options, { control, schedule, leav
   let mustRecover = !!(position || options.token);
   let hasBegun = false;
   let isSent = false;
+  /** Whether the page wants presence; undefined if it has not said so. */
+  let wantsPresence = options.presence;
+  /** Whether the last `subscribe` has asked for it. */
+  let hasAsked = false;
   /** The token was fetched because the server has refused the one before. */
   let isRetried = false;
   let failures = 0;
@@ -56,6 +60,15 @@ export function createSubscription(env, name, options, { control, schedule, leav
    */
   const emit = (event, ...values) => {
     for (const use of [...uses]) if (uses.has(use)) use.emit(event, ...values);
+  };
+
+  const presence = createPresence(emit);
+
+  const isSubscribed = () => state === "subscribed";
+
+  const askForPresence = () => {
+    wantsPresence ??= true;
+    schedule();
   };
 
   /** @param {string} reason */
@@ -91,25 +104,38 @@ export function createSubscription(env, name, options, { control, schedule, leav
   };
 
   /** @param {import("../types/client.js").ErrorInfo} error */
+  const retryMs = ({ after = 0 }) => delayMs(env.random(), failures++, [after, 2 * after || 1]);
+
+  /** @param {import("../types/client.js").ErrorInfo} error */
   const fail = (error) => {
     isSent = false;
     stop();
-    if (error.temporary) {
-      const { after: seconds = 0 } = error;
-      after(delayMs(env.random(), failures++, [seconds, 2 * seconds || 1]), schedule);
-    }
+    if (error.temporary) after(retryMs(error), schedule);
+    else presence.clear();
     become(error.temporary ? "pending" : "refused");
+    emit("error", error);
+  };
+
+  /**
+   * The channel was subscribed to without presence, and goes on so.
+   *
+   * @param {import("../types/client.js").ErrorInfo} error
+   */
+  const presenceRefused = (error) => {
+    hasAsked = false;
+    wantsPresence = error.temporary;
+    if (wantsPresence) env.timer(retryMs(error), schedule);
     emit("error", error);
   };
 
   /** @param {any} seconds  until the token expires */
   const renewLater = (seconds) => {
     if (!isAtLeast(seconds, MIN_SECONDS)) return;
-    const expiresAt = env.now() + 1000 * seconds;
+    const expiresAt = env.nowMs() + 1000 * seconds;
     token.expires(expiresAt);
     if (!token.isRenewable()) return;
     const retry = () => {
-      if (isSent) after(Math.max(1000, (expiresAt - env.now()) / 4), renew);
+      if (isSent) after(Math.max(1000, (expiresAt - env.nowMs()) / 4), renew);
     };
     const renew = () =>
       token.refresh((value) => {
@@ -127,13 +153,13 @@ export function createSubscription(env, name, options, { control, schedule, leav
   };
 
   /** @param {Frame} answer */
-  const subscribed = ({ position: at, recovered, count, presence, expires_in }) => {
+  const subscribed = ({ position: at, recovered, count, expires_in }) => {
     failures = 0;
     isRetried = false;
     renewLater(expires_in);
     // The messages that follow move the position. If the connection ends before them, they are
     // asked for again.
-    if (!count && typeof at === "string") position = at;
+    if (!count && isText(at)) position = at;
     const isWhole = recovered === true || !mustRecover;
     mustRecover = hasBegun = true;
     become("subscribed");
@@ -141,23 +167,27 @@ export function createSubscription(env, name, options, { control, schedule, leav
       if (!isWhole || use.isLate) use.emit("gap", gapInfo("resume"));
       use.isLate = false;
     }
-    if (presence !== undefined) emit("presence", { present: presence });
+    schedule(); // Presence may be wanted since the frame was sent.
   };
 
   return {
     name,
 
     /** The entry of a `subscribe` frame. */
-    entry: () => ({
-      channel: name,
-      token: token.value(),
-      since: position,
-      replay: position === undefined ? options.replay : undefined,
-      presence: options.presence || undefined,
-    }),
+    entry() {
+      const isNew = !isSubscribed();
+      return {
+        channel: name,
+        token: token.value(),
+        since: isNew ? position : undefined,
+        replay: isNew && position === undefined ? options.replay : undefined,
+        presence: wantsPresence || undefined,
+      };
+    },
 
     /** Whether it is to be put into the next frame. It may fetch a token first. */
     isReady() {
+      if (isSubscribed()) return !!wantsPresence && !hasAsked;
       if (state !== "pending" || isSent || stopTimer) return false;
       if (!token.isMissing()) return true;
       token.refresh(
@@ -176,14 +206,20 @@ export function createSubscription(env, name, options, { control, schedule, leav
     /** It is a part of a `subscribe` frame. */
     sent() {
       isSent = true;
+      hasAsked = !!wantsPresence;
     },
 
     /** @param {Frame} answer */
     answered(answer) {
       // The page may have closed the channel, or the connection may have ended.
       if (!isSent || state === "closed") return;
-      if (!("error" in answer)) return subscribed(answer);
+      if (!("error" in answer)) {
+        // Before the state: the list can be used as soon as the channel is subscribed to.
+        if (isObject(answer.presence)) presence.take({ sync: answer.presence });
+        return isSubscribed() || subscribed(answer);
+      }
       const error = errorInfo(answer.error);
+      if (isSubscribed()) return presenceRefused(error);
       if (error.temporary || isRetried || !token.isRenewable()) return fail(error);
       isSent = false;
       isRetried = true;
@@ -195,22 +231,22 @@ export function createSubscription(env, name, options, { control, schedule, leav
      * @param {Frame} frame
      * @returns {boolean} whether the message is for the channel's listeners, or comes too early
      */
-    message({ data, channel, position: at }) {
-      if (state !== "subscribed") return isSent;
+    deliver({ data, channel, position: at }) {
+      if (!isSubscribed()) return isSent;
       // Before the message is handed out: a listener may take the page away.
-      if (typeof at === "string") position = at;
+      if (isText(at)) position = at;
       emit("message", data, { channel, position: at });
       return true;
     },
 
     /** @param {string} reason */
-    gap(reason) {
-      if (state === "subscribed") emit("gap", gapInfo(reason));
+    noteGap(reason) {
+      if (isSubscribed()) emit("gap", gapInfo(reason));
     },
 
     /** @param {Frame} frame */
-    presence({ joined, left }) {
-      emit("presence", { joined, left });
+    notePresence(frame) {
+      if (isSent) presence.take(frame);
     },
 
     /**
@@ -218,7 +254,7 @@ export function createSubscription(env, name, options, { control, schedule, leav
      *
      * @param {Frame} frame
      */
-    unsubscribed({ code, again: mayReturn }) {
+    ended({ code, again: mayReturn }) {
       if (!isSent) return;
       const hadToken = token.value() !== undefined;
       token.discard();
@@ -234,7 +270,8 @@ export function createSubscription(env, name, options, { control, schedule, leav
     disconnected() {
       isSent = false;
       stop();
-      if (state === "subscribed") become("pending");
+      presence.forgetParts();
+      if (isSubscribed()) become("pending");
     },
 
     /**
@@ -246,12 +283,14 @@ export function createSubscription(env, name, options, { control, schedule, leav
     use(wanted) {
       const { since, token: key } = wanted;
       token.update(wanted);
+      if (wanted.presence) wantsPresence = true;
       const isSame = since ? since === position : !key || (!hasBegun && key === options.token);
       const { on, emit } = createEmitter(EVENTS);
       const use = { emit, isLate: !isSame };
       uses.add(use);
       if (state === "refused") isRetried = false;
-      if (state !== "subscribed") again();
+      schedule();
+      if (!isSubscribed()) become("pending");
       else if (use.isLate) {
         queueMicrotask(() => {
           if (uses.has(use) && use.isLate) emit("gap", gapInfo("resume"));
@@ -267,6 +306,16 @@ export function createSubscription(env, name, options, { control, schedule, leav
           return position;
         },
         on,
+        presence: {
+          on(event, call) {
+            askForPresence();
+            return on(event, call);
+          },
+          list() {
+            askForPresence();
+            return presence.list();
+          },
+        },
         close() {
           if (!uses.delete(use)) return;
           if (!uses.size) {

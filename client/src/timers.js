@@ -14,9 +14,9 @@ const GRACE_MS = 5000;
  * @returns {() => void} cancels the timer
  */
 export function deadline(env, ms, expired, late) {
-  let due = env.now() + ms;
+  let due = env.nowMs() + ms;
   let cancel = env.timer(ms, function fire() {
-    if (env.now() - due <= LATE_MS) return expired();
+    if (env.nowMs() - due <= LATE_MS) return expired();
     due = Infinity;
     cancel = env.timer(GRACE_MS, fire);
     late?.();

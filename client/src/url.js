@@ -1,5 +1,7 @@
 /** The address of a websocket. */
 
+import { refuse } from "./errors.js";
+
 /**
  * @param {string | URL} url
  * @param {string | undefined} base  the address of the page
@@ -9,7 +11,7 @@
 export function addressOf(url, base) {
   const address = new URL(url, base);
   address.protocol = address.protocol.replace("http", "ws");
-  if (!/^wss?:$/.test(address.protocol)) throw new TypeError(`${url} is no websocket`);
+  if (!/^wss?:$/.test(address.protocol)) refuse(`${url} is no websocket`);
   address.hash = "";
   return address.href;
 }

@@ -3,30 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { CHANNEL_EVENTS, record, settled, world } from "./world.js";
-
-/** A connected socket. */
-async function connected(options) {
-  const here = world(options);
-  here.server.ready();
-  await settled();
-  return here;
-}
+import { CHANNEL_EVENTS, answer, connected, record, settled, world } from "./world.js";
 
 /** A channel with its events. */
 function channelOf(here, name, options) {
   const channel = here.socket.channel(name, options);
   return { channel, events: record([], channel, CHANNEL_EVENTS) };
-}
-
-/** Answer the only frame that was sent; returns it. */
-async function answer(here, ...channels) {
-  await settled();
-  const [frame, ...more] = here.server.take();
-  assert.deepEqual(more, []);
-  here.server.receive({ id: frame.id, ok: { channels } });
-  await settled();
-  return frame;
 }
 
 const names = (events) => events.map(([name]) => name);
@@ -189,17 +171,6 @@ test("bytes arrive as bytes", async () => {
   here.server.receive(frame.buffer);
   assert.deepEqual(events.at(-1), [
     "message", new Uint8Array([0, 255, 16]), { channel: "a", position: "P" },
-  ]);
-});
-
-test("presence", async () => {
-  const here = await connected();
-  const { events } = channelOf(here, "a", { presence: true });
-  await answer(here, { channel: "a", presence: { alice: [null] } });
-  here.server.receive({ presence: { channel: "a", joined: { bob: [1] }, left: {} } });
-  assert.deepEqual(events.slice(1), [
-    ["presence", { present: { alice: [null] } }],
-    ["presence", { joined: { bob: [1] }, left: {} }],
   ]);
 });
 

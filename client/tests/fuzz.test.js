@@ -21,7 +21,7 @@ function generator(seed) {
 const random = generator(SEED);
 const pick = (values) => values[Math.floor(random() * values.length)];
 const KEYS = `
-  hello ready id ok error channel data position gap reason presence joined left unsubscribed code again
+  hello ready id ok error channel data position gap reason presence joined left updated sync more unsubscribed code again
   bye after ping pong channels recovered count expires_in limits message_bytes requests subscriptions
   session version message temporary __proto__ constructor toString length
 `.trim().split(/\s+/);
@@ -52,6 +52,7 @@ const LIKELY = [
   () => ({ unsubscribed: pick(["a", "b"]), code: value(3), again: value(3) }),
   () => ({ gap: value(2), reason: value(3) }),
   () => ({ presence: value(1) }),
+  () => ({ presence: { channel: pick(["a", "b"]), [pick(["sync", "joined", "left", "updated"])]: value(2), more: pick([true, undefined]) } }),
   () => ({ ping: value(3) }),
 ];
 
@@ -72,11 +73,13 @@ test(`${FRAMES} frames (DJANGO_SOCKETS_FUZZ_SEED=${SEED})`, async () => {
   let here;
   let sent = 0;
   let messages = 0;
+  let syncs = 0;
   const fresh = () => {
     here?.socket.close();
     here = world({ random: random() });
     for (const name of ["a", "b"]) {
-      const channel = here.socket.channel(name, { token: () => "T", since: "P" });
+      const channel = here.socket.channel(name, { token: () => "T", since: "P", presence: name === "a" });
+      channel.presence.on("sync", () => syncs++);
       channel.on("message", () => messages++);
     }
     here.socket.on("message", () => messages++);
@@ -101,6 +104,7 @@ test(`${FRAMES} frames (DJANGO_SOCKETS_FUZZ_SEED=${SEED})`, async () => {
     here.events.length = 0;
   }
   assert.ok(messages > FRAMES / 100, "the fuzz does not reach the listeners");
+  assert.ok(syncs > FRAMES / 1000, "the fuzz does not reach presence");
   assert.ok(sent < FRAMES, `${sent} frames were sent`);
   assert.equal({}.x, undefined);
   assert.equal(Object.keys(Object.prototype).length, 0);

@@ -4,7 +4,7 @@ import { StrictMode, createElement, useState } from "react";
 import { createRoot } from "react-dom/client";
 
 import { connect } from "../src/client.js";
-import { useChannel, useSocketState } from "../src/react.js";
+import { useChannel, usePresence, useSocketState } from "../src/react.js";
 
 const socket = (window.socket = connect("/ws/"));
 window.renders = 0;
@@ -21,6 +21,11 @@ function Room({ name }) {
   return createElement("p", { id: "room" }, `${name} ${state} ${numbers.join(",")}`);
 }
 
+function Present() {
+  const infos = [...usePresence(socket, "room:1").values()].flat();
+  return createElement("p", { id: "present" }, infos.map(({ n }) => n).join(","));
+}
+
 function App() {
   const [name, setName] = useState("room:1");
   window.setName = setName;
@@ -29,6 +34,7 @@ function App() {
     null,
     createElement("p", { id: "state" }, useSocketState(socket)),
     name === "none" ? null : createElement(Room, { name, key: name }),
+    name === "room:1" && createElement(Present),
   );
 }
 

@@ -3,7 +3,7 @@
 import { RequestError, connect } from "../types/client.js";
 import type { Channel, Socket, State } from "../types/client.js";
 import { events } from "../types/events.js";
-import { useChannel, useSocketState } from "../types/react.js";
+import { useChannel, usePresence, useSocketState } from "../types/react.js";
 
 interface Order {
   id: number;
@@ -26,6 +26,11 @@ channel.on("gap", ({ channels, reason }) => void [channels.length, reason.length
 channel.on("mesage", () => {});
 // @ts-expect-error: an order has no name
 channel.on("message", (order) => order.name);
+const list: Map<string, any[]> = channel.presence.list();
+channel.presence.on("join", (key, infos) => void [list.get(key), infos.length]);
+channel.presence.on("sync", () => void list.size);
+// @ts-expect-error: no such event
+channel.presence.on("message", () => {});
 // @ts-expect-error: the token is a text
 socket.channel("a", { token: 7 });
 
@@ -49,5 +54,6 @@ events("/events/", { since: "P" }).on("message", (data, { channel: name }) => vo
 
 export function Component(): string {
   const state = useSocketState(socket);
-  return `${state} ${useChannel<Order>(socket, "order:7", { onMessage: ({ paid }) => void paid, since: "P" })}`;
+  const names = [...usePresence<{ name: string }>(socket, "order:7").values()].map(([info]) => info?.name);
+  return `${state} ${names} ${useChannel<Order>(socket, "order:7", { onMessage: ({ paid }) => void paid, since: "P" })}`;
 }

@@ -25,6 +25,9 @@ class Caller {
   /** The `id` of the vectors -> that of this client. */
   ids = new Map();
   replies = new Map();
+  /** The members of each channel by the frames of the server, and the parts of a list. */
+  members = new Map();
+  parts = {};
 
   constructor(here, conversation) {
     this.here = here;
@@ -51,12 +54,28 @@ class Caller {
   }
 
   subscribe({ channel = "order:7", ...options }) {
-    if (this.channels.has(channel)) return;
+    if (this.channels.has(channel) && !options.presence) return;
     const next = this.tokens[this.tokens.indexOf(options.token) + 1];
     if (next && this.sent.includes(next)) options.renew = () => next;
     const made = this.here.socket.channel(channel, options);
     record(this.events, made, CHANNEL_EVENTS);
     this.channels.set(channel, made);
+  }
+
+  /** The list that a page must see after a frame with presence. */
+  expectMembers({ channel, sync, more, joined, left, updated }) {
+    if (sync) {
+      Object.assign(this.parts, sync);
+      if (more) return;
+      this.members.set(channel, this.parts);
+      this.parts = {};
+    } else {
+      const members = this.members.get(channel);
+      Object.assign(members, joined, updated);
+      for (const key of Object.keys(left)) delete members[key];
+    }
+    const list = Object.fromEntries(this.channels.get(channel).presence.list());
+    assert.deepEqual(list, this.members.get(channel));
   }
 
   /** The frame that the client has sent must be the one of the vectors. */
@@ -97,10 +116,12 @@ async function check(caller, here, frame, seen) {
       assert.deepEqual({ code, message, temporary, after }, { after: undefined, ...frame.error });
     }
   } else if (frame.error) assert.deepEqual(event, ["error", frame.error]);
-  for (const { channel, error, recovered } of frame.ok?.channels ?? []) {
+  if (frame.presence) caller.expectMembers(frame.presence);
+  for (const { channel, error, recovered, presence } of frame.ok?.channels ?? []) {
     const use = caller.channels.get(channel);
     if (!use) continue;
     assert.equal(use.state, error ? "refused" : "subscribed");
+    if (presence) caller.expectMembers({ channel, sync: presence });
     if (recovered === false) assert.deepEqual(event, ["gap", { channels: [channel], reason: "resume" }]);
   }
 }

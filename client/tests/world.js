@@ -1,5 +1,7 @@
 /** A client with a clock, a server and a page that the tests control. */
 
+import assert from "node:assert/strict";
+
 import { createSocket } from "../src/socket.js";
 
 export const HELLO = {
@@ -136,7 +138,7 @@ export function world({ url = "wss://example.com/ws/", page = new Page(), random
     }
   }
   const env = {
-    now: () => clock.now,
+    nowMs: () => clock.now,
     timer: (ms, callback) => clock.timer(ms, callback),
     random: () => here.random,
     WebSocket,
@@ -169,4 +171,23 @@ export function record(events, emitter, names) {
   return events;
 }
 
-export const CHANNEL_EVENTS = ["message", "gap", "presence", "error", "state"];
+export const CHANNEL_EVENTS = ["message", "gap", "error", "state"];
+export const PRESENCE_EVENTS = ["join", "update", "leave", "sync"];
+
+/** A connected socket. */
+export async function connected(options) {
+  const here = world(options);
+  here.server.ready();
+  await settled();
+  return here;
+}
+
+/** Answer the only frame that was sent; returns it. */
+export async function answer(here, ...channels) {
+  await settled();
+  const [frame, ...more] = here.server.take();
+  assert.deepEqual(more, []);
+  here.server.receive({ id: frame.id, ok: { channels } });
+  await settled();
+  return frame;
+}

@@ -95,7 +95,10 @@ export interface ChannelOptions {
   since?: string | null;
   /** Deliver this number of kept messages first. Not together with `since`. */
   replay?: number;
-  /** Ask for the presence of the channel, too. */
+  /**
+   * Ask for the presence of the channel, too. A call of `channel.presence` does the same, later. The
+   * server refuses the channel, or only its presence, if the user may not see it.
+   */
   presence?: boolean;
 }
 
@@ -112,11 +115,41 @@ export interface GapInfo {
   reason: string;
 }
 
-export interface PresenceInfo {
-  /** Everybody who is present, in the first event after a subscription. */
-  present?: any;
-  joined?: any;
-  left?: any;
+/** The entries of each member by its key: one info for each of its connections, such as tabs. */
+export type Infos<I = any> = Record<string, I[]>;
+
+/** The whole list as it is now, or the members that have changed. */
+export interface PresenceInfo<I = any> {
+  /** Everybody who is present: after a subscription, or after changes that the client has missed. */
+  present?: Infos<I>;
+  /** Members that have come. */
+  joined?: Infos<I>;
+  /** Members that have left, with their last infos. */
+  left?: Infos<I>;
+  /** Members that stay, with their new infos. */
+  updated?: Infos<I>;
+}
+
+export interface PresenceEvents<I = any> {
+  /** A member has come. Those of the first list have no event: they have been there before. */
+  join: (key: string, infos: I[]) => void;
+  /** The infos of a member have changed, for example because of another tab. */
+  update: (key: string, infos: I[]) => void;
+  /** A member has left; `infos` are its last ones. */
+  leave: (key: string, infos: I[]) => void;
+  /** The list is up to date: after the events of each change, and after each subscription. */
+  sync: () => void;
+}
+
+/** Who is present on a channel. All uses of the channel have the same list. */
+export interface Presence<I = any> {
+  /**
+   * A copy of the list: the infos of each member by its key. It is complete when the channel has the
+   * state `subscribed`, and stays as it is while the socket is not connected.
+   */
+  list(): Map<string, I[]>;
+  /** Call a function for each event. Returns a function that ends this. */
+  on<E extends keyof PresenceEvents<I>>(event: E, listener: PresenceEvents<I>[E]): () => void;
 }
 
 export interface ChannelEvents<T> {
@@ -124,6 +157,7 @@ export interface ChannelEvents<T> {
   message: (data: T, info: MessageInfo) => void;
   /** Messages may be missing here: load the state again. */
   gap: (info: GapInfo) => void;
+  /** The list of presence, or a change of it, as the server has sent it. */
   presence: (info: PresenceInfo) => void;
   /** The server refused or ended the subscription. It is not made again unless `error.temporary`. */
   error: (error: ErrorInfo) => void;
@@ -140,6 +174,8 @@ export interface Channel<T = any> {
   readonly state: ChannelState;
   /** The position of the last message that was delivered, or of the subscription. */
   readonly position: string | undefined;
+  /** Who is present on the channel. */
+  readonly presence: Presence;
   /** Call a function for each event. Returns a function that ends this. */
   on<E extends keyof ChannelEvents<T>>(event: E, listener: ChannelEvents<T>[E]): () => void;
   /** End this use. The last one of a name unsubscribes. */

@@ -18,6 +18,7 @@ from ..runtime.channel_api import (
     watching,
 )
 from ..runtime.sync_calls import running_loop
+from .subscribe_rights import may_subscribe_hook
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -45,9 +46,10 @@ def subscribe_for_client(
             )
         )
     names = _asked_for(connection, channels)
+    may_subscribe = may_subscribe_hook(socket, presence)
     for name in names:
         # On this thread, because all others may be busy with calls that wait like this one.
-        answer = socket.may_subscribe(name)
+        answer = may_subscribe(name)
         if inspect.isawaitable(answer):
             answer = connection.calls.plain(partial(_result, answer))
         _demand(connection, answer, name)
@@ -63,10 +65,11 @@ async def async_subscribe_for_client(
 ) -> Any:
     """See `BaseSocketServer.subscribe_for_client`."""
     names = _asked_for(connection, channels)
+    may_subscribe = may_subscribe_hook(connection.socket, presence)
 
     async def operation() -> Any:
         for name in names:
-            answer = await connection.call(connection.socket.may_subscribe, name)
+            answer = await connection.call(may_subscribe, name)
             _demand(connection, answer, name)
         return await _add(connection, channels, names, since, replay, presence)
 

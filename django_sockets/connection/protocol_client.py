@@ -15,6 +15,7 @@ from ..typed import invalid_text
 from .close_codes import BAD_DATA
 from .frame_handler import may_send, note_undecoded, too_often
 from .protocol_delivery import Arrival, ProtocolDelivery
+from .subscribe_rights import may_subscribe_hook
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -95,12 +96,16 @@ class ProtocolClient:
         hub = self._connection.hub
         return frozenset() if hub is None else hub.channels_of(self._delivery)
 
-    async def may_subscribe(self, channel: str) -> bool:
+    async def may_subscribe(self, channel: str, presence: bool) -> bool:
         connection = self._connection
-        return bool(await connection.call(connection.socket.may_subscribe, channel))
+        hook = may_subscribe_hook(connection.socket, presence)
+        return bool(await connection.call(hook, channel))
 
-    def arrive(self, names: Iterable[str]) -> Arrival:
-        return self._delivery.arrive(names)
+    def arrive(self, names: Iterable[str], watched: Set[str]) -> Arrival:
+        return self._delivery.arrive(names, watched)
+
+    def unwatch(self, names: Iterable[str]) -> None:
+        self._delivery.unwatch(names)
 
     async def leave(self, names: list[str]) -> None:
         await self._delivery.leave(names)

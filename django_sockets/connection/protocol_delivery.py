@@ -6,12 +6,13 @@ client has the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING
 
-from ..delivery.events import HISTORY, Gap, Presence
+from ..delivery.events import HISTORY, OVERFLOW, Gap, Presence
 from ..delivery.hold import ClientEvent, Hold
 from ..delivery.message import Delivery
+from ..delivery.presence_frames import list_frames
 from ..delivery.send_queue import SendQueue
 from ..history import Recovery
 from ..protocol.frames import gap_frame
@@ -28,21 +29,23 @@ __all__ = ["Arrival", "ProtocolDelivery"]
 class ProtocolDelivery(ClientDelivery):
     """The subscriber of a connection whose client speaks the protocol."""
 
-    __slots__ = ("_arrivals", "_handled")
+    __slots__ = ("_arrivals", "_handled", "_watched")
 
     def __init__(self, connection: Connection, socket: Socket) -> None:
         super().__init__(connection, socket)
         self._arrivals: dict[str, Hold] = {}
         self._handled: Delivery | None = None
+        self._watched: frozenset[str] = frozenset()
 
     # New subscriptions of the client
 
-    def arrive(self, names: Iterable[str]) -> Arrival:
-        """Let the messages of new channels wait."""
+    def arrive(self, names: Iterable[str], watched: Set[str]) -> Arrival:
+        """Let the messages of new channels wait, and those of channels with presence."""
         hub = self._connection.shared_hub()
         owned = hub.channels_of(self)
         hold = Hold(self)
-        self._arrivals.update({name: hold for name in names if name not in owned})
+        new = {name: hold for name in names if name in watched or name not in owned}
+        self._arrivals.update(new)
         if self._arrivals:
             self._connection.outbox.seal()  # The hub must ask `on_delivery`.
         return Arrival(self._connection, self, hold)
@@ -76,10 +79,23 @@ class ProtocolDelivery(ClientDelivery):
 
     def on_presence(self, change: Presence) -> None:
         hold = self._arrivals.get(change.channel)
-        if hold is None:
-            super().on_presence(change)
-        else:
+        if hold is not None:
             hold.put(change)
+        elif self._can_push(change):
+            for frame in change.client_frames:
+                self._push(frame)
+        else:
+            super().on_presence(change)
+
+    def _can_push(self, change: Presence) -> bool:
+        """Whether the frames of a change can go straight to the outbox, without an inbox."""
+        return (
+            change.channel in self._watched
+            and self.queue is None
+            and self._inbox is None
+            and self.takes_whole_runs
+            and not super().tells_presence(change)
+        )
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         waiting: dict[Hold, list[str]] = {}
@@ -99,6 +115,35 @@ class ProtocolDelivery(ClientDelivery):
         if not self._arrivals:
             super()._unseal()
 
+    # Presence
+
+    def watch(self, names: Iterable[str]) -> list[str]:
+        """Tell the client of changes of the members of channels. Returns the new ones of them."""
+        new = [name for name in names if name not in self._watched]
+        self._watched = self._watched.union(new)
+        return new
+
+    def unwatch(self, names: Iterable[str]) -> None:
+        """Tell the client no changes of members of these channels any more."""
+        if self._watched:
+            self._watched = self._watched.difference(names)
+
+    def tells_presence(self, change: Presence) -> bool:
+        return change.channel in self._watched or super().tells_presence(change)
+
+    async def _tell_presence(self, change: Presence) -> None:
+        if change.channel in self._watched:
+            for frame in change.client_frames:
+                await self._send_on(frame)
+        if super().tells_presence(change):
+            await super()._tell_presence(change)
+
+    async def _tell_members(self, channel: str) -> None:
+        """Send the whole list, because changes of it were dropped."""
+        members = await self._connection.shared_hub().presence(channel)
+        for frame in list_frames(channel, members, is_whole=True):
+            await self._send_on(frame)
+
     # The differences to a client without the protocol
 
     def _direct(self) -> SendQueue | None:
@@ -115,6 +160,10 @@ class ProtocolDelivery(ClientDelivery):
     async def _tell_gap(self, gap: Gap) -> None:
         outbox = self._connection.outbox
         await outbox.run(outbox.message(gap_frame(gap.channels, gap.reason), is_text=True))
+        if gap.reason == OVERFLOW:  # After any other gap, the hub finds the difference.
+            for name in gap.channels:
+                if name in self._watched:
+                    await self._tell_members(name)
         if self._connection.definition.own_gap_hook:
             await super()._tell_gap(gap)
 
@@ -132,6 +181,7 @@ class ProtocolDelivery(ClientDelivery):
 
     async def remove(self, names: list[str]) -> None:
         """Unsubscribe from channels, and tell the client of those to which it has subscribed."""
+        self.unwatch(names)
         await super().remove(names)
         session = self._connection.session
         if session is not None:
@@ -158,10 +208,15 @@ class Arrival:
         self._hold = hold
 
     async def add(
-        self, names: list[str], since: Mapping[str, str], replay: int
+        self, names: list[str], since: Mapping[str, str], replay: int, presence: bool
     ) -> dict[str, Recovery]:
         """Subscribe. The answer tells what could not be recovered, and no gap does."""
-        recoveries: Any = await self._connection.add(names, since or None, replay)
+        new = self._delivery.watch(names) if presence else []
+        try:
+            recoveries = await self._connection.add(names, since or None, replay, presence)
+        except BaseException:
+            self._delivery.unwatch(new)
+            raise
         broken = [name for name in since if not recoveries[name].recovered]
         if broken:
             self._hold.forget_gap(broken, HISTORY)

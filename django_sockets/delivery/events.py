@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 from ..history import Recovery
 from .flow_control import Backlog, Congestion
 from .message import Delivery
+from .presence_frames import change_frames
 
 __all__ = [
     "HISTORY",
@@ -94,6 +96,11 @@ class Presence:
     joined: Members = dataclasses.field(default_factory=dict)
     left: Members = dataclasses.field(default_factory=dict)
     updated: Members = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def client_frames(self) -> list[Delivery]:
+        """The frames for clients of the protocol. They are made once, and shared."""
+        return change_frames(self.channel, self.joined, self.left, self.updated)
 
 
 Event: TypeAlias = Message | Gap | Presence

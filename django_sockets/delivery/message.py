@@ -47,6 +47,14 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     _data: Any = msgspec.UNSET
     _foreign: dict[object, Any] | None = None
 
+    @classmethod
+    def of_frame(cls, channel: str, frame: bytes) -> Delivery:
+        """A frame for clients of the protocol that is sent as it is, as if it was a broadcast.
+
+        Only such clients may get it.
+        """
+        return cls(channel=channel, payload=frame, is_text=True, _foreign={_PAYLOAD: frame})
+
     def event(self) -> dict[str, Any]:
         """The ASGI `websocket.send` event. All sockets share the object: do not change it."""
         if self.made is None:

@@ -12,6 +12,7 @@ from ..errors import ChannelError, PositionError
 from ..history import Position
 from .problems import (
     FORBIDDEN,
+    NO_PRESENCE,
     TOKEN_EXPIRED,
     TOKEN_FOREIGN,
     TOKEN_INVALID,
@@ -80,6 +81,7 @@ class Wanted:
         since: the position after which it begins; None for the present.
         replay: number of the last messages to send first; 0 for none.
         seconds: the time until it ends; None for no end.
+        presence: the client wants the members of the channel, too.
         has_start: the client has asked for a position or a replay.
     """
 
@@ -87,6 +89,7 @@ class Wanted:
     since: str | None = None
     replay: int = 0
     seconds: float | None = None
+    presence: bool = False
 
     @property
     def has_start(self) -> bool:
@@ -99,12 +102,12 @@ class Admission:
 
     Attributes:
         identity: the user and session of the client.
-        may_subscribe: the hook of the application. A false result refuses.
+        may_subscribe: asks the hook of the application about a channel, with or without presence.
         is_revoked: whether the right in a token was taken back.
     """
 
     identity: Identity
-    may_subscribe: Callable[[str], Awaitable[Problem | None]]
+    may_subscribe: Callable[[str, bool], Awaitable[Problem | None]]
     is_revoked: Callable[[ChannelToken], bool]
 
     async def decide(self, entry: Entry) -> Wanted | Problem:
@@ -125,12 +128,17 @@ class Admission:
         if isinstance(start, Problem):
             return start
         since, replay = start
+        presence = entry.get("presence") or False
+        if not isinstance(presence, bool):
+            return Problem("invalid_frame", "presence is true or false.")
         if token is None:
-            problem = await self.may_subscribe(channel)
-            return problem or Wanted(channel, since, replay)
+            problem = await self.may_subscribe(channel, presence)
+            return problem or Wanted(channel, since, replay, presence=presence)
+        if presence and not token.presence:
+            return NO_PRESENCE
         if since is None and not replay and _is_position(token.since):
             since = token.since
-        return Wanted(channel, since, replay, token.seconds_left)
+        return Wanted(channel, since, replay, token.seconds_left, presence)
 
     def token_of(self, entry: Entry) -> ChannelToken | Problem:
         """The token of an entry if the client may use it now."""

@@ -33,7 +33,7 @@ class SessionOwner(ChannelsOwner, Handlers, Protocol):
     def idle_timeout_seconds(self) -> float | None:
         """The client is closed if no frame comes for this time."""
 
-    async def may_subscribe(self, channel: str) -> bool:
+    async def may_subscribe(self, channel: str, presence: bool) -> bool:
         """Ask the hook of the application. Raises its errors."""
 
     def is_revoked(self, token: ChannelToken) -> bool:

@@ -12,6 +12,7 @@ __all__ = [
     "INTERNAL",
     "LIMIT",
     "NOT_SUBSCRIBED",
+    "NO_PRESENCE",
     "TOKEN_EXPIRED",
     "TOKEN_FOREIGN",
     "TOKEN_INVALID",
@@ -57,6 +58,7 @@ TOO_MANY_REQUESTS = Problem(
 )
 LIMIT = Problem("limit", "The client would have too many subscriptions.")
 FORBIDDEN = Problem("forbidden", "The client may not do this.")
+NO_PRESENCE = Problem("forbidden", "The token does not give the right to presence.")
 TOKEN_INVALID = Problem("token_invalid", "The token is not valid for this channel.")
 TOKEN_EXPIRED = Problem("token_expired", "The token has expired.")
 TOKEN_FOREIGN = Problem("token_foreign", "The token is for another user or session.")

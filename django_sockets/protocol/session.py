@@ -31,6 +31,7 @@ from .frames import (
 )
 from .negotiation import VERSION
 from .owner import SessionOwner
+from .presence import lists_ahead
 from .problems import (
     FORBIDDEN,
     INTERNAL,
@@ -269,6 +270,8 @@ class Session:
         try:
             answers, arrival = await self.subscriptions.subscribe(entries, self._admission())
             try:
+                for part in lists_ahead(answers):
+                    await self._owner.send(part)
                 await self._owner.send(ok_frame(request_id, {"channels": answers}))
                 await arrival.release()
             except BaseException:
@@ -281,9 +284,9 @@ class Session:
     def _admission(self) -> Admission:
         return Admission(self._owner.identity, self._may_subscribe, self._owner.is_revoked)
 
-    async def _may_subscribe(self, channel: str) -> Problem | None:
+    async def _may_subscribe(self, channel: str, presence: bool) -> Problem | None:
         try:
-            return None if await self._owner.may_subscribe(channel) else FORBIDDEN
+            return None if await self._owner.may_subscribe(channel, presence) else FORBIDDEN
         except NotAllowed:
             return FORBIDDEN
         except RequestError as exc:

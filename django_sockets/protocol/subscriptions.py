@@ -26,7 +26,7 @@ class Arrival(Protocol):
     """New subscriptions. Their messages wait until the client has the answer."""
 
     async def add(
-        self, names: list[str], since: Mapping[str, str], replay: int
+        self, names: list[str], since: Mapping[str, str], replay: int, presence: bool
     ) -> dict[str, Recovery]:
         """Subscribe; see `Hub.add`. Raises BrokerError."""
 
@@ -50,8 +50,11 @@ class ChannelsOwner(Protocol):
     def max_subscriptions(self) -> int:
         """The most of them."""
 
-    def arrive(self, names: Iterable[str]) -> Arrival:
-        """Begin to subscribe to channels."""
+    def arrive(self, names: Iterable[str], watched: Set[str]) -> Arrival:
+        """Begin to subscribe to channels, to those in `watched` with presence."""
+
+    def unwatch(self, names: Iterable[str]) -> None:
+        """End the presence of channels."""
 
     async def leave(self, names: list[str]) -> None:
         """Unsubscribe."""
@@ -123,7 +126,8 @@ class Subscriptions:
                     continue
             wanted[decision.channel] = decision
         self._arriving = wanted.keys()
-        arrival = self._owner.arrive(wanted)
+        watched = {name for name, one in wanted.items() if one.presence}
+        arrival = self._owner.arrive(wanted, watched)
         try:
             found = await self._add(arrival, wanted)
         except BaseException:
@@ -148,12 +152,12 @@ class Subscriptions:
         self, arrival: Arrival, wanted: Mapping[str, Wanted]
     ) -> dict[str, Recovery | Problem]:
         before = set(self._owner.channels)
-        groups: dict[int, list[str]] = {}
+        groups: dict[tuple[int, bool], list[str]] = {}
         for name, one in wanted.items():
-            groups.setdefault(one.replay, []).append(name)
+            groups.setdefault((one.replay, one.presence), []).append(name)
         since = {name: one.since for name, one in wanted.items() if one.since is not None}
         results = await asyncio.gather(
-            *(self._add_group(arrival, names, since, replay) for replay, names in groups.items())
+            *(self._add_group(arrival, names, since, *kind) for kind, names in groups.items())
         )
         found: dict[str, Recovery | Problem] = {}
         for result in results:
@@ -171,11 +175,16 @@ class Subscriptions:
         return found
 
     async def _add_group(
-        self, arrival: Arrival, names: list[str], since: Mapping[str, str], replay: int
+        self,
+        arrival: Arrival,
+        names: list[str],
+        since: Mapping[str, str],
+        replay: int,
+        presence: bool,
     ) -> Mapping[str, Recovery | Problem]:
         try:
             positions = {name: since[name] for name in names if name in since}
-            return await arrival.add(names, positions, replay)
+            return await arrival.add(names, positions, replay, presence)
         except BrokerError:
             return dict.fromkeys(names, UNAVAILABLE)
         except Exception as exc:
@@ -193,6 +202,8 @@ class Subscriptions:
             answer["recovered"] = outcome.recovered
         if wanted.has_start:
             answer["count"] = outcome.count
+        if outcome.presence is not None:
+            answer["presence"] = outcome.presence
         if wanted.seconds is not None:
             answer["expires_in"] = max(1, round(wanted.seconds))
         return answer
@@ -203,6 +214,7 @@ class Subscriptions:
         own = [name for name in gone if not self._by_name[name].shared]
         for name in gone:
             del self._by_name[name]
+        self._owner.unwatch(gone)
         if own:
             await self._owner.leave(own)
 
@@ -264,6 +276,7 @@ class Subscriptions:
         own = [name for name in names if not self._by_name[name].shared]
         for name in names:
             del self._by_name[name]
+        self._owner.unwatch(names)
         self._ending.update(own)
         self._owner.spawn(self._end(names, own, code, again))
 

@@ -33,13 +33,20 @@ def kind() -> str:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("board") / "board.sqlite3"
-    subprocess.run(
-        [sys.executable, "manage.py", "setup_demo"],
-        cwd=BOARD,
-        env={**os.environ, "BOARD_DATABASE": str(path)},
-        check=True,
-        timeout=150,
+    dora = f"username='dora', is_staff=True, password=make_password('{PASSWORD}')"
+    code = (
+        "from django.contrib.auth.models import User;"
+        "from django.contrib.auth.hashers import make_password;"
+        f"User.objects.create({dora})"
     )
+    for command in (["setup_demo"], ["shell", "-c", code]):
+        subprocess.run(
+            [sys.executable, "manage.py", *command],
+            cwd=BOARD,
+            env={**os.environ, "BOARD_DATABASE": str(path)},
+            check=True,
+            timeout=150,
+        )
     return str(path)
 
 
@@ -52,7 +59,9 @@ def expects(chromium: Any) -> Any:
 
 @pytest.fixture
 def server(windows: Any, serving_example: Any, kind: str, database: str) -> Iterator[Server]:
-    with serving_example("board", kind, free_port(), BOARD_DATABASE=database) as running, windows:
+    url = "memory://?presence_grace_seconds=1"
+    more = {"BOARD_DATABASE": database, "DJANGO_SOCKETS_URL": url}
+    with serving_example("board", kind, free_port(), **more) as running, windows:
         yield running
 
 
@@ -106,6 +115,30 @@ def test_an_order_moves_on_the_boards_of_the_staff_and_its_customer(
         picture(page, name)
         page.emulate_media(color_scheme="dark")
         picture(page, f"{name}-dark")
+
+
+def test_the_staff_sees_who_of_them_looks_at_the_board(
+    log_in: Any, server: Server, windows: Any, expects: Any, picture: Any
+) -> None:
+    alice, bob = log_in(server, "alice"), log_in(server, "bob")
+    expects(alice.locator("#present")).to_have_text("Looking at the board: alice")
+    dora = log_in(server, "dora")
+    for page in (alice, dora):
+        expects(page.locator("#present")).to_have_text("Looking at the board: alice, dora")
+    expects(bob.locator("#present")).to_have_count(0)
+    refused = bob.evaluate(
+        """async () => {
+          const { connect } = await import("django-sockets");
+          const { channel, token } = document.body.dataset;
+          const watched = connect("/ws/").channel(channel, { token, presence: true });
+          return new Promise((resolve) => watched.on("error", ({ code }) => resolve(code)));
+        }"""
+    )
+    assert refused == "forbidden"
+    picture(alice, "board-present")
+    dora.get_by_role("button", name="Log out").click()
+    expects(alice.locator("#present")).to_have_text("Looking at the board: alice")
+    windows.close()  # Before the server goes.
 
 
 def test_a_logout_elsewhere_is_told_and_a_login_brings_the_page_back(

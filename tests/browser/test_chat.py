@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import random
 import re
 import signal
 import subprocess
@@ -41,8 +42,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(kind: str, database: str, serving_example: Any) -> Iterator[Server]:
-    with serving_example("chat", kind, free_port(), CHAT_DATABASE=database) as running:
+    with serving_example("chat", kind, free_port(), **settings(database)) as running:
         yield running
+
+
+def settings(database: str, url: str = "memory://") -> dict[str, str]:
+    """The environment of the example. Users leave a second after their last tab, not after ten."""
+    more = "&" if "?" in url else "?"
+    return {
+        "CHAT_DATABASE": database,
+        "DJANGO_SOCKETS_URL": f"{url}{more}presence_grace_seconds=1",
+    }
 
 
 def log_in(page: Any, name: str, password: str = PASSWORD) -> None:
@@ -148,6 +158,54 @@ def test_two_tabs_chat(tab: Any, expects: Any, picture: Any) -> None:
     expects(people(alice)).to_have_count(1)
 
 
+def test_two_tabs_of_a_user_are_one_member(tab: Any, expects: Any) -> None:
+    alice, one = tab("alice", "garden"), tab("bob", "garden")
+    expects(messages(alice)).to_contain_text("bob entered")
+    two = one.context.new_page()
+    two.goto(one.url)
+    expects(two.locator("#state")).to_have_text("Connected")
+    for page in (alice, one, two):
+        expects(people(page)).to_have_count(2)
+    one.close()
+    write(two, "I am still here.")
+    expects(messages(alice)).to_contain_text("I am still here.")
+    two.close()
+    expects(messages(alice)).to_contain_text("bob left")
+    expects(people(alice)).to_have_count(1)
+    notes = alice.locator("#log .note").all_text_contents()
+    assert notes == ["You entered Garden", "bob entered", "bob left"]
+
+
+def test_the_users_of_a_killed_process_leave_and_no_others(
+    windows: Any, database: str, serving_example: Any, valkey_server: Any, expects: Any
+) -> None:
+    windows.expected = r"WebSocket connection to .* failed"
+    url = f"{valkey_server.url}?prefix=chat-{random.getrandbits(48):x}"
+    # A process that does not run for so long would lose its users, too.
+    shared = settings(database, f"{url}&presence_lease_seconds=10")
+    pages = []
+    with (
+        serving_example("chat", "uvicorn", free_port(), **shared) as first,
+        serving_example("chat", "uvicorn", free_port(), **shared) as second,
+        windows,
+    ):
+        for name, process in (("alice", first), ("bob", second), ("carol", first)):
+            page = windows.open(**DESKTOP).new_page()
+            page.goto(f"http://127.0.0.1:{process.port}/#garden")
+            log_in(page, name)
+            expects(page.get_by_role("button", name="Send")).to_be_enabled()
+            pages.append(page)
+        alice, bob, _ = pages
+        expects(people(alice)).to_contain_text(["alice", "bob", "carol"])
+        second.end(signal.SIGKILL)
+        expects(messages(alice)).to_contain_text("bob left", timeout=BACK_MS)
+        expects(people(alice)).to_contain_text(["alice", "carol"])
+        expects(people(alice)).to_have_count(2)
+        expects(bob.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
+        notes = alice.locator("#log .note").all_text_contents()
+        assert notes == ["You entered Garden", "bob entered", "carol entered", "bob left"]
+
+
 def test_who_is_writing_appears_and_goes(tab: Any, expects: Any) -> None:
     alice, bob = tab("alice", "garden"), tab("bob", "garden")
     record_writing(alice)
@@ -244,7 +302,7 @@ def test_the_page_comes_back_after_the_server_was_restarted(
     assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
     expects(page.locator("#state")).to_contain_text(re.compile("Reconnecting|No server"))
     expects(page.get_by_role("button", name="Send")).to_be_disabled()
-    with serving_example("chat", kind, server.port, CHAT_DATABASE=database), windows:
+    with serving_example("chat", kind, server.port, **settings(database)), windows:
         expects(page.locator("#state")).to_have_text("Connected", timeout=BACK_MS)
         # memory:// has lost the messages with the process.
         expects(messages(page)).to_contain_text("Some messages may be missing here.")

@@ -206,6 +206,8 @@ def test_react_components_follow_a_channel_while_they_are_on_the_page(
         publisher.publish(3)
         wait_for(page, f"{text} === 'room:1 subscribed 1,2,3'")
         assert page.evaluate("document.getElementById('state').textContent") == "connected"
+        page.evaluate("socket.request('here', {n: 7})")
+        wait_for(page, "document.getElementById('present').textContent === '7'")
         page.evaluate("socket.close()")
         wait_for(page, "document.getElementById('state').textContent === 'closed'")
         page.evaluate("socket.reconnect()")

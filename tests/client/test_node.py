@@ -44,7 +44,7 @@ def test_a_changed_file_is_not_a_fresh_build(node: Any, tmp_path: Path) -> None:
     shutil.copytree(CLIENT, tmp_path / "client", ignore=ignored)
     (tmp_path / "client" / "node_modules").symlink_to(CLIENT / "node_modules")
     shutil.copytree(STATIC, tmp_path / "django_sockets/static/django_sockets")
-    source = tmp_path / "client/src/liveness.js"
+    source = tmp_path / "client/src/limits.js"
     source.write_text(source.read_text().replace("WAIT_MS = 5000", "WAIT_MS = 6000"))
     ended = node("node", "scripts/build.js", "--check", cwd=tmp_path / "client")
     assert ended.returncode == 1

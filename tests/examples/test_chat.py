@@ -39,35 +39,59 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def enters(page: ProtocolClient, room: str) -> Any:
     """Enter as the page does. Returns the error, or None."""
-    answer = page.subscribe(channel=f"room:{room}")
-    entered = page.request("enter", room=room)
-    assert ("error" in answer) is ("code" in entered)
+    answers = [
+        page.subscribe(channel=f"room:{room}", presence=True),
+        page.subscribe(channel=f"writing:{room}"),
+    ]
+    entered = page.request("enter", room=room) or {}
+    assert [answer.get("error", {}).get("code") for answer in answers] == [entered.get("code")] * 2
     return entered.get("code")
 
 
 def hear(page: ProtocolClient, kind: str) -> Any:
-    """The data of the next broadcast of this kind."""
-    return page.wait_for(lambda frame: frame.get("data", {}).get("kind") == kind)["data"]
+    """The data of the next broadcast on a channel of this kind."""
+    return page.wait_for(lambda frame: frame.get("channel", "").startswith(f"{kind}:"))["data"]
+
+
+def sees(page: ProtocolClient, change: str, name: str) -> Any:
+    """Wait until a user has joined or left."""
+    return page.wait_for(
+        lambda frame: [{"name": name}] in frame.get("presence", {}).get(change, {}).values()
+    )
 
 
 def test_a_room_hears_what_is_said_and_a_writer_not_himself(site: Site) -> None:
     with site.log_in("alice").page() as alice, site.log_in("bob").page() as bob:
         assert enters(alice, "lobby") is None
         assert enters(bob, "lobby") is None
-        assert hear(alice, "entered")["name"] == "bob"
-        assert hear(bob, "here")["name"] == "alice"
+        sees(alice, "joined", "bob")
+        sees(bob, "joined", "bob")
         bob.connection.send('{"message": {"type": "writing"}}')
         assert bob.request("say", text="hello") is None
-        assert hear(alice, "writing")["name"] == "bob"
+        assert hear(alice, "writing") == {"name": "bob"}
         for page in (alice, bob):
-            event = hear(page, "said")
-            assert (event["name"], event["text"]) == ("bob", "hello")
+            assert hear(page, "room") == {"name": "bob", "text": "hello"}
         assert "Expected `str`" in bob.request("say", text=7)["message"]
-        assert [
-            frame for frame in bob.frames if frame.get("data", {}).get("kind") == "writing"
-        ] == []
-        bob.connection.close()
-        assert hear(alice, "left")["name"] == "bob"
+        assert [frame for frame in bob.frames if frame.get("channel") == "writing:lobby"] == []
+        with site.log_in("carol").page() as carol:
+            assert enters(carol, "lobby") is None
+            sees(alice, "joined", "carol")
+            assert enters(carol, "garden") is None
+            sees(alice, "left", "carol")
+
+
+def test_the_list_names_who_is_there_and_two_tabs_are_one_member(site: Site) -> None:
+    bob = site.log_in("bob")
+    with site.log_in("alice").page() as alice, bob.page() as one, bob.page() as two:
+        for page in (one, two):
+            assert enters(page, "staff") is None
+        members = alice.subscribe(channel="room:staff", presence=True)["presence"]
+        assert list(members.values()) == [[{"name": "bob"}] * 2]
+        one.connection.close()
+        alice.wait_for(lambda frame: "updated" in frame.get("presence", {}))
+        two.request("enter", room="lobby")
+        sees(alice, "left", "bob")
+        assert [frame for frame in alice.frames if frame.get("presence", {}).get("left")] == []
 
 
 def test_a_tab_that_was_away_gets_what_was_said(site: Site) -> None:
@@ -79,7 +103,7 @@ def test_a_tab_that_was_away_gets_what_was_said(site: Site) -> None:
         page.request("say", text="Are you there?")
     with bob.page() as page:
         assert page.subscribe(channel="room:garden", since=since)["recovered"]
-        assert hear(page, "said")["text"] == "Are you there?"
+        assert hear(page, "room")["text"] == "Are you there?"
 
 
 def test_carol_may_not_enter_the_room_of_the_staff(site: Site) -> None:
@@ -89,7 +113,7 @@ def test_carol_may_not_enter_the_room_of_the_staff(site: Site) -> None:
             assert enters(carol, room) == "forbidden"
         assert carol.request("say", text="let me in")["code"] == "no_room"
         alice.request("say", text="between us")
-        assert hear(alice, "said")["text"] == "between us"
+        assert hear(alice, "room")["text"] == "between us"
         assert enters(carol, "garden") is None
         assert [frame for frame in carol.frames if "between us" in str(frame)] == []
 

@@ -63,6 +63,10 @@ class Numbers(BaseSocketServer):
     async def leave(self, message: dict[str, Any]) -> None:
         await self.async_close(message["code"])
 
+    @on("here")
+    async def here(self, message: dict[str, Any]) -> None:
+        await self.async_track("room:1", {"n": message["n"]})
+
     @on("say")
     async def say(self, message: dict[str, Any]) -> None:
         await self.async_broadcast("room:1", {"n": message["n"]})

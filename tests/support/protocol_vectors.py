@@ -121,6 +121,7 @@ class Vectors:
                 token["channel"],
                 user=token.get("user"),
                 expires_seconds=token["expires_seconds"],
+                presence=token.get("presence", False),
             )
             for name, token in conversation.get("tokens", {}).items()
         }
@@ -189,6 +190,11 @@ class Vectors:
             hub.lost(action["gap"], action["reason"])
         elif "unsubscribe" in action:
             await socket.async_unsubscribe(action["unsubscribe"])
+        elif "track" in action:
+            key, info, entry = action["key"], action["info"], action.get("entry")
+            await hub.track(action["track"], key, info, entry=entry)
+        elif "untrack" in action:
+            await hub.untrack(action["untrack"], action["entry"])
         elif "finish_waiting" in action:
             self.app.finished.set()  # type: ignore[attr-defined]
         elif "close" in action:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Set
 from typing import Any
 
 from django_sockets.errors import SubscribeError
@@ -32,17 +32,24 @@ class Owner:
         self.answer = asyncio.Event()
         self.answer.set()
         self.failing: set[str] = set()
+        self.watched: set[str] = set()
 
-    def arrive(self, names: Iterable[str]) -> Owner:
+    def arrive(self, names: Iterable[str], watched: Set[str]) -> Owner:
+        self.watched.update(watched)
         return self
 
-    async def add(self, names: list[str], since: Any, replay: int) -> dict[str, Recovery]:
+    def unwatch(self, names: Iterable[str]) -> None:
+        self.watched.difference_update(names)
+
+    async def add(
+        self, names: list[str], since: Any, replay: int, presence: bool
+    ) -> dict[str, Recovery]:
         self.channels.update(names)
         await self.answer.wait()
         if self.failing.intersection(names):
             self.channels.difference_update(names)
             raise SubscribeError(BrokerURL.parse("memory://"), "no answer", channels=names)
-        return {name: Recovery() for name in names}
+        return {name: Recovery(presence={} if presence else None) for name in names}
 
     async def release(self) -> None: ...
 
@@ -62,7 +69,7 @@ class Owner:
         return None
 
 
-async def everything(channel: str) -> Problem | None:
+async def everything(channel: str, presence: bool) -> Problem | None:
     return None
 
 

@@ -1,4 +1,4 @@
-/** Hooks for React: a channel or the state of a socket, for as long as a component is on the page. */
+/** Hooks for React: a channel, its presence, or the state of a socket, while a component is shown. */
 
 import type { ChannelEvents, ChannelOptions, ChannelState, Socket, State } from "./client.js";
 
@@ -20,6 +20,17 @@ export function useChannel<T = any>(
   name: string | null | undefined,
   options?: ChannelHandlers<T> & ChannelOptions,
 ): ChannelState;
+
+/**
+ * The members of a channel: the infos of each by its key. The component renders again when they
+ * change. Without a name, there are none. The options of the first render count. Other uses of the
+ * channel on the page, such as `useChannel`, share the subscription.
+ */
+export function usePresence<I = any>(
+  socket: Socket,
+  name: string | null | undefined,
+  options?: ChannelOptions,
+): Map<string, I[]>;
 
 /** The state of a socket; the component renders again when it changes. */
 export function useSocketState(socket: Socket): State;

@@ -1,20 +1,23 @@
 """The socket class of the page: each `@on` method answers one kind of request.
 
 A page subscribes with the token that its view has signed. So there is no `may_subscribe`: pages
-cannot subscribe to any other channel.
+cannot subscribe to any other channel. The tokens of the staff allow presence, too: the staff sees
+who of them looks at the board.
 """
 
 import uuid
+from contextlib import suppress
 from typing import Annotated
 
 from django.contrib.auth import get_user_model
 from msgspec import Meta, Struct
 
-from django_sockets import RequestError
+from django_sockets import PresenceError, RequestError
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.typed import on
 
 from . import changes
+from .channels import STAFF
 
 
 class Place(Struct):
@@ -28,6 +31,12 @@ class Change(Struct):
 
 
 class BoardSocket(BaseSocketServer):
+    async def connect(self):
+        user = self.scope["user"]
+        if user.is_staff:
+            with suppress(PresenceError):  # If the broker is down, the board works all the same.
+                await self.async_track(STAFF, {"name": user.username})
+
     @on("place")
     def place(self, message: Place):
         return changes.place(self.scope["user"], message.reference, message.item).as_data()

@@ -73,6 +73,17 @@ class BoardTests(SocketTestCase):
         late = {"id": order.pk, "version": 2}
         self.assertEqual(self.request(self.page(self.bob), "cancel", **late), "too_late")
 
+    def test_the_staff_sees_who_looks_at_the_board(self):
+        dora = User.objects.create_user("dora", is_staff=True)
+        page = self.page(self.alice)
+        token = channel_token(STAFF, user=self.alice, presence=True)
+        page.send_json({"id": 1, "subscribe": [{"token": token, "presence": True}]})
+        answer = page.receive_json()["ok"]["channels"][0]
+        self.assertEqual(answer["presence"], {str(self.alice.pk): [{"name": "alice"}]})
+        self.page(dora)
+        joined = page.receive_json()["presence"]["joined"]
+        self.assertEqual(joined, {str(dora.pk): [{"name": "dora"}]})
+
     def test_a_token_is_of_no_use_to_another_user(self):
         page = self.page(self.carol)
         answer = self.subscribe(page, channel_of_page(self.bob), self.bob, None)

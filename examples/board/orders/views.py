@@ -44,4 +44,5 @@ def token(request):
     if not request.user.is_authenticated:
         return HttpResponse(status=401)
     channel = channel_of_page(request.user)
-    return HttpResponse(channel_token(channel, user=request.user), content_type="text/plain")
+    text = channel_token(channel, user=request.user, presence=request.user.is_staff)
+    return HttpResponse(text, content_type="text/plain")

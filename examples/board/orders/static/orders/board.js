@@ -20,6 +20,14 @@ const changes = socket.channel(channel, { token, renew: fetchToken });
 changes.on("message", (order) => orders.show(order));
 changes.on("gap", loadState);
 
+// The token of the staff allows to see who else looks at the board.
+if (staff === "true") changes.presence.on("sync", showPresent);
+
+function showPresent() {
+  const names = [...changes.presence.list().values()].map(([{ name }]) => name);
+  document.querySelector("#present span").textContent = names.sort().join(", ");
+}
+
 async function fetchToken() {
   const response = await fetch(tokenUrl);
   if (response.status === 401) return null; // The login has ended.

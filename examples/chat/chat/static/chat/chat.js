@@ -17,11 +17,11 @@ const textInput = document.getElementById("text");
 const sendButton = sayForm.querySelector("button");
 const links = [...document.querySelectorAll("nav a")];
 
-const people = new Map(); // id of a tab -> the name of its user
 const writing = new Map(); // name -> the timer that ends it
 const socket = connect("/ws/");
 let room = null; // Where this tab is, or wants to be.
-let messages = null; // The channel of the room.
+let messages = null; // The channel of the room: what is said, and who is here.
+let hints = null; // The channel that tells who writes.
 let hasEntered = false;
 let lastSpeaker = null;
 let saidWriting = 0;
@@ -36,7 +36,7 @@ socket.on("state", (name, { reason, code }) => {
     setState(name, "Connecting …");
   } else if (name === "waiting") {
     hasEntered = false;
-    forgetPeople();
+    for (const name of [...writing.keys()]) stopWriting(name);
     setState("waiting", reason === "unreachable" ? "No server, trying again …" : "Reconnecting …");
   } else if (reason === "refused") {
     setState("ended", "Logged out");
@@ -52,15 +52,30 @@ socket.on("state", (name, { reason, code }) => {
 function open() {
   room = location.hash.slice(1) || links[0].dataset.room;
   messages?.close();
+  hints?.close();
+  for (const name of [...writing.keys()]) stopWriting(name);
   log.replaceChildren();
   log.hidden = false;
   refused.hidden = true;
   mark(room);
   note(`You entered ${titleOf(room)}`);
   // What was said while a tab was not connected comes after the next connection, each once.
-  messages = socket.channel(`room:${room}`, { replay: 20 });
-  messages.on("message", take);
+  messages = socket.channel(`room:${room}`, { replay: 20, presence: true });
+  messages.on("message", (event) => {
+    stopWriting(event.name);
+    message(event);
+  });
   messages.on("gap", () => note("Some messages may be missing here."));
+  // After a lost connection, only those who have really come or left meanwhile have an event.
+  messages.presence.on("join", (id, [{ name }]) => name !== me && note(`${name} entered`));
+  messages.presence.on("leave", (id, [{ name }]) => {
+    stopWriting(name);
+    if (name !== me) note(`${name} left`);
+  });
+  messages.presence.on("sync", showPeople);
+  showPeople();
+  hints = socket.channel(`writing:${room}`);
+  hints.on("message", ({ name }) => startWriting(name));
   if (socket.state === "connected") enter();
 }
 
@@ -68,13 +83,10 @@ function open() {
 async function enter() {
   const wanted = room;
   hasEntered = false;
-  forgetPeople();
   try {
-    const { id } = await socket.request("enter", { room: wanted });
+    await socket.request("enter", { room: wanted });
     if (wanted !== room) return;
     hasEntered = true;
-    people.set(id, me);
-    showPeople();
   } catch (error) {
     if (wanted !== room) return;
     if (error.code === "forbidden") {
@@ -87,36 +99,6 @@ async function enter() {
 }
 
 window.addEventListener("hashchange", open);
-
-// What the server says: of the room, of the people in it, and to this tab alone.
-
-socket.on("message", (event) => {
-  if (event.room === room) take(event); // Not of a room that we have just left.
-});
-
-function take(event) {
-  switch (event.kind) {
-    case "here":
-    case "entered":
-      if (event.kind === "entered" && !isHere(event.name)) note(`${event.name} entered`);
-      people.set(event.id, event.name);
-      showPeople();
-      break;
-    case "left":
-      people.delete(event.id);
-      stopWriting(event.name);
-      if (!isHere(event.name)) note(`${event.name} left`);
-      showPeople();
-      break;
-    case "writing":
-      startWriting(event.name);
-      break;
-    case "said":
-      stopWriting(event.name);
-      message(event);
-      break;
-  }
-}
 
 // The page. Whatever others wrote goes through textContent, which never makes markup of it.
 
@@ -148,18 +130,9 @@ function panel(title, text, action, href) {
   log.hidden = true;
 }
 
-function isHere(name) {
-  return [...people.values()].includes(name);
-}
-
-function forgetPeople() {
-  people.clear();
-  for (const name of [...writing.keys()]) stopWriting(name);
-  showPeople();
-}
-
 function showPeople() {
-  const names = [...new Set(people.values())].sort((a, b) => a.localeCompare(b));
+  const members = [...messages.presence.list().values()];
+  const names = members.map(([{ name }]) => name).sort((a, b) => a.localeCompare(b));
   peopleList.replaceChildren(...names.map((name) => {
     const item = element("li", "", name);
     item.prepend(avatar(name));
