@@ -16,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs soak slow fuzz check client bench clean
+.PHONY: help demo test docs soak slow tabs fuzz check client bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ soak: $(VENV)/dev.installed ## Ten minutes of faults, churn and slow clients at 
 slow: $(VENV)/dev.installed ## A minute of clients that stop reading; 10,000 that come and go
 	DJANGO_SOCKETS_SLOW_SECONDS=60 $(BIN)/python -m pytest -s tests/faults/test_slow_clients.py
 	DJANGO_SOCKETS_CHURN_CYCLES=10000 $(BIN)/python -m pytest -s tests/sockets/test_churn.py
+
+tabs: $(VENV)/dev.installed ## Ten minutes of a hidden and of a frozen tab, with pings every 25 s
+	DJANGO_SOCKETS_TAB_SECONDS=600 DJANGO_SOCKETS_CLIENT_PING_SECONDS=25 $(BIN)/python -m pytest -s tests/browser/test_hidden.py
 
 fuzz: $(VENV)/dev.installed ## 100,000 bad frames in process, 2,000 bad connections for each server
 	DJANGO_SOCKETS_FUZZ_INPUTS=100000 $(BIN)/python -m pytest -s tests/sockets/test_fuzz.py

@@ -90,7 +90,10 @@ class HostSubscriptions:
         for channel in channels:
             self._interests.pop(channel, None)
         for number, places in self._by_part(channels).items():
-            await self._end(number, [channels[place] for place in places])
+            # A subscribe call may have begun while an earlier part was awaited, and it decides.
+            ended = [channels[place] for place in places if channels[place] not in self._interests]
+            if ended:
+                await self._end(number, ended)
 
 
 def cause_of(error: BaseException) -> BaseException:

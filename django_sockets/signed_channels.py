@@ -14,6 +14,7 @@ docs/security.md describes what a token allows, and docs/client-protocol.md how 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import threading
@@ -30,6 +31,7 @@ from .history import Position
 from .log import LogThrottle
 from .middleware.tags import digest
 from .protocol.tokens import ChannelToken, write_token
+from .registry import open_broker
 from .runtime.background import background_loop, through_hub
 from .runtime.channel_api import channel_name, channel_names
 from .runtime.sync_calls import Calls, running_loop
@@ -155,6 +157,17 @@ class _Down:
 _down = PerProcess(_Down)
 
 
+@functools.lru_cache(maxsize=16)
+def _load_backend(config: Config) -> None:
+    """Import the backend, so that the time limit of a page is that of its broker alone.
+
+    Without a server that did so at its start, the first page of a process does it. For redis://,
+    it takes 0.14 s of CPU time.
+    """
+    if config.open_broker is open_broker:
+        open_broker(config.url)  # It does not connect.
+
+
 def position(
     channels: str | int | Iterable[str | int], *, config: Source | None = None
 ) -> dict[str, str]:
@@ -166,7 +179,8 @@ def position(
 
     It takes one round trip to the broker, and at most 0.2 s. If the broker does not answer, the
     result has no positions, and later calls return at once for a second. A client without a
-    position loads the state again when it has subscribed.
+    position loads the state again when it has subscribed. The first call of a process also imports
+    the backend of the broker, unless the server did so at its start; the 0.2 s begin afterwards.
 
     Args:
         channels: one channel, or a list, tuple or set of them.
@@ -184,6 +198,7 @@ def position(
     names, loaded = channel_names(channels), load_config(config)
     if _down.current.is_down(loaded):
         return {}
+    _load_backend(loaded)
     try:
         calls = Calls(background_loop(), POSITION_SECONDS)
         return calls.result(lambda: _ask(names, loaded))
@@ -199,6 +214,7 @@ async def async_position(
     names, loaded = channel_names(channels), load_config(config)
     if _down.current.is_down(loaded):
         return {}
+    _load_backend(loaded)
     try:
         return await with_deadline(POSITION_SECONDS, _ask(names, loaded))
     except (BrokerError, CallError) as exc:

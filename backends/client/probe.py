@@ -62,6 +62,7 @@ class DeliveryProbe:
         self._publisher = publisher
         self._prefix = url.options.prefix.encode()
         self._id = os.urandom(8).hex().encode()
+        self._names = itertools.count(1)
         self._numbers = itertools.count(1)
         self._arrived: asyncio.Future[None] | None = None
         self._payload = b""
@@ -69,7 +70,8 @@ class DeliveryProbe:
 
     def name(self, like: bytes) -> bytes:
         """See `subscriber.Probe`."""
-        return probe_name(self._prefix, self._id, like if self._pubsub.by_slot else None)
+        probe_id = b"%s.%d" % (self._id, next(self._names))
+        return probe_name(self._prefix, probe_id, like if self._pubsub.by_slot else None)
 
     def received(self, payload: bytes) -> None:
         """See `subscriber.Probe`."""
@@ -86,8 +88,8 @@ class DeliveryProbe:
                 continue
             await self._check_identity(subscriber, connection)
             name = state.probe.name
-            if name is None:
-                continue
+            if name is None or not state.probe.is_granted:
+                continue  # A message would perhaps reach the server before the subscription does.
             arrived = self._arrived = asyncio.get_running_loop().create_future()
             self._payload = b"%d" % next(self._numbers)
             try:
@@ -106,7 +108,8 @@ class DeliveryProbe:
                     if not self._same_server(connection):
                         self._leave(str(exc))
                     raise
-                # Otherwise the probe moved to a name in another slot while this one was under way.
+                # Otherwise the subscription ended while the message was under way: no other channel
+                # was subscribed for a moment, or the slot of the name moved.
 
     async def _check_identity(self, subscriber: Subscriber, connection: Connection) -> None:
         """Ask the server on the subscribing connection for its role and run id.
@@ -118,7 +121,7 @@ class DeliveryProbe:
         was_primary = connection.identity.role == PRIMARY
         if connection.protocol > 2:  # With RESP2 a subscribed connection accepts no other commands.
             commands = self._identity_check.commands(connection.identity)
-            if self._publisher is None and subscriber.state.probe.name is not None:
+            if self._publisher is None and subscriber.state.probe.is_granted:
                 # `_publish` asks for the role.
                 commands = [command for command in commands if command is not ROLE]
             answers = [subscriber.state.ask(command) for command in commands]

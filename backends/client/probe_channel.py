@@ -21,10 +21,11 @@ class ProbeChannel:
     """Chooses the name of the probe's channel, and when to subscribe to it.
 
     Args:
-        name_like: returns the name on the server that serves a given name; None for no probe.
+        name_like: returns a new name on the server that serves a given name; None for no probe.
 
     Attributes:
-        name: the present name while any other channel is subscribed, else None.
+        name: the present name while any other channel is subscribed, else None. Each subscription
+            has another name: a message that was published before it may be lost.
     """
 
     def __init__(self, url: BrokerURL, name_like: Callable[[bytes], bytes] | None) -> None:
@@ -33,6 +34,12 @@ class ProbeChannel:
         self._backoff = RefusalBackoff()
         self._warned = False
         self.name: bytes | None = None
+        self._granted: bytes | None = None
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether the server has acknowledged the subscription to the present name."""
+        return self.name is not None and self.name == self._granted
 
     def update(self, like: bytes | None, asked: list[bytes], ended: list[bytes]) -> None:
         """Add the probe's name to `asked` or `ended`, the names to subscribe and unsubscribe.
@@ -49,7 +56,8 @@ class ProbeChannel:
             self.name = None
 
     def granted(self) -> None:
-        """The server acknowledged the subscription."""
+        """The server acknowledged the subscription to the present name."""
+        self._granted = self.name
         self._backoff.succeeded()
         self._warned = False
 

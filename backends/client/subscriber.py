@@ -38,7 +38,7 @@ class Probe(Protocol):
     """Shows that published messages arrive on a subscriber's connection."""
 
     def name(self, like: bytes) -> bytes:
-        """The name of the probe's channel, on the server that serves the name `like`."""
+        """A new name for the probe's channel, on the server that serves the name `like`."""
 
     def run(self, subscriber: Subscriber, connection: Connection) -> Coroutine[Any, Any, None]:
         """Probe until cancelled. Raises ConnectionLost."""
@@ -100,6 +100,7 @@ class Subscriber:
         # Messages that are read but not delivered yet, and the reply after them.
         self._batch: list[Item] = []
         self._deferred: Any = None
+        self._delivery: Awaitable[object] | None = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
 
@@ -187,7 +188,7 @@ class Subscriber:
         """Pass the messages to the sink; returns a coroutine if it is not done at once."""
         batch, self._batch = self._batch, []
         if self._gate is None:
-            waiting = self._deliver_now(batch)
+            waiting = self._delivery = self._deliver_now(batch)
             return None if waiting is None else self._while_held(waiting)
         self._held += batch
         if len(self._held) > HELD_MESSAGES:
@@ -320,6 +321,8 @@ class Subscriber:
             self._supervisor.failed("the subscriber", exc)
         finally:
             connection.abort()
+            if asyncio.iscoroutine(self._delivery):
+                self._delivery.close()  # The reader may have been cancelled before it began.
             self._held.clear()
             if self._gate is not None and not self._gate.is_set():
                 self._gone = reason

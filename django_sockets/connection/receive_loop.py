@@ -190,6 +190,7 @@ class ReceiveLoop:
             if self._cancelled:
                 uncancel(task)  # The server's `receive` has swallowed the cancellation.
         finally:
+            self._reading = False
             self._event = None
             if self._idle is not None:
                 _wake(self._idle)
@@ -267,10 +268,16 @@ class ReceiveLoop:
         self._ending = self._owner.over(code)
         current = asyncio.current_task()
         if self._reading and self._task is not current:
-            self._cancelled = True
-            self._task.cancel()
+            # Later: this may run inside the first step of a send that this very task has made, and
+            # a task that cancels itself would meet the cancellation at an await after the read.
+            self._owner.home.call_soon(self._interrupt_read)
         if self._reader is not None and self._reader is not current:
             self._reader.cancel()
+
+    def _interrupt_read(self) -> None:
+        if self._reading and self._task is not None:
+            self._cancelled = True
+            self._task.cancel()
 
     def stop(self) -> None:
         """Handle no event after the present one."""

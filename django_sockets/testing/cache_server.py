@@ -21,7 +21,7 @@ from .processes import GuardedProcess, OwnDirectory, Startable
 
 __all__ = ["CacheServer", "ServerUnavailable"]
 
-START_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.005
 _START_ATTEMPTS = 5
@@ -116,7 +116,7 @@ class CacheServer(Startable):
 
         Raises:
             ServerUnavailable: the program was built without TLS, and `tls` is set.
-            RuntimeError: the server runs already; or it ended or did not answer within 10 seconds,
+            RuntimeError: the server runs already; or it ended or did not answer within 30 seconds,
                 and the message has the end of its log.
         """
         if self._process is not None and self._process.running:

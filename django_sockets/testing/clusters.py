@@ -33,7 +33,7 @@ __all__ = ["SHARDED_COMMANDS", "CacheCluster"]
 SHARDED_COMMANDS = ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH")
 """The commands that a cluster before Redis 7 lacks: `without=(*SHARDED_COMMANDS, "HELLO")`."""
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 _START_ATTEMPTS = 5
 _NAMED_NODES = 3
 

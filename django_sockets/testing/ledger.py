@@ -240,6 +240,25 @@ class Listener:
             within_seconds=within_seconds,
         )
 
+    async def until_messages(self, count: int, *, within_seconds: float | None = None) -> None:
+        """Wait until `count` messages have been received.
+
+        Args:
+            within_seconds: the longest wait for the next event, so that the bound does not depend
+                on the number of messages. Default: `PATIENCE_SECONDS`.
+
+        Raises:
+            AssertionError: no further event came in time.
+        """
+        place = found = 0
+        while True:
+            while place < len(self.events):
+                found += isinstance(self.events[place], Message)
+                place += 1
+            if found >= count:
+                return
+            await self.until(lambda _: True, within_seconds=within_seconds, start=place)
+
     async def until_gap(self, *, within_seconds: float | None = None, start: int = 0) -> int:
         """Wait for a gap."""
         return await self.until(

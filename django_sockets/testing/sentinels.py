@@ -29,7 +29,7 @@ from .servers import CacheServer, ValkeyServer
 
 __all__ = ["SentinelServer", "SentinelTrio"]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 _QUORUM = 2
 _FAILOVER_TIMEOUT_MS = 1500
 

@@ -27,7 +27,7 @@ from .slots import SLOTS
 
 __all__ = ["ServerlessEmulation"]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 UNREACHABLE = "10.255.255.1"
 
 

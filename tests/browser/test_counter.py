@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from django_sockets.testing.ports import free_port
+from support.client_pages import BACK_MS
 
 COUNTER = Path(__file__).resolve().parents[2] / "examples" / "drf_counter"
 
@@ -30,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
     return database, made.stdout.strip()
 
@@ -42,7 +43,7 @@ def manage(database: str, code: str) -> None:
         cwd=COUNTER,
         env={**os.environ, "COUNTER_DATABASE": database},
         check=True,
-        timeout=60,
+        timeout=150,
     )
 
 
@@ -57,7 +58,7 @@ def test_a_page_with_a_token_connects_and_one_without_does_not(
 
     database, token = site
     port = free_port()
-    with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database):
+    with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database), windows:
         pages = [windows.open().new_page() for _ in range(2)]
         for page in pages:
             page.goto(f"http://127.0.0.1:{port}/")
@@ -86,7 +87,6 @@ def test_a_page_with_a_token_connects_and_one_without_does_not(
             expect(count(page)).to_have_text(str(before + 11))
         pages[0].set_viewport_size({"width": 390, "height": 844})
         picture(pages[0], "counter-phone")
-        windows.close()
 
 
 def test_a_page_comes_back_after_a_restart_and_not_without_its_token(
@@ -113,11 +113,10 @@ def test_a_page_comes_back_after_a_restart_and_not_without_its_token(
     increase += "Counter.objects.get_or_create(name='demo'); "
     increase += "Counter.objects.update(value=F('value') + 5)"
     manage(database, increase)
-    with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database):
-        expect(page.locator("#state")).to_have_text("Connected", timeout=20_000)
+    with serving_example("drf_counter", kind, port, COUNTER_DATABASE=database), windows:
+        expect(page.locator("#state")).to_have_text("Connected", timeout=BACK_MS)
         expect(count(page)).to_have_text(str(before + 5))
         delete = "from rest_framework.authtoken.models import Token; Token.objects.all().delete()"
         manage(database, delete)
         ended = "The token is not valid, or no longer"
-        expect(page.locator("#state")).to_have_text(ended, timeout=20_000)
-        windows.close()
+        expect(page.locator("#state")).to_have_text(ended, timeout=BACK_MS)

@@ -10,6 +10,7 @@ import pytest
 
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
+from support.client_pages import BACK_MS
 from support.protocol_client import protocol_client
 from support.shop_process import Server
 
@@ -19,7 +20,7 @@ WIDE = {"viewport": {"width": 1000, "height": 720}}
 
 @pytest.fixture(scope="module")
 def kind() -> str:
-    """One server is enough here: tests/browser/test_client.py has the others."""
+    """One server is enough here: tests/browser/test_client_servers.py has the others."""
     return "uvicorn"
 
 
@@ -43,8 +44,8 @@ def tab(windows: Any, expects: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def server(serving_example: Any, kind: str) -> Iterator[Server]:
-    with serving_example("demo", kind, free_port()) as running:
+def server(windows: Any, serving_example: Any, kind: str) -> Iterator[Server]:
+    with serving_example("demo", kind, free_port()) as running, windows:
         yield running
 
 
@@ -119,9 +120,9 @@ def test_a_hundred_numbers_through_a_restart_and_a_dead_broker(
         expects(page.locator("#log .text").last).to_have_text("number 40")
         assert server.end(signal.SIGTERM) in (0, -signal.SIGTERM)
         expects(page.locator("#state")).to_contain_text("trying again")
-    with serving_example("demo", kind, port, **broker) as server:
+    with serving_example("demo", kind, port, **broker) as server, windows:
         publish(server, range(41, 61))
-        expects(page.locator("#log .text").last).to_have_text("number 60", timeout=20_000)
+        expects(page.locator("#log .text").last).to_have_text("number 60", timeout=BACK_MS)
         assert shown(page) == list(range(1, 61))
         # The cache keeps the history over a restart of the server: nothing has to be loaded again.
         expects(page.locator("#log")).not_to_contain_text("may be missing")
@@ -130,8 +131,7 @@ def test_a_hundred_numbers_through_a_restart_and_a_dead_broker(
         expects(page.locator("#log")).to_contain_text("Please try again.")
         fresh_valkey_server.start()
         publish(server, range(61, 101))
-        expects(page.locator("#log .text").last).to_have_text("number 100", timeout=20_000)
+        expects(page.locator("#log .text").last).to_have_text("number 100", timeout=BACK_MS)
         # The new broker has no history: what is shown is whole, and the tab was told.
         expects(page.locator("#log")).to_contain_text("Some messages may be missing here.")
         assert shown(page) == list(range(1, 101))
-        windows.close()  # Before the server goes again.

@@ -1,13 +1,14 @@
-"""A hidden tab of Chromium keeps its connection and notices a dead one, with delayed timers."""
+"""Hidden and frozen tabs of Chromium keep their connections; a hidden one notices a dead link.
+
+`make tabs` keeps them hidden and frozen for ten minutes, with the pings that users have.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -17,7 +18,9 @@ from support.client_server import NOTICED_SECONDS, PING_SECONDS, Publisher, clie
 from support.devtools import Tab, devtools
 from support.loop_thread import LoopThread
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+AWAY_SECONDS = float(
+    os.environ.get("DJANGO_SOCKETS_TAB_SECONDS", 2 * PING_SECONDS + NOTICED_SECONDS)
+)
 START_CHAIN = """
 window.chainMs = Infinity;
 const began = performance.now();
@@ -31,10 +34,10 @@ On a page that has been hidden for five minutes, Chromium delays them to whole m
 client/tests/liveness.test.js does the same.
 """
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300 + AWAY_SECONDS)
 
 
-def wait_for(tab: Tab, expression: str, seconds: float = 20) -> None:
+def wait_for(tab: Tab, expression: str, seconds: float = 30) -> None:
     ends = time.monotonic() + seconds
     while not tab.evaluate(expression):
         assert time.monotonic() < ends, expression
@@ -45,45 +48,53 @@ async def do(action: Callable[[], None]) -> None:
     action()
 
 
-def test_a_hidden_tab_lives_and_notices_a_dead_link_in_time(
-    valkey_server: CacheServer, tmp_path: Path, missing: Callable[[str], NoReturn]
+def test_hidden_and_frozen_tabs_live_and_a_hidden_one_notices_a_dead_link_in_time(
+    valkey_server: CacheServer, tmp_path: Path, chromium_path: str
 ) -> None:
-    found = filter(None, map(shutil.which, BROWSERS))
-    chromium = os.environ.get("DJANGO_SOCKETS_CHROMIUM") or next(found, None)
-    if chromium is None:
-        missing("no Chromium: install the package chromium, or set DJANGO_SOCKETS_CHROMIUM")
     broker = f"{valkey_server.url}?prefix=hidden-{os.getpid()}"
     publisher = Publisher(broker)
     with (
         client_app(tmp_path, broker) as server,
         LoopThread() as loop,
-        devtools(chromium, tmp_path / "profile") as browser,
+        devtools(chromium_path, tmp_path / "profile") as browser,
     ):
         proxy = FaultProxy("127.0.0.1", server.port)
         loop.run(proxy.__aenter__())
         try:
             tab = browser.open(f"http://127.0.0.1:{proxy.port}/")
-            wait_for(tab, "window.isReady?.()")
+            frozen = browser.open(f"http://127.0.0.1:{server.port}/")
+            for page in (tab, frozen):
+                wait_for(page, "window.isReady?.()")
             browser.open("about:blank")
             assert tab.evaluate("document.visibilityState") == "hidden"
-            hidden_until = time.monotonic() + 2 * PING_SECONDS + NOTICED_SECONDS
-            while time.monotonic() < hidden_until:
+            frozen.call("Page.setWebLifecycleState", state="frozen")
+            away_until = time.monotonic() + AWAY_SECONDS
+            while time.monotonic() < away_until:
                 publisher.publish()
-                time.sleep(0.5)  # The page is left alone for this time.
-            wait_for(tab, f"kept.includes({publisher.last})")
-            tab.evaluate(START_CHAIN)
+                time.sleep(0.5)  # The pages are left alone for this time.
             assert tab.evaluate("states.length") == 1, "the connection has not lived"
+            frozen.call("Page.setWebLifecycleState", state="active")
+            for page in (tab, frozen):
+                wait_for(page, f"kept.includes({publisher.last})")
+                assert page.evaluate("kept") == list(range(1, publisher.last + 1))
+            assert tab.evaluate("shown") == list(range(1, publisher.last + 1))
+            # This Chromium closes the websocket of a frozen tab itself when the tab wakes up, and
+            # the page connects again. It did not end the connection while the tab was frozen.
+            ended = frozen.evaluate("states.find(({state}) => state === 'waiting')")
+            assert ended is None or (ended["code"], ended["reason"]) == (1006, "lost")
+            tab.evaluate(START_CHAIN)
 
             loop.run(do(proxy.blackhole))
             began = time.monotonic()
             wait_for(tab, "states.length > 1", 100)
             noticed = time.monotonic() - began
             publisher.publish(10)
-            wait_for(tab, f"kept.includes({publisher.last})", 70)
+            wait_for(tab, f"kept.includes({publisher.last})", 100)
             assert tab.evaluate("chainMs > 4000"), "Chromium has not delayed the timers"
             kept = tab.evaluate("kept")
             assert kept == list(range(1, publisher.last + 1))
         finally:
             loop.run(proxy.aclose())
     print(f"\nnoticed after {noticed:.1f} s")
-    assert noticed < min(100, NOTICED_SECONDS + 10)
+    # On a busy machine, timers are late.
+    assert noticed < min(100, 2 * NOTICED_SECONDS)

@@ -71,11 +71,10 @@ def test_two_tabs_say_hello(windows: Any, tmp_path: Path) -> None:
         "PYTHONPATH": f"{tmp_path}:{ROOT}",
         "DJANGO_SETTINGS_MODULE": "settings_of_readme",
     }
-    with serving(command, port, tmp_path / "log", **more):
+    with serving(command, port, tmp_path / "log", **more), windows:
         one, two = windows.open().new_page(), windows.open().new_page()
         one.goto(f"http://127.0.0.1:{port}/")
         expect(one.locator("body")).to_have_text(re.compile(r"hello\s*$"))
         two.goto(f"http://127.0.0.1:{port}/")
         for page, text in ((one, r"hellohello\s*$"), (two, r"hello\s*$")):
             expect(page.locator("body")).to_have_text(re.compile(text))
-        windows.close()

@@ -108,16 +108,15 @@ def test_a_page_gets_each_message_once_through_restarts(
         site.say("kept:2", *range(20, 30))
         page.wait_for_function("window.got.length === 30")
     site.say("kept:2", *range(30, 40))
-    with site.start():
+    with site.start(), windows:
         site.say("kept:1", 40)
-        page.wait_for_function("window.got.some(([, data]) => data === 40)")
+        page.wait_for_function("window.got.length >= 41")
         got = page.evaluate("window.got")
         assert sorted(data for _, data in got) == list(range(41))
         for channel in ("kept:1", "kept:2"):
             numbers = [data for name, data in got if name == channel]
             assert numbers == sorted(numbers)
         assert page.evaluate("window.gaps") == []
-        page.close()
 
 
 def test_without_a_history_a_restart_is_a_gap(site: Site, port: int, windows: Any) -> None:
@@ -133,10 +132,9 @@ def test_without_a_history_a_restart_is_a_gap(site: Site, port: int, windows: An
         assert page.evaluate("window.gaps") == []
     site.say("news", 2)
     site.say("kept:1", 3)
-    with site.start():
+    with site.start(), windows:
         page.wait_for_function("window.got.length === 2")
         site.say("news", 4)
         page.wait_for_function("window.got.length === 3")
         assert page.evaluate("window.gaps") == ["news"]
         assert page.evaluate("window.got") == [["news", 1], ["kept:1", 3], ["news", 4]]
-        page.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from django_sockets.testing.ports import free_port
+from support.client_pages import BACK_MS
 from support.shop_process import serving
 from support.tutorial import ROOT, build, manage
 
@@ -57,12 +58,11 @@ def test_the_board_is_live_and_comes_back_after_a_restart(
         expect(one.locator("#connection")).to_have_text("No connection, trying again …")
         task = "from board.models import Task; Task.objects.create(text='from the shell')"
         manage(tmp_path, "shell", "-c", task)
-    with serving(command, port, tmp_path / "log", **more):
-        expect(one.get_by_label("from the shell")).to_be_visible(timeout=20_000)
+    with serving(command, port, tmp_path / "log", **more), windows:
+        expect(one.get_by_label("from the shell")).to_be_visible(timeout=BACK_MS)
         expect(one.locator("#connection")).to_have_text("Live")
         one.get_by_label("from the shell").check()
-        expect(two.get_by_label("from the shell")).to_be_checked(timeout=20_000)
+        expect(two.get_by_label("from the shell")).to_be_checked(timeout=BACK_MS)
         one.goto(f"http://127.0.0.1:{port}/admin/")
         one.get_by_role("button", name="Log out").click()
         expect(two.locator("#connection")).to_have_text("Logged out. Load the page again.")
-        windows.close()

@@ -93,11 +93,11 @@ async def test_messages_for_a_full_channel_are_a_gap_where_they_are_missing() ->
 
 
 async def test_expired_messages_are_a_gap() -> None:
-    layer = ChannelLayer(url="memory://expired", expiry=0.1, gap_events=True)
+    layer = ChannelLayer(url="memory://expired", expiry=0.5, gap_events=True)
     channel = await layer.new_channel()
     for message in numbered(1, 2):
         await layer.send(channel, message)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.55)
     waiting = asyncio.create_task(layer.receive(channel))
     assert await soon(waiting) == gap(reason="expired", channels=(channel,))
     await layer.send(channel, {"type": "test", "n": 3})

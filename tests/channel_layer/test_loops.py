@@ -417,7 +417,7 @@ async def test_a_cancelled_receive_ends_the_channel_and_its_groups(
 async def test_a_channel_that_nobody_receives_from_leaves_its_groups(
     make_layer: MakeLayer,
 ) -> None:
-    layer = make_layer(expiry=0.2)
+    layer = make_layer(expiry=0.5)
     abandoned, alive = [await layer.new_channel() for _ in range(2)]
     for channel in (abandoned, alive):
         await layer.group_add("group", channel)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -33,7 +33,12 @@ RECOVERY_SECONDS = 20.0
 PAUSE_SECONDS = 0.003
 REPLICATION_SECONDS = 1.0
 """The oldest write that a killed primary may not have replicated."""
+LAST = 10**9
+"""The number of the last message of a channel."""
 _prefixes = itertools.count()
+
+Fault: TypeAlias = tuple[float, float]
+"""When the fault of a primary began and ended."""
 
 
 class Workers:
@@ -117,29 +122,37 @@ class Workers:
     def counted(self) -> int:
         return sum(layer.stats()["queue_unknown"] for layer in self.readers)
 
-    def check(self, failed: tuple[float, float] | None) -> None:
+    def check(self, failed: Fault | None) -> None:
         """Check all messages.
 
         Args:
-            failed: when the fault of a primary began and ended. Its last writes may be undone.
+            failed: the fault of a primary. Its last writes may be undone.
         """
-
-        def undone(when: float) -> bool:
-            if failed is None:
-                return False
-            return failed[0] - REPLICATION_SECONDS < when < failed[1] + REPLICATION_SECONDS
-
-        lost = 0
         for name in CHANNELS:
             numbers = [number for reader in self.got[name] for number in reader]
             again = {number for number in numbers if numbers.count(number) > 1}
-            assert [n for n in again if not undone(self.first[name][n])] == []
+            assert [n for n in again if not undone(self.first[name][n], failed)] == []
             assert set(numbers) <= self.accepted[name].keys() | self.unknown[name]
             for reader in self.got[name]:
                 ordered = [number for number in reader if number not in again]
                 assert ordered == sorted(ordered), name
-            lost += sum(not undone(self.accepted[name][n]) for n in self.lost()[name])
-        assert lost <= self.counted(), self.lost()
+        assert self.missing(failed) <= self.counted(), self.lost()
+
+    def missing(self, failed: Fault | None) -> int:
+        """The number of lost messages that the fault has not undone."""
+        return sum(
+            not undone(self.accepted[name][number], failed)
+            for name, numbers in self.lost().items()
+            for number in numbers
+        )
+
+
+def undone(when: float, failed: Fault | None) -> bool:
+    """Whether a fault may have undone what a server had done at that time."""
+    if failed is None:
+        return False
+    began, ended = failed
+    return began - REPLICATION_SECONDS < when < ended + REPLICATION_SECONDS
 
 
 @contextlib.asynccontextmanager
@@ -164,14 +177,15 @@ async def working(url: str, *, undoes: bool = False) -> AsyncIterator[Workers]:
         await workers.more(20)
         workers.stop()
         await asyncio.gather(*sending)
-        await workers.until(
-            lambda: undoes or sum(map(len, workers.lost().values())) <= workers.counted()
-        )
+        failed = (failed_at, ended_at) if undoes else None
         if undoes:
-            # The queues are empty when all readers wait again.
-            await workers.sender.send("work", {"type": "job", "n": 10**9})
-            workers.accepted["work"][10**9] = workers.time()
-            await workers.until(lambda: 10**9 in workers.first["work"])
+            # Each channel may be on another server. Its queue is empty after its last message.
+            for name in CHANNELS:
+                await workers.sender.send(name, {"type": "job", "n": LAST})
+                workers.accepted[name][LAST] = workers.time()
+            await workers.until(lambda: all(LAST in workers.first[name] for name in CHANNELS))
+        # Another reader may have taken an earlier message, whose reply is on its way.
+        await workers.until(lambda: workers.missing(failed) <= workers.counted())
     finally:
         for task in (*sending, *reading):
             task.cancel()
@@ -179,7 +193,7 @@ async def working(url: str, *, undoes: bool = False) -> AsyncIterator[Workers]:
         await workers.sender.flush()
         for layer in workers.layers:
             await layer.close()
-    workers.check((failed_at, ended_at) if undoes else None)
+    workers.check(failed)
     assert [task for task in reading if not task.cancelled()] == []
 
 
@@ -242,12 +256,12 @@ async def freeze_primary(cluster: CacheCluster, workers: Workers) -> None:
     await to_thread(node.resume)
 
 
-Fault = Callable[[CacheCluster, Workers], Awaitable[Any]]
+Cause = Callable[[CacheCluster, Workers], Awaitable[Any]]
 
 
 @pytest.mark.parametrize("fault", [migrate_keys, migrate_atomically, fail_over])
 async def test_a_cluster_whose_slots_move(
-    restored_valkey_cluster: CacheCluster, fault: Fault
+    restored_valkey_cluster: CacheCluster, fault: Cause
 ) -> None:
     async with working(restored_valkey_cluster.url) as workers:
         await fault(restored_valkey_cluster, workers)
@@ -255,7 +269,7 @@ async def test_a_cluster_whose_slots_move(
 
 @pytest.mark.parametrize("fault", [kill_primary, freeze_primary])
 async def test_a_cluster_that_loses_a_primary(
-    restored_valkey_cluster: CacheCluster, fault: Fault
+    restored_valkey_cluster: CacheCluster, fault: Cause
 ) -> None:
     async with working(restored_valkey_cluster.url, undoes=True) as workers:
         await fault(restored_valkey_cluster, workers)

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(200)
+
+HANGS_SECONDS = 180
+"""A run of ten tests takes a busy machine much less."""
+
 BROKERS = '''
 """Brokers of somebody else: a good one, and some that break one promise each."""
 
@@ -33,6 +38,14 @@ class Eager(MemoryBroker):
     async def subscribe(self, channels):
         loop = asyncio.get_running_loop()
         loop.call_later(0.01, lambda: loop.create_task(MemoryBroker.subscribe(self, channels)))
+
+
+class Overtaken(MemoryBroker):
+    """A subscribe call takes effect after an unsubscribe call that was made later."""
+
+    async def subscribe(self, channels):
+        await asyncio.sleep(0)
+        await super().subscribe(channels)
 
 
 class Clinging(MemoryBroker):
@@ -104,6 +117,7 @@ class TestGood(Mine):
 BROKEN = {
     "Deaf": "test_a_message_reaches_every_channel_it_is_published_to",
     "Eager": "test_nothing_published_after_subscribe_returned_is_missed",
+    "Overtaken": "test_the_last_call_decides_when_subscribe_and_unsubscribe_race[0]",
     "Clinging": "test_nothing_arrives_after_unsubscribe",
     "Hasty": "test_each_publisher_is_heard_in_the_order_of_its_calls",
     "Careless": "test_one_publish_takes_a_thousand_channels",
@@ -143,7 +157,7 @@ def run(package: Path, *tests: str, patience_seconds: int) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=HANGS_SECONDS,
     )
 
 

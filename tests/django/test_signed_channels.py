@@ -6,8 +6,12 @@ If one of these fails, somebody reads messages that are not meant for them.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +29,7 @@ from django_sockets.testing.client import HandshakeRefused, SocketClient, Socket
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer
 
+ROOT = Path(__file__).resolve().parents[2]
 V1 = "django-sockets.v1"
 
 
@@ -260,6 +265,44 @@ async def test_a_broker_that_does_not_answer_delays_one_page_and_no_second(
             took.append(seconds)
         assert max(took) < 1
         assert max(took[1:]) < took[0] / 2
+
+
+FIRST_PAGE = """
+import asyncio, sys
+from django_sockets import signed_channels
+
+signed_channels.POSITION_SECONDS = 2
+source = {"url": "slow://kept", "history": {"order:": {"messages": 9, "seconds": 60}}}
+if sys.argv[1] == "async":
+    print(asyncio.run(signed_channels.async_position("order:7", config=source)))
+else:
+    print(signed_channels.position("order:7", config=source))
+"""
+SLOW = """
+import time
+from django_sockets.backends.memory import MemoryBroker as Slow
+time.sleep(3)  # It takes longer than a page waits for its broker.
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_the_first_page_of_a_process_has_a_position_though_the_backend_loads_slowly(
+    kind: str, tmp_path: Path
+) -> None:
+    metadata = tmp_path / "slow-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[django_sockets.brokers]\nslow = slow:Slow\n")
+    (tmp_path / "slow.py").write_text(SLOW)
+    found = subprocess.run(
+        [sys.executable, "-c", FIRST_PAGE, kind],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert found.stdout.startswith("{'order:7': '"), found.stdout + found.stderr
 
 
 # Template tags

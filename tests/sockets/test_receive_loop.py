@@ -90,6 +90,35 @@ async def test_a_socket_that_is_closed_leaves_the_servers_task_as_it_was(
     assert served.sent == ["websocket.accept", "websocket.close"]
 
 
+@pytest.mark.parametrize("is_eager", [True, False], ids=["send fails at once", "send fails later"])
+async def test_a_client_that_is_gone_when_its_ping_is_answered_ends_without_an_error(
+    is_eager: bool,
+) -> None:
+    # A browser that drops a page sends its last frames and the close in one packet.
+    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    events.put_nowait({"type": "websocket.connect"})
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send" and event["text"].startswith('{"pong"'):
+            if not is_eager:
+                await asyncio.sleep(0)
+            raise OSError("the client is gone")
+        if event["type"] == "websocket.send" and event["text"].startswith('{"ready"'):
+            events.put_nowait({"type": "websocket.receive", "text": '{"ping":1}'})
+            events.put_nowait({"type": "websocket.disconnect", "code": 1001})
+
+    class Quiet(BaseSocketServer):
+        config = "memory://gone"
+
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "headers": [],
+        "subprotocols": ["django-sockets.v1"],
+    }
+    await asyncio.wait_for(Quiet.as_asgi(scope, events.get, send), WAIT_SECONDS)
+
+
 @needs_counting
 @pytest.mark.parametrize("server_first", [True, False])
 async def test_a_server_that_gives_up_while_the_socket_ends_is_heard(server_first: bool) -> None:

@@ -59,7 +59,9 @@ class Publisher:
     """Publishes numbers from this process. One that is not accepted is published again."""
 
     def __init__(self, broker: str) -> None:
-        self._broadcaster = Broadcaster(config=configuration(broker))
+        # A busy machine may need longer than the usual 10 s for a call whose broker is gone.
+        patient = {"sync_call_timeout_seconds": 60}
+        self._broadcaster = Broadcaster(config={**configuration(broker), **patient})
         self._ended = threading.Event()
         self.last = 0
 

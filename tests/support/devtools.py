@@ -53,11 +53,13 @@ class Tab:
     def __init__(self, browser: Devtools, session: str) -> None:
         self._browser, self._session = browser, session
 
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        return self._browser.call(method, self._session, **parameters)
+
     def evaluate(self, expression: str) -> Any:
         """The value of an expression; a promise is awaited."""
-        result = self._browser.call(
+        result = self.call(
             "Runtime.evaluate",
-            self._session,
             expression=expression,
             awaitPromise=True,
             returnByValue=True,
@@ -78,7 +80,7 @@ def devtools(chromium: str, folder: Path, *options: str) -> Iterator[Devtools]:
                 if line.startswith("DevTools listening on "):
                     break
             url = line.split()[-1]
-            with connect(url, proxy=None, max_size=None) as websocket:
+            with connect(url, proxy=None, max_size=None, open_timeout=WAIT_SECONDS) as websocket:
                 yield Devtools(websocket)
         finally:
             process.kill()

@@ -10,7 +10,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 45
 
 
 class ProtocolClient:
@@ -63,5 +63,6 @@ def protocol_client(
         subprotocols=["django-sockets.v1"],  # type: ignore[list-item]
         additional_headers={"Cookie": cookie} if cookie else {},
         proxy=None,
+        open_timeout=WAIT_SECONDS,
     ) as connection:
         yield ProtocolClient(connection)

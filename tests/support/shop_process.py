@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 FOLDER = Path(__file__).resolve().parents[1] / "django"
-WAIT_SECONDS = 20
+WAIT_SECONDS = 45
 MANAGE = [sys.executable, "-m", "django"]
 
 PRELUDE = """

@@ -41,7 +41,7 @@ def manage(folder: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=150,
     )
     output = ended.stdout + ended.stderr
     assert ended.returncode == 0, output
@@ -53,7 +53,7 @@ def build(folder: Path) -> None:
     """Follow the page up to its tests."""
     for arguments in (["startproject", "mysite", str(folder)], ["startapp", "board"]):
         subprocess.run(
-            [sys.executable, "-m", "django", *arguments], cwd=folder, check=True, timeout=60
+            [sys.executable, "-m", "django", *arguments], cwd=folder, check=True, timeout=150
         )
     for name, text in files().items():
         path = folder / name

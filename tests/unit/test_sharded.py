@@ -30,6 +30,7 @@ class Host:
         published: payloads with their channels, in the order of the calls.
         wanted: what is subscribed.
         held: while it is there and not set, a call waits for it.
+        leaving: while it is there and not set, an unsubscribe call waits for it.
     """
 
     limits = Limits()
@@ -39,6 +40,7 @@ class Host:
         self.published: list[tuple[bytes, tuple[str, ...]]] = []
         self.wanted: set[str] = set()
         self.held: asyncio.Event | None = None
+        self.leaving: asyncio.Event | None = None
         self.refusal: Exception | None = None
         self.closed = 0
 
@@ -58,6 +60,8 @@ class Host:
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         self.wanted.difference_update(channels)
+        if self.leaving is not None:
+            await self.leaving.wait()
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -222,6 +226,20 @@ async def test_the_last_call_decides(three: Hosts, turns: int) -> None:
     assert [host.wanted for host in three.hosts] == [set(), set(), {rooms[2]}]
     await three.broker.subscribe(rooms)
     assert [host.wanted for host in three.hosts] == [{room} for room in rooms]
+
+
+async def test_an_unsubscribe_that_one_host_delays_ends_no_later_subscription(
+    three: Hosts,
+) -> None:
+    rooms = three.one_each()
+    await three.broker.subscribe(rooms)
+    delayed = three.hosts[0].leaving = asyncio.Event()
+    leaving = asyncio.ensure_future(three.broker.unsubscribe(rooms))
+    await asyncio.sleep(0)
+    await three.broker.subscribe(rooms[:2])
+    delayed.set()
+    await leaving
+    assert [host.wanted for host in three.hosts] == [{rooms[0]}, {rooms[1]}, set()]
 
 
 async def test_aclose_closes_every_host_and_may_be_called_twice(three: Hosts) -> None:

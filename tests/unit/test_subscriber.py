@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -700,3 +701,21 @@ async def test_a_publishing_link_that_is_renewed_alone_takes_the_other_one_along
     new.say(*ack("a", PROBE), message("a", b"2"))
     await sink.until("message", "a", b"2")
     assert seen(sink) == [("lost", ("a",)), ("a", b"2")]
+
+
+async def test_a_broker_that_is_closed_before_a_delivery_begins_leaves_no_coroutine(
+    broker: ScriptedBroker, recwarn: pytest.WarningsRecorder
+) -> None:
+    link = await broker.subscribed("room")
+    subscriber = broker._node._subscriber
+    assert subscriber.take(iter([message_of(link, "room")])) is None
+    pending = subscriber.flush()
+    assert pending is not None
+    pending.close()  # As `parser.consume` does when it is cancelled.
+    await broker.aclose()
+    gc.collect()
+    assert [one for one in recwarn if "never awaited" in str(one.message)] == []
+
+
+def message_of(link: ScriptedConnection, name: str) -> list[Any]:
+    return [b"message", link.long(name), b"x"]

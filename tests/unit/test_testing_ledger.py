@@ -8,7 +8,7 @@ import pytest
 
 from django_sockets import Gap, Message, open_hub
 from django_sockets.testing import Faults
-from django_sockets.testing.ledger import Ledger, Listener, check_stream
+from django_sockets.testing.ledger import Ledger, Listener, check_stream, listening
 
 STREAMS = {
     # name: how many messages were published, message n at second n; what was heard in the room, n
@@ -118,3 +118,17 @@ async def test_a_gap_counts_from_when_the_reader_has_it_not_from_when_it_was_que
         await listener.until_gap(start=gap + 1)
         assert len(listener.check(ledger)) == 2
     await reading
+
+
+async def test_a_number_of_messages_is_awaited_and_gaps_are_not_counted() -> None:
+    faults = Faults()
+    async with open_hub(faults.around("memory://count")) as hub, listening(hub, "room") as heard:
+        publishing = asyncio.create_task(hub.publish("room", b"one"))
+        await heard.until_messages(1)
+        await publishing
+        faults.gap()
+        await hub.publish("room", b"two")
+        await heard.until_messages(2)
+        assert len(heard.events) == 3
+        with pytest.raises(AssertionError, match=r"not heard within 0\.01 s"):
+            await heard.until_messages(3, within_seconds=0.01)

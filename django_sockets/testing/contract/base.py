@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -14,7 +14,31 @@ from ...broker import Broker
 from ...deadlines import with_deadline
 from .. import ledger
 
-__all__ = ["ContractTests", "RecordingSink", "fence", "with_options", "with_password"]
+__all__ = [
+    "PATIENT",
+    "ContractTests",
+    "RecordingSink",
+    "fence",
+    "patient",
+    "with_options",
+    "with_password",
+]
+
+PATIENT: Mapping[str, float] = dict.fromkeys(
+    (
+        "connect_timeout_seconds",
+        "dead_peer_seconds",
+        "publish_timeout_seconds",
+        "subscribe_timeout_seconds",
+    ),
+    30.0,
+)
+"""Options with deadlines so long that a busy machine reaches none of them in a test. A call that
+ends early has not waited for a deadline.
+"""
+
+FENCE_CHANNELS = 50
+"""The channels of one `fence`. In 1 of 10**8 calls, one of 3 servers has none of them."""
 
 
 def with_options(url: str, **options: object) -> str:
@@ -23,6 +47,11 @@ def with_options(url: str, **options: object) -> str:
     if not query:
         return url
     return " ".join(f"{one}{'&' if '?' in one else '?'}{query}" for one in url.split())
+
+
+def patient(url: str) -> str:
+    """Add the deadlines `PATIENT` to a URL, for tests that expect no fault."""
+    return with_options(url, **PATIENT)
 
 
 def with_password(url: str, username: str, password: str) -> str:
@@ -75,14 +104,29 @@ class RecordingSink:
         """The channels of all messages so far."""
         return {seen[1] for seen in self.seen if seen[0] == "message"}
 
+    def forget(self, channels: Container[str]) -> None:
+        """Remove the messages on these channels from `seen`."""
+        self.seen[:] = [one for one in self.seen if one[0] != "message" or one[1] not in channels]
 
-async def fence(publisher: Broker, subscriber: Broker, sink: RecordingSink, channel: str) -> None:
-    """Return when every earlier message of `publisher` has reached the sink or is lost."""
-    mark = uuid.uuid4().bytes
-    await subscriber.subscribe([channel])
-    await publisher.publish([channel], mark)
-    await sink.until("message", channel, mark)
-    await subscriber.unsubscribe([channel])
+
+async def fence(publisher: Broker, subscriber: Broker, sink: RecordingSink) -> None:
+    """Return when every earlier message of `publisher` has reached the sink or is lost.
+
+    Only the messages of one server have an order. The fence publishes a mark on `FENCE_CHANNELS`
+    channels with random names, so that each server of the broker serves some of them. It removes
+    the marks from `sink.seen`.
+
+    Use it before a test asserts that a message did not arrive. For a message that must arrive,
+    wait with `RecordingSink.until`.
+    """
+    mark = uuid.uuid4()
+    channels = [f"fence:{mark.hex}:{number}" for number in range(FENCE_CHANNELS)]
+    await subscriber.subscribe(channels)
+    await publisher.publish(channels, mark.bytes)
+    for channel in channels:
+        await sink.until("message", channel, mark.bytes)
+    await subscriber.unsubscribe(channels)
+    sink.forget(channels)
 
 
 @pytest.mark.asyncio

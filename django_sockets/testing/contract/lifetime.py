@@ -18,7 +18,7 @@ from ...errors import BrokerClosed
 from ...hub.hub import open_hub
 from ...registry import open_broker
 from ..ledger import Ledger, listening
-from .base import ContractTests, with_password
+from .base import ContractTests, patient, with_password
 
 SECRET = "s3cr3t/pass@word"  # noqa: S105 - for URLs of servers that ask for none
 
@@ -30,10 +30,11 @@ class LifetimeContract(ContractTests):
         self, broker_url: str, room: str
     ) -> None:
         ledgers = [Ledger(f"thread{i}") for i in range(3)]
-        async with open_hub(broker_url) as hub, listening(hub, room) as heard:
+        url = patient(broker_url)
+        async with open_hub(url) as hub, listening(hub, room) as heard:
 
             async def publish(ledger: Ledger) -> None:
-                async with open_hub(broker_url) as own, listening(own, room) as own_heard:
+                async with open_hub(url) as own, listening(own, room) as own_heard:
                     for i in range(500):
                         await own.publish(room, ledger.write(room))
                         if not i % 100:
@@ -42,7 +43,7 @@ class LifetimeContract(ContractTests):
 
             threads = [asyncio.to_thread(asyncio.run, publish(ledger)) for ledger in ledgers]
             await asyncio.gather(*threads)
-            await heard.until(lambda _: len(heard.messages) == 1500)
+            await heard.until_messages(1500)
             assert heard.check(*ledgers) == []
             assert heard.gaps == []
 
@@ -58,7 +59,7 @@ class LifetimeContract(ContractTests):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        output, errors = await with_deadline(30, process.communicate())
+        output, errors = await with_deadline(50, process.communicate())
         assert output.decode().split() == ["before", "child", "after"], errors.decode()
         assert process.returncode == 0
 
@@ -134,7 +135,7 @@ async def child():
 async def parent():
     async with open_hub(url) as hub, hub.subscribe(room) as events:
         async def heard():
-            print((await asyncio.wait_for(anext(events), 5)).payload.decode(), flush=True)
+            print((await asyncio.wait_for(anext(events), 20)).payload.decode(), flush=True)
 
         await hub.publish(room, b"before")
         await heard()

@@ -15,7 +15,7 @@ from ...hub.hub import Hub, open_hub
 from ...hub.queues import Queues
 from ...registry import open_broker
 from .. import ledger
-from .base import ContractTests, RecordingSink
+from .base import ContractTests, RecordingSink, patient
 
 LONG_SECONDS = 60.0
 
@@ -40,7 +40,7 @@ class QueueContract(ContractTests):
     @pytest_asyncio.fixture
     async def queue_hub(self, broker_url: str) -> AsyncIterator[Hub]:
         """A hub whose broker has queues."""
-        async with open_hub(broker_url) as hub:
+        async with open_hub(patient(broker_url)) as hub:
             if hub.queues is None:
                 pytest.skip("the broker has no queues")
             yield hub
@@ -62,7 +62,7 @@ class QueueContract(ContractTests):
         done = asyncio.Event()
 
         async def read(numbers: list[int]) -> None:
-            async with open_hub(broker_url) as hub:
+            async with open_hub(patient(broker_url)) as hub:
                 while not done.is_set():
                     payload = await pop(hub, room)
                     if payload is not None:
@@ -72,7 +72,7 @@ class QueueContract(ContractTests):
                     await asyncio.sleep(0)
 
         readers = [asyncio.ensure_future(read(numbers)) for numbers in taken]
-        async with open_hub(broker_url) as other:
+        async with open_hub(patient(broker_url)) as other:
             for number in range(0, 200, 2):
                 assert await push(queue_hub, room, b"%d" % number, 1000)
                 assert await push(other, room, b"%d" % (number + 1), 1000)
@@ -147,7 +147,7 @@ class QueueContract(ContractTests):
     async def test_a_message_with_an_identifier_is_pushed_once(
         self, broker_url: str, queue_hub: Hub, room: str
     ) -> None:
-        async with open_hub(broker_url) as other:
+        async with open_hub(patient(broker_url)) as other:
             for hub in (queue_hub, other, queue_hub):
                 assert await queues_of(hub).push(
                     room, b"x", capacity=5, expiry_seconds=LONG_SECONDS, once=b"id"
@@ -176,7 +176,7 @@ class QueueContract(ContractTests):
         assert [await pop(queue_hub, room) for _ in payloads] == payloads
 
     async def test_a_closed_broker_has_no_queues(self, broker_url: str, room: str) -> None:
-        broker: Broker = open_broker(broker_url, RecordingSink())
+        broker: Broker = open_broker(patient(broker_url), RecordingSink())
         if not isinstance(broker, SupportsQueue):
             pytest.skip("the broker has no queues")
         await broker.queue_pop(room)

@@ -12,9 +12,17 @@ from ...deadlines import with_deadline
 from ...errors import BrokerClosed, PublishError, SubscribeError
 from ...hub.hub import open_hub
 from ..ledger import Ledger, Listener, listening
-from .base import with_options
+from .base import PATIENT, with_options
 from .control import ServerControl
-from .faults import DEAD_PEER_SECONDS, FaultTests, eventually, flow, is_message, quick, traffic
+from .faults import (
+    DEAD_PEER_SECONDS,
+    FaultTests,
+    eventually,
+    flow,
+    is_message,
+    quick,
+    traffic,
+)
 
 __all__ = ["TroubleContract"]
 
@@ -35,7 +43,8 @@ class TroubleContract(FaultTests):
             started = time.monotonic()
             with pytest.raises(PublishError) as caught:
                 await hub.publish([room, f"{room}:2"], ledger.write(room))
-            assert time.monotonic() - started < 2
+            # It has not waited for `dead_peer_seconds`.
+            assert time.monotonic() - started < 15
             assert caught.value.unknown == (room, f"{room}:2")
             assert caught.value.failed == ()
             assert "outcome unknown" in str(caught.value)
@@ -89,19 +98,19 @@ class TroubleContract(FaultTests):
         self, server: ServerControl, room: str
     ) -> None:
         tasks = asyncio.all_tasks()
-        hub = open_hub(server.url)
+        hub = open_hub(with_options(server.url, **PATIENT))
         async with hub.subscribe(room):
             await hub.publish(room, b"x")
             await server.pause()
             publishing = asyncio.create_task(hub.publish(room, b"y"))
             subscribing = asyncio.create_task(hub.subscribe(f"{room}:2").__aenter__())
             await asyncio.sleep(0.05)
-            await with_deadline(1, hub.aclose())
+            await with_deadline(10, hub.aclose())
             with pytest.raises(PublishError) as caught:
-                await with_deadline(1, publishing)
+                await with_deadline(10, publishing)
             assert caught.value.unknown == (room,)
             with pytest.raises(BrokerClosed):
-                await with_deadline(1, subscribing)
+                await with_deadline(10, subscribing)
         assert asyncio.all_tasks() == tasks
 
     # Cut off and demoted
@@ -122,7 +131,7 @@ class TroubleContract(FaultTests):
                 await server.cut_subscribers()
                 # One gap names both rooms, or each has its own gap if their servers differ.
                 place = await heard.until(lambda _, i=i: _named(heard) == sorted(rooms * i))  # type: ignore[misc]
-                await heard.until(is_message, start=place, within_seconds=1)
+                await heard.until(is_message, start=place)
             await heard.until(lambda _: len(heard.events) > place + 100)
             assert _named(heard) == sorted(rooms * 3)
             heard.check(ledger, to_the_end=False)
