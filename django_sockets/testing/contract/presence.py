@@ -23,7 +23,7 @@ from ...presence import (
 )
 from ...registry import open_broker
 from .. import ledger
-from .base import ContractTests, RecordingSink, with_options
+from .base import ContractTests, RecordingSink, patient, with_options
 
 __all__ = ["LeaseContract", "PresenceContract", "PresenceRecorder", "PresenceRoom", "replica_of"]
 
@@ -176,7 +176,7 @@ class _WithRoom(ContractTests):
     @pytest.fixture
     def own_url(self, broker_url: str) -> str:
         """The URL with a prefix of its own, because all channels share the leases."""
-        return with_options(broker_url, prefix=f"p{uuid.uuid4().hex}")
+        return patient(with_options(broker_url, prefix=f"p{uuid.uuid4().hex}"))
 
     @pytest.fixture
     async def here(self, own_url: str, room: str) -> AsyncIterator[PresenceRoom]:
