@@ -19,7 +19,7 @@ from django_sockets.testing.contract import (
     PresenceFaultContract,
     SentinelControl,
 )
-from django_sockets.testing.contract.base import with_options
+from django_sockets.testing.contract.base import PATIENT, patient, with_options
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.contract.presence_faults import (
     PresenceFollower,
@@ -38,13 +38,18 @@ def own(url: str) -> str:
     return quick(with_options(url, prefix=f"p{uuid.uuid4().hex}"))
 
 
+def calm(url: str) -> str:
+    """As `own`, with deadlines for tests in which every server answers."""
+    return patient(with_options(url, prefix=f"p{uuid.uuid4().hex}", probe_interval_seconds=0.2))
+
+
 def prefix_of(follower: PresenceFollower) -> bytes:
     return follower.url.partition("prefix=")[2].partition("&")[0].encode()
 
 
 def own_prefix_of(follower: PresenceFollower, server: CacheServer) -> str:
     """The URL of the server with the prefix of a follower, and without its other options."""
-    return quick(with_options(server.url, prefix=prefix_of(follower).decode()))
+    return patient(with_options(server.url, prefix=prefix_of(follower).decode()))
 
 
 @pytest.fixture
@@ -152,7 +157,7 @@ async def test_a_moving_slot_delivers_every_change(
 ) -> None:
     """While a slot moves, scripts run at its target, and all watchers are still at its source."""
     cluster = restored_valkey_cluster
-    async with follower(own(cluster.url)) as watcher, follower(watcher.url) as other:
+    async with follower(calm(cluster.url)) as watcher, follower(watcher.url) as other:
         key = server_name(prefix_of(watcher), watch_of(room))
         slot = slot_of(key)
         source = cluster.primary_of(slot)
@@ -260,7 +265,7 @@ def move_with_keys(cluster: CacheCluster, slot: int) -> None:
 async def test_a_server_that_forgets_scripts_loses_no_change(
     valkey_server: CacheServer, room: str
 ) -> None:
-    async with follower(own(valkey_server.url)) as watcher, follower(watcher.url) as other:
+    async with follower(calm(valkey_server.url)) as watcher, follower(watcher.url) as other:
         leases = other.broker.lease_server_of(room)
         await watcher.broker.watch_presence([room])
         done = False
@@ -295,7 +300,7 @@ async def test_large_channels_are_read_without_too_much_unread_output(
     """All at once, their snapshots would make the server end the connection."""
     server = fresh_valkey_server
     rooms = [f"room:{number}" for number in range(12)]
-    async with follower(own(server.url)) as watcher, follower(watcher.url) as other:
+    async with follower(calm(server.url)) as watcher, follower(watcher.url) as other:
         for one in rooms:
             entries = {f"p:{number}": b"x" * 1000 for number in range(1000)}
             await other.broker.change_presence(one, entries)
@@ -323,7 +328,7 @@ async def test_a_watch_moves_to_a_new_connection_without_a_loss(
     fresh_valkey_server: CacheServer, room: str, reads: bool
 ) -> None:
     server = fresh_valkey_server
-    url = with_options(own(server.url), connection_max_age_seconds=0.5)
+    url = with_options(calm(server.url), connection_max_age_seconds=0.5)
     async with follower(url) as watcher, follower(own_prefix_of(watcher, server)) as other:
         await watcher.broker.watch_presence([room])
         links: set[str] = set()
@@ -353,7 +358,9 @@ async def test_a_dead_host_affects_only_its_own_channels(
 ) -> None:
     prefix = f"p{uuid.uuid4().hex}"
     servers = (fresh_valkey_server, fresh_redis_server)
-    url = " ".join(quick(with_options(server.url, prefix=prefix)) for server in servers)
+    # A call to a dead host fails at once, but a subscribe waits for the host to come back.
+    options = {**PATIENT, "subscribe_timeout_seconds": 3, "prefix": prefix}
+    url = " ".join(with_options(server.url, **options) for server in servers)
     async with follower(url) as watcher:
         broker = watcher.broker
         by_server = {broker.lease_server_of(f"room:{n}"): f"room:{n}" for n in range(50)}

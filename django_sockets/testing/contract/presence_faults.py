@@ -154,19 +154,19 @@ class PresenceFaultContract(FaultTests):
         self, server: ServerControl, own_url: str, room: str
     ) -> None:
         async with follower(own_url) as watcher, follower(own_url) as other:
-            await watcher.broker.watch_presence([room])
+            await patiently(lambda: watcher.broker.watch_presence([room]))
             for turn in range(3):
                 lost = len(watcher.reasons)
                 for number in range(5):
                     change = {f"p:{turn}:{number}": b"x", f"p:{turn - 1}:{number}": b""}
-                    await other.broker.change_presence(room, change)
+                    await patiently(lambda: other.broker.change_presence(room, change))  # noqa: B023
                     if number == 2:
                         await server.cut_subscribers()
                 await watcher.wait(lambda: len(watcher.reasons) > lost)  # noqa: B023 - awaited
                 truth = await watcher.until_equal(room)
                 assert len(truth.entries) == 5
-            await other.broker.change_presence(room, {"p:last": b"x"})
-            await watcher.wait(lambda: "p:last" in watcher.replicas[room].entries)
+            await patiently(lambda: other.broker.change_presence(room, {"p:last": b"x"}))
+            await watcher.wait(lambda: "p:last" in watcher.replicas.get(room, ABSENT).entries)
 
     async def test_a_server_that_lost_everything_begins_a_new_epoch(
         self, server: ServerControl, own_url: str, room: str
@@ -174,9 +174,11 @@ class PresenceFaultContract(FaultTests):
         async with follower(own_url) as watcher:
             broker = watcher.broker
             leases = broker.lease_server_of(room)
-            await broker.watch_presence([room])
-            first = await broker.change_presence(room, {"p:1": b"x", "p:2": b"x"})
-            await broker.lease(leases, "p", NEW, lease_seconds=60)
+            await patiently(lambda: broker.watch_presence([room]))
+            first = await patiently(
+                lambda: broker.change_presence(room, {"p:1": b"x", "p:2": b"x"})
+            )
+            await patiently(lambda: broker.lease(leases, "p", NEW, lease_seconds=60))
             await server.kill()
             await server.start()
             renewed = await patiently(lambda: broker.lease(leases, "p", RENEW, lease_seconds=60))
@@ -196,9 +198,13 @@ class PresenceFaultContract(FaultTests):
         async with follower(own_url) as one, follower(own_url) as two:
             leases = one.broker.lease_server_of(room)
             seconds = 0.5
-            await one.broker.lease(leases, "left", LeaseAction.END, lease_seconds=seconds)
+            await patiently(
+                lambda: one.broker.lease(leases, "left", LeaseAction.END, lease_seconds=seconds)
+            )
             for watcher, process in ((one, "a"), (two, "b")):
-                await watcher.broker.lease(leases, process, NEW, lease_seconds=seconds)
+                await patiently(
+                    lambda: watcher.broker.lease(leases, process, NEW, lease_seconds=seconds)  # noqa: B023
+                )
             await server.pause()
             with pytest.raises(PresenceError):
                 await one.broker.lease(leases, "a", RENEW, lease_seconds=seconds)
@@ -213,8 +219,8 @@ class PresenceFaultContract(FaultTests):
         self, server: ServerControl, own_url: str, room: str
     ) -> None:
         async with follower(own_url) as watcher, follower(own_url) as other:
-            await watcher.broker.watch_presence([room])
-            await other.broker.change_presence(room, {"p:1": b"x"})
+            await patiently(lambda: watcher.broker.watch_presence([room]))
+            await patiently(lambda: other.broker.change_presence(room, {"p:1": b"x"}))
             await server.pause()
             with pytest.raises(PresenceError) as failed:
                 await other.broker.change_presence(room, {"p:2": b"x"})
