@@ -120,13 +120,12 @@ class LinkReads(OfOneLoop):
         kinds = (self._pubsub.subscribed, self._pubsub.unsubscribed)
         return not (isinstance(reply, list) and reply and reply[0] in kinds)
 
-    def diff(self, watch: str, payload: bytes) -> Item | None:
-        """The item of the stream for a message among the diffs of a watch."""
+    def take_diff(self, watch: str, payload: bytes, batch: list[Item]) -> None:
+        """Append the diff in a message of a watch to a batch; other messages are skipped."""
         found = self._diffs.item(watch, payload)
-        if found is None:
-            return None
-        self._mixed = True
-        return watch, found
+        if found is not None:
+            self._mixed = True
+            batch.append((watch, found))
 
     def answered(self, reply: Any) -> Item | None:
         """Take the reply to the first pending command, which is a read.

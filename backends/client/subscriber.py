@@ -150,8 +150,8 @@ class Subscriber:
                 channel = routes.get(name)
                 if channel is not None:
                     batch.append((channel, reply[2]))
-                elif (watch := state.subscriptions.watches.get(name)) is not None:
-                    self._take_diff(watch, reply[2])
+                elif (watch := state.subscriptions.watches.get(name)) and state.reads is not None:
+                    state.reads.take_diff(watch, reply[2], batch)
                 elif self._probe is not None and name == state.probe.name:
                     self._probe.received(reply[2])
                 continue
@@ -172,11 +172,6 @@ class Subscriber:
                     return waiting
             state.answered(reply)
         return None
-
-    def _take_diff(self, watch: str, payload: bytes) -> None:
-        item = None if self.state.reads is None else self.state.reads.diff(watch, payload)
-        if item is not None:
-            self._batch.append(item)
 
     def flush(self) -> Coroutine[Any, Any, object] | None:
         """See `parser.Consumer`."""
