@@ -16,7 +16,7 @@ PATHS = {
     "django_sockets": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
         DjangoSocketsError EncodeError Gap HistoryError Hub Message NotAllowed PayloadTooLarge
-        PositionError PublishError Reject RequestError SubscribeError drain local_hubs open_broker
+        PositionError Presence PresenceError PublishError Reject RequestError SubscribeError drain local_hubs open_broker
         open_hub
     """,
     "django_sockets.broadcaster": "Broadcaster",
@@ -58,7 +58,7 @@ PATHS = {
     "django_sockets.sockets": "BaseSocketServer",
     "django_sockets.testing": """
         Broadcast CapturedBroadcasts Faults FaultyBroker HandshakeRefused LiveSocketServer
-        SocketClient SocketClosed SyncSocketClient capture_broadcasts override_broker
+        SocketClient SocketClosed SyncSocketClient capture_broadcasts moved_clock override_broker
     """,
     "django_sockets.testing.cases": "LiveSocketServerTestCase SocketTestCase",
     "django_sockets.testing.clusters": "CacheCluster",
