@@ -16,8 +16,8 @@ PATHS = {
     "django_sockets": """
         AuthError BrokerClosed BrokerError CallError ChannelError ConfigurationError ConnectError
         DjangoSocketsError EncodeError Gap HistoryError Hub Message NotAllowed PayloadTooLarge
-        PositionError Presence PresenceError PublishError Reject RequestError SubscribeError drain local_hubs open_broker
-        open_hub
+        PositionError Presence PresenceError PublishError Reject RequestError SubscribeError drain
+        local_hubs open_broker open_hub
     """,
     "django_sockets.broadcaster": "Broadcaster",
     "django_sockets.broker": """
