@@ -1,10 +1,10 @@
 /**
  * Many clients of several servers, for tests/client/test_deploy.py: node deploy.js COUNT WATCHERS PORT...
  *
- * Each client is a member of its own. An attempt to connect goes to the next server, as behind a load
- * balancer; a server that is down refuses it. Some of the clients also watch the members. Prints a JSON
- * line when all are subscribed for the first time, and after a line of input one with what the watchers
- * know and were told.
+ * Each client is a member of its own. An attempt to connect goes to the next of the servers, as behind a
+ * load balancer. Some of the clients also watch the members. Prints a JSON line when all are subscribed
+ * for the first time. The input has JSON lines with the ports of the servers in turn from now on; each is
+ * answered with what the watchers know and were told.
  */
 
 import { createInterface } from "node:readline";
@@ -13,7 +13,8 @@ import WebSocket from "ws";
 
 import { connect } from "../../django_sockets/static/django_sockets/client.js";
 
-const [count, watching, ...ports] = process.argv.slice(2).map(Number);
+const [count, watching, ...first] = process.argv.slice(2).map(Number);
+let ports = first;
 let turn = 0;
 
 class Balanced extends WebSocket {
@@ -48,8 +49,8 @@ for (let number = 0; number < count; number++) {
   watchers.push(watcher);
 }
 
-createInterface({ input: process.stdin }).on("line", () => {
+createInterface({ input: process.stdin }).on("line", (line) => {
+  ports = JSON.parse(line);
   const members = watchers.map(({ channel }) => channel.presence.list().size);
   say({ members, left: watchers.flatMap(({ left }) => left), connections });
-  process.exit();
 });
