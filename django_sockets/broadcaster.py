@@ -183,7 +183,8 @@ class Broadcaster:
             channel: one channel.
 
         Returns:
-            Key of the member -> [info of each of its connections].
+            Key of the member -> [info of each of its connections]. Do not change the infos: other
+            lists and events of this process may contain the same objects.
 
         Raises:
             ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.

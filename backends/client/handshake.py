@@ -1,7 +1,7 @@
 """The first commands on a new connection: HELLO or AUTH, CLIENT SETNAME and SELECT.
 
-RESP3 is tried first. If the server refuses HELLO with any error, or closes the connection, RESP2 is
-tried on a new connection: old servers and proxies report an unknown command in many ways. Only a
+RESP3 is tried first. If the server refuses HELLO with any error, or closes two connections, RESP2
+is tried on a new connection: old servers and proxies report an unknown command in many ways. Only a
 refusal of the credentials is final.
 """
 
@@ -19,6 +19,10 @@ from .identity import IDENTIFY, read_identity
 from .parser import ConnectionLost, ReplyError
 
 __all__ = ["Login", "shake_hands"]
+
+HELLO_ATTEMPTS = 2
+"""Connections that are closed in place of a reply to HELLO, before RESP2 is tried. A single one may
+be closed by a fault, and a subscriber with RESP2 could read no history and no presence."""
 
 Open = Callable[[int], Awaitable[ServerConnection]]
 """Opens a connection without a handshake, for RESP version 2 or 3."""
@@ -64,14 +68,17 @@ async def shake_hands(open_: Open, login: Login, protocol: int | None) -> Server
     """
     if protocol is not None:
         return await _begin(open_, login, protocol)
-    try:
-        return await _begin(open_, login, 3)
-    except Refused as exc:
-        # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
-        final = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
-        if exc.command != "HELLO" or final:
-            raise
-        refused = exc
+    for _ in range(HELLO_ATTEMPTS):
+        try:
+            return await _begin(open_, login, 3)
+        except Refused as exc:
+            # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
+            final = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
+            if exc.command != "HELLO" or final:
+                raise
+            refused = exc
+        if not isinstance(refused.__cause__, ConnectionLost):
+            break
     try:
         return await _begin(open_, login, 2)
     except ConnectionLost:

@@ -83,7 +83,7 @@ class Presence:
 
     A key is in at most one of the three mappings. Each join and each leave comes once, for the
     first and the last connection of a key. After a gap, one event has the difference to the members
-    that were known before.
+    that were known before. Do not change the mappings or infos: others get the same objects.
 
     Attributes:
         channel: the channel.

@@ -33,6 +33,7 @@ class Gateway:
     Attributes:
         to_hello: the reply to HELLO.
         hangs_up: HANG_UP or RESET, in place of a reply to HELLO.
+        hang_ups: for how many connections; the next HELLO passes.
         to_auth: the reply to AUTH; None passes it on.
         connections: how many there were.
         said: the first word of each first message.
@@ -42,6 +43,7 @@ class Gateway:
         self._server = server
         self.to_hello = b""
         self.hangs_up = ""
+        self.hang_ups = 1_000_000
         self.to_auth: bytes | None = None
         self.connections = 0
         self.said: list[str] = []
@@ -55,7 +57,8 @@ class Gateway:
                 words = data.split(b"\r\n")
                 verb = words[2].decode() if len(words) > 2 else ""
                 self.said.append(verb)
-                if verb == "HELLO":
+                if verb == "HELLO" and (not self.hangs_up or self.hang_ups):
+                    self.hang_ups -= 1
                     if self.hangs_up == RESET:
                         sock = writer.get_extra_info("socket")
                         linger = struct.pack("ii", 1, 0)
@@ -136,7 +139,22 @@ async def test_any_refusal_of_hello_but_of_the_credentials_means_resp2(
     link = await opener.open(url.addresses[0])
     assert link.protocol == 2
     assert link.identity.role == "master"
-    assert gate.said == (["HELLO", "AUTH", "ROLE"] if user else ["HELLO", "ROLE"])
+    hellos = ["HELLO"] if isinstance(said, bytes) else ["HELLO", "HELLO"]
+    assert gate.said == [*hellos, *(["AUTH", "ROLE"] if user else ["ROLE"])]
+    link.abort()
+
+
+@pytest.mark.parametrize("said", [HANG_UP, RESET])
+async def test_a_connection_that_is_cut_by_chance_does_not_mean_resp2(
+    gateway: tuple[Gateway, str], said: str
+) -> None:
+    """A subscriber with RESP2 could read no history and no presence as long as it lives."""
+    gate, address = gateway
+    gate.hangs_up, gate.hang_ups = said, 1
+    opener, url = connector(address)
+    link = await opener.open(url.addresses[0])
+    assert link.protocol == 3
+    assert gate.said == ["HELLO", "HELLO", "ROLE"]
     link.abort()
 
 

@@ -73,6 +73,19 @@ def test_entries_in_another_order_are_no_change() -> None:
     assert replica.take_diff(PresenceDiff(b"epoch000", 2, after)) is None
 
 
+def test_a_list_decodes_no_info_again_and_has_lists_of_its_own() -> None:
+    replica = Replica(ROOM)
+    entries = {"a:1": value("ann", {"n": 1}), "b:1": value("ann", {"n": 2})}
+    change = taken(replica, PresenceSnapshot(b"epoch000", 1, entries))
+    assert change is not None
+    first, second, left_out = replica.members(), replica.members(), replica.members({"b"})
+    assert first == second == {"ann": [{"n": 1}, {"n": 2}]}
+    assert left_out == {"ann": [{"n": 1}]}
+    for found in (second, left_out, change.joined):
+        assert found["ann"] is not first["ann"]
+        assert found["ann"][0] is first["ann"][0]
+
+
 def test_an_entry_may_change_its_key() -> None:
     replica = Replica(ROOM)
     taken(replica, snapshot(1, a1="ann"))

@@ -17,7 +17,10 @@ from .values import read_value
 
 __all__ = ["Replica", "members_in"]
 
-_NONE: dict[str, bytes] = {}
+_NONE: dict[str, Any] = {}
+
+_Entries = tuple[list[bytes], list[Any]]
+"""The values of the entries of a member, and the infos in them."""
 
 
 class Replica:
@@ -34,7 +37,9 @@ class Replica:
         self._version = 0
         self.values: dict[str, bytes] = {}
         self.fields_of: dict[str, dict[str, None]] = {}
-        self._infos: dict[str, dict[str, bytes]] = {}
+        # Key of a member -> field -> decoded info. Lists and events contain these same objects, so
+        # that a list of many members costs no decoding.
+        self._infos: dict[str, dict[str, Any]] = {}
 
     @property
     def is_new(self) -> bool:
@@ -80,40 +85,47 @@ class Replica:
         return self._apply(difference)
 
     def members(self, without: Iterable[str] = ()) -> dict[str, list[Any]]:
-        """The members, with the infos of their entries.
+        """The members, with the infos of their entries. The lists are new, the infos are not.
 
         Args:
             without: processes whose entries are left out.
         """
         hidden = {field for process in without for field in self.fields_of.get(process, ())}
         if not hidden:
-            return {key: _decoded(infos.values()) for key, infos in self._infos.items()}
-        return members_in(
-            {field: value for field, value in self.values.items() if field not in hidden}
-        )
+            return {key: list(infos.values()) for key, infos in self._infos.items()}
+        found = {}
+        for key, infos in self._infos.items():
+            shown = [info for field, info in infos.items() if field not in hidden]
+            if shown:
+                found[key] = shown
+        return found
 
     def _apply(self, changes: Mapping[str, bytes]) -> Presence | None:
-        before: dict[str, list[bytes]] = {}
+        before: dict[str, _Entries] = {}
         for field, value in changes.items():
-            old = self.values.pop(field, b"")
-            for one in (old, value):
+            for one in (self.values.get(field), value):
                 found = read_value(one) if one else None
                 if found is not None and found[0] not in before:
-                    before[found[0]] = list(self._infos.get(found[0], _NONE).values())
-            self._remove(field, old)
+                    before[found[0]] = self._entries_of(found[0])
+            self._remove(field)
             if value:
                 self._add(field, value)
         return self._transition(before)
+
+    def _entries_of(self, key: str) -> _Entries:
+        infos = self._infos.get(key, _NONE)
+        return [self.values[field] for field in infos], list(infos.values())
 
     def _add(self, field: str, value: bytes) -> None:
         self.values[field] = value
         self.fields_of.setdefault(process_of(field), {})[field] = None
         found = read_value(value)
         if found is not None:
-            self._infos.setdefault(found[0], {})[field] = found[1]
+            self._infos.setdefault(found[0], {})[field] = _data(found[1])
 
-    def _remove(self, field: str, value: bytes) -> None:
-        if not value:
+    def _remove(self, field: str) -> None:
+        value = self.values.pop(field, None)
+        if value is None:
             return
         process = process_of(field)
         fields = self.fields_of[process]
@@ -127,16 +139,16 @@ class Replica:
             if not infos:
                 del self._infos[found[0]]
 
-    def _transition(self, before: Mapping[str, list[bytes]]) -> Presence | None:
+    def _transition(self, before: Mapping[str, _Entries]) -> Presence | None:
         joined, left, updated = {}, {}, {}
-        for key, old in before.items():
-            new = list(self._infos.get(key, _NONE).values())
+        for key, (old, old_infos) in before.items():
+            new, new_infos = self._entries_of(key)
             if not old and new:
-                joined[key] = _decoded(new)
+                joined[key] = new_infos
             elif old and not new:
-                left[key] = _decoded(old)
+                left[key] = old_infos
             elif sorted(old) != sorted(new):
-                updated[key] = _decoded(new)
+                updated[key] = new_infos
         if not (joined or left or updated):
             return None
         return Presence(channel=self._channel, joined=joined, left=left, updated=updated)
@@ -148,16 +160,12 @@ def members_in(entries: Mapping[str, bytes]) -> dict[str, list[Any]]:
     Args:
         entries: field -> value.
     """
-    found: dict[str, list[bytes]] = {}
+    found: dict[str, list[Any]] = {}
     for value in entries.values():
         member = read_value(value)
         if member is not None:
-            found.setdefault(member[0], []).append(member[1])
-    return {key: _decoded(infos) for key, infos in found.items()}
-
-
-def _decoded(infos: Iterable[bytes]) -> list[Any]:
-    return [_data(info) for info in infos]
+            found.setdefault(member[0], []).append(_data(member[1]))
+    return found
 
 
 def _data(info: bytes) -> Any:
