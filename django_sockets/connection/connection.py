@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from ..codec import encode, json_of
 from ..conf import load_config
 from ..delivery.client_payload import own_payload
+from ..delivery.flow_control import Backlog
 from ..errors import CallError, EncodeError
 from ..history import Recovery
 from ..hub.control import Control, control_of, tag_texts
@@ -310,6 +311,10 @@ class Connection(HookCalls):
     @property
     def wrapped_send(self) -> str | None:
         return None if self.takes_frames else wrapper_of(self.socket.scope, self.asgi_send)
+
+    @property
+    def unsent(self) -> Backlog | None:
+        return self.outbox.unsent
 
     def on_drain(self, patience_seconds: float) -> None:
         """Called by `hub.connections` when the server shuts down."""

@@ -138,6 +138,11 @@ class EventQueue:
         return self._dropped.take_gap()
 
     @property
+    def unsent(self) -> Backlog:
+        """The queued events. For any thread."""
+        return self._backlog
+
+    @property
     def ready(self) -> bool:
         """True if `next` returns an event without waiting."""
         return bool(self._backlog) or bool(self._dropped)

@@ -119,6 +119,16 @@ class Backlog:
         return len(self._entries)
 
     @property
+    def items(self) -> int:
+        """The number of queued items. For any thread."""
+        return self._items
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the queued items. For any thread."""
+        return self._bytes
+
+    @property
     def full(self) -> bool:
         """The number of items or bytes has reached its limit."""
         return bool(self._entries) and (

@@ -43,8 +43,9 @@ from .connections import Connections
 from .history.healing import Healing, KeepingBroker
 from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
+from .process import per_process, register
 from .queues import Queues
-from .stats import Counters
+from .stats import Counters, HubStats
 from .subscriptions import LocalSubscriptions
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
@@ -57,7 +58,9 @@ CONTROL = "\x01control"
 
 
 class Hub:
-    """One broker on one event loop. `open_hub` makes it. Call its methods on that loop only.
+    """One broker on one event loop. `open_hub` makes it.
+
+    Call its methods on that loop only, except `stats`.
 
     Attributes:
         config: its configuration.
@@ -102,6 +105,7 @@ class Hub:
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
         )
         self._max_channel_bytes = limits.max_channel_bytes
+        register(self, self.counters, config.url.scheme)
 
     # Publishing
 
@@ -500,7 +504,7 @@ class Hub:
 
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
-        self.counters.gaps += 1
+        self.counters.count_gap(reason)
         self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
 
     def late(self) -> None:
@@ -520,14 +524,20 @@ class Hub:
 
     # Statistics and closing
 
-    def stats(self) -> dict[str, int]:
-        """The counters since the hub was opened, and the present numbers of what it holds."""
-        return {
+    def stats(self) -> HubStats:
+        """The counters since the hub was opened, and the present numbers of what it holds.
+
+        You may call it on any thread. It takes no lock and does not delay the event loop. The
+        counters are read one after the other while they may change, so two of them may differ by a
+        batch that is being delivered.
+        """
+        numbers = {
             **self.counters.as_dict(),
             **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
         }
+        return cast("HubStats", numbers)
 
     async def drain(self, seconds: float | None = None) -> int:
         """Close all sockets with 1012, spread over a time, and then the broker.
@@ -571,9 +581,6 @@ class Hub:
         await self.aclose()
 
 
-_hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
-
-
 @frameless
 def open_hub(source: Source | None = None) -> Hub:
     """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
@@ -589,17 +596,20 @@ def open_hub(source: Source | None = None) -> Hub:
         RuntimeError: no event loop is running.
     """
     hub = Hub(load_config(source))
-    forget_closed(_hubs)
-    _hubs.setdefault(hub.loop, []).append(hub)
+    hubs = per_process.current.by_loop
+    forget_closed(hubs)
+    hubs.setdefault(hub.loop, []).append(hub)
     return hub
 
 
 def hub_on(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
     """The open hub of a loop for a configuration, or None."""
-    return next((hub for hub in _hubs.get(loop, ()) if hub.config == config), None)
+    return next(
+        (hub for hub in per_process.current.by_loop.get(loop, ()) if hub.config == config), None
+    )
 
 
 def _forget(hub: Hub) -> None:
-    hubs = _hubs.get(hub.loop, [])
+    hubs = per_process.current.by_loop.get(hub.loop, [])
     if hub in hubs:
         hubs.remove(hub)

@@ -19,6 +19,7 @@ from ...conf import Config
 from ...connection.close_codes import RESTART, TRY_AGAIN, reconnection
 from ...connection.tasks import spawn
 from ...delivery.events import HISTORY, EventQueue, Gap
+from ...delivery.flow_control import Backlog
 from ...delivery.message import Delivery
 from ...errors import BrokerError, ThreadError
 from ...history import Recovery
@@ -233,6 +234,11 @@ class EventStream:
 
     def _with_id(self, frame: bytes) -> bytes:
         return b"id: %b\n%b" % (event_id(self._positions).encode(), _event(frame))
+
+    @property
+    def unsent(self) -> Backlog | None:
+        """See `hub.connections.Connection`."""
+        return None if self._queue is None else self._queue.unsent
 
     # The end
 
