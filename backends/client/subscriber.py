@@ -23,6 +23,7 @@ from .connection import Connection, ConnectionLost, Opener
 from .deadlines import Backoff, await_reply, first_of, keepalive
 from .history_reads import HistoryReads
 from .link_reads import DeliverNow, WrongServer
+from .link_reports import SUBSCRIBING, LinkReports
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
@@ -103,6 +104,7 @@ class Subscriber:
         self._deferred: Any = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._reports = LinkReports(url.scheme, SUBSCRIBING)
 
     # Channels
 
@@ -282,6 +284,7 @@ class Subscriber:
                 connection, self._first = self._first or await self._open_connection(), None
             except ConnectError as exc:
                 self.trouble = exc
+                self._reports.failed()
                 self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
                 wanted = [channel for channel, _ in self.state.subscriptions.wanted]
                 self.state.owner.unreachable(wanted, exc)
@@ -297,6 +300,7 @@ class Subscriber:
     async def _live(self, connection: Connection) -> None:
         self._abort_reason = ""
         self.trouble = None
+        self._reports.connected()
         reason = "closed"
         back_off = False
         try:
@@ -305,12 +309,14 @@ class Subscriber:
         except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
             back_off = isinstance(exc, WrongServer)
+            self._reports.lost(reason)
             self._throttle.log(
                 logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
             )
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.
             reason, back_off = "internal error", True
+            self._reports.lost(reason)
             self._supervisor.failed("the subscriber", exc)
         finally:
             connection.abort()

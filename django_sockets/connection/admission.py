@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
 from ..errors import Reject
+from ..observer import seam
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .observed import report_handshake
 from .protocol_client import speak_protocol
 from .refusals import accept_and_close
 from .tasks import spawn
@@ -35,6 +38,8 @@ async def admit(connection: Connection) -> bool:
     event = await receive()
     if event["type"] != "websocket.connect":
         return False
+    observer = seam.observer
+    began = 0.0 if observer is None else time.perf_counter()
     socket = connection.socket
     connection.outbox.hold()
     offered = socket.scope.get("subprotocols")
@@ -43,9 +48,12 @@ async def admit(connection: Connection) -> bool:
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
+        if observer is not None:
+            report_handshake(observer, type(socket), began, UNAVAILABLE, admitted=False)
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
+    status: int | None = None
     admitted = readable = False
     try:
         if connection.has_tags or (
@@ -69,6 +77,8 @@ async def admit(connection: Connection) -> bool:
             connection.receive_loop.push(event)
             admitted = True
     finally:
+        if observer is not None:
+            report_handshake(observer, type(socket), began, status, admitted=admitted)
         if not admitted:
             if connection.session is not None:
                 connection.session.end()

@@ -22,9 +22,11 @@ from ..errors import CallError, SubscribeError
 from ..history import Recovery
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..observer import seam
 from ..runtime.async_hygiene import tidied
 from ..url import BrokerOptions
 from .close_codes import NO_CODE, TRY_AGAIN
+from .observed import observed_hook
 from .outbox import Item
 from .overflow import CLOSE, Inbox, Overflow
 from .socket_class import Socket
@@ -271,7 +273,11 @@ class ClientDelivery:
                 hook: Any = socket.async_handle_received_broadcast
                 if connection.definition.hook_takes_position:
                     hook = partial(hook, position=event.position)
-                await tidied(hook(event.channel, event.data()))
+                calling = tidied(hook(event.channel, event.data()))
+                if (observer := seam.observer) is not None:
+                    function = socket.async_handle_received_broadcast
+                    calling = observed_hook(observer, type(socket), function, calling)
+                await calling
         except Exception as exc:
             await connection.failed(exc)
 

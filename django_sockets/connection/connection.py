@@ -23,6 +23,7 @@ from ..history import Recovery
 from ..hub.control import Control, control_of, tag_texts
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..observer import ConnectionClosed, seam
 from ..protocol.session import Session
 from ..runtime import (
     EXIT_SECONDS,
@@ -278,6 +279,8 @@ class Connection(HookCalls):
     async def _conclude(self, code: int) -> None:
         """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
+        if (observer := seam.observer) is not None:
+            observer.connection_closed(ConnectionClosed(socket=type(self.socket), code=code))
         self.delivery.discard_held()
         if self.session is not None:
             self.session.end()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import BrokerError, ChannelError, NotAllowed, RequestError
 from ..log import LogThrottle, whereabouts
+from ..observer import seam
 from ..runtime.channel_api import ChannelCalls
 from ..runtime.hooks import call_hook, call_in_thread
 from ..runtime.sync_calls import Calls, Operation, running_loop
@@ -17,6 +18,7 @@ from ..typed import invalid_message
 from ..url import BrokerOptions
 from .close_codes import BAD_DATA, INTERNAL_ERROR, POLICY
 from .handshake import report_error
+from .observed import observed_hook
 from .outbox import Outbox
 from .socket_class import Socket, SocketClass
 from .tasks import spawn
@@ -97,7 +99,10 @@ class HookCalls(ChannelCalls):
         if function in self.definition.awaitable_defaults:
             awaitable: Awaitable[Any] = hook(*args)
             return awaitable
-        return call_hook(hook, args, self._call_in_thread)
+        calling = call_hook(hook, args, self._call_in_thread)
+        if (observer := seam.observer) is None:
+            return calling
+        return observed_hook(observer, type(self.socket), function, calling)
 
     async def _call_in_thread(self, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
         handshake = self.outbox.held

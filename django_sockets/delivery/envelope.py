@@ -55,6 +55,7 @@ __all__ = [
     "NotOurs",
     "Publisher",
     "published_at",
+    "published_at_of",
     "unpack",
     "unpack_kept",
 ]
@@ -214,6 +215,13 @@ def published_at(publisher: bytes, counter: int) -> float | None:
     """The time of a message of this process (`time.monotonic`); None if it is unknown."""
     local = _local.get(publisher)
     return None if local is None else local.published_at(counter)
+
+
+def published_at_of(message: bytes) -> float | None:
+    """The time of a message with its envelope; see `published_at`."""
+    if len(message) < HEADER_BYTES or not message.startswith(_START):
+        return None
+    return published_at(message[8:16], int.from_bytes(message[16:24], "big"))
 
 
 def unpack(message: bytes) -> Envelope:

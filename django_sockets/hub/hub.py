@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, cast, overload
 
 from ..broker import (
@@ -36,6 +37,7 @@ from ..errors import BrokerClosed, PayloadTooLarge, PublishError
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
+from ..observer import GapSignalled, seam
 from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
@@ -43,6 +45,7 @@ from .connections import Connections
 from .history.healing import Healing, KeepingBroker
 from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
+from .observed import observed_call, observed_publish
 from .process import per_process, register
 from .queues import Queues
 from .stats import Counters, HubStats
@@ -90,7 +93,7 @@ class Hub:
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self._delivery = BatchDelivery(self, self.subscriptions.channels)
+        self._delivery = BatchDelivery(self, self.subscriptions.channels, config.url.scheme)
         self.deliver_now = self._delivery.deliver_now
         self._count_lock = threading.Lock()
         self._broker = config.open_broker(config.url, self)
@@ -150,7 +153,12 @@ class Hub:
         headers = self._publisher.headers(names, is_text, origin, compress)
         self.counters.published += len(names)
         try:
-            await self._broker.publish(names, payload, headers)
+            publishing = self._broker.publish(names, payload, headers)
+            if (observed_by := seam.observer) is not None:
+                publishing = observed_publish(
+                    observed_by, publishing, self.config.url.scheme, len(names), len(payload)
+                )
+            await publishing
         except Exception:
             self._count_publish_error()
             raise
@@ -189,8 +197,12 @@ class Hub:
             self.counters.published += len(names)
             return self._publisher.headers(names, is_text, None, compress)
 
+        publish = partial(self.threads.publish_on_thread, names, payload, headers, timeout_seconds)
         try:
-            return self.threads.publish_on_thread(names, payload, headers, timeout_seconds)
+            if (observer := seam.observer) is None:
+                return publish()
+            scheme = self.config.url.scheme
+            return observed_call(observer, publish, scheme, len(names), len(payload))
         except PublishError:
             self._count_publish_error()
             raise
@@ -505,6 +517,8 @@ class Hub:
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
         self.counters.count_gap(reason)
+        if (observer := seam.observer) is not None:
+            observer.gap_signalled(GapSignalled(broker=self.config.url.scheme, reason=reason))
         self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
 
     def late(self) -> None:

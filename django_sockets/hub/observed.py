@@ -1,0 +1,107 @@
+"""Reports the publishes and deliveries of a hub, while there are observers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..delivery.batch import BatchObserver, Segment
+from ..delivery.channel import Channel
+from ..delivery.envelope import published_at_of
+from ..delivery.fanout import FanOutCounters
+from ..errors import PublishError
+from ..observer import BatchDelivered, Observer, Published
+
+__all__ = ["observed_batch", "observed_call", "observed_publish"]
+
+Read = Callable[[Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]]
+
+
+async def observed_publish(
+    observer: Observer,
+    publishing: Coroutine[Any, Any, None],
+    broker: str,
+    channels: int,
+    payload_bytes: int,
+) -> None:
+    """Await a publish, and report it."""
+    started, outcome = time.perf_counter(), "ok"
+    try:
+        await publishing
+    except BaseException as exc:
+        outcome = _outcome(exc)
+        raise
+    finally:
+        observer.published(_published(broker, channels, payload_bytes, started, outcome))
+
+
+def observed_call(
+    observer: Observer, publish: Callable[[], bool], broker: str, channels: int, payload_bytes: int
+) -> bool:
+    """Publish on a thread, and report it if it was done there."""
+    started, outcome = time.perf_counter(), "ok"
+    done = True
+    try:
+        done = publish()
+    except BaseException as exc:
+        outcome = _outcome(exc)
+        raise
+    finally:
+        if done:
+            observer.published(_published(broker, channels, payload_bytes, started, outcome))
+    return done
+
+
+def _published(
+    broker: str, channels: int, payload_bytes: int, started: float, outcome: str
+) -> Published:
+    return Published(
+        broker=broker,
+        channels=channels,
+        payload_bytes=payload_bytes,
+        seconds=time.perf_counter() - started,
+        outcome=outcome,
+    )
+
+
+def _outcome(exc: BaseException) -> str:
+    if isinstance(exc, PublishError):
+        return "unknown" if exc.unknown else "failed"
+    return "cancelled" if isinstance(exc, asyncio.CancelledError) else "error"
+
+
+def observed_batch(
+    observer: Observer, read: Read, broker: str, counters: FanOutCounters
+) -> Callable[..., Iterator[Segment]]:
+    """A function that reads a batch like `read`, and reports when its last part was delivered.
+
+    The caller takes each segment after the delivery of the one before it. So the batch is delivered
+    when it asks for a segment behind the last one.
+    """
+
+    def segments(
+        batch: Sequence[tuple[str, Any]],
+        channels: Mapping[str, Channel],
+        arrived_at: float,
+        hub: BatchObserver,
+    ) -> Iterator[Segment]:
+        started, before, messages = time.perf_counter(), counters.delivered, 0
+        first = batch[0][1] if batch else b""
+        sent_at = published_at_of(first) if isinstance(first, bytes) else None
+        for segment in read(batch, channels, arrived_at, hub):
+            for run in segment[1]:
+                messages += len(run.messages)
+            yield segment
+        observer.batch_delivered(
+            BatchDelivered(
+                broker=broker,
+                messages=messages,
+                deliveries=counters.delivered - before,
+                seconds=time.perf_counter() - started,
+                lag_seconds=None if sent_at is None else max(0.0, arrived_at - sent_at),
+            )
+        )
+
+    return segments
