@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
 from ..errors import Reject
 from ..observer import seam
+from ..tracer import Span, tracing
 from .close_codes import GOING_AWAY
 from .handshake import FORBIDDEN, deny, origin_refusal, refusal
 from .observed import report_handshake
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .socket_class import Socket
 
 __all__ = ["admit", "handle_connect"]
+
+Event = MutableMapping[str, Any]
+Send = Callable[[Event], Awaitable[None]]
 
 UNAVAILABLE = 503
 """HTTP status (RFC 9110, section 15.6.4)."""
@@ -38,6 +42,16 @@ async def admit(connection: Connection) -> bool:
     event = await receive()
     if event["type"] != "websocket.connect":
         return False
+    span = None
+    if (tracer := tracing.tracer) is not None:
+        span = tracer.handshake(connection.socket.scope, type(connection.socket))
+    if span is None:
+        return await _admit(connection, event, send, None)
+    with span:
+        return await _admit(connection, event, send, span)
+
+
+async def _admit(connection: Connection, event: Event, send: Send, span: Span | None) -> bool:
     observer = seam.observer
     began = 0.0 if observer is None else time.perf_counter()
     socket = connection.socket
@@ -48,8 +62,8 @@ async def admit(connection: Connection) -> bool:
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
-        if observer is not None:
-            report_handshake(observer, type(socket), began, UNAVAILABLE, admitted=False)
+        if observer is not None or span is not None:
+            report_handshake(observer, span, type(socket), began, UNAVAILABLE, admitted=False)
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
@@ -77,8 +91,8 @@ async def admit(connection: Connection) -> bool:
             connection.receive_loop.push(event)
             admitted = True
     finally:
-        if observer is not None:
-            report_handshake(observer, type(socket), began, status, admitted=admitted)
+        if observer is not None or span is not None:
+            report_handshake(observer, span, type(socket), began, status, admitted=admitted)
         if not admitted:
             if connection.session is not None:
                 connection.session.end()

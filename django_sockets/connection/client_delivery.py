@@ -24,6 +24,7 @@ from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..observer import seam
 from ..runtime.async_hygiene import tidied
+from ..tracer import traced, tracing
 from ..url import BrokerOptions
 from .close_codes import NO_CODE, TRY_AGAIN
 from .observed import observed_hook
@@ -274,8 +275,11 @@ class ClientDelivery:
                 if connection.definition.hook_takes_position:
                     hook = partial(hook, position=event.position)
                 calling = tidied(hook(event.channel, event.data()))
+                function = socket.async_handle_received_broadcast
+                if (tracer := tracing.tracer) is not None:
+                    span = tracer.broadcast_hook(type(socket), function, event.traceparent)
+                    calling = calling if span is None else traced(span, calling)
                 if (observer := seam.observer) is not None:
-                    function = socket.async_handle_received_broadcast
                     calling = observed_hook(observer, type(socket), function, calling)
                 await calling
         except Exception as exc:

@@ -14,6 +14,7 @@ from ..observer import seam
 from ..runtime.channel_api import ChannelCalls
 from ..runtime.hooks import call_hook, call_in_thread
 from ..runtime.sync_calls import Calls, Operation, running_loop
+from ..tracer import traced, tracing
 from ..typed import invalid_message
 from ..url import BrokerOptions
 from .close_codes import BAD_DATA, INTERNAL_ERROR, POLICY
@@ -100,6 +101,10 @@ class HookCalls(ChannelCalls):
             awaitable: Awaitable[Any] = hook(*args)
             return awaitable
         calling = call_hook(hook, args, self._call_in_thread)
+        if (tracer := tracing.tracer) is not None:
+            socket = self.socket
+            span = tracer.hook(socket.scope, type(socket), function)
+            calling = calling if span is None else traced(span, calling)
         if (observer := seam.observer) is None:
             return calling
         return observed_hook(observer, type(self.socket), function, calling)

@@ -1,4 +1,4 @@
-"""Reports the handshakes and hooks of a connection to observers."""
+"""Reports the handshakes and hooks of a connection to observers, and handshakes to their spans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import NotAllowed, Reject, RequestError
 from ..observer import HandshakeEnded, HookCalled, Observer
+from ..tracer import Span
 
 __all__ = ["observed_hook", "report_handshake"]
 
@@ -41,19 +42,29 @@ async def observed_hook(
 
 
 def report_handshake(
-    observer: Observer, socket: type, began: float, status: int | None, *, admitted: bool
+    observer: Observer | None,
+    span: Span | None,
+    socket: type,
+    began: float,
+    status: int | None,
+    *,
+    admitted: bool,
 ) -> None:
-    """Report the end of a handshake.
+    """Report the end of a handshake to an observer and to its span.
 
     Args:
         status: the HTTP status of a refusal, or None.
     """
     outcome = "accepted" if admitted else "failed" if status is None else "refused"
-    observer.handshake_ended(
-        HandshakeEnded(
-            socket=socket,
-            outcome=outcome,
-            status=SWITCHING_PROTOCOLS if admitted else status or 0,
-            seconds=time.perf_counter() - began,
+    status = SWITCHING_PROTOCOLS if admitted else status
+    if span is not None:
+        span.outcome(outcome, status)
+    if observer is not None:
+        observer.handshake_ended(
+            HandshakeEnded(
+                socket=socket,
+                outcome=outcome,
+                status=status or 0,
+                seconds=time.perf_counter() - began,
+            )
         )
-    )

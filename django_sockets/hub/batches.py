@@ -18,8 +18,10 @@ from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
 from ..observer import seam
+from ..tracer import tracing
 from .observed import observed_batch
 from .stats import Counters
+from .traced import traced_batch
 
 __all__ = ["Batch", "BatchDelivery", "BatchOwner"]
 
@@ -85,6 +87,8 @@ class BatchDelivery:
         owner, turns = self._owner, self._turns
         if (observer := seam.observer) is not None:
             read = observed_batch(observer, read or read_batch, self._broker, self._counters)
+        if (tracer := tracing.tracer) is not None:
+            read = traced_batch(tracer, read or read_batch, self._broker)
         if not turns.take():
             return owner.loop.create_task(
                 self._in_turn(batch, read), name="django_sockets delivery"

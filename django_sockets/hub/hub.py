@@ -40,6 +40,7 @@ from ..loops import forget_closed
 from ..observer import GapSignalled, seam
 from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
+from ..tracer import Span, traced, tracing
 from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .history.healing import Healing, KeepingBroker
@@ -50,6 +51,7 @@ from .process import per_process, register
 from .queues import Queues
 from .stats import Counters, HubStats
 from .subscriptions import LocalSubscriptions
+from .traced import traced_call
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -150,10 +152,14 @@ class Hub:
             return
         if self.threads is not None and self.threads.lent:
             self.threads.take_back()
-        headers = self._publisher.headers(names, is_text, origin, compress)
+        span = self._span(names, payload)
+        traceparent = None if span is None else span.traceparent
+        headers = self._publisher.headers(names, is_text, origin, compress, traceparent)
         self.counters.published += len(names)
         try:
             publishing = self._broker.publish(names, payload, headers)
+            if span is not None:
+                publishing = traced(span, publishing)
             if (observed_by := seam.observer) is not None:
                 publishing = observed_publish(
                     observed_by, publishing, self.config.url.scheme, len(names), len(payload)
@@ -193,11 +199,16 @@ class Hub:
         if len(payload) > self.max_payload_bytes:
             raise PayloadTooLarge(len(payload), self.max_payload_bytes)
 
+        span = self._span(names, payload)
+        traceparent = None if span is None else span.traceparent
+
         def headers() -> Sequence[bytes]:
             self.counters.published += len(names)
-            return self._publisher.headers(names, is_text, None, compress)
+            return self._publisher.headers(names, is_text, None, compress, traceparent)
 
         publish = partial(self.threads.publish_on_thread, names, payload, headers, timeout_seconds)
+        if span is not None:
+            publish = partial(traced_call, span, publish)
         try:
             if (observer := seam.observer) is None:
                 return publish()
@@ -206,6 +217,12 @@ class Hub:
         except PublishError:
             self._count_publish_error()
             raise
+
+    def _span(self, names: Sequence[str], payload: bytes) -> Span | None:
+        tracer = tracing.tracer
+        if tracer is None:
+            return None
+        return tracer.publish(self.config.url.scheme, names, len(payload))
 
     def _count_publish_error(self) -> None:
         with self._count_lock:  # Threads publish, too.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import BrokerError, EncodeError, NotAllowed, RequestError
 from ..observer import RequestAnswered, seam
+from ..tracer import Span, tracing
 from .frames import error_frame, ok_frame
 from .problems import FORBIDDEN, INTERNAL, UNAVAILABLE, Problem
 
@@ -46,6 +47,16 @@ async def answer_message(handlers: Handlers, request_id: int | None, text: str) 
         request_id: the `id` of a request; None for a message without an answer.
         text: the JSON text of the message.
     """
+    tracer = tracing.tracer
+    if tracer is None or request_id is None or (span := tracer.request()) is None:
+        return await _answer(handlers, request_id, text)
+    with span:
+        return await _answer(handlers, request_id, text, span)
+
+
+async def _answer(
+    handlers: Handlers, request_id: int | None, text: str, span: Span | None = None
+) -> bytes | None:
     is_request = request_id is not None
     observer = seam.observer if is_request else None
     began = 0.0 if observer is None else time.perf_counter()
@@ -70,6 +81,8 @@ async def answer_message(handlers: Handlers, request_id: int | None, text: str) 
         outcome = "cancelled"
         raise
     finally:
+        if span is not None:
+            span.outcome(outcome)
         if observer is not None:
             seconds = time.perf_counter() - began
             observer.request_answered(RequestAnswered(seconds=seconds, outcome=outcome))
