@@ -48,11 +48,14 @@ class Message:
         payload: the published bytes. Data that was broadcast is JSON text in UTF-8.
         position: the place behind the message in the history of its channel, as opaque text for
             `since`; None for a message that was not kept. It does not count for equality.
+        traceparent: the context of its delivery (W3C Trace Context), if this process makes traces
+            and the message belongs to one. It does not count for equality.
     """
 
     channel: str
     payload: bytes
     position: str | None = dataclasses.field(default=None, compare=False)
+    traceparent: str | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,4 +213,9 @@ class Events(EventQueue):
         if isinstance(event, Gap):
             return event
         position = None if event.place is None else event.position
-        return Message(channel=event.channel, payload=event.payload, position=position)
+        return Message(
+            channel=event.channel,
+            payload=event.payload,
+            position=position,
+            traceparent=event.traceparent,
+        )

@@ -1,7 +1,7 @@
-"""What operators see: metrics for Prometheus, and the seam for observers of your own.
+"""What operators see: metrics for Prometheus, traces for OpenTelemetry, and your own observers.
 
-Nothing here is imported with `django_sockets`. The names that need `prometheus_client` or Django
-are loaded when they are first used.
+Nothing here is imported with `django_sockets`. The names that need `prometheus_client`,
+`opentelemetry` or Django are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..observer import (
 
 if TYPE_CHECKING:
     from .prometheus import HubCollector, collect_metrics, metrics_text, start_metrics_server
+    from .tracing import start_tracing, stop_tracing
     from .views import metrics_view
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "metrics_view",
     "remove_observer",
     "start_metrics_server",
+    "start_tracing",
+    "stop_tracing",
 ]
 
 _LAZY = {
@@ -60,6 +63,8 @@ _LAZY = {
     "metrics_text": "prometheus",
     "metrics_view": "views",
     "start_metrics_server": "prometheus",
+    "start_tracing": "tracing",
+    "stop_tracing": "tracing",
 }
 
 
