@@ -250,7 +250,9 @@ class MemoryBroker(MemoryQueueCalls):
     def _failed(self, batch: list[HistoryItem], dropped: list[str], exc: Exception) -> None:
         # An error of one subscriber must not end delivery to the others.
         text = "%s: delivering messages failed"
-        self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
+        self._throttle.log(
+            logging.ERROR, "deliver", text, self.url, exc_info=exc, extra={"broker": self.url}
+        )
         self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
 
     def _settle(self, taken: Iterable[HistoryItem]) -> None:
@@ -265,7 +267,9 @@ class MemoryBroker(MemoryQueueCalls):
             self._sink.lost([name for name in channels if name in self._channels], reason)
         except Exception as exc:
             text = "%s: signalling a loss failed"
-            self._throttle.log(logging.ERROR, "lost", text, self.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR, "lost", text, self.url, exc_info=exc, extra={"broker": self.url}
+            )
 
     def _release(self) -> None:
         """Wake the publishers that wait for room in the inbox."""

@@ -292,7 +292,9 @@ def _to_all(name: str, observers: tuple[Observer, ...]) -> Callable[[Any], None]
                 method(event)
             except Exception as exc:
                 text = "an observer failed in %s"
-                _failures.log(logging.ERROR, whereabouts(exc), text, name, exc_info=exc)
+                _failures.log(
+                    logging.ERROR, whereabouts(exc), text, name, exc_info=exc, extra={"hook": name}
+                )
 
     return tell
 

@@ -155,14 +155,24 @@ class HistoryReads(OfOneLoop):
             await self.sink.deliver_with_history([(read.channel, reply)])
         except Exception as exc:
             text = "%s: delivering a reply failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self._url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR, "deliver", text, self._url, exc_info=exc, extra={"broker": self._url}
+            )
         finally:
             read.finish()
 
     def log_problem(self, channel: str, problem: str) -> None:
         """Log that a channel could not be read."""
         text = "%s: cannot read the history of %r: %s"
-        self._throttle.log(logging.WARNING, "read", text, self._url, channel, problem)
+        self._throttle.log(
+            logging.WARNING,
+            "read",
+            text,
+            self._url,
+            channel,
+            problem,
+            extra={"broker": self._url, "channel": channel, "reason": problem},
+        )
 
     async def aclose(self) -> None:
         """Drop all reads."""

@@ -299,7 +299,12 @@ class Pipeline(OfOneLoop):
             reason = self._abort_reason or str(exc)
             self._reports.lost(reason)
             self._throttle.log(
-                logging.WARNING, "lost", "%s: publishing connection lost: %s", self._url, reason
+                logging.WARNING,
+                "lost",
+                "%s: publishing connection lost: %s",
+                self._url,
+                reason,
+                extra={"broker": self._url, "reason": reason},
             )
         except Exception as exc:
             reason = "internal error"
@@ -326,7 +331,14 @@ class Pipeline(OfOneLoop):
         for reply in replies:
             if isinstance(reply, ReplyError):
                 text = "%s: the server refused a command that prepares the connection: %s"
-                self._throttle.log(logging.WARNING, "preamble", text, self._url, reply)
+                self._throttle.log(
+                    logging.WARNING,
+                    "preamble",
+                    text,
+                    self._url,
+                    reply,
+                    extra={"broker": self._url, "reason": reply},
+                )
 
     async def rotate(self) -> None:
         """Replace the connection without failing a request.
@@ -392,7 +404,13 @@ class Pipeline(OfOneLoop):
 
     def _refuse_queued(self, error: ConnectError) -> None:
         self._reports.failed()
-        self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)
+        self._throttle.log(
+            logging.WARNING,
+            "connect",
+            "cannot publish: %s",
+            error,
+            extra={"broker": self._url, "reason": error},
+        )
         queued, self._queued = self._queued, deque()
         for request in queued:
             refusal = NotSent(error.problem)

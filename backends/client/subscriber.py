@@ -285,7 +285,13 @@ class Subscriber:
             except ConnectError as exc:
                 self.trouble = exc
                 self._reports.failed()
-                self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
+                self._throttle.log(
+                    logging.WARNING,
+                    "connect",
+                    "cannot subscribe: %s",
+                    exc,
+                    extra={"broker": self._url, "reason": exc},
+                )
                 wanted = [channel for channel, _ in self.state.subscriptions.wanted]
                 self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
@@ -311,7 +317,12 @@ class Subscriber:
             back_off = isinstance(exc, WrongServer)
             self._reports.lost(reason)
             self._throttle.log(
-                logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
+                logging.WARNING,
+                "lost",
+                "%s: subscribing connection lost: %s",
+                self._url,
+                reason,
+                extra={"broker": self._url, "reason": reason},
             )
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.

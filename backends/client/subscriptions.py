@@ -296,6 +296,7 @@ class Subscriptions(OfOneLoop):
                 self._url,
                 channel,
                 error,
+                extra={"broker": self._url, "channel": channel, "reason": error},
             )
         else:
             self.unsubscribe([channel])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
 from ..errors import Reject
+from ..log import LogThrottle
 from ..observer import seam
 from ..tracer import Span, tracing
+from ..url import BrokerOptions
 from .close_codes import GOING_AWAY
-from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .handshake import FORBIDDEN, deny, explain_refusal, origin_refusal, refusal
 from .observed import report_handshake
 from .protocol_client import speak_protocol
 from .refusals import accept_and_close
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from .socket_class import Socket
 
 __all__ = ["admit", "handle_connect"]
+
+_throttle = LogThrottle(logging.getLogger("django_sockets"), BrokerOptions.log_interval_seconds)
 
 Event = MutableMapping[str, Any]
 Send = Callable[[Event], Awaitable[None]]
@@ -62,6 +67,8 @@ async def _admit(connection: Connection, event: Event, send: Send, span: Span | 
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
+        reason = "the server shuts down"
+        explain_refusal(socket.scope, _throttle, logging.INFO, reason, reason, UNAVAILABLE)
         if observer is not None or span is not None:
             report_handshake(observer, span, type(socket), began, UNAVAILABLE, admitted=False)
         await deny(socket.scope, send, UNAVAILABLE)
@@ -82,7 +89,9 @@ async def _admit(connection: Connection, event: Event, send: Send, span: Span | 
         if closing and connection.shared_hub().connections.draining:
             status = UNAVAILABLE
         if status is not None or closing:
-            status = status or FORBIDDEN
+            if status is None:
+                status, reason = FORBIDDEN, "authorize closed it"
+                explain_refusal(socket.scope, _throttle, logging.INFO, reason, reason, status)
             if connection.session is not None and readable and 400 <= status < 500:
                 await accept_and_close(None, send, connection.subprotocol, 4000 + status)
             else:

@@ -210,7 +210,7 @@ class Connection(HookCalls):
     def too_big(self) -> None:
         """Called by the receive loop: a frame is larger than `max_message_bytes`."""
         spawn(self.close(TOO_BIG))
-        self.note("closed_too_big", "closed with 1009: a frame of the client is too large")
+        self.note("closed_too_big", "closed with 1009: a frame of the client is too large", TOO_BIG)
 
     # Events to the client
 
@@ -414,11 +414,17 @@ class Connection(HookCalls):
 
     # Counters
 
-    def note(self, counter: str, what: str) -> None:
-        """Count the reason why the connection ends, and log it at most once per interval."""
+    def note(self, counter: str, what: str, code: int | None = None) -> None:
+        """Count the reason why the connection ends, and log it at most once per interval.
+
+        Args:
+            code: the close code.
+        """
         self.count(counter)
         name = type(self.socket).__name__
-        _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
+        extra = {"socket": name, "counter": counter, "code": code}
+        # The message is also the `template` of the record, by which it is found.
+        _throttle.log(logging.INFO, f"{name} {counter}", f"%s: {what}", name, extra=extra)
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of the hub."""

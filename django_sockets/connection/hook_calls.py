@@ -186,7 +186,14 @@ class HookCalls(ChannelCalls):
         name = type(self.socket).__name__
         if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
             # The message is enough. An outage, or one client, can cause many of these errors.
-            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
+            _throttle.log(
+                logging.ERROR,
+                name,
+                "%s: a handler failed: %s",
+                name,
+                exc,
+                extra={"socket": name, "reason": exc},
+            )
         else:
             self._log_failure("a handler failed", exc)
 
@@ -194,13 +201,16 @@ class HookCalls(ChannelCalls):
         """Log an error with its traceback, but not for each frame of a client that causes it."""
         name = type(self.socket).__name__
         key = f"{name} {what} {whereabouts(exc)}"
-        _failures.log(logging.ERROR, key, "%s: %s", name, what, exc_info=exc)
+        extra = {"socket": name, "reason": exc}
+        _failures.log(logging.ERROR, key, f"%s: {what}", name, exc_info=exc, extra=extra)
 
     def warn_once(self, key: str, message: str) -> None:
         """Log a warning with the name of the class, once for each key and socket."""
         if key not in self._warned:
             self._warned += (key,)
-            logger.warning(message, type(self.socket).__name__)
+            logger.warning(
+                message, type(self.socket).__name__, extra={"socket": type(self.socket).__name__}
+            )
 
 
 async def _returned(result: Any) -> Any:

@@ -493,7 +493,14 @@ class Hub:
         """Signal a gap: the trackers have seen messages that not every subscriber has got."""
         if exc is not None:
             text = "%s: delivering messages failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "deliver",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
         self._lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
         if self._healing is not None:
             self._healing.delivery_failed(batch)
@@ -525,7 +532,14 @@ class Hub:
             subscriber.on_gap(names, reason)
         except Exception as exc:
             text = "%s: a subscriber failed to handle a gap"
-            self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "on_gap",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of `Counters`, by its name."""
@@ -536,7 +550,13 @@ class Hub:
         self.counters.count_gap(reason)
         if (observer := seam.observer) is not None:
             observer.gap_signalled(GapSignalled(broker=self.config.url.scheme, reason=reason))
-        self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
+        self._throttle.log(
+            logging.INFO,
+            f"gap {reason}",
+            "gap signalled: %s",
+            reason,
+            extra={"broker": self.config.url, "reason": reason},
+        )
 
     def late(self) -> None:
         """Count a message that is dropped as repeated or late."""
@@ -551,6 +571,7 @@ class Hub:
             "%s: skipped a payload on channel %r that no django_sockets process published",
             self.config.url,
             channel,
+            extra={"broker": self.config.url, "channel": channel},
         )
 
     # Statistics and closing
@@ -587,7 +608,12 @@ class Hub:
             seconds = self.config.settings.drain_window_seconds
         left = await self.connections.drain(seconds)
         if left:
-            logger.warning("draining: %d sockets did not end within %g s", left, seconds)
+            logger.warning(
+                "draining: %d sockets did not end within %g s",
+                left,
+                seconds,
+                extra={"count": left, "seconds": seconds},
+            )
         else:
             await self.aclose()
         return left

@@ -104,4 +104,6 @@ async def close_shared_hubs() -> None:
         try:
             await hub.aclose()
         except Exception:
-            logger.exception("%s: closing the broker failed", hub.config.url)
+            logger.exception(
+                "%s: closing the broker failed", hub.config.url, extra={"broker": hub.config.url}
+            )

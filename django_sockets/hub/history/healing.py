@@ -319,10 +319,24 @@ class Healing:
                 return
             except BrokerError as exc:
                 text = "%s: cannot renew the history of quiet channels: %s"
-                self._throttle.log(logging.WARNING, "renew", text, self._url, exc)
+                self._throttle.log(
+                    logging.WARNING,
+                    "renew",
+                    text,
+                    self._url,
+                    exc,
+                    extra={"broker": self._url, "reason": exc},
+                )
             except Exception as exc:
                 text = "%s: renewing the history of quiet channels failed"
-                self._throttle.log(logging.ERROR, "renew", text, self._url, exc_info=exc)
+                self._throttle.log(
+                    logging.ERROR,
+                    "renew",
+                    text,
+                    self._url,
+                    exc_info=exc,
+                    extra={"broker": self._url},
+                )
 
     async def _renew_quiet(self, now: float) -> None:
         due = []

@@ -297,7 +297,13 @@ class Endpoint:
             return
         error = task.exception()
         if isinstance(error, BrokerError):
-            _throttle.log(logging.WARNING, "task", "the channel layer failed: %s", error)
+            _throttle.log(
+                logging.WARNING,
+                "task",
+                "the channel layer failed: %s",
+                error,
+                extra={"reason": error},
+            )
         elif error is not None:
             text = "the channel layer failed unexpectedly"
             _throttle.log(logging.ERROR, "unexpected", text, exc_info=error)

@@ -161,7 +161,13 @@ class EventStream:
             )
         except (BrokerError, ThreadError) as exc:
             text = "server-sent events: a stream could not begin: %s"
-            _throttle.log(logging.WARNING, f"events {request.config.url}", text, exc)
+            _throttle.log(
+                logging.WARNING,
+                f"events {request.config.url}",
+                text,
+                exc,
+                extra={"broker": request.config.url, "reason": exc},
+            )
             return await self._later(TRY_AGAIN)
         if request.expires:
             self._expires_at = loop.time() + min(request.expires.values())
@@ -297,7 +303,9 @@ class EventStream:
             try:
                 await hub.remove(queue)
             except BrokerError as exc:
-                logger.debug("server-sent events: unsubscribing failed: %s", exc)
+                logger.debug(
+                    "server-sent events: unsubscribing failed: %s", exc, extra={"reason": exc}
+                )
 
 
 def _event(frame: bytes) -> bytes:
