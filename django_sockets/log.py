@@ -132,12 +132,9 @@ class _OneLine(logging.Filter):
             message = record.getMessage()
         except Exception:  # The log handlers report wrong arguments.
             return True
-        if len(message) > LINE_CHARACTERS:
-            # Keep the end, because it holds the reason.
-            record.msg, record.args = _shortened(message, LINE_CHARACTERS), None
-            message = record.msg
-        if not message.isprintable():
-            record.msg, record.args = escaped(message), None
+        line = _one_line(message)
+        if line is not message:
+            record.msg, record.args = line, None
         return True
 
 
@@ -145,18 +142,21 @@ def _field(value: object) -> object:
     """The value of an attribute: a number, None, or a text of one line."""
     if value is None or isinstance(value, (int, float)):
         return value
-    text = str(value)
-    return escaped(text if len(text) <= LINE_CHARACTERS else _shortened(text, LINE_CHARACTERS))
+    return _one_line(str(value))
 
 
-def _shortened(text: str, most_characters: int) -> str:
+def _one_line(text: str) -> str:
+    """A text with line breaks, control and invisible characters as escapes, and not too long."""
+    text = _shortened(text)
+    return text if text.isprintable() else _shortened("".join(map(_printable, text)))
+
+
+def _shortened(text: str, most_characters: int = LINE_CHARACTERS) -> str:
+    """A text without its middle if it is too long. The end often holds the reason."""
+    if len(text) <= most_characters:
+        return text
     half = most_characters // 2
     return f"{text[:half]} ... {text[-half:]}"
-
-
-def escaped(text: str) -> str:
-    """A text with its control characters, line breaks and invisible characters as escapes."""
-    return text if text.isprintable() else "".join(map(_printable, text))
 
 
 def _printable(character: str) -> str:
@@ -174,22 +174,17 @@ def _escape_traceback(record: logging.LogRecord) -> None:
     clean = [_traceback_part(part) for part in parts]
     if clean == parts:
         return
-    text = "".join(clean).rstrip("\n")
-    if len(text) > TRACEBACK_CHARACTERS:
-        text = _shortened(text, TRACEBACK_CHARACTERS)
-    record.exc_text = text
+    record.exc_text = _shortened("".join(clean).rstrip("\n"), TRACEBACK_CHARACTERS)
 
 
 def _traceback_part(part: str) -> str:
     """One part of a traceback: a place in a file has several lines, a message has one."""
-    lines = part.removesuffix("\n").split("\n")
+    part = part.removesuffix("\n")
     if not part.startswith((" ", "\n", "Traceback (")):
-        text = escaped("\n".join(lines))
-        if len(text) > LINE_CHARACTERS:
-            text = _shortened(text, LINE_CHARACTERS)
+        text = _one_line(part)
         # A line of a note (PEP 678) may be any text.
         return f"{text}\n" if _EXCEPTION.match(text) else f"  {text}\n"
-    return "\n".join(map(escaped, lines)) + "\n"
+    return "\n".join(map(_one_line, part.split("\n"))) + "\n"
 
 
 logging.getLogger("django_sockets").addFilter(_OneLine())

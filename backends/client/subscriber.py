@@ -285,13 +285,8 @@ class Subscriber:
             except ConnectError as exc:
                 self.trouble = exc
                 self._reports.failed()
-                self._throttle.log(
-                    logging.WARNING,
-                    "connect",
-                    "cannot subscribe: %s",
-                    exc,
-                    extra={"broker": self._url, "reason": exc},
-                )
+                text, extra = "cannot subscribe: %s", {"broker": self._url, "reason": exc}
+                self._throttle.log(logging.WARNING, "connect", text, exc, extra=extra)
                 wanted = [channel for channel, _ in self.state.subscriptions.wanted]
                 self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
@@ -316,14 +311,9 @@ class Subscriber:
             reason = self._abort_reason or str(exc)
             back_off = isinstance(exc, WrongServer)
             self._reports.lost(reason)
-            self._throttle.log(
-                logging.WARNING,
-                "lost",
-                "%s: subscribing connection lost: %s",
-                self._url,
-                reason,
-                extra={"broker": self._url, "reason": reason},
-            )
+            text = "%s: subscribing connection lost: %s"
+            extra = {"broker": self._url, "reason": reason}
+            self._throttle.log(logging.WARNING, "lost", text, self._url, reason, extra=extra)
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.
             reason, back_off = "internal error", True

@@ -125,9 +125,7 @@ def _assigned(scope: ast.AST) -> Iterator[tuple[str, str, int]]:
     for node in ast.walk(scope):
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                names = target.elts if isinstance(target, ast.Tuple) else [target]
-                values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-                for one, value in zip(names, values, strict=False):
+                for one, value in _pairs(target, node.value):
                     if isinstance(one, ast.Name) and _constant(value):
                         found.append((one.id, _constant(value), node.lineno))
         elif node is scope and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -136,6 +134,13 @@ def _assigned(scope: ast.AST) -> Iterator[tuple[str, str, int]]:
                 if _constant(value):
                     found.append((one.arg, _constant(value), node.lineno))
     yield from sorted(found, key=lambda one: one[2])
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """The targets of an assignment and their values, also for `a, b = 1, 2`."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        return list(zip(target.elts, value.elts, strict=False))
+    return [(target, value)]
 
 
 def _fields(node: ast.Call, scope: list[ast.AST]) -> tuple[str, ...]:
@@ -154,11 +159,10 @@ def _keys(assignment: ast.Assign, name: str) -> set[str]:
     """The keys that an assignment gives to the dict of this name."""
     keys: set[str] = set()
     for target in assignment.targets:
-        for one in target.elts if isinstance(target, ast.Tuple) else [target]:
+        for one, value in _pairs(target, assignment.value):
             if isinstance(one, ast.Subscript) and ast.unparse(one.value) == name:
                 keys.add(_constant(one.slice))
             elif isinstance(one, ast.Name) and one.id == name:
-                value = assignment.value
                 if isinstance(value, ast.Dict):
                     keys |= {_constant(key) for key in value.keys if key is not None}
     return keys
