@@ -162,7 +162,6 @@ def _keys(assignment: ast.Assign, name: str) -> set[str]:
         for one, value in _pairs(target, assignment.value):
             if isinstance(one, ast.Subscript) and ast.unparse(one.value) == name:
                 keys.add(_constant(one.slice))
-            elif isinstance(one, ast.Name) and one.id == name:
-                if isinstance(value, ast.Dict):
-                    keys |= {_constant(key) for key in value.keys if key is not None}
+            elif isinstance(one, ast.Name) and one.id == name and isinstance(value, ast.Dict):
+                keys |= {_constant(key) for key in value.keys if key is not None}
     return keys
