@@ -18,7 +18,7 @@ from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
 from ..observer import seam
-from .observed import observed_batch
+from .observed import ObservedDelivery
 from .stats import Counters
 
 __all__ = ["Batch", "BatchDelivery", "BatchOwner"]
@@ -62,9 +62,9 @@ class BatchDelivery:
 
     def __init__(self, owner: BatchOwner, channels: Mapping[str, Channel], broker: str) -> None:
         self._owner = owner
-        self._broker = broker
         self._channels = channels
         self._counters = owner.counters
+        self._observed = ObservedDelivery(broker, owner.counters)
         self._turns = Turns()
 
     @property
@@ -84,7 +84,7 @@ class BatchDelivery:
         """
         owner, turns = self._owner, self._turns
         if (observer := seam.observer) is not None:
-            read = observed_batch(observer, read or read_batch, self._broker, self._counters)
+            read = self._observed.reader(observer, read or read_batch)
         if not turns.take():
             return owner.loop.create_task(
                 self._in_turn(batch, read), name="django_sockets delivery"
