@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -159,11 +160,8 @@ ALERTS = {
 
 
 @pytest.fixture
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool of Debian's package prometheus is missing")
-    return found
+def promtool(missing: Callable[[str], NoReturn]) -> str:
+    return shutil.which("promtool") or missing("promtool of Debian's package prometheus")
 
 
 def test_promtool_accepts_the_rules(promtool: str) -> None:
