@@ -72,10 +72,11 @@ class BatchDelivered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         broker: the scheme of the broker's URL.
         messages: number of messages for local subscribers, without late and repeated ones.
         deliveries: number of messages for all subscribers together.
-        seconds: time from the begin of the delivery to its end. The hub waits within it for clients
-            that read slowly.
-        lag_seconds: time from the publish of the first message to its arrival, if a hub of this
-            process has published it; else None, because messages carry no time.
+        seconds: time from the arrival of the batch to the end of its delivery. The hub waits within
+            it for clients that read slowly.
+        lag_seconds: time from the publish of the first message to its arrival. It is measured at
+            most every 0.01 s, and only if a hub of this process has published the message: messages
+            carry no time. None for all other batches.
     """
 
     broker: str

@@ -236,9 +236,9 @@ def published_at_of(message: bytes) -> float | None:
 
 def traceparent_of(message: bytes) -> str | None:
     """The context of the publish of a message that `unpack` accepts; None if it has none."""
-    extension = int.from_bytes(message[6:8], "big")
-    if extension < _FIELD.size + _TRACE_BYTES:  # True for nearly every message.
+    if not message[6] and message[7] < _FIELD.size + _TRACE_BYTES:  # True for nearly every message.
         return None
+    extension = int.from_bytes(message[6:8], "big")
     trace = _fields(message[HEADER_BYTES : HEADER_BYTES + extension]).get(_TRACE, b"")
     return trace.decode("ascii") if len(trace) == _TRACE_BYTES and trace.isascii() else None
 

@@ -19,7 +19,7 @@ from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
 from ..observer import seam
 from ..tracer import tracing
-from .observed import observed_batch
+from .observed import ObservedDelivery
 from .stats import Counters
 from .traced import traced_batch
 
@@ -67,6 +67,7 @@ class BatchDelivery:
         self._broker = broker
         self._channels = channels
         self._counters = owner.counters
+        self._observed = ObservedDelivery(broker, owner.counters)
         self._turns = Turns()
 
     @property
@@ -86,7 +87,7 @@ class BatchDelivery:
         """
         owner, turns = self._owner, self._turns
         if (observer := seam.observer) is not None:
-            read = observed_batch(observer, read or read_batch, self._broker, self._counters)
+            read = self._observed.reader(observer, read or read_batch)
         if (tracer := tracing.tracer) is not None:
             read = traced_batch(tracer, read or read_batch, self._broker)
         if not turns.take():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..delivery.batch import BatchObserver, Segment
@@ -14,7 +15,11 @@ from ..delivery.fanout import FanOutCounters
 from ..errors import PublishError
 from ..observer import BatchDelivered, Observer, Published
 
-__all__ = ["observed_batch", "observed_call", "observed_publish"]
+__all__ = ["ObservedDelivery", "observed_call", "observed_publish"]
+
+LAG_INTERVAL_SECONDS = 0.01
+"""Minimum interval between two measurements of the lag. One costs as much as the rest of a report.
+"""
 
 Read = Callable[[Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]]
 
@@ -72,36 +77,57 @@ def _outcome(exc: BaseException) -> str:
     return "cancelled" if isinstance(exc, asyncio.CancelledError) else "error"
 
 
-def observed_batch(
-    observer: Observer, read: Read, broker: str, counters: FanOutCounters
-) -> Callable[..., Iterator[Segment]]:
-    """A function that reads a batch like `read`, and reports when its last part was delivered.
+class ObservedDelivery:
+    """Reports the batches of one hub.
 
-    The caller takes each segment after the delivery of the one before it. So the batch is delivered
-    when it asks for a segment behind the last one.
+    Args:
+        broker: the scheme of the broker's URL.
+        counters: the counters of the hub.
     """
 
-    def segments(
+    __slots__ = ("_broker", "_counters", "_next_lag_at")
+
+    def __init__(self, broker: str, counters: FanOutCounters) -> None:
+        self._broker = broker
+        self._counters = counters
+        self._next_lag_at = 0.0
+
+    def reader(self, observer: Observer, read: Read) -> Callable[..., Iterator[Segment]]:
+        """A function that reads a batch like `read`, and reports when all of it was delivered.
+
+        The caller takes each segment after the delivery of the one before it. So the batch is
+        delivered when it asks for a segment behind the last one.
+        """
+        return partial(self._segments, observer, read)
+
+    def _segments(
+        self,
+        observer: Observer,
+        read: Read,
         batch: Sequence[tuple[str, Any]],
         channels: Mapping[str, Channel],
         arrived_at: float,
         hub: BatchObserver,
     ) -> Iterator[Segment]:
-        started, before, messages = time.perf_counter(), counters.delivered, 0
-        first = batch[0][1] if batch else b""
-        sent_at = published_at_of(first) if isinstance(first, bytes) else None
+        counters = self._counters
+        before, messages, lag_seconds = counters.delivered, 0, None
+        if arrived_at >= self._next_lag_at:
+            lag_seconds = self._lag_seconds(batch[0][1], arrived_at)
         for segment in read(batch, channels, arrived_at, hub):
             for run in segment[1]:
                 messages += len(run.messages)
             yield segment
         observer.batch_delivered(
             BatchDelivered(
-                broker=broker,
+                broker=self._broker,
                 messages=messages,
                 deliveries=counters.delivered - before,
-                seconds=time.perf_counter() - started,
-                lag_seconds=None if sent_at is None else max(0.0, arrived_at - sent_at),
+                seconds=time.monotonic() - arrived_at,
+                lag_seconds=lag_seconds,
             )
         )
 
-    return segments
+    def _lag_seconds(self, message: object, arrived_at: float) -> float | None:
+        self._next_lag_at = arrived_at + LAG_INTERVAL_SECONDS
+        sent_at = published_at_of(message) if isinstance(message, bytes) else None
+        return None if sent_at is None else max(0.0, arrived_at - sent_at)

@@ -43,6 +43,10 @@ def traced_batch(tracer: Tracer, read: Read, broker: str) -> Callable[..., Itera
         hub: BatchObserver,
     ) -> Iterator[Segment]:
         for segment in read(batch, channels, arrived_at, hub):
+            traced = [one for run in segment[1] for one in run.messages if one.traceparent]
+            if not traced:
+                yield segment
+                continue
             with contextlib.ExitStack() as spans:
                 for run in segment[1]:
                     _begin(tracer, broker, run, spans)

@@ -92,7 +92,11 @@ class PlainPublisher(Publisher):
             self.send("published")
 
 KINDS = {
-    "/": Healthy, "/closing": Closing, "/dropping": Dropping, "/publish": Publisher, "/plain": PlainPublisher,
+    "/": Healthy,
+    "/closing": Closing,
+    "/dropping": Dropping,
+    "/publish": Publisher,
+    "/plain": PlainPublisher,
 }
 
 async def application(scope, receive, send):
