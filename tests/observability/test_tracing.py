@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
@@ -31,7 +32,6 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import HandshakeRefused, SocketClient
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
-from django_sockets.tracer import tracing
 from django_sockets.typed import on
 from support.spans import Spans, spans_of_process
 
@@ -318,26 +318,41 @@ async def test_a_request_is_a_span_around_its_handler(url: str, spans: Spans) ->
 # Contexts that must not mix
 
 
-async def test_a_handler_of_a_broadcast_belongs_to_the_broadcast_and_not_to_who_came_before(
+async def test_a_handler_of_a_broadcast_without_a_trace_belongs_to_no_trace(
+    url: str, spans: Spans
+) -> None:
+    """The task of the handler may have been made while something else was traced."""
+    async with SocketClient(app(Listening, url)) as client:
+        assert await client.receive_json() == "ready"
+        (header,) = Publisher().headers(["room:1"], True)
+        with spans.provider.get_tracer("test").start_as_current_span("request") as request:
+            await shared_hub(load_config(url)).deliver([("room:1", header + b'"ask"')])
+            assert [await client.receive_json(), await client.receive_json()] == ["ask", "answer"]
+    answer = spans.one("publish")
+    assert answer.parent is None
+    assert answer.context.trace_id != request.get_span_context().trace_id
+
+
+async def test_a_handler_of_a_broadcast_belongs_to_the_trace_of_the_broadcast(
     url: str, spans: Spans
 ) -> None:
     async with SocketClient(app(Listening, url)) as client:
         assert await client.receive_json() == "ready"
-        await client.send_json("ask")
-        assert [await client.receive_json(), await client.receive_json()] == ["ask", "answer"]
-        # A publisher without a tracer: its message is in no trace, and its handler in no old one.
-        before = len(spans.all)
-        tracer, tracing.tracer = tracing.tracer, None
-        (header,) = Publisher().headers(["room:1"], True)
-        tracing.tracer = tracer
-        await shared_hub(load_config(url)).deliver([("room:1", header + b'"ask"')])
-        assert [await client.receive_json(), await client.receive_json()] == ["ask", "answer"]
-    first, *_ = [span for span in spans.all if span.name == "Room.receive"] or [
-        spans.one("Listening.receive")
-    ]
-    later = spans.all[before:]
-    assert [span.name for span in later if "publish" in span.name] == ["publish"]
-    assert all(span.context.trace_id != first.context.trace_id for span in later)
+        for _ in range(2):
+            await client.send_json("ask")
+            assert [await client.receive_json(), await client.receive_json()] == ["ask", "answer"]
+    frames = [span for span in spans.all if span.name == "Listening.receive"]
+    for frame in frames:
+        names = [span.name for span in spans.all if span.context.trace_id == frame.context.trace_id]
+        assert sorted(names) == [
+            "Listening.async_handle_received_broadcast",
+            "Listening.async_handle_received_broadcast",
+            "Listening.receive",
+            "process",
+            "process",
+            "publish",
+            "publish",
+        ]
 
 
 # Sampling
@@ -357,28 +372,55 @@ class Counting(Sampler):
         return "Counting"
 
 
-async def test_a_trace_that_is_not_sampled_adds_no_byte_and_no_span(url: str) -> None:
-    def header(origin: bytes | None = None) -> list[bytes]:
-        return Publisher().headers(["room"], True, origin)
+async def published(url: str) -> list[bytes]:
+    """The messages that two publishes send, as a subscriber of the server gets them."""
+    sent = []
+    with redis.Redis.from_url(url) as client, client.pubsub() as subscriber:
+        subscriber.subscribe("django_sockets:{room}")
+        async with open_hub(url) as hub, hub.subscribe("room") as events:
+            for payload in (b"1", b"2"):
+                await hub.publish("room", payload)
+                await anext(events)
+        while len(sent) < 2:
+            if (message := subscriber.get_message(timeout=30)) and message["type"] == "message":
+                sent.append(message["data"])
+    return sent
 
-    sent: list[bytes] = []
+
+LENGTHS = [HEADER_BYTES + 1, HEADER_BYTES + 11 + 1]
+"""The bytes of two messages without traces. The second one has the age of the first one."""
+
+
+async def test_a_trace_that_is_not_sampled_adds_no_byte_and_no_span(
+    valkey_server: CacheServer,
+) -> None:
     sampler = Counting()
     with spans_of_process(sampler) as spans:
-        async with open_hub(url) as hub, hub.subscribe("room") as events:
-            deliver = hub.deliver_now
-            hub.deliver_now = lambda batch, *rest: (  # type: ignore[method-assign,assignment]
-                sent.extend(message for _, message in batch),
-                deliver(batch, *rest),
-            )[1]
-            await hub.publish("room", b"1")
-            await anext(events)
-            await hub.publish("room", b"2")
-            await anext(events)
+        sent = await published(valkey_server.url)
+    assert [len(message) for message in sent] == LENGTHS
     assert spans.all == []
     assert sampler.asked == 2  # Not for the deliveries.
-    assert all(traceparent_of(message) is None for message in sent)
-    for message in sent:
-        assert len(message) in (HEADER_BYTES + 1, HEADER_BYTES + 11 + 1)
+
+
+async def test_a_trace_that_is_sampled_adds_its_field(valkey_server: CacheServer) -> None:
+    with spans_of_process() as spans:
+        sent = await published(valkey_server.url)
+    assert [len(message) - 58 for message in sent] == LENGTHS
+    publishes = [span for span in spans.all if span.name == "publish"]
+    for message, span in zip(sent, publishes, strict=True):
+        context = span.context
+        own = f"00-{context.trace_id:032x}-{context.span_id:016x}-"
+        assert str(traceparent_of(message)).startswith(own)
+
+
+async def test_a_span_that_is_recorded_only_here_is_not_sent(valkey_server: CacheServer) -> None:
+    class Here(Counting):
+        def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+            return SamplingResult(Decision.RECORD_ONLY)
+
+    with spans_of_process(Here()):
+        sent = await published(valkey_server.url)
+    assert [len(message) for message in sent] == LENGTHS
 
 
 async def test_what_happens_within_a_trace_that_is_not_sampled_is_not_sampled(url: str) -> None:

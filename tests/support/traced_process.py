@@ -21,6 +21,7 @@ from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient
 from support.spans import Spans, exported, spans_of_process
 
+WAIT_SECONDS = 50
 ORDERS, REPLIES = "orders", "replies"
 
 
@@ -45,7 +46,7 @@ async def socket(url: str, spans: Spans) -> None:
     async with SocketClient(Kitchen.as_asgi) as client:
         await client.receive_json()
         print("ready", flush=True)
-        await client.receive_json()
+        await client.receive_json(WAIT_SECONDS)  # The other process starts meanwhile.
     print_spans(spans)
 
 
