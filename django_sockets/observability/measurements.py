@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ from ..observer import (
 )
 from .definitions import METRICS
 
-__all__ = ["Distribution", "Measurements", "code_label"]
+__all__ = ["Distribution", "Measurements", "code_label", "expected_labels"]
 
 MOST_SERIES = 2000
 """The most combinations of label values of one metric. Further ones are counted as "other"."""
@@ -201,6 +201,24 @@ class Measurements(Observer):
 
 
 _CODES = {*RECONNECTIONS, *FINAL, UNAUTHORIZED, 4400, 4403, 4404}
+
+
+def expected_labels(name: str, brokers: Iterable[str]) -> list[tuple[str, ...]]:
+    """The labels with which a counter is shown before its first event, with the value 0.
+
+    `increase()` does not see the first event of a series that begins with the value 1.
+    """
+    labels = METRICS[name].labels
+    if labels == ("code",):
+        return [(str(code),) for code in sorted(_CODES)]
+    if labels == ("broker", "link"):
+        links = ("publishing", "subscribing")
+        return [(broker, link) for broker in brokers if broker != "memory" for link in links]
+    if labels == ("broker",):
+        return [(broker,) for broker in brokers]
+    if labels == ("outcome", "status"):
+        return [("accepted", "101"), ("refused", "403"), ("refused", "503"), ("failed", "0")]
+    return [] if labels else [()]
 
 
 def code_label(code: int) -> str:

@@ -16,7 +16,7 @@ from ..hub.process import counters_of_process
 from ..observer import add_observer, remove_observer
 from ..runtime import local_hubs
 from .definitions import METRICS, NAMESPACE, Definition
-from .measurements import Distribution, Measurements
+from .measurements import Distribution, Measurements, expected_labels
 
 try:
     from prometheus_client import CollectorRegistry, start_http_server
@@ -82,7 +82,9 @@ class HubCollector(Collector):
             elif definition.sources:
                 _add_numbers(family, definition, counters)
             elif definition.kind == "counter":
-                for labels, count in self.measurements.counts(definition.name).items():
+                counts = dict.fromkeys(expected_labels(definition.name, counters), 0)
+                counts.update(self.measurements.counts(definition.name))
+                for labels, count in counts.items():
                     family.add_metric(labels, count)
             else:
                 states = self.measurements.distributions(definition.name)

@@ -31,7 +31,7 @@ PATHS = {
         DjangoSocketsError EncodeError HistoryError NotAllowed PayloadTooLarge PositionError
         PublishError Reject RequestError SubscribeError
     """,
-    "django_sockets.hub": "Hub Subscriber open_hub",
+    "django_sockets.hub": "Hub HubStats Subscriber open_hub",
     "django_sockets.integration": """
         ProtocolTypeRouter URLRouter broadcast_on_commit event_id events_view
     """,
@@ -39,6 +39,12 @@ PATHS = {
     "django_sockets.middleware": """
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware
         connect_signals secure
+    """,
+    "django_sockets.observability": """
+        BatchDelivered ConnectFailed ConnectionClosed ConsumerSlow GapSignalled HandshakeEnded
+        HistoryHealed HookCalled HubCollector LinkLost LinkRestored Observer Published
+        RequestAnswered add_observer collect_metrics metrics_text metrics_view remove_observer
+        start_metrics_server
     """,
     "django_sockets.overrides": """
         BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context

@@ -172,6 +172,20 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
     assert f"{len(ALERTS)} rules found" in checked.stdout
 
 
+def test_prometheus_can_parse_each_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+    rules = []
+    for number, (_, query) in enumerate(dashboard_queries()):
+        expression = query.replace("$__rate_interval", "5m").replace("$job", ".*")
+        assert "$" not in expression
+        rules.append({"record": f"panel_{number}", "expr": expression})
+    file = tmp_path / "panels.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = subprocess.run(
+        [promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_each_rule_fires_when_it_should_and_not_before(promtool: str, tmp_path: Path) -> None:
     assert [name for name, _ in rule_queries()] == list(ALERTS)
     tests = []

@@ -134,6 +134,28 @@ def test_every_metric_is_in_the_text_from_the_start(registry: CollectorRegistry)
     assert names == {f"{NAMESPACE}_{name}" for name in METRICS}
 
 
+async def test_counters_begin_at_zero_and_not_with_their_first_event(
+    registry: CollectorRegistry,
+) -> None:
+    """An alert on `increase()` would miss the first lost connection."""
+    async with open_hub("redis://127.0.0.1:1"):
+        shown = {
+            (name, *labels.values()): value
+            for name, labels, value in now(registry).series
+            if name.endswith("_total")
+        }
+    for series in [
+        ("links_lost_total", "redis", "subscribing"),
+        ("connect_errors_total", "redis", "publishing"),
+        ("connections_closed_total", "1013"),
+        ("connections_closed_total", "1011"),
+        ("slow_consumers_total",),
+        ("messages_received_total", "redis"),
+        ("handshakes_total", "refused", "403"),
+    ]:
+        assert shown[(f"{NAMESPACE}_{series[0]}", *series[1:])] == 0
+
+
 def test_a_second_call_counts_nothing_twice(
     registry: CollectorRegistry, collector: HubCollector
 ) -> None:
