@@ -44,7 +44,7 @@ PATHS = {
         BatchDelivered ConnectFailed ConnectionClosed ConsumerSlow GapSignalled HandshakeEnded
         HistoryHealed HookCalled HubCollector LinkLost LinkRestored Observer Published
         RequestAnswered add_observer collect_metrics metrics_text metrics_view remove_observer
-        start_metrics_server
+        start_metrics_server start_tracing stop_tracing
     """,
     "django_sockets.overrides": """
         BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context
