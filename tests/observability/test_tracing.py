@@ -30,6 +30,7 @@ from django_sockets.observability import start_tracing, stop_tracing
 from django_sockets.runtime import close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import HandshakeRefused, SocketClient
+from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
 from django_sockets.typed import on
@@ -449,6 +450,24 @@ async def test_without_a_tracer_a_message_with_a_context_is_delivered_as_any_oth
         await hub.deliver([("room", header + b"1")])
         message = await anext(events)
         assert getattr(message, "payload", None) == b"1"
+
+
+async def test_kept_messages_are_traced_and_are_complete(
+    fresh_valkey_server: CacheServer, spans: Spans
+) -> None:
+    kept = quick(fresh_valkey_server.url, history_messages=100, history_seconds=60)
+    async with open_hub(kept) as hub, hub.subscribe("room") as events:
+        for payload in (b"1", b"2", b"3"):
+            await hub.publish("room", payload, origin=b"12345678")
+            message = await anext(events)  # No gap comes between them.
+            assert getattr(message, "payload", None) == payload
+            assert getattr(message, "position", None)
+        page = await hub.history("room")
+        assert [one.payload for one in page.messages] == [b"1", b"2", b"3"]
+    publishes = [span for span in spans.all if span.name == "publish"]
+    deliveries = [span for span in spans.all if span.name == "process"]
+    assert all(map(is_child, deliveries, publishes))
+    assert len(deliveries) == 3
 
 
 # The field of the envelope
