@@ -25,6 +25,7 @@ from collections.abc import (
     Set,
 )
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from ..broker import (
@@ -47,16 +48,21 @@ from ..errors import BrokerClosed, ConfigurationError, PayloadTooLarge, PublishE
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
+from ..observer import GapSignalled, seam
 from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
+from ..tracer import Span, traced, tracing
 from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .history.healing import Healing, KeepingBroker
 from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
+from .observed import observed_call, observed_publish
+from .process import per_process, register
 from .queues import Queues
-from .stats import Counters
+from .stats import Counters, HubStats
 from .subscriptions import LocalSubscriptions
+from .traced import traced_call
 
 if TYPE_CHECKING:  # A hub without presence does not load it.
     from ..delivery.channel import PresenceSubscriber
@@ -74,7 +80,9 @@ CONTROL = "\x01control"
 
 
 class Hub:
-    """One broker on one event loop. `open_hub` makes it. Call its methods on that loop only.
+    """One broker on one event loop. `open_hub` makes it.
+
+    Call its methods on that loop only, except `stats`.
 
     Attributes:
         config: its configuration.
@@ -104,7 +112,7 @@ class Hub:
         self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
         self.closed = False
-        self._delivery = BatchDelivery(self, self.subscriptions.channels)
+        self._delivery = BatchDelivery(self, self.subscriptions.channels, config.url.scheme)
         self.deliver_now = self._delivery.deliver_now
         self._count_lock = threading.Lock()
         self._broker = config.open_broker(config.url, self)
@@ -120,6 +128,7 @@ class Hub:
             self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
         )
         self._max_channel_bytes = limits.max_channel_bytes
+        register(self, self.counters, config.url.scheme)
 
     # Publishing
 
@@ -161,10 +170,19 @@ class Hub:
             return
         if self.threads is not None and self.threads.lent:
             self.threads.take_back()
-        headers = self._publisher.headers(names, is_text, origin, compress)
+        span = self._span(names, payload)
+        traceparent = None if span is None else span.traceparent
+        headers = self._publisher.headers(names, is_text, origin, compress, traceparent)
         self.counters.published += len(names)
         try:
-            await self._broker.publish(names, payload, headers)
+            publishing = self._broker.publish(names, payload, headers)
+            if span is not None:
+                publishing = traced(span, publishing)
+            if (observed_by := seam.observer) is not None:
+                publishing = observed_publish(
+                    observed_by, publishing, self.config.url.scheme, len(names), len(payload)
+                )
+            await publishing
         except Exception:
             self._count_publish_error()
             raise
@@ -199,15 +217,30 @@ class Hub:
         if len(payload) > self.max_payload_bytes:
             raise PayloadTooLarge(len(payload), self.max_payload_bytes)
 
+        span = self._span(names, payload)
+        traceparent = None if span is None else span.traceparent
+
         def headers() -> Sequence[bytes]:
             self.counters.published += len(names)
-            return self._publisher.headers(names, is_text, None, compress)
+            return self._publisher.headers(names, is_text, None, compress, traceparent)
 
+        publish = partial(self.threads.publish_on_thread, names, payload, headers, timeout_seconds)
+        if span is not None:
+            publish = partial(traced_call, span, publish)
         try:
-            return self.threads.publish_on_thread(names, payload, headers, timeout_seconds)
+            if (observer := seam.observer) is None:
+                return publish()
+            scheme = self.config.url.scheme
+            return observed_call(observer, publish, scheme, len(names), len(payload))
         except PublishError:
             self._count_publish_error()
             raise
+
+    def _span(self, names: Sequence[str], payload: bytes) -> Span | None:
+        tracer = tracing.tracer
+        if tracer is None:
+            return None
+        return tracer.publish(self.config.url.scheme, names, len(payload))
 
     def _count_publish_error(self) -> None:
         with self._count_lock:  # Threads publish, too.
@@ -616,7 +649,14 @@ class Hub:
         """Signal a gap: the trackers have seen messages that not every subscriber has got."""
         if exc is not None:
             text = "%s: delivering messages failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "deliver",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
         self._lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
         if self._healing is not None:
             self._healing.delivery_failed(batch)
@@ -648,7 +688,14 @@ class Hub:
             subscriber.on_gap(names, reason)
         except Exception as exc:
             text = "%s: a subscriber failed to handle a gap"
-            self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "on_gap",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of `Counters`, by its name."""
@@ -656,8 +703,16 @@ class Hub:
 
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
-        self.counters.gaps += 1
-        self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
+        self.counters.count_gap(reason)
+        if (observer := seam.observer) is not None:
+            observer.gap_signalled(GapSignalled(broker=self.config.url.scheme, reason=reason))
+        self._throttle.log(
+            logging.INFO,
+            f"gap {reason}",
+            "gap signalled: %s",
+            reason,
+            extra={"broker": self.config.url, "reason": reason},
+        )
 
     def late(self) -> None:
         """Count a message that is dropped as repeated or late."""
@@ -672,18 +727,25 @@ class Hub:
             "%s: skipped a payload on channel %r that no django_sockets process published",
             self.config.url,
             channel,
+            extra={"broker": self.config.url, "channel": channel},
         )
 
     # Statistics and closing
 
-    def stats(self) -> dict[str, int]:
-        """The counters since the hub was opened, and the present numbers of what it holds."""
-        return {
+    def stats(self) -> HubStats:
+        """The counters since the hub was opened, and the present numbers of what it holds.
+
+        You may call it on any thread. It takes no lock and does not delay the event loop. The
+        counters are read one after the other while they may change, so two of them may differ by a
+        batch that is being delivered.
+        """
+        numbers = {
             **self.counters.as_dict(),
             **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
         }
+        return cast("HubStats", numbers)
 
     async def drain(self, seconds: float | None = None) -> int:
         """Close all sockets with 1012, spread over a time, and then the broker.
@@ -702,7 +764,12 @@ class Hub:
             seconds = self.config.settings.drain_window_seconds
         left = await self.connections.drain(seconds)
         if left:
-            logger.warning("draining: %d sockets did not end within %g s", left, seconds)
+            logger.warning(
+                "draining: %d sockets did not end within %g s",
+                left,
+                seconds,
+                extra={"count": left, "seconds": seconds},
+            )
         else:
             await self.aclose()
         return left
@@ -729,9 +796,6 @@ class Hub:
         await self.aclose()
 
 
-_hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
-
-
 @frameless
 def open_hub(source: Source | None = None) -> Hub:
     """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
@@ -747,17 +811,20 @@ def open_hub(source: Source | None = None) -> Hub:
         RuntimeError: no event loop is running.
     """
     hub = Hub(load_config(source))
-    forget_closed(_hubs)
-    _hubs.setdefault(hub.loop, []).append(hub)
+    hubs = per_process.current.by_loop
+    forget_closed(hubs)
+    hubs.setdefault(hub.loop, []).append(hub)
     return hub
 
 
 def hub_on(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
     """The open hub of a loop for a configuration, or None."""
-    return next((hub for hub in _hubs.get(loop, ()) if hub.config == config), None)
+    return next(
+        (hub for hub in per_process.current.by_loop.get(loop, ()) if hub.config == config), None
+    )
 
 
 def _forget(hub: Hub) -> None:
-    hubs = _hubs.get(hub.loop, [])
+    hubs = per_process.current.by_loop.get(hub.loop, [])
     if hub in hubs:
         hubs.remove(hub)
