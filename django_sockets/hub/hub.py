@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import (
     AsyncIterator,
@@ -25,61 +24,43 @@ from collections.abc import (
     Set,
 )
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from ..broker import (
-    HistoryItem,
-    SupportsHistory,
-    SupportsPresence,
-    SupportsQueue,
-    ThreadPublisher,
-    check_channel,
-)
+from ..broker import HistoryItem, SupportsHistory, SupportsQueue
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
-from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
 from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, ConfigurationError, PayloadTooLarge, PublishError
+from ..errors import BrokerClosed
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
 from ..observer import GapSignalled, seam
-from ..overrides import channels_after_observers, position_observers, publish_observers
 from ..redaction import frameless
-from ..tracer import Span, traced, tracing
 from .batches import Batch, BatchDelivery
 from .connections import Connections
 from .history.healing import Healing, KeepingBroker
 from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
-from .observed import observed_call, observed_publish
 from .process import per_process, register
+from .publishing import CONTROL
 from .queues import Queues
-from .stats import Counters, HubStats
+from .stats import HubStats
 from .subscriptions import LocalSubscriptions
-from .traced import traced_call
+from .tracking import PresenceCalls
 
-if TYPE_CHECKING:  # A hub without presence does not load it.
+if TYPE_CHECKING:
     from ..delivery.channel import PresenceSubscriber
-    from ..presence import PresenceDiff, PresenceSnapshot
-    from .presence.context import PresenceBroker
-    from .presence.hub_presence import HubPresence
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
 logger = logging.getLogger("django_sockets")
 
-CONTROL = "\x01control"
-"""The channel of orders between django_sockets processes. Applications cannot use the name, because
-`check_channel` refuses it."""
 
-
-class Hub:
+class Hub(PresenceCalls):
     """One broker on one event loop. `open_hub` makes it.
 
     Call its methods on that loop only, except `stats`.
@@ -101,182 +82,23 @@ class Hub:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
         self.congestion = Congestion()
         self.connections = Connections()
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
         self.subscriptions = LocalSubscriptions(self._options.publishers_remembered)
-        self._publisher = Publisher(self._options.channels_remembered)
-        self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
-        self.closed = False
         self._delivery = BatchDelivery(self, self.subscriptions.channels, config.url.scheme)
         self.deliver_now = self._delivery.deliver_now
-        self._count_lock = threading.Lock()
-        self._broker = config.open_broker(config.url, self)
+        self._publish_with(config.open_broker(config.url, self))
         self._healing: Healing | None = None
         if config.url.history and isinstance(self._broker, SupportsHistory):
             self._healing = Healing(self, cast("KeepingBroker", self._broker), config.url)
-        self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)
-        self._presence: HubPresence | None = None
-        limits = self._broker.limits
-        self.max_payload_bytes = min(
-            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
-        )
-        self._max_channel_bytes = limits.max_channel_bytes
         register(self, self.counters, config.url.scheme)
-
-    # Publishing
-
-    async def publish(
-        self,
-        channels: str | Iterable[str],
-        payload: bytes,
-        *,
-        is_text: bool = False,
-        origin: bytes | None = None,
-        compress: bool = True,
-    ) -> None:
-        """Publish one payload to 1..n channels.
-
-        Messages of this hub on one channel arrive in the order in which `publish` was called. A
-        cancelled call may or may not have published.
-
-        Args:
-            channels: one name, or several. Repeated names count once.
-            payload: at most `max_payload_bytes`.
-            is_text: the payload is JSON text in UTF-8, which sockets send as a text frame.
-            origin: id of a socket that must not receive the message.
-            compress: False: servers with prepared frames send it without compression.
-
-        Raises:
-            ChannelError, PayloadTooLarge: nothing was published.
-            PublishError: for some channels, the message did not reach the server, or it is unknown
-                whether it did.
-            BrokerClosed: after `aclose`.
-        """
-        names = self.check_channels(channels)
-        if len(payload) > self.max_payload_bytes:
-            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if publish_observers:
-            names = channels_after_observers(names, payload, is_text)
-        if not names:
-            return
-        if self.threads is not None and self.threads.lent:
-            self.threads.take_back()
-        span = self._span(names, payload)
-        traceparent = None if span is None else span.traceparent
-        headers = self._publisher.headers(names, is_text, origin, compress, traceparent)
-        self.counters.published += len(names)
-        try:
-            publishing = self._broker.publish(names, payload, headers)
-            if span is not None:
-                publishing = traced(span, publishing)
-            if (observed_by := seam.observer) is not None:
-                publishing = observed_publish(
-                    observed_by, publishing, self.config.url.scheme, len(names), len(payload)
-                )
-            await publishing
-        except Exception:
-            self._count_publish_error()
-            raise
-        if position_observers:
-            for name, position in await self._pages.places_of(names, headers):
-                for observer in tuple(position_observers):
-                    observer(name, payload, position)
-
-    def publish_on_thread(
-        self,
-        channels: str | Iterable[str],
-        payload: bytes,
-        is_text: bool,
-        timeout_seconds: float,
-        *,
-        compress: bool = True,
-    ) -> bool:
-        """On any thread: `publish` without the event loop, if the broker can at this moment.
-
-        Returns:
-            False if `publish` must do it; nothing was sent.
-
-        Raises:
-            ChannelError, PayloadTooLarge, PublishError: see `publish`.
-            NoReplyInTime: it is unknown whether the server accepted the message.
-        """
-        if self.threads is None or publish_observers or self.closed:
-            return False
-        names = self.check_channels(channels)
-        if not names:
-            return True
-        if len(payload) > self.max_payload_bytes:
-            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
-
-        span = self._span(names, payload)
-        traceparent = None if span is None else span.traceparent
-
-        def headers() -> Sequence[bytes]:
-            self.counters.published += len(names)
-            return self._publisher.headers(names, is_text, None, compress, traceparent)
-
-        publish = partial(self.threads.publish_on_thread, names, payload, headers, timeout_seconds)
-        if span is not None:
-            publish = partial(traced_call, span, publish)
-        try:
-            if (observer := seam.observer) is None:
-                return publish()
-            scheme = self.config.url.scheme
-            return observed_call(observer, publish, scheme, len(names), len(payload))
-        except PublishError:
-            self._count_publish_error()
-            raise
-
-    def _span(self, names: Sequence[str], payload: bytes) -> Span | None:
-        tracer = tracing.tracer
-        if tracer is None:
-            return None
-        return tracer.publish(self.config.url.scheme, names, len(payload))
-
-    def _count_publish_error(self) -> None:
-        with self._count_lock:  # Threads publish, too.
-            self.counters.publish_errors += 1
-
-    async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel, without observers.
-
-        Raises:
-            PublishError, BrokerClosed: see `publish`.
-        """
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if self.threads is not None:
-            self.threads.take_back()
-        self.counters.published += 1
-        try:
-            await self._broker.publish(
-                [CONTROL], payload, self._publisher.headers([CONTROL], is_text=True)
-            )
-        except Exception:
-            self._count_publish_error()
-            raise
-
-    def check_channels(self, channels: str | Iterable[str]) -> list[str]:
-        """Return the channel names without repetitions.
-
-        Raises:
-            ChannelError: a name is not valid.
-        """
-        most = self._max_channel_bytes
-        if isinstance(channels, list) and len(channels) == 1:  # True for nearly every call.
-            return [check_channel(channels[0], most)]
-        if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
-            return [check_channel(channels, most)]
-        return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
 
     # History
 
@@ -299,7 +121,7 @@ class Hub:
             HistoryError: the server did not answer, or refused.
             BrokerClosed: after `aclose`.
         """
-        (name,) = self._names_to_read([channel])
+        (name,) = self.names_while_open([channel])
         return await self._pages.read(name, since, limit)
 
     @overload
@@ -326,15 +148,9 @@ class Hub:
         Raises:
             ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
         """
-        names = self._names_to_read(channel)
+        names = self.names_while_open(channel)
         found = await self._pages.newest(names)
         return found[names[0]] if isinstance(channel, str) else found
-
-    def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
-        names = self.check_channels(channels)
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        return names
 
     # Subscribing
 
@@ -507,103 +323,6 @@ class Hub:
     def channels_of(self, subscriber: Subscriber) -> Set[str]:
         """A live view of the channels of a subscriber."""
         return self.subscriptions.channels_of(subscriber)
-
-    # Presence
-
-    async def track(
-        self, channel: str, key: str, info: Any = None, *, entry: str | None = None
-    ) -> None:
-        """Let a member be present on a channel until `untrack`, `release` or the end of the hub.
-
-        Several entries with one key, on any process, are one member. Calls of one turn of the event
-        loop share one command for each channel.
-
-        Args:
-            key: names the member, such as the id of a user: 1 to 255 bytes of UTF-8 without control
-                characters.
-            info: anything with a JSON form, at most `max_presence_bytes` as JSON.
-            entry: names this entry on the channel among those of the hub, such as the id of a
-                connection. Default: None, the key. A second call with the same entry replaces its
-                key and info.
-
-        Raises:
-            ChannelError, EncodeError, PayloadTooLarge, PresenceError: the entry is not present. It
-                is as it was before if there was one.
-            ConfigurationError: the key or the entry is not valid, or the broker has no presence.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        await self._open_presence().track(name, key, info, entry)
-
-    async def untrack(self, channel: str, entry: str) -> None:
-        """Remove an entry of this hub from a channel at once. Without such an entry, do nothing.
-
-        If the server cannot be reached, the hub tries again until it has removed the entry.
-
-        Args:
-            entry: as for `track`; by default the key.
-
-        Raises:
-            ChannelError: the name is not valid.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        if self._presence is not None:
-            await self._presence.untrack(name, entry)
-
-    def release(self, entry: str, channels: Iterable[str] | None = None) -> None:
-        """Remove an entry of this hub after `presence_grace_seconds`, as when a connection ends.
-
-        If another entry with its key comes meanwhile, on any process, nobody sees the key leave.
-
-        Args:
-            channels: Default: None, all channels of the entry.
-        """
-        if self._presence is not None and not self.closed:
-            self._presence.release(entry, channels)
-
-    async def presence(self, channel: str) -> dict[str, list[Any]]:
-        """The members of a channel, on all processes: key -> the info of each of its entries.
-
-        A channel that this hub watches or is tracked on is answered without the server. Members of
-        a process whose lease has ended are left out.
-
-        Raises:
-            ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
-            PresenceError: the server did not answer, or refused.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        return await self._open_presence().members(name)
-
-    def _open_presence(self) -> HubPresence:
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if self._presence is None:
-            if not isinstance(self._broker, SupportsPresence):
-                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
-            from .presence.context import Context
-            from .presence.hub_presence import HubPresence
-
-            broker = cast("PresenceBroker", self._broker)
-            context = Context(broker, self.config.url, self.counters, self.loop)
-            self._presence = HubPresence(self, context)
-        return self._presence
-
-    def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.take_snapshot(channel, snapshot)
-
-    def presence_diff(self, channel: str, diff: PresenceDiff) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.take_diff(channel, diff)
-
-    def presence_lost(self, channels: Sequence[str], reason: str) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.lost(channels)
 
     # Receiving (`broker.Sink`)
 
