@@ -21,7 +21,6 @@ from ..observer import seam
 from ..tracer import tracing
 from .observed import ObservedDelivery
 from .stats import Counters
-from .traced import traced_batch
 
 __all__ = ["Batch", "BatchDelivery", "BatchOwner"]
 
@@ -89,6 +88,8 @@ class BatchDelivery:
         if (observer := seam.observer) is not None:
             read = self._observed.reader(observer, read or read_batch)
         if (tracer := tracing.tracer) is not None:
+            from .traced import traced_batch  # Processes without a tracer do not load it.
+
             read = traced_batch(tracer, read or read_batch, self._broker)
         if not turns.take():
             return owner.loop.create_task(

@@ -42,9 +42,8 @@ from ..observer import GapSignalled, seam
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
-from .history.healing import Healing, KeepingBroker
-from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
+from .history.starts import NO_RECOVERY, starts_of
 from .process import per_process, register
 from .publishing import CONTROL
 from .queues import Queues
@@ -54,6 +53,7 @@ from .tracking import PresenceCalls
 
 if TYPE_CHECKING:
     from ..delivery.channel import PresenceSubscriber
+    from .history.healing import Healing, KeepingBroker
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
@@ -95,6 +95,8 @@ class Hub(PresenceCalls):
         self._publish_with(config.open_broker(config.url, self))
         self._healing: Healing | None = None
         if config.url.history and isinstance(self._broker, SupportsHistory):
+            from .history.healing import Healing  # Other hubs do not load it.
+
             self._healing = Healing(self, cast("KeepingBroker", self._broker), config.url)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)

@@ -19,7 +19,6 @@ from ..overrides import channels_after_observers, position_observers, publish_ob
 from ..tracer import Span, Tracer, traced, tracing
 from .observed import observed_call, observed_publish
 from .stats import Counters
-from .traced import traced_call
 
 if TYPE_CHECKING:
     from .history.pages import HistoryPages
@@ -157,6 +156,8 @@ class Publishing:
 
         publish = partial(self.threads.publish_on_thread, names, payload, headers, timeout_seconds)
         if span is not None:
+            from .traced import traced_call  # Processes without a tracer do not load it.
+
             publish = partial(traced_call, span, publish)
         try:
             if (observer := seam.observer) is None:

@@ -23,11 +23,12 @@ from ...log import LogThrottle
 from ...url import BrokerURL
 from ..subscriptions import LocalSubscriptions
 from .durations import HealingDurations
-from .joins import NO_RECOVERY, Join
+from .joins import Join
 from .kept_channel import KeptChannel
 from .recent_reads import RecentReads
+from .starts import NO_RECOVERY
 
-__all__ = ["Healing"]
+__all__ = ["Healing", "KeepingBroker"]
 
 logger = logging.getLogger("django_sockets")
 
