@@ -149,6 +149,10 @@ ALERTS = {
         ['links_lost_total{link="subscribing"} 0+1x60'],
         ['links_lost_total{link="subscribing"} 0x20 1x40'],
     ),
+    "DjangoSocketsPresenceLeases": (
+        ["presence_leases_missed_total 0+1x60"],
+        ["presence_leases_missed_total 0x40 1x20"],
+    ),
     "DjangoSocketsHandlerErrors": (
         ['hook_calls_total{socket="a.B",outcome="error"} 0+2x60',
          'hook_calls_total{socket="a.B",outcome="ok"} 0+98x60'],

@@ -31,6 +31,7 @@ from django_sockets.runtime import close_shared_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient
 from support.metrics import Metrics, scraped
+from support.presence_world import LEASE, ROOM, world_of
 
 _numbers = itertools.count()
 
@@ -154,6 +155,32 @@ async def test_counters_begin_at_zero_and_not_with_their_first_event(
         ("handshakes_total", "refused", "403"),
     ]:
         assert shown[(f"{NAMESPACE}_{series[0]}", *series[1:])] == 0
+
+
+async def test_the_presence_of_channels_is_counted(registry: CollectorRegistry) -> None:
+    """An operator sees whether members of dead processes are removed."""
+    before = now(registry)
+    async with world_of(2) as world:
+        here, dying = world.processes
+        await dying.hub.track(ROOM, "ann")
+        await world.move(0)
+        joined = now(registry).since(before)
+        assert joined("presence_changes_total", broker="memory", change="joined") == 2
+        assert joined("presence_changes_total", change="left") == 0
+        await dying.crash()
+        await world.move(2 * LEASE)
+        assert here.view.told == ["+ann", "-ann"]
+        reaped = now(registry).since(before)
+        assert reaped("presence_changes_total", broker="memory", change="left") == 1
+        assert reaped("presence_entries_reaped_total", broker="memory") == 1
+        await here.hub.track(ROOM, "bob")
+        await world.move(LEASE)
+        held = now(registry).since(before)
+        assert held("presence_lease_renewals_total", broker="memory") > 0
+        assert held("presence_leases_missed_total") == 0
+        world.end_lease(here)
+        await world.move(LEASE)
+        assert now(registry).since(before)("presence_leases_missed_total", broker="memory") == 1
 
 
 def test_a_second_call_counts_nothing_twice(
