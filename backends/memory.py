@@ -267,7 +267,9 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
     def _failed(self, batch: list[Item], dropped: list[str], exc: Exception) -> None:
         # An error of one subscriber must not end delivery to the others.
         text = "%s: delivering messages failed"
-        self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
+        self._throttle.log(
+            logging.ERROR, "deliver", text, self.url, exc_info=exc, extra={"broker": self.url}
+        )
         self._lost(dict.fromkeys([*dropped, *(name for name, _ in batch)]), FAILED)
 
     def _settle(self, taken: Iterable[Item]) -> None:
@@ -283,7 +285,9 @@ class MemoryBroker(MemoryQueueCalls, MemoryPresenceCalls):
             report_lost(self._sink, names, reason)
         except Exception as exc:
             text = "%s: signalling a loss failed"
-            self._throttle.log(logging.ERROR, "lost", text, self.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR, "lost", text, self.url, exc_info=exc, extra={"broker": self.url}
+            )
 
     def _release(self) -> None:
         """Wake the publishers that wait for room in the inbox."""

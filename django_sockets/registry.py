@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 
 from .broker import Broker, Sink, SupportsHistory
 from .errors import ConfigurationError, pip_command
@@ -48,6 +47,8 @@ class _DiscardSink:
 
 def schemes() -> dict[str, str]:
     """Every known scheme -> "module:Class". An entry point cannot replace a built-in scheme."""
+    from importlib.metadata import entry_points  # It imports much that nothing else here needs.
+
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {**found, **_BUILT_IN}
 
@@ -70,8 +71,8 @@ def open_broker(url: str | BrokerURL, sink: Sink | None = None) -> Broker:
     if parsed.shards:
         parts = [open_broker(shard, sink) for shard in parsed.shards]
         return _backend(parsed, _SHARDED)(parsed, parts)
-    known = schemes()
-    target = known.get(canonical_scheme(parsed.scheme))
+    scheme = canonical_scheme(parsed.scheme)
+    target = _BUILT_IN.get(scheme) or (known := schemes()).get(scheme)
     if target is None:
         raise ConfigurationError(
             f"{parsed}: unknown scheme {parsed.scheme!r}; {suggest(parsed.scheme, known)}"

@@ -145,13 +145,19 @@ class _Down:
     def is_down(self, config: Config) -> bool:
         return time.monotonic() < self.until.get(config, -math.inf)
 
-    def note(self, config: Config, problem: object) -> None:
+    def mark(self, config: Config, problem: object) -> None:
         with self.lock:
             if len(self.until) >= 16:
                 self.until.clear()
             self.until[config] = time.monotonic() + DOWN_SECONDS
         text = "pages are rendered without positions, because the broker does not answer: %s"
-        _throttle.log(logging.WARNING, f"position {config.url}", text, problem)
+        _throttle.log(
+            logging.WARNING,
+            f"position {config.url}",
+            text,
+            problem,
+            extra={"broker": config.url, "reason": problem},
+        )
 
 
 _down = PerProcess(_Down)
@@ -203,7 +209,7 @@ def position(
         calls = Calls(background_loop(), POSITION_SECONDS)
         return calls.result(lambda: _ask(names, loaded))
     except (BrokerError, CallError) as exc:
-        _down.current.note(loaded, exc)
+        _down.current.mark(loaded, exc)
         return {}
 
 
@@ -218,9 +224,9 @@ async def async_position(
     try:
         return await with_deadline(POSITION_SECONDS, _ask(names, loaded))
     except (BrokerError, CallError) as exc:
-        _down.current.note(loaded, exc)
+        _down.current.mark(loaded, exc)
     except asyncio.TimeoutError:
-        _down.current.note(loaded, f"no answer within {POSITION_SECONDS:g} s")
+        _down.current.mark(loaded, f"no answer within {POSITION_SECONDS:g} s")
     return {}
 
 

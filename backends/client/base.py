@@ -129,6 +129,7 @@ class ServerBroker(QueueCalls, PresenceCalls):
             "%s: the server is out of memory: messages are published and not kept in the history; "
             "raise its maxmemory, or set a maxmemory-policy that evicts keys with a time to live",
             self.url,
+            extra={"broker": self.url},
         )
 
     async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from .parser import ConnectionLost
@@ -18,6 +18,7 @@ __all__ = [
     "first_of",
     "ignore_result",
     "keepalive",
+    "while_held",
 ]
 
 # Not the state of `random`, which the application may have seeded.
@@ -74,6 +75,19 @@ async def await_reply(
         arriving = connection.partial_bytes >= LARGE_BYTES and connection.received_bytes > received
         if not (blocked or held_up or arriving):
             raise ConnectionLost(f"{missing} within {seconds:g} s")
+
+
+async def while_held(connection: Progress | None, work: Awaitable[object]) -> None:
+    """Await work that holds up reading; the time does not count against the server."""
+    started = time.monotonic()
+    if connection is not None:
+        connection.held_since = started
+    try:
+        await work
+    finally:
+        if connection is not None:
+            connection.held_since = None
+            connection.held_seconds += time.monotonic() - started
 
 
 def _held_seconds(connection: Progress) -> float:

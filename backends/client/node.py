@@ -226,7 +226,12 @@ class Node:
             await self._rotate_subscriber()
         except (ConnectError, ConnectionLost, asyncio.TimeoutError) as exc:
             self._throttle.log(
-                logging.WARNING, "rotation", "%s: cannot renew a connection: %s", self._url, exc
+                logging.WARNING,
+                "rotation",
+                "%s: cannot renew a connection: %s",
+                self._url,
+                exc,
+                extra={"broker": self._url, "reason": exc},
             )
             self._rotate_soon()
         except Exception as exc:

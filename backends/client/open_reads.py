@@ -213,7 +213,9 @@ class OpenReads(OfOneLoop):
             await read.give(self.sink, read.unavailable(problem))
         except Exception as exc:
             text = "%s: delivering a reply failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR, "deliver", text, self.url, exc_info=exc, extra={"broker": self.url}
+            )
         finally:
             read.finish()
 
@@ -222,7 +224,14 @@ class OpenReads(OfOneLoop):
         text = "%s: cannot read %s of %r: %s"
         channel = channel_of(read.channel)
         self._throttle.log(
-            logging.WARNING, read.subject, text, self.url, read.subject, channel, problem
+            logging.WARNING,
+            read.subject,
+            text,
+            self.url,
+            read.subject,
+            channel,
+            problem,
+            extra={"broker": self.url, "channel": channel, "reason": problem},
         )
 
     async def aclose(self) -> None:

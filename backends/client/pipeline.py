@@ -24,6 +24,7 @@ from .connection import Connection, ConnectionLost, Opener
 from .deadlines import LARGE_BYTES, first_of, ignore_result, keepalive
 from .identity import PRIMARY, Identity, IdentityCheck
 from .lending import Lending
+from .link_reports import PUBLISHING, LinkReports
 from .loan import Loan
 from .parser import ReplyError, is_push, pack
 from .supervision import Supervisor
@@ -104,6 +105,7 @@ class Pipeline(OfOneLoop):
         self._identified_at = -math.inf
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._reports = LinkReports(url.scheme, PUBLISHING)
         self._closed = False
 
     @property
@@ -275,6 +277,7 @@ class Pipeline(OfOneLoop):
 
     async def _live(self, connection: Connection) -> None:
         self._connection = connection
+        self._reports.connected()
         self._abort_reason = ""
         self._drained.clear()
         reason = "connection closed"
@@ -294,11 +297,18 @@ class Pipeline(OfOneLoop):
             )
         except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
+            self._reports.lost(reason)
             self._throttle.log(
-                logging.WARNING, "lost", "%s: publishing connection lost: %s", self._url, reason
+                logging.WARNING,
+                "lost",
+                "%s: publishing connection lost: %s",
+                self._url,
+                reason,
+                extra={"broker": self._url, "reason": reason},
             )
         except Exception as exc:
             reason = "internal error"
+            self._reports.lost(reason)
             self._supervisor.failed("publishing", exc)
         finally:
             self._connection = None
@@ -321,7 +331,14 @@ class Pipeline(OfOneLoop):
         for reply in replies:
             if isinstance(reply, ReplyError):
                 text = "%s: the server refused a command that prepares the connection: %s"
-                self._throttle.log(logging.WARNING, "preamble", text, self._url, reply)
+                self._throttle.log(
+                    logging.WARNING,
+                    "preamble",
+                    text,
+                    self._url,
+                    reply,
+                    extra={"broker": self._url, "reason": reply},
+                )
 
     async def rotate(self) -> None:
         """Replace the connection without failing a request.
@@ -386,7 +403,14 @@ class Pipeline(OfOneLoop):
                     self.lending.lend(connection)
 
     def _refuse_queued(self, error: ConnectError) -> None:
-        self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", error)
+        self._reports.failed()
+        self._throttle.log(
+            logging.WARNING,
+            "connect",
+            "cannot publish: %s",
+            error,
+            extra={"broker": self._url, "reason": error},
+        )
         queued, self._queued = self._queued, deque()
         for request in queued:
             refusal = NotSent(error.problem)

@@ -69,5 +69,13 @@ class DiffReader:
         except ValueError as exc:
             text = "%s: a message among the changes of the presence of %r is skipped: %s"
             channel = channel_of(watch)
-            self._throttle.log(logging.WARNING, "poison", text, self._url, channel, exc)
+            self._throttle.log(
+                logging.WARNING,
+                "poison",
+                text,
+                self._url,
+                channel,
+                exc,
+                extra={"broker": self._url, "channel": channel, "reason": exc},
+            )
             return None

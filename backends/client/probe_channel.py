@@ -76,5 +76,6 @@ class ProbeChannel:
                 self._url,
                 error,
                 f"{self._url.options.prefix}:*",
+                extra={"broker": self._url, "reason": error},
             )
         return seconds

@@ -118,7 +118,12 @@ class Sentinels:
         address = max([*known, *answers], key=lambda answer: answer.epoch).primary
         former, self.named = self.named, address
         if former is not None and former != address:
-            logger.info("%s: the primary is %s now", self._url, address)
+            logger.info(
+                "%s: the primary is %s now",
+                self._url,
+                address,
+                extra={"broker": self._url, "reason": address},
+            )
             self._on_switch(address)
         return address
 
@@ -202,7 +207,13 @@ class _Sentinel:
             self.last_answer = exc
         except Exception as exc:
             self.last_answer = self._error(f"malformed answer of a sentinel: {exc!r}")
-            self._throttle.log(logging.WARNING, "nonsense", "%s", self.last_answer)
+            self._throttle.log(
+                logging.WARNING,
+                "nonsense",
+                "cannot use the answer of a sentinel: %s",
+                self.last_answer,
+                extra={"broker": self._url, "reason": self.last_answer},
+            )
         else:
             self._on_answer()
 
@@ -261,6 +272,7 @@ class _Sentinel:
             self._url,
             SWITCH.decode(),
             error,
+            extra={"broker": self._url, "reason": error},
         )
 
     def unreachable(self, channels: Sequence[str], error: ConnectError) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Protocol, cast
 
@@ -21,7 +20,8 @@ from ...url import BrokerURL
 from ..watches import DeliverNow, Item, report_lost
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
-from .deadlines import Backoff, await_reply, first_of, keepalive
+from .deadlines import Backoff, await_reply, first_of, keepalive, while_held
+from .link_reports import SUBSCRIBING, LinkReports
 from .open_reads import OpenReads, WrongServer
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
@@ -103,6 +103,7 @@ class Subscriber:
         self._delivery: Awaitable[object] | None = None
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._reports = LinkReports(url.scheme, SUBSCRIBING)
 
     # Channels
 
@@ -184,30 +185,17 @@ class Subscriber:
         batch, self._batch = self._batch, []
         if self._gate is None:
             waiting = self._delivery = self._deliver_now(batch)
-            return None if waiting is None else self._while_held(waiting)
+            return None if waiting is None else while_held(self.state.connection, waiting)
         self._held += batch
         if len(self._held) > HELD_MESSAGES:
             raise ConnectionLost("too many messages arrived during the takeover")
         return None
 
-    async def _while_held(self, work: Awaitable[object]) -> None:
-        """Await work that holds up reading; the time does not count against the server."""
-        connection = self.state.connection
-        started = time.monotonic()
-        if connection is not None:
-            connection.held_since = started
-        try:
-            await work
-        finally:
-            if connection is not None:
-                connection.held_since = None
-                connection.held_seconds += time.monotonic() - started
-
     async def _wait_for_release(self) -> None:
         """Stop reading until the other subscriber has ended, because everything is granted."""
         if self._gate is None:
             return
-        await self._while_held(self._gate.wait())
+        await while_held(self.state.connection, self._gate.wait())
         self._gate = None
         self._report_regained()
         self._batch, self._held = self._held, []
@@ -284,7 +272,9 @@ class Subscriber:
                 connection, self._first = self._first or await self._open_connection(), None
             except ConnectError as exc:
                 self.trouble = exc
-                self._throttle.log(logging.WARNING, "connect", "cannot subscribe: %s", exc)
+                self._reports.failed()
+                text, extra = "cannot subscribe: %s", {"broker": self._url, "reason": exc}
+                self._throttle.log(logging.WARNING, "connect", text, exc, extra=extra)
                 wanted = [channel for channel, _ in self.state.subscriptions.wanted]
                 self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
@@ -299,6 +289,7 @@ class Subscriber:
     async def _live(self, connection: Connection) -> None:
         self._abort_reason = ""
         self.trouble = None
+        self._reports.connected()
         reason = "closed"
         back_off = False
         try:
@@ -307,12 +298,14 @@ class Subscriber:
         except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
             back_off = isinstance(exc, WrongServer)
-            self._throttle.log(
-                logging.WARNING, "lost", "%s: subscribing connection lost: %s", self._url, reason
-            )
+            self._reports.lost(reason)
+            text = "%s: subscribing connection lost: %s"
+            extra = {"broker": self._url, "reason": reason}
+            self._throttle.log(logging.WARNING, "lost", text, self._url, reason, extra=extra)
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.
             reason, back_off = "internal error", True
+            self._reports.lost(reason)
             self._supervisor.failed("the subscriber", exc)
         finally:
             connection.abort()

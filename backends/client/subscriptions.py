@@ -297,6 +297,7 @@ class Subscriptions(OfOneLoop):
                 self._url,
                 channel_of(channel),
                 error,
+                extra={"broker": self._url, "channel": channel, "reason": error},
             )
         else:
             self.unsubscribe([channel])

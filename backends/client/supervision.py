@@ -46,6 +46,7 @@ class Supervisor:
             what,
             self.failures,
             exc_info=error,
+            extra={"broker": self._url, "count": self.failures, "reason": what},
         )
 
     async def keep(self, what: str, work: Callable[[], Awaitable[None]]) -> None:

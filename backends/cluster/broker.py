@@ -262,7 +262,13 @@ class ClusterBroker(ServerBroker):
 
     def _on_unknown(self, error: ConnectError) -> None:
         self._no_place.trouble = error
-        self._throttle.log(logging.WARNING, "topology", "cannot ask the cluster: %s", error)
+        self._throttle.log(
+            logging.WARNING,
+            "topology",
+            "cannot ask the cluster: %s",
+            error,
+            extra={"broker": self.url, "reason": error},
+        )
         if isinstance(error, AuthError):
             self._subscriptions.unreachable(list(self._no_place.names.values()), error)
 
@@ -278,6 +284,7 @@ class ClusterBroker(ServerBroker):
                 "%s: the servers have no sharded pub/sub (it came with Redis 7.0): with the plain "
                 "commands every message goes to every node of the cluster",
                 self.url,
+                extra={"broker": self.url},
             )
         if former is not None and former.pubsub is not slot_map.pubsub:
             self._retire(list(self._nodes))  # After an upgrade, subscribe to everything again.

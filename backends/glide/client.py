@@ -93,7 +93,13 @@ class SharedClient:
         try:
             live = self._live or await self._connected(seconds)
         except ConnectError as exc:
-            self._throttle.log(logging.WARNING, "connect", "cannot publish: %s", exc)
+            self._throttle.log(
+                logging.WARNING,
+                "connect",
+                "cannot publish: %s",
+                exc,
+                extra={"broker": self.url, "reason": exc},
+            )
             refusal = NotSent(exc.problem)
             refusal.__cause__ = exc
             return [refusal] * len(messages)
@@ -183,7 +189,12 @@ class SharedClient:
         if self._live is not live:
             return
         self._throttle.log(
-            logging.WARNING, "lost", "%s: publishing was cut off: %s", self.url, reason
+            logging.WARNING,
+            "lost",
+            "%s: publishing was cut off: %s",
+            self.url,
+            reason,
+            extra={"broker": self.url, "reason": reason},
         )
         if self._cluster:
             self._start_to_connect()

@@ -75,7 +75,12 @@ class Lease:
             error = None if task.cancelled() else task.exception()
             if task.cancelled() or error is not None:
                 # Without a traceback, because the driver's frames hold the password.
-                logger.error("%s: valkey-glide failed: %r", self._client.url, error)
+                logger.error(
+                    "%s: valkey-glide failed: %r",
+                    self._client.url,
+                    error,
+                    extra={"broker": self._client.url, "reason": error},
+                )
                 done([OutcomeUnknown("the driver failed")] * len(messages))
             else:
                 done(task.result())

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.eager import Late, until_late
 from ..errors import Reject
+from ..log import LogThrottle
+from ..observer import seam
+from ..tracer import Span, tracing
+from ..url import BrokerOptions
 from .close_codes import GOING_AWAY
-from .handshake import FORBIDDEN, deny, origin_refusal, refusal
+from .handshake import FORBIDDEN, deny, explain_refusal, origin_refusal, refusal
+from .observed import report_handshake
 from .protocol_client import speak_protocol
 from .refusals import accept_and_close
 from .tasks import spawn
@@ -19,6 +26,11 @@ if TYPE_CHECKING:
     from .socket_class import Socket
 
 __all__ = ["admit", "handle_connect"]
+
+_throttle = LogThrottle(logging.getLogger("django_sockets"), BrokerOptions.log_interval_seconds)
+
+Event = MutableMapping[str, Any]
+Send = Callable[[Event], Awaitable[None]]
 
 UNAVAILABLE = 503
 """HTTP status (RFC 9110, section 15.6.4)."""
@@ -35,6 +47,18 @@ async def admit(connection: Connection) -> bool:
     event = await receive()
     if event["type"] != "websocket.connect":
         return False
+    span = None
+    if (tracer := tracing.tracer) is not None:
+        span = tracer.handshake(connection.socket.scope, type(connection.socket))
+    if span is None:
+        return await _admit(connection, event, send, None)
+    with span:
+        return await _admit(connection, event, send, span)
+
+
+async def _admit(connection: Connection, event: Event, send: Send, span: Span | None) -> bool:
+    observer = seam.observer
+    began = 0.0 if observer is None else time.perf_counter()
     socket = connection.socket
     connection.outbox.hold()
     offered = socket.scope.get("subprotocols")
@@ -43,9 +67,14 @@ async def admit(connection: Connection) -> bool:
     connections = connection.shared_hub().connections
     if connections.draining:
         connection.count("refused_draining")
+        reason = "the server shuts down"
+        explain_refusal(socket.scope, _throttle, logging.INFO, reason, reason, UNAVAILABLE)
+        if observer is not None or span is not None:
+            report_handshake(observer, span, type(socket), began, UNAVAILABLE, admitted=False)
         await deny(socket.scope, send, UNAVAILABLE)
         return False
     connections.add(connection)
+    status: int | None = None
     admitted = readable = False
     try:
         if connection.has_tags or (
@@ -60,7 +89,9 @@ async def admit(connection: Connection) -> bool:
         if closing and connection.shared_hub().connections.draining:
             status = UNAVAILABLE
         if status is not None or closing:
-            status = status or FORBIDDEN
+            if status is None:
+                status, reason = FORBIDDEN, "authorize closed it"
+                explain_refusal(socket.scope, _throttle, logging.INFO, reason, reason, status)
             if connection.session is not None and readable and 400 <= status < 500:
                 await accept_and_close(None, send, connection.subprotocol, 4000 + status)
             else:
@@ -69,6 +100,8 @@ async def admit(connection: Connection) -> bool:
             connection.receive_loop.push(event)
             admitted = True
     finally:
+        if observer is not None or span is not None:
+            report_handshake(observer, span, type(socket), began, status, admitted=admitted)
         if not admitted:
             if connection.session is not None:
                 connection.session.end()

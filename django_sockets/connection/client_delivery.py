@@ -22,9 +22,12 @@ from ..errors import CallError, SubscribeError
 from ..history import Recovery
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..observer import seam
 from ..runtime.async_hygiene import tidied
+from ..tracer import traced, tracing
 from ..url import BrokerOptions
 from .close_codes import NO_CODE, TRY_AGAIN
+from .observed import observed_hook
 from .outbox import Item
 from .overflow import CLOSE, Inbox, Overflow
 from .socket_class import Socket
@@ -306,7 +309,14 @@ class ClientDelivery:
                 hook: Any = socket.async_handle_received_broadcast
                 if connection.definition.hook_takes_position:
                     hook = partial(hook, position=event.position)
-                await tidied(hook(event.channel, event.data()))
+                calling = tidied(hook(event.channel, event.data()))
+                function = socket.async_handle_received_broadcast
+                if (tracer := tracing.tracer) is not None:
+                    span = tracer.broadcast_hook(type(socket), function, event.traceparent)
+                    calling = calling if span is None else traced(span, calling)
+                if (observer := seam.observer) is not None:
+                    calling = observed_hook(observer, type(socket), function, calling)
+                await calling
         except Exception as exc:
             await connection.failed(exc)
 
@@ -331,10 +341,17 @@ class ClientDelivery:
         # one that it has closed itself, for a bad frame, uvicorn raises RuntimeError: clients can
         # bring that about at will.
         name = type(self._socket).__name__
-        logger.debug("%s: sending to the client failed", name, exc_info=exc)
+        logger.debug("%s: sending to the client failed", name, exc_info=exc, extra={"socket": name})
         if not isinstance(exc, OSError):
             text = "%s: sending to the client failed: %r"
-            _throttle.log(logging.WARNING, f"{name} send", text, name, exc)
+            _throttle.log(
+                logging.WARNING,
+                f"{name} send",
+                text,
+                name,
+                exc,
+                extra={"socket": name, "reason": exc},
+            )
         self._connection.end(NO_CODE)
 
     def discarded(self, count: int) -> None:
@@ -421,7 +438,14 @@ class ClientDelivery:
             "for it. Call self.release() in connect once the present state is sent"
         )
         key = f"{name} {id(type(self._socket))} hold"
-        _throttle.log(logging.WARNING, key, text, name, self._hold_seconds)
+        _throttle.log(
+            logging.WARNING,
+            key,
+            text,
+            name,
+            self._hold_seconds,
+            extra={"socket": name, "seconds": self._hold_seconds},
+        )
         spawn(self.release())
 
     def overran(self, event: ClientEvent, first: bool) -> None:
@@ -470,11 +494,18 @@ class ClientDelivery:
     def _close_slow(self, what: str = "closed with 1013: the client reads too slowly") -> None:
         if not self._slow:
             self._slow = True
-            self._connection.note("closed_overflow", what)
+            self._connection.note("closed_overflow", what, TRY_AGAIN)
             spawn(self._connection.close(TRY_AGAIN))
 
     def _gap_began(self, why: str = "the client reads too slowly") -> None:
         self._connection.shared_hub().count_gap(OVERFLOW)
         name = type(self._socket).__name__
         text = "%s: broadcasts are dropped: %s"
-        _throttle.log(logging.WARNING, f"{name} dropped", text, name, why)
+        _throttle.log(
+            logging.WARNING,
+            f"{name} dropped",
+            text,
+            name,
+            why,
+            extra={"socket": name, "reason": why},
+        )

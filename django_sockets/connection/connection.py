@@ -17,11 +17,13 @@ from typing import Any, TypeAlias
 from ..codec import encode, json_of
 from ..conf import load_config
 from ..delivery.client_payload import own_payload
+from ..delivery.flow_control import Backlog
 from ..errors import CallError, EncodeError
 from ..history import Recovery
 from ..hub.control import Control, control_of, tag_texts
 from ..hub.hub import Hub
 from ..log import LogThrottle
+from ..observer import ConnectionClosed, seam
 from ..protocol.session import Session
 from ..runtime import (
     EXIT_SECONDS,
@@ -212,7 +214,7 @@ class Connection(HookCalls):
     def too_big(self) -> None:
         """Called by the receive loop: a frame is larger than `max_message_bytes`."""
         spawn(self.close(TOO_BIG))
-        self.note("closed_too_big", "closed with 1009: a frame of the client is too large")
+        self.note("closed_too_big", "closed with 1009: a frame of the client is too large", TOO_BIG)
 
     # Events to the client
 
@@ -281,6 +283,8 @@ class Connection(HookCalls):
     async def _conclude(self, code: int) -> None:
         """Unsubscribe, wait until the frames that were read are handled, and call `disconnect`."""
         self.is_alive = False
+        if (observer := seam.observer) is not None:
+            observer.connection_closed(ConnectionClosed(socket=type(self.socket), code=code))
         self.delivery.discard_held()
         if self.session is not None:
             self.session.end()
@@ -316,6 +320,10 @@ class Connection(HookCalls):
     @property
     def wrapped_send(self) -> str | None:
         return None if self.takes_frames else wrapper_of(self.socket.scope, self.asgi_send)
+
+    @property
+    def unsent(self) -> Backlog | None:
+        return self.outbox.unsent
 
     def on_drain(self, patience_seconds: float) -> None:
         """Called by `hub.connections` when the server shuts down."""
@@ -418,11 +426,17 @@ class Connection(HookCalls):
 
     # Counters
 
-    def note(self, counter: str, what: str) -> None:
-        """Count the reason why the connection ends, and log it at most once per interval."""
+    def note(self, counter: str, what: str, code: int | None = None) -> None:
+        """Count the reason why the connection ends, and log it at most once per interval.
+
+        Args:
+            code: the close code.
+        """
         self.count(counter)
         name = type(self.socket).__name__
-        _throttle.log(logging.INFO, f"{name} {counter}", "%s: %s", name, what)
+        extra = {"socket": name, "counter": counter, "code": code}
+        # The message is also the `template` of the record, by which it is found.
+        _throttle.log(logging.INFO, f"{name} {counter}", f"%s: {what}", name, extra=extra)
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of the hub."""

@@ -33,7 +33,13 @@ async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) 
             await connection.session.handle(event["frame"])
             return
         text = "ignored an ASGI event of type %s"
-        _throttle.log(logging.WARNING, "event", text, shown(event["type"]))
+        _throttle.log(
+            logging.WARNING,
+            "event",
+            text,
+            shown(event["type"]),
+            extra={"socket": type(connection.socket).__name__, "reason": event["type"]},
+        )
         return
     socket = connection.socket
     if socket.rate_limit_per_second is not None and not may_send(connection):
@@ -57,7 +63,7 @@ async def handle_frame(connection: Connection, event: MutableMapping[str, Any]) 
 
 async def too_often(connection: Connection) -> None:
     """Close the connection, because the client exceeds its rate limit."""
-    connection.note("closed_rate_limit", "closed with 1008: the client sends too often")
+    connection.note("closed_rate_limit", "closed with 1008: the client sends too often", POLICY)
     await connection.socket.async_close(POLICY)
 
 
@@ -80,8 +86,18 @@ def note_undecoded(name: str, exc: Exception) -> None:
     """
     # The error may quote the client, so it is escaped and shortened.
     text = "%s: a frame of the client could not be decoded: %s: %.300r"
-    _throttle.log(logging.INFO, f"{name} decode", text, name, type(exc).__name__, str(exc))
-    logger.debug("%s: a frame of the client could not be decoded", name, exc_info=exc)
+    _throttle.log(
+        logging.INFO,
+        f"{name} decode",
+        text,
+        name,
+        type(exc).__name__,
+        str(exc),
+        extra={"socket": name, "reason": exc},
+    )
+    logger.debug(
+        "%s: a frame of the client could not be decoded", name, exc_info=exc, extra={"socket": name}
+    )
 
 
 class IdleTimer:
@@ -106,7 +122,7 @@ class IdleTimer:
         quiet = 0.0 if frames.busy else connection.home.time() - frames.heard_at
         if quiet >= limit_seconds:
             spawn(connection.close(IDLE))
-            connection.note("closed_idle", "closed with 4408: the client sends nothing")
+            connection.note("closed_idle", "closed with 4408: the client sends nothing", IDLE)
         else:
             self._timer = connection.home.call_later(limit_seconds - quiet, self._look)
 

@@ -12,7 +12,15 @@ from ..url import BrokerOptions
 from .close_codes import NORMAL
 from .origin import origin_problem
 
-__all__ = ["FORBIDDEN", "deny", "origin_refusal", "refusal", "report_error"]
+__all__ = [
+    "EXPLAIN",
+    "FORBIDDEN",
+    "deny",
+    "explain_refusal",
+    "origin_refusal",
+    "refusal",
+    "report_error",
+]
 
 logger = logging.getLogger("django_sockets")
 _throttle = LogThrottle(logger, BrokerOptions.log_interval_seconds)
@@ -24,6 +32,34 @@ ERRORS = "django_sockets.errors"
 """Key of the scope under which the test kit passes a callable that gets each error."""
 
 
+EXPLAIN = "django_sockets.explain"
+"""Key of the scope: if it is true, the reason of every refusal is logged, and not only of some."""
+
+
+def explain_refusal(
+    scope: Mapping[str, Any],
+    throttle: LogThrottle,
+    level: int,
+    key: str,
+    reason: object,
+    status: int,
+) -> None:
+    """Log why a handshake is refused.
+
+    Args:
+        throttle: of the calling module.
+        key: the kind of the refusal; see `LogThrottle.log`.
+        status: the HTTP status of the refusal.
+    """
+    path = scope.get("path")
+    extra = {"path": path, "reason": reason, "status": status}
+    text = "refused a websocket to %s: %s"
+    if scope.get(EXPLAIN):
+        logger.log(level, text, shown(path), reason, extra=extra)
+    else:
+        throttle.log(level, key, text, shown(path), reason, extra=extra)
+
+
 def origin_refusal(
     scope: Mapping[str, Any], allowed_origins: Sequence[str], allowed_hosts: Sequence[str] = ()
 ) -> int | None:
@@ -31,8 +67,7 @@ def origin_refusal(
     problem = origin_problem(scope, allowed_origins, allowed_hosts)
     if problem is None:
         return None
-    path = shown(scope.get("path"))
-    _throttle.log(logging.WARNING, "origin", "refused a websocket to %s: %s", path, problem)
+    explain_refusal(scope, _throttle, logging.WARNING, "origin", problem, FORBIDDEN)
     return FORBIDDEN
 
 
@@ -45,23 +80,21 @@ async def refusal(scope: Mapping[str, Any], authorize: Callable[[], Awaitable[An
     try:
         allowed = await authorize()
     except Reject as exc:
-        _note_refusal(scope, whereabouts(exc), shown(str(exc)))
+        key = f"authorize {whereabouts(exc)}"
+        explain_refusal(scope, _throttle, logging.INFO, key, shown(str(exc)), exc.status)
         return exc.status
     except Exception as exc:
         report_error(scope, exc)
-        path = shown(scope.get("path"))
-        text = "authorize failed: refused a websocket to %s"
-        _failures.log(logging.ERROR, f"authorize {whereabouts(exc)}", text, path, exc_info=exc)
+        path = scope.get("path")
+        text, key = "authorize failed: refused a websocket to %s", f"authorize {whereabouts(exc)}"
+        extra = {"path": path, "status": FORBIDDEN}
+        _failures.log(logging.ERROR, key, text, shown(path), exc_info=exc, extra=extra)
         return FORBIDDEN
     if allowed is None or allowed:
         return None
-    _note_refusal(scope, "False", "authorize returned False")
+    key, reason = "authorize False", "authorize returned False"
+    explain_refusal(scope, _throttle, logging.INFO, key, reason, FORBIDDEN)
     return FORBIDDEN
-
-
-def _note_refusal(scope: Mapping[str, Any], kind: str, reason: str) -> None:
-    path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
-    _throttle.log(logging.INFO, f"authorize {kind}", text, path, reason)
 
 
 def report_error(scope: Mapping[str, Any], exc: Exception) -> None:

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 
 from ..errors import BrokerError, ChannelError, NotAllowed, RequestError
 from ..log import LogThrottle, whereabouts
+from ..observer import seam
 from ..runtime.channel_api import ChannelCalls
 from ..runtime.hooks import call_hook, call_in_thread
 from ..runtime.sync_calls import Calls, Operation, running_loop
+from ..tracer import traced, tracing
 from ..typed import invalid_message
 from ..url import BrokerOptions
 from .close_codes import BAD_DATA, INTERNAL_ERROR, POLICY
 from .handshake import report_error
+from .observed import observed_hook
 from .outbox import Outbox
 from .socket_class import Socket, SocketClass
 from .tasks import spawn
@@ -97,7 +100,14 @@ class HookCalls(ChannelCalls):
         if function in self.definition.awaitable_defaults:
             awaitable: Awaitable[Any] = hook(*args)
             return awaitable
-        return call_hook(hook, args, self._call_in_thread)
+        calling = call_hook(hook, args, self._call_in_thread)
+        if (tracer := tracing.tracer) is not None:
+            socket = self.socket
+            span = tracer.hook(socket.scope, type(socket), function)
+            calling = calling if span is None else traced(span, calling)
+        if (observer := seam.observer) is None:
+            return calling
+        return observed_hook(observer, type(self.socket), function, calling)
 
     async def _call_in_thread(self, hook: Callable[..., Any], args: Sequence[Any]) -> Any:
         handshake = self.outbox.held
@@ -176,7 +186,14 @@ class HookCalls(ChannelCalls):
         name = type(self.socket).__name__
         if isinstance(exc, (BrokerError, ChannelError, NotAllowed)):
             # The message is enough. An outage, or one client, can cause many of these errors.
-            _throttle.log(logging.ERROR, name, "%s: a handler failed: %s", name, exc)
+            _throttle.log(
+                logging.ERROR,
+                name,
+                "%s: a handler failed: %s",
+                name,
+                exc,
+                extra={"socket": name, "reason": exc},
+            )
         else:
             self._log_failure("a handler failed", exc)
 
@@ -184,13 +201,16 @@ class HookCalls(ChannelCalls):
         """Log an error with its traceback, but not for each frame of a client that causes it."""
         name = type(self.socket).__name__
         key = f"{name} {what} {whereabouts(exc)}"
-        _failures.log(logging.ERROR, key, "%s: %s", name, what, exc_info=exc)
+        extra = {"socket": name, "reason": exc}
+        _failures.log(logging.ERROR, key, f"%s: {what}", name, exc_info=exc, extra=extra)
 
     def warn_once(self, key: str, message: str) -> None:
         """Log a warning with the name of the class, once for each key and socket."""
         if key not in self._warned:
             self._warned += (key,)
-            logger.warning(message, type(self.socket).__name__)
+            logger.warning(
+                message, type(self.socket).__name__, extra={"socket": type(self.socket).__name__}
+            )
 
 
 async def _returned(result: Any) -> Any:

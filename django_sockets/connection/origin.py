@@ -211,7 +211,14 @@ def check_origins(name: str, origins: Collection[object]) -> None:
     for entry in origins:
         problem = entry_problem(entry)
         if problem is not None:
-            _throttle.log(logging.WARNING, f"{name} {entry!r}", "%s: %s", name, problem)
+            _throttle.log(
+                logging.WARNING,
+                f"{name} {entry!r}",
+                "%s: %s",
+                name,
+                problem,
+                extra={"reason": problem},
+            )
 
 
 def _repaired(entry: str) -> str:

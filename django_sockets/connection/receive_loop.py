@@ -227,7 +227,13 @@ class ReceiveLoop:
 
     def _receive_failed(self, exc: Exception) -> None:
         key = whereabouts(exc)
-        _failures.log(logging.ERROR, key, "the server's receive failed", exc_info=exc)
+        _failures.log(
+            logging.ERROR,
+            key,
+            "the server's receive failed",
+            exc_info=exc,
+            extra={"socket": type(self._owner.socket).__name__},
+        )
         self.end(INTERNAL_ERROR)
 
     def read_ahead(self) -> None:

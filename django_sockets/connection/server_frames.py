@@ -69,7 +69,7 @@ def server_frames(scope: Mapping[str, Any], send: object, frames: str) -> Server
             "%s wraps the server's send, so messages are sent one by one; "
             'frames = "always" on the socket class passes it by'
         )
-        _throttle.log(logging.INFO, wrapper, text, wrapper)
+        _throttle.log(logging.INFO, wrapper, text, wrapper, extra={"reason": wrapper})
         return None
     return ServerFrames(offer["write"], offer["drain"], offer["deflate"])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from ..tracer import tracing
 from .channel import Channel, ChannelHistory, Recipients
-from .envelope import IS_TEXT, UNCOMPRESSED, NewerVersion, NotOurs, unpack
+from .envelope import IS_TEXT, UNCOMPRESSED, NewerVersion, NotOurs, traceparent_of, unpack
 from .events import LATE, MISSED, VERSION
 from .message import Delivery
 from .run import RUN_BYTES, RUN_MESSAGES, Run
@@ -89,6 +90,7 @@ def read_batch(
     last_name: str | None = None
     history: ChannelHistory | None = None
     place = None
+    is_traced = tracing.tracer is not None
     for name, message in batch:
         # Successive messages of a channel have the same name object, apart from brokers of others.
         if name is not last_name:
@@ -125,6 +127,8 @@ def read_batch(
                 continue
         is_text = flags & IS_TEXT != 0
         delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED, place)
+        if is_traced:
+            delivery.traceparent = traceparent_of(message)
         if is_text and not payload.isascii() and not is_utf8(delivery):
             observer.poison(name)
             continue

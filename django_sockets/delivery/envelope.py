@@ -23,6 +23,7 @@ The header holds counters that let subscribers detect missing, late and repeated
           its bytes 8 to 23. The broker adds this field; see `history`
     3     8 bytes: microseconds from the publisher's previous message on this channel to this one,
           rounded down; only if the counter at offset 24 is not 0
+    4     55 bytes: the `traceparent` of the publish, only if its trace is recorded
 
 Numbers are big-endian.
 """
@@ -55,6 +56,8 @@ __all__ = [
     "NotOurs",
     "Publisher",
     "published_at",
+    "published_at_of",
+    "traceparent_of",
     "unpack",
     "unpack_kept",
 ]
@@ -83,6 +86,8 @@ _PLACE_BYTES = 40
 _AGE = 3
 _AGE_VALUE = struct.Struct(">Q")
 _AGE_FIELD_BYTES = _FIELD.size + _AGE_VALUE.size
+_TRACE = 4
+_TRACE_BYTES = 55
 
 PLACE_START = _FIELD.pack(_PLACE, _PLACE_BYTES)
 KEPT_MARKS = _START, _AGE_FIELD_BYTES + FIELD_BYTES, _FIELD.pack(_AGE, _AGE_VALUE.size)
@@ -145,12 +150,18 @@ class Publisher:
         is_text: bool,
         origin: bytes | None = None,
         compress: bool = True,
+        traceparent: str | None = None,
     ) -> list[bytes]:
         """The next header for each channel.
 
         A counter is used even if the publish fails. Subscribers then detect the missing message.
+
+        Args:
+            traceparent: the context of the publish if its trace is recorded, 55 ASCII characters.
         """
         extension = b"" if origin is None else _FIELD.pack(_ORIGIN, len(origin)) + origin
+        if traceparent is not None:
+            extension += _FIELD.pack(_TRACE, _TRACE_BYTES) + traceparent.encode("ascii")
         flags = (IS_TEXT if is_text else 0) | (0 if compress else UNCOMPRESSED)
         now = time.monotonic()
         headers = []
@@ -214,6 +225,22 @@ def published_at(publisher: bytes, counter: int) -> float | None:
     """The time of a message of this process (`time.monotonic`); None if it is unknown."""
     local = _local.get(publisher)
     return None if local is None else local.published_at(counter)
+
+
+def published_at_of(message: bytes) -> float | None:
+    """The time of a message with its envelope; see `published_at`."""
+    if len(message) < HEADER_BYTES or not message.startswith(_START):
+        return None
+    return published_at(message[8:16], int.from_bytes(message[16:24], "big"))
+
+
+def traceparent_of(message: bytes) -> str | None:
+    """The context of the publish of a message that `unpack` accepts; None if it has none."""
+    if not message[6] and message[7] < _FIELD.size + _TRACE_BYTES:  # True for nearly every message.
+        return None
+    extension = int.from_bytes(message[6:8], "big")
+    trace = _fields(message[HEADER_BYTES : HEADER_BYTES + extension]).get(_TRACE, b"")
+    return trace.decode("ascii") if len(trace) == _TRACE_BYTES and trace.isascii() else None
 
 
 def unpack(message: bytes) -> Envelope:

@@ -52,11 +52,14 @@ class Message:
         payload: the published bytes. Data that was broadcast is JSON text in UTF-8.
         position: the place behind the message in the history of its channel, as opaque text for
             `since`; None for a message that was not kept. It does not count for equality.
+        traceparent: the context of its delivery (W3C Trace Context), if this process makes traces
+            and the message belongs to one. It does not count for equality.
     """
 
     channel: str
     payload: bytes
     position: str | None = dataclasses.field(default=None, compare=False)
+    traceparent: str | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +181,11 @@ class EventQueue:
         return self._dropped.take_gap()
 
     @property
+    def unsent(self) -> Backlog:
+        """The queued events. For any thread."""
+        return self._backlog
+
+    @property
     def ready(self) -> bool:
         """True if `next` returns an event without waiting."""
         return bool(self._backlog) or bool(self._dropped)
@@ -245,4 +253,9 @@ class Events(EventQueue):
         if not isinstance(event, Delivery):
             return event
         position = None if event.place is None else event.position
-        return Message(channel=event.channel, payload=event.payload, position=position)
+        return Message(
+            channel=event.channel,
+            payload=event.payload,
+            position=position,
+            traceparent=event.traceparent,
+        )

@@ -369,4 +369,11 @@ def _offer(channel: Channel, subscriber: Subscriber, delivery: Delivery) -> None
         # The error of one subscriber must not keep the message from the others.
         text = "a subscriber failed to take a message on %r"
         key = whereabouts(exc)
-        _failures.log(logging.ERROR, key, text, delivery.channel, exc_info=exc)
+        _failures.log(
+            logging.ERROR,
+            key,
+            text,
+            delivery.channel,
+            exc_info=exc,
+            extra={"channel": delivery.channel},
+        )

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..observer import ConsumerSlow, seam
+
 __all__ = ["STUCK_SECONDS", "Backlog", "Congestion"]
 
 STUCK_SECONDS = 0.2
@@ -117,6 +119,16 @@ class Backlog:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def items(self) -> int:
+        """The number of queued items. For any thread."""
+        return self._items
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the queued items. For any thread."""
+        return self._bytes
 
     @property
     def full(self) -> bool:
@@ -237,6 +249,8 @@ class Backlog:
         self._congestion.discard(self)
 
     def _mark_slow(self, now: float) -> None:
+        if not self.slow and (observer := seam.observer) is not None:
+            observer.consumer_slow(ConsumerSlow(messages=self._items, size_bytes=self._bytes))
         self.slow = True
         self._retry_after = now + RETRY_AFTER_SECONDS
 

@@ -167,7 +167,11 @@ class Hold:
                     pass_on(event)
                 except Exception:
                     # As in the hub, an event that cannot be encoded must not stop the others.
-                    logger.exception("a subscriber failed to take %r", type(event).__name__)
+                    logger.exception(
+                        "a subscriber failed to take %r",
+                        type(event).__name__,
+                        extra={"reason": type(event).__name__},
+                    )
                 if send_queue.full:
                     break
             if send_queue.full:

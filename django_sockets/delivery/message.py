@@ -33,6 +33,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         origin: id of the socket that must not receive the broadcast, or None.
         compress: False if the publisher asked for frames that are not compressed.
         place: the place behind the message in the history of its channel, or None.
+        traceparent: the context of its span, while there is a tracer; None if it is not traced.
         made: the result of `event()` once it was called. The fan-out reads it directly, to save a
             call for each delivery.
     """
@@ -46,6 +47,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     made: dict[str, Any] | None = None
     _data: Any = msgspec.UNSET
     _foreign: dict[object, Any] | None = None
+    traceparent: str | None = None
 
     @classmethod
     def of_frame(cls, channel: str, frame: bytes) -> Delivery:

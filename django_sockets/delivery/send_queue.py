@@ -112,6 +112,11 @@ class SendQueue(abc.ABC):
         return self._backlog
 
     @property
+    def unsent(self) -> Backlog | None:
+        """The queued items; None if no item has ever waited. For any thread."""
+        return self._backlog
+
+    @property
     def full(self) -> bool:
         """The backlog has reached one of its limits."""
         return self._backlog is not None and self._backlog.full

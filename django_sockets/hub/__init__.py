@@ -2,5 +2,6 @@
 
 from ..delivery.channel import Subscriber
 from .hub import Hub, hub_on, open_hub
+from .stats import HubStats
 
-__all__ = ["Hub", "Subscriber", "hub_on", "open_hub"]
+__all__ = ["Hub", "HubStats", "Subscriber", "hub_on", "open_hub"]

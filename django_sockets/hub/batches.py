@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
@@ -17,6 +17,9 @@ from ..delivery.eager import start
 from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
+from ..observer import seam
+from ..tracer import tracing
+from .observed import ObservedDelivery
 from .stats import Counters
 
 __all__ = ["Batch", "BatchDelivery", "BatchOwner"]
@@ -26,7 +29,7 @@ Batch = Sequence[tuple[str, bytes]]
 
 
 ReadBatch: TypeAlias = Callable[
-    [Any, Mapping[str, Channel], float, BatchObserver], Sequence[Segment]
+    [Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]
 ]
 """Reads a batch like `read_batch`."""
 
@@ -55,12 +58,15 @@ class BatchDelivery:
     Args:
         owner: the hub.
         channels: its subscribed channels by name.
+        broker: the scheme of the broker's URL.
     """
 
-    def __init__(self, owner: BatchOwner, channels: Mapping[str, Channel]) -> None:
+    def __init__(self, owner: BatchOwner, channels: Mapping[str, Channel], broker: str) -> None:
         self._owner = owner
+        self._broker = broker
         self._channels = channels
         self._counters = owner.counters
+        self._observed = ObservedDelivery(broker, owner.counters)
         self._turns = Turns()
 
     @property
@@ -79,6 +85,12 @@ class BatchDelivery:
             before it reads on. If it is cancelled, a gap is signalled.
         """
         owner, turns = self._owner, self._turns
+        if (observer := seam.observer) is not None:
+            read = self._observed.reader(observer, read or read_batch)
+        if (tracer := tracing.tracer) is not None:
+            from .traced import traced_batch  # Processes without a tracer do not load it.
+
+            read = traced_batch(tracer, read or read_batch, self._broker)
         if not turns.take():
             return owner.loop.create_task(
                 self._in_turn(batch, read), name="django_sockets delivery"

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Protocol
 
 from ..deadlines import with_deadline
+from ..delivery.flow_control import Backlog
 
 __all__ = ["Connection", "Connections"]
 
@@ -35,6 +36,10 @@ class Connection(Protocol):
     @property
     def wrapped_send(self) -> str | None:
         """The name of the callable that keeps it from taking prepared frames; None without one."""
+
+    @property
+    def unsent(self) -> Backlog | None:
+        """The messages that wait for its client; None if none has ever waited. For any thread."""
 
     def on_drain(self, patience_seconds: float) -> None:
         """Close after the running handler has returned, at the latest after `patience_seconds`.
@@ -59,14 +64,20 @@ class Connections:
         return len(self._connections)
 
     def stats(self) -> dict[str, int]:
-        """The number of connections, and of sockets with and without prepared frames."""
-        connections = list(self._connections.items())  # Another thread may add one.
-        sockets = [one for one, is_stream in connections if not is_stream]
+        """The present numbers of sockets and of their waiting messages. For any thread."""
+        # `copy` is one step, also if another thread adds a connection meanwhile. Building pairs is
+        # not, because the garbage collector may run other code in between.
+        connections = self._connections.copy()
+        sockets = [one for one, is_stream in connections.items() if not is_stream]
+        unsent = [queue for one in connections if (queue := one.unsent) is not None]
         wrapped = Counter(name for one in sockets if (name := one.wrapped_send) is not None)
         return {
             "sockets": len(sockets),
             "sockets_with_frames": sum(one.takes_frames for one in sockets),
             "event_streams": len(connections) - len(sockets),
+            "queued_messages": sum(queue.items for queue in unsent),
+            "queued_bytes": sum(queue.size_bytes for queue in unsent),
+            "slow_clients": sum(queue.slow for queue in unsent),
             **{f"wrapped_send {name}": count for name, count in wrapped.items()},
         }
 

@@ -247,7 +247,13 @@ class Control:
     def _no_orders(self, reason: object) -> None:
         self._missing = True
         text = "orders to close sockets do not arrive: %s"
-        _throttle.log(logging.WARNING, f"control {self.config.url}", text, reason)
+        _throttle.log(
+            logging.WARNING,
+            f"control {self.config.url}",
+            text,
+            reason,
+            extra={"broker": self.config.url, "reason": reason},
+        )
 
     async def _pause(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -275,7 +281,13 @@ class Control:
             if hub is not None:
                 hub.counters.poison += 1
             text = "refused an order of another process to close sockets: %.200s"
-            _throttle.log(logging.WARNING, f"order {self.config.url}", text, exc)
+            _throttle.log(
+                logging.WARNING,
+                f"order {self.config.url}",
+                text,
+                exc,
+                extra={"broker": self.config.url, "reason": exc},
+            )
 
     def on_gap(self, channels: Sequence[str], reason: str) -> None:
         """Report that orders may be missing."""
@@ -283,12 +295,20 @@ class Control:
 
     def _missed(self, reason: str) -> None:
         text = "orders to close sockets may have been missed: %s"
-        _throttle.log(logging.WARNING, f"missed {self.config.url}", text, reason)
+        _throttle.log(
+            logging.WARNING,
+            f"missed {self.config.url}",
+            text,
+            reason,
+            extra={"broker": self.config.url, "reason": reason},
+        )
         for call in tuple(on_missed_orders):
             try:
                 call()
             except Exception:
-                logger.exception("on_missed_orders: %r failed", call)
+                logger.exception(
+                    "on_missed_orders: %r failed", call, extra={"broker": self.config.url}
+                )
 
 
 def _read_order(payload: bytes) -> Revocation | tuple[dict[str, str], object] | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import (
     AsyncIterator,
@@ -27,54 +26,44 @@ from collections.abc import (
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from ..broker import (
-    HistoryItem,
-    SupportsHistory,
-    SupportsPresence,
-    SupportsQueue,
-    ThreadPublisher,
-    check_channel,
-)
+from ..broker import HistoryItem, SupportsHistory, SupportsQueue
 from ..conf import Config, Source, load_config
 from ..delivery.batch import GapBefore
 from ..delivery.channel import Subscriber
-from ..delivery.envelope import HEADER_BYTES, RESERVE_BYTES, Publisher
 from ..delivery.events import HISTORY, MISSED, EventQueue, Events
 from ..delivery.flow_control import Congestion
 from ..delivery.hold import HoldTimer
 from ..delivery.send_queue import SendQueue
-from ..errors import BrokerClosed, ConfigurationError, PayloadTooLarge, PublishError
+from ..errors import BrokerClosed
 from ..history import Position, Recovery
 from ..log import LogThrottle
 from ..loops import forget_closed
-from ..overrides import channels_after_observers, position_observers, publish_observers
+from ..observer import GapSignalled, seam
 from ..redaction import frameless
 from .batches import Batch, BatchDelivery
 from .connections import Connections
-from .history.healing import Healing, KeepingBroker
-from .history.joins import NO_RECOVERY, starts_of
 from .history.pages import HistoryPage, HistoryPages
+from .history.starts import NO_RECOVERY, starts_of
+from .process import per_process, register
+from .publishing import CONTROL
 from .queues import Queues
-from .stats import Counters
+from .stats import HubStats
 from .subscriptions import LocalSubscriptions
+from .tracking import PresenceCalls
 
-if TYPE_CHECKING:  # A hub without presence does not load it.
+if TYPE_CHECKING:
     from ..delivery.channel import PresenceSubscriber
-    from ..presence import PresenceDiff, PresenceSnapshot
-    from .presence.context import PresenceBroker
-    from .presence.hub_presence import HubPresence
+    from .history.healing import Healing, KeepingBroker
 
 __all__ = ["CONTROL", "Hub", "Subscriber", "hub_on", "open_hub"]
 
 logger = logging.getLogger("django_sockets")
 
-CONTROL = "\x01control"
-"""The channel of orders between django_sockets processes. Applications cannot use the name, because
-`check_channel` refuses it."""
 
+class Hub(PresenceCalls):
+    """One broker on one event loop. `open_hub` makes it.
 
-class Hub:
-    """One broker on one event loop. `open_hub` makes it. Call its methods on that loop only.
+    Call its methods on that loop only, except `stats`.
 
     Attributes:
         config: its configuration.
@@ -93,157 +82,25 @@ class Hub:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
         self.congestion = Congestion()
         self.connections = Connections()
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
         self.subscriptions = LocalSubscriptions(self._options.publishers_remembered)
-        self._publisher = Publisher(self._options.channels_remembered)
-        self.counters = Counters()
         self._throttle = LogThrottle(logger, self._options.log_interval_seconds)
-        self.closed = False
-        self._delivery = BatchDelivery(self, self.subscriptions.channels)
+        self._delivery = BatchDelivery(self, self.subscriptions.channels, config.url.scheme)
         self.deliver_now = self._delivery.deliver_now
-        self._count_lock = threading.Lock()
-        self._broker = config.open_broker(config.url, self)
+        self._publish_with(config.open_broker(config.url, self))
         self._healing: Healing | None = None
         if config.url.history and isinstance(self._broker, SupportsHistory):
+            from .history.healing import Healing  # Other hubs do not load it.
+
             self._healing = Healing(self, cast("KeepingBroker", self._broker), config.url)
-        self.threads: ThreadPublisher | None = getattr(self._broker, "thread_publisher", None)
         self.queues = Queues(self._broker) if isinstance(self._broker, SupportsQueue) else None
         self._pages = HistoryPages(self._broker, config.url)
-        self._presence: HubPresence | None = None
-        limits = self._broker.limits
-        self.max_payload_bytes = min(
-            self._options.max_payload_bytes, limits.max_payload_bytes - HEADER_BYTES - RESERVE_BYTES
-        )
-        self._max_channel_bytes = limits.max_channel_bytes
-
-    # Publishing
-
-    async def publish(
-        self,
-        channels: str | Iterable[str],
-        payload: bytes,
-        *,
-        is_text: bool = False,
-        origin: bytes | None = None,
-        compress: bool = True,
-    ) -> None:
-        """Publish one payload to 1..n channels.
-
-        Messages of this hub on one channel arrive in the order in which `publish` was called. A
-        cancelled call may or may not have published.
-
-        Args:
-            channels: one name, or several. Repeated names count once.
-            payload: at most `max_payload_bytes`.
-            is_text: the payload is JSON text in UTF-8, which sockets send as a text frame.
-            origin: id of a socket that must not receive the message.
-            compress: False: servers with prepared frames send it without compression.
-
-        Raises:
-            ChannelError, PayloadTooLarge: nothing was published.
-            PublishError: for some channels, the message did not reach the server, or it is unknown
-                whether it did.
-            BrokerClosed: after `aclose`.
-        """
-        names = self.check_channels(channels)
-        if len(payload) > self.max_payload_bytes:
-            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if publish_observers:
-            names = channels_after_observers(names, payload, is_text)
-        if not names:
-            return
-        if self.threads is not None and self.threads.lent:
-            self.threads.take_back()
-        headers = self._publisher.headers(names, is_text, origin, compress)
-        self.counters.published += len(names)
-        try:
-            await self._broker.publish(names, payload, headers)
-        except Exception:
-            self._count_publish_error()
-            raise
-        if position_observers:
-            for name, position in await self._pages.places_of(names, headers):
-                for observer in tuple(position_observers):
-                    observer(name, payload, position)
-
-    def publish_on_thread(
-        self,
-        channels: str | Iterable[str],
-        payload: bytes,
-        is_text: bool,
-        timeout_seconds: float,
-        *,
-        compress: bool = True,
-    ) -> bool:
-        """On any thread: `publish` without the event loop, if the broker can at this moment.
-
-        Returns:
-            False if `publish` must do it; nothing was sent.
-
-        Raises:
-            ChannelError, PayloadTooLarge, PublishError: see `publish`.
-            NoReplyInTime: it is unknown whether the server accepted the message.
-        """
-        if self.threads is None or publish_observers or self.closed:
-            return False
-        names = self.check_channels(channels)
-        if not names:
-            return True
-        if len(payload) > self.max_payload_bytes:
-            raise PayloadTooLarge(len(payload), self.max_payload_bytes)
-
-        def headers() -> Sequence[bytes]:
-            self.counters.published += len(names)
-            return self._publisher.headers(names, is_text, None, compress)
-
-        try:
-            return self.threads.publish_on_thread(names, payload, headers, timeout_seconds)
-        except PublishError:
-            self._count_publish_error()
-            raise
-
-    def _count_publish_error(self) -> None:
-        with self._count_lock:  # Threads publish, too.
-            self.counters.publish_errors += 1
-
-    async def publish_control(self, payload: bytes) -> None:
-        """Publish JSON text on the control channel, without observers.
-
-        Raises:
-            PublishError, BrokerClosed: see `publish`.
-        """
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if self.threads is not None:
-            self.threads.take_back()
-        self.counters.published += 1
-        try:
-            await self._broker.publish(
-                [CONTROL], payload, self._publisher.headers([CONTROL], is_text=True)
-            )
-        except Exception:
-            self._count_publish_error()
-            raise
-
-    def check_channels(self, channels: str | Iterable[str]) -> list[str]:
-        """Return the channel names without repetitions.
-
-        Raises:
-            ChannelError: a name is not valid.
-        """
-        most = self._max_channel_bytes
-        if isinstance(channels, list) and len(channels) == 1:  # True for nearly every call.
-            return [check_channel(channels[0], most)]
-        if isinstance(channels, (str, bytes)) or not isinstance(channels, Iterable):
-            return [check_channel(channels, most)]
-        return list(dict.fromkeys(check_channel(channel, most) for channel in channels))
+        register(self, self.counters, config.url.scheme)
 
     # History
 
@@ -266,7 +123,7 @@ class Hub:
             HistoryError: the server did not answer, or refused.
             BrokerClosed: after `aclose`.
         """
-        (name,) = self._names_to_read([channel])
+        (name,) = self.names_while_open([channel])
         return await self._pages.read(name, since, limit)
 
     @overload
@@ -293,15 +150,9 @@ class Hub:
         Raises:
             ChannelError, ConfigurationError, HistoryError, BrokerClosed: see `history`.
         """
-        names = self._names_to_read(channel)
+        names = self.names_while_open(channel)
         found = await self._pages.newest(names)
         return found[names[0]] if isinstance(channel, str) else found
-
-    def _names_to_read(self, channels: str | Iterable[str]) -> list[str]:
-        names = self.check_channels(channels)
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        return names
 
     # Subscribing
 
@@ -475,104 +326,6 @@ class Hub:
         """A live view of the channels of a subscriber."""
         return self.subscriptions.channels_of(subscriber)
 
-    # Presence
-
-    async def track(
-        self, channel: str, key: str, info: Any = None, *, entry: str | None = None
-    ) -> None:
-        """Let a member be present on a channel until `untrack`, `release` or the end of the hub.
-
-        Several entries with one key, on any process, are one member. Calls of one turn of the event
-        loop share one command for each channel.
-
-        Args:
-            key: names the member, such as the id of a user: 1 to 255 bytes of UTF-8 without control
-                characters.
-            info: anything with a JSON form, at most `max_presence_bytes` as JSON.
-            entry: names this entry on the channel among those of the hub, such as the id of a
-                connection. Default: None, the key. A second call with the same entry replaces its
-                key and info.
-
-        Raises:
-            ChannelError, EncodeError, PayloadTooLarge, PresenceError: the entry is not present. It
-                is as it was before if there was one.
-            ConfigurationError: the key or the entry is not valid, or the broker has no presence.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        await self._open_presence().track(name, key, info, entry)
-
-    async def untrack(self, channel: str, entry: str) -> None:
-        """Remove an entry of this hub from a channel at once. Without such an entry, do nothing.
-
-        If the server cannot be reached, the hub tries again until it has removed the entry.
-
-        Args:
-            entry: as for `track`; by default the key.
-
-        Raises:
-            ChannelError: the name is not valid.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        if self._presence is not None:
-            await self._presence.untrack(name, entry)
-
-    def release(self, entry: str, channels: Iterable[str] | None = None) -> None:
-        """Remove an entry of this hub after `presence_grace_seconds`, as when a connection ends.
-
-        If another entry with its key comes meanwhile, on any process, nobody sees the key leave.
-
-        Args:
-            channels: Default: None, all channels of the entry.
-        """
-        if self._presence is not None and not self.closed:
-            self._presence.release(entry, channels)
-
-    async def presence(self, channel: str) -> dict[str, list[Any]]:
-        """The members of a channel, on all processes: key -> the info of each of its entries.
-
-        A channel that this hub watches or is tracked on is answered without the server. Members of
-        a process whose lease has ended are left out. Do not change the infos: other lists and events
-        of this process may contain the same objects.
-
-        Raises:
-            ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
-            PresenceError: the server did not answer, or refused.
-            BrokerClosed: after `aclose`.
-        """
-        (name,) = self._names_to_read([channel])
-        return await self._open_presence().members(name)
-
-    def _open_presence(self) -> HubPresence:
-        if self.closed:
-            raise BrokerClosed(self.config.url)
-        if self._presence is None:
-            if not isinstance(self._broker, SupportsPresence):
-                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
-            from .presence.context import Context
-            from .presence.hub_presence import HubPresence
-
-            broker = cast("PresenceBroker", self._broker)
-            context = Context(broker, self.config.url, self.counters, self.loop)
-            self._presence = HubPresence(self, context)
-        return self._presence
-
-    def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.take_snapshot(channel, snapshot)
-
-    def presence_diff(self, channel: str, diff: PresenceDiff) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.take_diff(channel, diff)
-
-    def presence_lost(self, channels: Sequence[str], reason: str) -> None:
-        """See `PresenceSink`."""
-        if self._presence is not None:
-            self._presence.lost(channels)
-
     # Receiving (`broker.Sink`)
 
     async def deliver(self, batch: Batch) -> None:
@@ -617,7 +370,14 @@ class Hub:
         """Signal a gap: the trackers have seen messages that not every subscriber has got."""
         if exc is not None:
             text = "%s: delivering messages failed"
-            self._throttle.log(logging.ERROR, "deliver", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "deliver",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
         self._lost(list(dict.fromkeys(channel for channel, _ in batch)), MISSED)
         if self._healing is not None:
             self._healing.delivery_failed(batch)
@@ -649,7 +409,14 @@ class Hub:
             subscriber.on_gap(names, reason)
         except Exception as exc:
             text = "%s: a subscriber failed to handle a gap"
-            self._throttle.log(logging.ERROR, "on_gap", text, self.config.url, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                "on_gap",
+                text,
+                self.config.url,
+                exc_info=exc,
+                extra={"broker": self.config.url},
+            )
 
     def count(self, counter: str, count: int = 1) -> None:
         """Add to a counter of `Counters`, by its name."""
@@ -657,8 +424,16 @@ class Hub:
 
     def count_gap(self, reason: str) -> None:
         """Count one gap signalled to one subscriber."""
-        self.counters.gaps += 1
-        self._throttle.log(logging.INFO, f"gap {reason}", "gap signalled: %s", reason)
+        self.counters.count_gap(reason)
+        if (observer := seam.observer) is not None:
+            observer.gap_signalled(GapSignalled(broker=self.config.url.scheme, reason=reason))
+        self._throttle.log(
+            logging.INFO,
+            f"gap {reason}",
+            "gap signalled: %s",
+            reason,
+            extra={"broker": self.config.url, "reason": reason},
+        )
 
     def late(self) -> None:
         """Count a message that is dropped as repeated or late."""
@@ -673,18 +448,25 @@ class Hub:
             "%s: skipped a payload on channel %r that no django_sockets process published",
             self.config.url,
             channel,
+            extra={"broker": self.config.url, "channel": channel},
         )
 
     # Statistics and closing
 
-    def stats(self) -> dict[str, int]:
-        """The counters since the hub was opened, and the present numbers of what it holds."""
-        return {
+    def stats(self) -> HubStats:
+        """The counters since the hub was opened, and the present numbers of what it holds.
+
+        You may call it on any thread. It takes no lock and does not delay the event loop. The
+        counters are read one after the other while they may change, so two of them may differ by a
+        batch that is being delivered.
+        """
+        numbers = {
             **self.counters.as_dict(),
             **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
         }
+        return cast("HubStats", numbers)
 
     async def drain(self, seconds: float | None = None) -> int:
         """Close all sockets with 1012, spread over a time, and then the broker.
@@ -703,7 +485,12 @@ class Hub:
             seconds = self.config.settings.drain_window_seconds
         left = await self.connections.drain(seconds)
         if left:
-            logger.warning("draining: %d sockets did not end within %g s", left, seconds)
+            logger.warning(
+                "draining: %d sockets did not end within %g s",
+                left,
+                seconds,
+                extra={"count": left, "seconds": seconds},
+            )
         else:
             await self.aclose()
         return left
@@ -730,9 +517,6 @@ class Hub:
         await self.aclose()
 
 
-_hubs: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
-
-
 @frameless
 def open_hub(source: Source | None = None) -> Hub:
     """Open a hub on the running event loop; use it as `async with open_hub(url) as hub:`.
@@ -748,17 +532,20 @@ def open_hub(source: Source | None = None) -> Hub:
         RuntimeError: no event loop is running.
     """
     hub = Hub(load_config(source))
-    forget_closed(_hubs)
-    _hubs.setdefault(hub.loop, []).append(hub)
+    hubs = per_process.current.by_loop
+    forget_closed(hubs)
+    hubs.setdefault(hub.loop, []).append(hub)
     return hub
 
 
 def hub_on(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
     """The open hub of a loop for a configuration, or None."""
-    return next((hub for hub in _hubs.get(loop, ()) if hub.config == config), None)
+    return next(
+        (hub for hub in per_process.current.by_loop.get(loop, ()) if hub.config == config), None
+    )
 
 
 def _forget(hub: Hub) -> None:
-    hubs = _hubs.get(hub.loop, [])
+    hubs = per_process.current.by_loop.get(hub.loop, [])
     if hub in hubs:
         hubs.remove(hub)

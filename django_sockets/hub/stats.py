@@ -1,10 +1,27 @@
-"""The counters of one hub."""
+"""The counters of one hub, and the result of `Hub.stats`."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TypedDict
 
-__all__ = ["Counters"]
+from ..delivery.events import HISTORY, LATE, MISSED, OVERFLOW, VERSION
+
+__all__ = ["COUNTER_NAMES", "GAP_COUNTERS", "LOST_LINK", "Counters", "HubStats"]
+
+LOST_LINK = "link"
+"""Short form of all gap reasons that are a text of the broker: it lost a connection, the server
+moved a channel, or an internal error occurred."""
+
+GAP_COUNTERS = {
+    MISSED: "gaps_missed",
+    LATE: "gaps_late",
+    VERSION: "gaps_version",
+    HISTORY: "gaps_history",
+    OVERFLOW: "gaps_overflow",
+    LOST_LINK: "gaps_link",
+}
+"""Reason of a gap -> the counter of the gaps with this reason."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -24,6 +41,18 @@ class Counters:
     """Received messages that were dropped because they were repeated or late."""
     gaps: int = 0
     """Gaps signalled, one for each subscriber."""
+    gaps_missed: int = 0
+    """Of these gaps: messages of a publisher are missing before its next message."""
+    gaps_late: int = 0
+    """Of these gaps: a message arrived after a newer one and was dropped."""
+    gaps_version: int = 0
+    """Of these gaps: a message has a newer format than this process can read."""
+    gaps_history: int = 0
+    """Of these gaps: missing messages are not in the history any more."""
+    gaps_overflow: int = 0
+    """Of these gaps: the client, a hook or the process was too slow."""
+    gaps_link: int = 0
+    """Of these gaps: the broker lost its connection, or a server moved the channel."""
     poison: int = 0
     """Received payloads that were skipped because no django_sockets process published them."""
     dropped_overflow: int = 0
@@ -65,6 +94,71 @@ class Counters:
         """
         setattr(self, counter, getattr(self, counter) + count)
 
+    def count_gap(self, reason: str) -> None:
+        """Count one gap of one subscriber."""
+        self.gaps += 1
+        self.add(GAP_COUNTERS.get(reason, "gaps_link"))
+
     def as_dict(self) -> dict[str, int]:
-        """Every counter by its name."""
-        return dataclasses.asdict(self)
+        """Every counter by its name. For any thread."""
+        return {name: getattr(self, name) for name in COUNTER_NAMES}
+
+
+COUNTER_NAMES = tuple(field.name for field in dataclasses.fields(Counters))
+"""The names of all counters."""
+
+
+class HubStats(TypedDict):
+    """The numbers of one hub: `Hub.stats`.
+
+    The counters begin at 0 when the hub is opened, and never fall. `Counters` describes them. The
+    other values are present numbers. Units are messages, gaps, publishes, sockets, handshakes,
+    members or entries of presence, as described; names that end in `_bytes` are bytes.
+
+    At run time, the dict also has a key `wrapped_send <name>` for each middleware that wraps the
+    `send` of a server: the number of sockets that get no prepared frames because of it.
+    """
+
+    published: int
+    publish_errors: int
+    delivered: int
+    dropped_late: int
+    gaps: int
+    gaps_missed: int
+    gaps_late: int
+    gaps_version: int
+    gaps_history: int
+    gaps_overflow: int
+    gaps_link: int
+    poison: int
+    dropped_overflow: int
+    discarded: int
+    closed_overflow: int
+    closed_too_big: int
+    closed_rate_limit: int
+    closed_idle: int
+    closed_drain: int
+    handshake_timeouts: int
+    refused_draining: int
+    presence_joined: int
+    presence_left: int
+    presence_reaped: int
+    presence_resyncs: int
+    presence_renewals: int
+    presence_replaced: int
+    sockets: int
+    """Open websockets, including those in their handshake."""
+    sockets_with_frames: int
+    """Open websockets whose server takes prepared frames."""
+    event_streams: int
+    """Open streams of server-sent events."""
+    channels: int
+    """Channels that the hub has subscribed to at the broker."""
+    subscribers: int
+    """Sockets, streams and other readers that are on at least one channel."""
+    queued_messages: int
+    """Messages and other items that wait for clients that read slowly."""
+    queued_bytes: int
+    """The size of these messages before compression, in bytes."""
+    slow_clients: int
+    """Clients that were found to read too slowly and have not caught up yet."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from ..connection.handshake import EXPLAIN
 from ..servers.installed import websocket_protocol
 
 __all__ = ["UvicornServer"]
@@ -39,7 +40,11 @@ class UvicornServer:
         self._ended = threading.Event()
 
     def set_app(self, app: Any) -> None:
-        self._app = app
+        async def explaining(scope: Any, receive: Any, send: Any) -> None:
+            # A developer tries again at once, and needs the reason each time.
+            await app({**scope, EXPLAIN: True}, receive, send)
+
+        self._app = explaining
 
     def serve_forever(self) -> None:
         """Serve until Ctrl-C on the main thread, or until the process exits on another one."""

@@ -54,5 +54,9 @@ def _publish(config: Config, names: list[str], payload: bytes, is_text: bool) ->
         calls.plain(lambda: publish(config, names, payload, is_text=is_text))
     except DjangoSocketsError as exc:
         _throttle.log(
-            logging.ERROR, "on_commit", "a broadcast after a commit was not sent: %s", exc
+            logging.ERROR,
+            "on_commit",
+            "a broadcast after a commit was not sent: %s",
+            exc,
+            extra={"reason": exc},
         )

@@ -14,7 +14,7 @@ from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
 from ..connection.asgi import Receive, Send
-from ..connection.handshake import deny
+from ..connection.handshake import deny, explain_refusal
 from ..errors import ConfigurationError
 from ..log import LogThrottle, shown
 from ..optional_django import script_prefix
@@ -208,8 +208,7 @@ def _own_path(scope: Scope) -> str:
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     kind = scope["type"]
     if kind == "websocket":
-        path = shown(scope.get("path"))
-        _throttle.log(logging.INFO, "route", "refused a websocket to %s: no such route", path)
+        explain_refusal(scope, _throttle, logging.INFO, "route", "no such route", NOT_FOUND)
         event = await receive()
         if event["type"] == "websocket.connect":
             await deny(scope, send, NOT_FOUND)
@@ -219,4 +218,4 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"Not found.\n"})
     else:
         text = "nothing is configured for the protocol %s: not answered"
-        _throttle.log(logging.WARNING, "protocol", text, shown(kind))
+        _throttle.log(logging.WARNING, "protocol", text, shown(kind), extra={"reason": kind})

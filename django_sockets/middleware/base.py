@@ -14,10 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import load_config
 from ..connection.asgi import Receive, Send
 from ..connection.close_codes import UNAUTHORIZED
-from ..connection.handshake import deny, report_error
+from ..connection.handshake import deny, explain_refusal, report_error
 from ..connection.refusals import accept_and_close
 from ..errors import ThreadError
-from ..log import LogThrottle, shown, whereabouts
+from ..log import LogThrottle, whereabouts
 from ..runtime.hooks import call_hook, call_in_thread
 from ..url import BrokerOptions
 from .refusals import readable_refusal
@@ -171,9 +171,8 @@ class AuthMiddleware:
                     is_login_missing=True,
                 )
         except Refused as exc:
-            path, text = shown(scope.get("path")), "refused a websocket to %s: %s"
             key = f"{type(self).__name__} {whereabouts(exc)}"
-            _throttle.log(logging.INFO, key, text, path, exc)
+            explain_refusal(scope, _throttle, logging.INFO, key, exc, exc.status)
             subprotocol = readable_refusal(self.app, scope, exc.status)
             if subprotocol is not None:
                 code = UNAUTHORIZED if exc.is_login_missing else 4000 + exc.status
@@ -181,7 +180,7 @@ class AuthMiddleware:
             return await refuse(scope, receive, send, exc.status, exc.headers)
         except Exception as exc:
             report_error(scope, exc)
-            return await refuse(scope, receive, send, self._failed(exc))
+            return await refuse(scope, receive, send, self._failed(scope, exc))
         watched = identity.watched if identity is not None else None
         with contextlib.ExitStack() as stack:
             if watched is not None:
@@ -189,17 +188,20 @@ class AuthMiddleware:
                     stack.enter_context(watching(watched))
                 except ThreadError as exc:
                     # Without the watch the socket would stay open after a logout.
-                    return await refuse(scope, receive, send, self._failed(exc))
+                    return await refuse(scope, receive, send, self._failed(scope, exc))
             return await self.app(scope, receive, send)
 
-    def _failed(self, exc: Exception) -> int:
+    def _failed(self, scope: Scope, exc: Exception) -> int:
         """Log that the user could not be determined, and return the HTTP status."""
         name = type(self).__name__
+        extra = {"middleware": name, "path": scope.get("path"), "reason": exc}
         if isinstance(exc, ThreadError) or _is_outage(exc):
-            _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc)
+            extra["status"] = 503
+            _throttle.log(logging.ERROR, name, "%s: refused with 503: %r", name, exc, extra=extra)
             return 503
-        key = f"{name} {whereabouts(exc)}"
-        _failures.log(logging.ERROR, key, "%s failed: refused with 500", name, exc_info=exc)
+        extra["status"] = 500
+        key, text = f"{name} {whereabouts(exc)}", "%s failed: refused with 500"
+        _failures.log(logging.ERROR, key, text, name, exc_info=exc, extra=extra)
         return 500
 
 

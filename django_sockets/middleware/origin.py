@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from ..connection.handshake import FORBIDDEN, explain_refusal
 from ..connection.origin import check_allowed_hosts, check_origins, origin_problem
-from ..log import LogThrottle, shown
+from ..log import LogThrottle
 from ..url import BrokerOptions
 from .base import AsgiApplication, Receive, Scope, Send, refuse
 from .refusals import ORIGIN_PASSED
@@ -49,9 +50,7 @@ class OriginMiddleware:
         if scope["type"] == "websocket":
             problem = origin_problem(scope, self.allowed_origins, self.allowed_hosts)
             if problem is not None:
-                path = shown(scope.get("path"))
-                text = "refused a websocket to %s: %s"
-                _throttle.log(logging.WARNING, "origin", text, path, problem)
-                return await refuse(scope, receive, send, 403)
+                explain_refusal(scope, _throttle, logging.WARNING, "origin", problem, FORBIDDEN)
+                return await refuse(scope, receive, send, FORBIDDEN)
             scope = {**scope, ORIGIN_PASSED: True}
         return await self.app(scope, receive, send)

@@ -134,5 +134,9 @@ def _ordered(future: Future[None]) -> None:
 
 def _late(exc: BaseException) -> None:
     _throttle.log(
-        logging.WARNING, "order", "sockets of other processes close a little later: %s", exc
+        logging.WARNING,
+        "order",
+        "sockets of other processes close a little later: %s",
+        exc,
+        extra={"reason": exc},
     )

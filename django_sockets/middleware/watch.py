@@ -120,12 +120,12 @@ class Watch:
                     self.check(watched)
             except BaseException as exc:
                 # Code of the application may raise SystemExit, for example.
-                _log_failure(exc)
+                _log_unchecked(exc)
                 self._pause()
         try:
             sys.modules["django.db"].connections.close_all()
         except Exception as exc:
-            _log_failure(exc)
+            _log_unchecked(exc)
 
     def _next(self) -> list[Watched] | None:
         """Wait until the next check is due; return the entries, or None if there are none left."""
@@ -173,7 +173,7 @@ def invalid_and_unchecked(watched: Iterable[Watched]) -> tuple[set[Watched], set
             alive = set(survivors([*{entry.key for entry in entries}]))
         except BaseException as exc:  # Code of the application runs on the library's thread.
             unchecked.update(entries)
-            _log_failure(exc)
+            _log_unchecked(exc)
         else:
             dead.update(entry for entry in entries if entry.key not in alive)
     with_user = [entry for entry in watched if entry.login is not None and entry not in dead]
@@ -181,14 +181,16 @@ def invalid_and_unchecked(watched: Iterable[Watched]) -> tuple[set[Watched], set
         good = usable({entry.login for entry in with_user if entry.login is not None})
     except BaseException as exc:
         unchecked.update(with_user)
-        _log_failure(exc)
+        _log_unchecked(exc)
     else:
         dead.update(entry for entry in with_user if entry.login not in good)
     return dead, unchecked - dead
 
 
-def _log_failure(exc: BaseException) -> None:
-    _throttle.log(logging.ERROR, "watch", "open sockets could not be checked: %r", exc)
+def _log_unchecked(exc: BaseException) -> None:
+    _throttle.log(
+        logging.ERROR, "watch", "open sockets could not be checked: %r", exc, extra={"reason": exc}
+    )
 
 
 def _close(entry: Watched, code: int) -> None:
@@ -196,10 +198,16 @@ def _close(entry: Watched, code: int) -> None:
     try:
         count = close_local_sockets(code=code, **{name: value})
     except Exception as exc:
-        _log_failure(exc)
+        _log_unchecked(exc)
         return
     if count:
-        logger.info("closing %d sockets with %d: their %s is no longer valid", count, code, name)
+        logger.info(
+            "closing %d sockets with %d: their %s is no longer valid",
+            count,
+            code,
+            name,
+            extra={"count": count, "code": code, "reason": name},
+        )
 
 
 per_process = PerProcess(Watch)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from ..errors import BrokerError, EncodeError, NotAllowed, RequestError
+from ..observer import RequestAnswered, seam
+from ..tracer import Span, tracing
 from .frames import error_frame, ok_frame
 from .problems import FORBIDDEN, INTERNAL, UNAVAILABLE, Problem
 
@@ -44,20 +47,45 @@ async def answer_message(handlers: Handlers, request_id: int | None, text: str) 
         request_id: the `id` of a request; None for a message without an answer.
         text: the JSON text of the message.
     """
+    tracer = tracing.tracer
+    if tracer is None or request_id is None or (span := tracer.request()) is None:
+        return await _answer(handlers, request_id, text)
+    with span:
+        return await _answer(handlers, request_id, text, span)
+
+
+async def _answer(
+    handlers: Handlers, request_id: int | None, text: str, span: Span | None = None
+) -> bytes | None:
     is_request = request_id is not None
+    observer = seam.observer if is_request else None
+    began = 0.0 if observer is None else time.perf_counter()
+    outcome = "ok"
     try:
         try:
             result = await handlers.call_handler(text)
         except InvalidMessage as exc:
+            outcome = "invalid"
             if not is_request and await handlers.message_invalid(exc):
                 return None
             return error_frame(Problem("invalid_message", exc.text), request_id)
         return None if request_id is None else _ok(request_id, result)
     except RequestError as exc:
+        outcome = "refused"
         return error_frame(problem_of(exc), request_id)
     except Exception as exc:
+        outcome = "refused" if isinstance(exc, NotAllowed) else "error"
         await handlers.handler_failed(exc, is_request=is_request)
         return error_frame(problem_of(exc), request_id) if is_request else None
+    except BaseException:
+        outcome = "cancelled"
+        raise
+    finally:
+        if span is not None:
+            span.outcome(outcome)
+        if observer is not None:
+            seconds = time.perf_counter() - began
+            observer.request_answered(RequestAnswered(seconds=seconds, outcome=outcome))
 
 
 def _ok(request_id: int, result: Any) -> bytes:

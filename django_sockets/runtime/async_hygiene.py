@@ -122,7 +122,7 @@ def _is_due(connection: Any, alone: bool) -> bool:
 def _complain() -> None:
     exc = sys.exc_info()[1]
     text = "closing old database connections failed: %r"
-    _throttle.log(logging.WARNING, "hygiene", text, exc)
+    _throttle.log(logging.WARNING, "hygiene", text, exc, extra={"reason": exc})
 
 
 class _Threads:

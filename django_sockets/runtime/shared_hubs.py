@@ -10,6 +10,7 @@ from asyncio import _get_running_loop as running_loop  # Returns None where no l
 from ..conf import Config
 from ..forks import PerProcess
 from ..hub.hub import Hub, hub_on
+from ..hub.process import hubs_of_process
 from ..loops import forget_closed
 from .startup import announce
 
@@ -66,18 +67,16 @@ def existing_hub(loop: asyncio.AbstractEventLoop, config: Config) -> Hub | None:
 
 
 def local_hubs() -> list[Hub]:
-    """The open shared hubs of this process, one for each event loop and configuration.
+    """The open hubs of this process: one for each event loop and configuration, and of `open_hub`.
 
     The list includes the hubs of the library's own loop, through which code without a loop
-    publishes, such as a view or a task. The hubs of the running loop come first. You may call this
-    on any thread. Outside the thread of its loop, use only `config` and `stats` of a hub.
+    publishes, such as a view or a task. The hubs of the running loop come first, and among them
+    the oldest. A forked child has none of the hubs of its parent. You may call this on any thread.
+    Outside the thread of its loop, use only `config` and `stats` of a hub.
     """
-    shared = _shared.current
-    with shared.lock:
-        by_loop = dict(shared.by_loop)
     here = running_loop()
-    loops = sorted(by_loop, key=lambda loop: loop is not here)
-    return [hub for loop in loops if not loop.is_closed() for hub in _open(by_loop[loop])]
+    hubs = [hub for hub in hubs_of_process() if not (hub.closed or hub.loop.is_closed())]
+    return sorted(hubs, key=lambda hub: hub.loop is not here)
 
 
 def hubs_of_running_loop() -> list[Hub]:
@@ -105,4 +104,6 @@ async def close_shared_hubs() -> None:
         try:
             await hub.aclose()
         except Exception:
-            logger.exception("%s: closing the broker failed", hub.config.url)
+            logger.exception(
+                "%s: closing the broker failed", hub.config.url, extra={"broker": hub.config.url}
+            )

@@ -39,7 +39,7 @@ def announce_default() -> None:
         config, origin = default_config_and_origin()
         open_broker(config.url)  # It does not connect.
     except ConfigurationError as exc:
-        logger.error("the configuration of the broker is wrong: %s", exc)
+        logger.error("the configuration of the broker is wrong: %s", exc, extra={"reason": exc})
         return
     announce(config, SOURCES[origin])
 
@@ -54,7 +54,7 @@ def announce(config: Config, source: str | None = None) -> None:
     if url in _announced or len(_announced) >= MOST_ANNOUNCED:
         return
     _announced.add(url)
-    logger.info("the broker is %s%s", url, f" ({source})" if source else "")
+    logger.info("the broker is %s%s", url, f" ({source})" if source else "", extra={"broker": url})
     if config.url.scheme == "memory" and config.open_broker is open_broker and server_workers() > 1:
         logger.warning(
             "the broker is %s, which stays inside one process, but the server has several "
@@ -63,6 +63,7 @@ def announce(config: Config, source: str | None = None) -> None:
             url,
             DJANGO_SETTING,
             ENVIRONMENT_VARIABLE,
+            extra={"broker": url},
         )
 
 

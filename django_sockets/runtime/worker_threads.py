@@ -202,7 +202,7 @@ def run_in_thread(command: Callable[..., Any], *args: Any, **kwargs: Any) -> thr
             with database_hygiene():
                 command(*args, **kwargs)
         except Exception:
-            logger.exception("run_in_thread: %s failed", name)
+            logger.exception("run_in_thread: %s failed", name, extra={"hook": name})
 
     return start_thread(
         run, name=f"django_sockets {name}", purpose="run_in_thread", greenlet_will_do=True

@@ -75,7 +75,7 @@ class _Support:
 
 def _log(problem: str) -> None:
     text = "prepared frames are off, each broadcast is framed for each connection: %s"
-    logger.warning(text, problem)
+    logger.warning(text, problem, extra={"reason": problem})
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):

@@ -12,7 +12,7 @@ from django.urls import path
 
 from django_sockets import log
 from django_sockets.integration import ProtocolTypeRouter, URLRouter
-from django_sockets.log import LogThrottle, shown
+from django_sockets.log import FIELDS, LogThrottle, shown
 from django_sockets.middleware import (
     BaseTokenAuthMiddleware,
     OriginMiddleware,
@@ -202,6 +202,45 @@ async def test_a_record_is_one_line_of_bounded_length(
         message = record.getMessage()
         assert message.isprintable(), message[:300]
         assert len(message) < MOST_CHARACTERS
+        for field in FIELDS:
+            value = getattr(record, field)
+            assert value is None or isinstance(value, (int, float)) or value.isprintable()
+            assert len(str(value)) < MOST_CHARACTERS
+        lines = logging.Formatter().format(record).split("\n")
+        assert not [line for line in lines if line.startswith(FORGED[:10])]
+        assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("way", "level", "status", "reason"),
+    [
+        (foreign_page, "WARNING", 403, "evil.example"),
+        (foreign_page_at_the_middleware, "WARNING", 403, "evil.example"),
+        (no_route, "INFO", 404, "no such route"),
+        (no_login, "INFO", 403, "not logged in"),
+        (no_token, "INFO", 401, "not logged in"),
+    ],
+)
+async def test_a_refused_handshake_has_its_path_its_status_and_the_reason(
+    way: Provoke, level: str, status: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "django_sockets")
+    await way("/rooms/7/")
+    (record,) = [one for one in caplog.records if one.name == "django_sockets"]
+    values = record.__dict__
+    assert (record.levelname, values["path"], values["status"]) == (level, "/rooms/7/", status)
+    assert reason in values["reason"]
+    assert values["template"] == "refused a websocket to %s: %s"
+
+
+async def test_a_failed_handler_names_its_class_and_its_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await error_of_a_handler("broken")
+    (record,) = [one for one in caplog.records if one.name == "django_sockets"]
+    values = record.__dict__
+    assert (values["socket"], values["reason"]) == ("Room", "broken")
+    assert values["template"] == "%s: a handler failed"
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

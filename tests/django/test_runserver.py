@@ -255,6 +255,15 @@ def test_why_a_websocket_is_refused_stands_in_the_console(tmp_path: Path) -> Non
     assert "the server has several worker processes" not in server.printed
 
 
+def test_the_reason_stands_in_the_console_each_time(tmp_path: Path) -> None:
+    """A production server leaves repeated reasons out; a developer tries again at once."""
+    with runserver(tmp_path, "--noreload") as server:
+        for number in range(3):
+            with pytest.raises(InvalidStatus):
+                server.browser(f"/ws/nowhere/at/all/{number}/")
+            server.wait_for(f"refused a websocket to '/ws/nowhere/at/all/{number}/': no such route")
+
+
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
 def test_a_level_that_the_project_has_set_stays(tmp_path: Path, level: str) -> None:
     loggers = {"django_sockets": {"level": level}}

@@ -34,7 +34,7 @@ PATHS = {
         DjangoSocketsError EncodeError HistoryError NotAllowed PayloadTooLarge PositionError
         PresenceError PresenceFull PublishError Reject RequestError SubscribeError
     """,
-    "django_sockets.hub": "Hub Subscriber open_hub",
+    "django_sockets.hub": "Hub HubStats Subscriber open_hub",
     "django_sockets.integration": """
         ProtocolTypeRouter URLRouter broadcast_on_commit event_id events_view
     """,
@@ -42,6 +42,12 @@ PATHS = {
     "django_sockets.middleware": """
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware
         connect_signals secure
+    """,
+    "django_sockets.observability": """
+        BatchDelivered ConnectFailed ConnectionClosed ConsumerSlow GapSignalled HandshakeEnded
+        HistoryHealed HookCalled HubCollector LinkLost LinkRestored Observer Published
+        RequestAnswered add_observer collect_metrics metrics_text metrics_view remove_observer
+        start_metrics_server start_tracing stop_tracing
     """,
     "django_sockets.overrides": """
         BrokerFactory DatabaseContext PublishObserver observe_publishes override_database_context

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -11,9 +15,10 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django_sockets import Hub, local_hubs
+from django_sockets import Hub, local_hubs, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.closing import close_sockets
+from django_sockets.hub.process import counters_of_process
 from django_sockets.integration import broadcast_on_commit
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, override_broker
@@ -117,3 +122,99 @@ async def test_the_hubs_of_a_loop_that_has_ended_are_gone(url: str) -> None:
 
     await asyncio.to_thread(lambda: asyncio.run(serve()))
     assert hubs_of(url) == []
+
+
+async def test_a_hub_of_open_hub_is_listed_until_it_is_closed(url: str) -> None:
+    async with open_hub(url) as hub:
+        await hub.publish("room", b"1")
+        assert await asyncio.to_thread(hubs_of, url) == [hub]
+        assert await asyncio.to_thread(published, url) == 1
+    assert hubs_of(url) == []
+
+
+async def test_the_sums_of_the_process_do_not_fall_when_a_hub_ends(url: str) -> None:
+    """A counter that falls looks like a restart to a monitoring system, which then counts twice."""
+
+    def sum_now() -> int:
+        return counters_of_process().get("memory", {}).get("published", 0)
+
+    before = sum_now()
+    for count in range(1, 4):
+        async with open_hub(url) as hub:
+            await hub.publish("room", b"1")
+            assert sum_now() == before + count
+        del hub
+        gc.collect()
+        assert sum_now() == before + count
+
+
+async def test_stats_can_be_read_on_a_thread_while_sockets_come_and_go(url: str) -> None:
+    """A scrape runs on a thread of its own, and must never see a dict change its size."""
+    app = type("Busy", (Room,), {"config": url}).as_asgi  # type: ignore[attr-defined]
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.extend(hub.stats()["sockets"] for hub in hubs_of(url))
+
+    reading = asyncio.create_task(asyncio.to_thread(read))
+    try:
+        for _ in range(30):
+            async with SocketClient(app) as one, SocketClient(app) as other:
+                for client in (one, other):
+                    assert await client.receive_json() == "ready"
+    finally:
+        stop.set()
+        await reading
+    assert set(seen) <= {0, 1, 2}
+    assert seen
+
+
+IN_CHILD = """
+import asyncio, os, warnings
+from django_sockets import local_hubs, open_hub
+from django_sockets.broadcaster import Broadcaster
+from django_sockets.hub.process import counters_of_process
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork in a process with threads.
+
+def numbers():
+    counters = counters_of_process()
+    return len(local_hubs()), sum(sums["published"] for sums in counters.values())
+
+Broadcaster("memory://parent").broadcast("room", 1)
+
+async def main():
+    async with open_hub("memory://own") as hub:
+        await hub.publish("room", b"1")
+        child = os.fork()
+        if not child:
+            try:
+                assert numbers() == (0, 0), numbers()
+                # The child makes its own, on its own background loop.
+                asyncio._set_running_loop(None)
+                Broadcaster("memory://child").broadcast("room", 1)
+                assert numbers() == (1, 1), numbers()
+            except BaseException as exc:
+                print(repr(exc), flush=True)
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert numbers() == (2, 2), numbers()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_shows_none_of_the_hubs_of_its_parent() -> None:
+    """The processes of a pre-forking server would all report what their parent has counted."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_CHILD],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -22,11 +22,13 @@ from ...history import HistoryReply, HistoryRule, Position, Recovery, Start
 from ...log import LogThrottle
 from ...url import BrokerURL
 from ..subscriptions import LocalSubscriptions
-from .joins import NO_RECOVERY, Join
+from .durations import HealingDurations
+from .joins import Join
 from .kept_channel import KeptChannel
 from .recent_reads import RecentReads
+from .starts import NO_RECOVERY
 
-__all__ = ["Healing"]
+__all__ = ["Healing", "KeepingBroker"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -95,6 +97,7 @@ class Healing:
         self._renewing: asyncio.Task[None] | None = None
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
         self._recent = RecentReads()
+        self._durations = HealingDurations(url.scheme)
 
     # Subscribing
 
@@ -214,6 +217,7 @@ class Healing:
         for name in empty:
             self.channels.pop(name, None)
             self._recent.discard(name)
+            self._durations.forget(name)
 
     def _failed(self, first: Iterable[KeptChannel]) -> None:
         """The first subscription of these channels failed; others may still subscribe to them."""
@@ -229,6 +233,7 @@ class Healing:
         kept = self.channels.get(name)
         if kept is not None:
             kept.reader.incomplete = False
+            self._durations.begin(name)
             self._read(kept)
 
     def lost(self, names: Iterable[str], reason: str) -> list[str]:
@@ -243,7 +248,9 @@ class Healing:
             if kept is None:
                 gone.append(name)
                 continue
-            if not kept.reader.lost(handed_over=reason == HANDED_OVER):
+            if kept.reader.lost(handed_over=reason == HANDED_OVER):
+                self._durations.begin(name)
+            else:
                 gone.append(name)
             self._read(kept)
         return gone
@@ -273,7 +280,10 @@ class Healing:
                 live = []
             kept = self.channels.get(name)
             if kept is not None:
-                segments += kept.take_reply(item, arrived_at, observer)
+                taken = kept.take_reply(item, arrived_at, observer)
+                segments += taken
+                if not kept.reader.healing:
+                    self._durations.end(name, taken)
                 known = kept.known_reply(arrived_at)
                 if known is not None:  # For joins that came while the read was open.
                     kept.begin_read()
@@ -294,6 +304,7 @@ class Healing:
                 if kept.reading:
                     kept.read_failed()
                 kept.reader.abandon()
+                self._durations.gap(name)
                 self._read(kept)
 
     # Quiet channels
@@ -309,10 +320,24 @@ class Healing:
                 return
             except BrokerError as exc:
                 text = "%s: cannot renew the history of quiet channels: %s"
-                self._throttle.log(logging.WARNING, "renew", text, self._url, exc)
+                self._throttle.log(
+                    logging.WARNING,
+                    "renew",
+                    text,
+                    self._url,
+                    exc,
+                    extra={"broker": self._url, "reason": exc},
+                )
             except Exception as exc:
                 text = "%s: renewing the history of quiet channels failed"
-                self._throttle.log(logging.ERROR, "renew", text, self._url, exc_info=exc)
+                self._throttle.log(
+                    logging.ERROR,
+                    "renew",
+                    text,
+                    self._url,
+                    exc_info=exc,
+                    extra={"broker": self._url},
+                )
 
     async def _renew_quiet(self, now: float) -> None:
         due = []

@@ -7,45 +7,17 @@ share one read: `JoinRead` begins at the lowest of their positions and gives eac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from ...delivery.channel import Subscriber
 from ...delivery.send_queue import SendQueue
 from ...history import HistoryReply, HistoryStatus, Position, Recovery, Start
 from .reader import index_behind, is_chain, same_place
 
-__all__ = ["NO_RECOVERY", "Join", "JoinRead", "lowest", "starts_of"]
+__all__ = ["Join", "JoinRead", "lowest"]
 
-NO_RECOVERY = Recovery()
-"""The result of a subscription without a history."""
 REPLAY_BYTES = 16 * 1024 * 1024
 """The most that one read collects for joins. With more, they get a gap."""
-
-
-def starts_of(
-    names: Sequence[str], since: str | Mapping[str, str] | None, replay: int
-) -> dict[str, Position | int]:
-    """Where the subscriber begins to read each channel; only channels with `since` or `replay`.
-
-    Args:
-        since, replay: see `Hub.add`.
-
-    Raises:
-        PositionError: a text is not a position.
-        ValueError: `replay` is negative.
-    """
-    wanted: object = replay
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-        raise ValueError(f"replay={replay!r}: use a whole number of messages, 0 for none")
-    texts = since if isinstance(since, Mapping) else dict.fromkeys(names, since)
-    starts: dict[str, Position | int] = {}
-    for name in names:
-        text = texts.get(name)
-        if text is not None:
-            starts[name] = Position.parse(text)
-        elif replay:
-            starts[name] = replay
-    return starts
 
 
 class Join:

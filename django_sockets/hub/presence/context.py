@@ -80,10 +80,21 @@ class Context:
             return
         text = "%s: presence: cannot %s: %s"
         if isinstance(exc, BrokerError):
-            self._throttle.log(logging.WARNING, what, text, self.url, what, exc.problem)
+            problem = exc.problem
+            extra = {"broker": self.url, "reason": problem}
+            self._throttle.log(logging.WARNING, what, text, self.url, what, problem, extra=extra)
         else:
             key = f"{what} {whereabouts(exc)}"
-            self._throttle.log(logging.ERROR, key, text, self.url, what, exc, exc_info=exc)
+            self._throttle.log(
+                logging.ERROR,
+                key,
+                text,
+                self.url,
+                what,
+                exc,
+                exc_info=exc,
+                extra={"broker": self.url, "reason": exc},
+            )
 
     def after(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after some time, unless the hub is closed then."""

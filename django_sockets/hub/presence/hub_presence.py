@@ -264,7 +264,10 @@ class HubPresence:
             except Exception as exc:
                 text = "%s: a subscriber failed to take a change of members"
                 url = self._context.url
-                self._throttle.log(logging.ERROR, "on_presence", text, url, exc_info=exc)
+                extra = {"broker": url, "channel": name}
+                self._throttle.log(
+                    logging.ERROR, "on_presence", text, url, exc_info=exc, extra=extra
+                )
 
     @staticmethod
     def _keys_of_others(changes: Mapping[str, bytes], own: str) -> set[str]:
@@ -334,4 +337,7 @@ class HubPresence:
             try:
                 await with_deadline(CLOSE_SECONDS, lease.end(grace if stays else 0))
             except (BrokerError, asyncio.TimeoutError) as exc:
-                logger.debug("%s: ending the lease failed", self._context.url, exc_info=exc)
+                url = self._context.url
+                logger.debug(
+                    "%s: ending the lease failed", url, exc_info=exc, extra={"broker": url}
+                )

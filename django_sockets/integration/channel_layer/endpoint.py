@@ -297,7 +297,8 @@ class Endpoint:
             return
         error = task.exception()
         if isinstance(error, BrokerError):
-            _throttle.log(logging.WARNING, "task", "the channel layer failed: %s", error)
+            text, extra = "the channel layer failed: %s", {"reason": error}
+            _throttle.log(logging.WARNING, "task", text, error, extra=extra)
         elif error is not None:
             text = "the channel layer failed unexpectedly"
             _throttle.log(logging.ERROR, "unexpected", text, exc_info=error)

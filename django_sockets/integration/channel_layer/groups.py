@@ -205,7 +205,14 @@ class Groups:
         except BrokerError as exc:
             self._counters.queue_errors += 1
             text = "a message of a group was not put into the queue of %r: %s"
-            _throttle.log(logging.WARNING, "relay", text, channel, exc)
+            _throttle.log(
+                logging.WARNING,
+                "relay",
+                text,
+                channel,
+                exc,
+                extra={"channel": channel, "reason": exc},
+            )
         else:
             if not accepted:
                 self._counters.dropped_full += 1

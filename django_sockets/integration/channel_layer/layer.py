@@ -238,7 +238,14 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _dropped(self, channel: str, error: Unreadable) -> None:
         self._counters.add("dropped_unreadable")
         text = "a message for channel %r cannot be read: %s"
-        _throttle.log(logging.WARNING, "unreadable", text, channel, error)
+        _throttle.log(
+            logging.WARNING,
+            "unreadable",
+            text,
+            channel,
+            error,
+            extra={"channel": channel, "reason": error},
+        )
 
     # Groups
 

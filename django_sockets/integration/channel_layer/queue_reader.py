@@ -182,7 +182,15 @@ class QueueReader:
 
     def _failed(self, what: str, error: BrokerError) -> None:
         text = "%s the queue of channel %r: %s"
-        _throttle.log(logging.WARNING, f"queue {what}", text, what, self._base, error)
+        _throttle.log(
+            logging.WARNING,
+            f"queue {what}",
+            text,
+            what,
+            self._base,
+            error,
+            extra={"channel": self._base, "reason": error},
+        )
 
     async def aclose(self) -> None:
         """End, and give messages back that nobody has received. Idempotent."""

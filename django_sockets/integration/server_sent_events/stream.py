@@ -19,6 +19,7 @@ from ...conf import Config
 from ...connection.close_codes import RESTART, TRY_AGAIN, reconnection
 from ...connection.tasks import spawn
 from ...delivery.events import HISTORY, EventQueue, Gap, Presence
+from ...delivery.flow_control import Backlog
 from ...delivery.message import Delivery
 from ...errors import BrokerError, ThreadError
 from ...history import Recovery
@@ -160,7 +161,13 @@ class EventStream:
             )
         except (BrokerError, ThreadError) as exc:
             text = "server-sent events: a stream could not begin: %s"
-            _throttle.log(logging.WARNING, f"events {request.config.url}", text, exc)
+            _throttle.log(
+                logging.WARNING,
+                f"events {request.config.url}",
+                text,
+                exc,
+                extra={"broker": request.config.url, "reason": exc},
+            )
             return await self._later(TRY_AGAIN)
         if request.expires:
             self._expires_at = loop.time() + min(request.expires.values())
@@ -234,6 +241,11 @@ class EventStream:
     def _with_id(self, frame: bytes) -> bytes:
         return b"id: %b\n%b" % (event_id(self._positions).encode(), _event(frame))
 
+    @property
+    def unsent(self) -> Backlog | None:
+        """See `hub.connections.Connection`."""
+        return None if self._queue is None else self._queue.unsent
+
     # The end
 
     def _end(self, last: bytes) -> None:
@@ -291,7 +303,9 @@ class EventStream:
             try:
                 await hub.remove(queue)
             except BrokerError as exc:
-                logger.debug("server-sent events: unsubscribing failed: %s", exc)
+                logger.debug(
+                    "server-sent events: unsubscribing failed: %s", exc, extra={"reason": exc}
+                )
 
 
 def _event(frame: bytes) -> bytes:

@@ -156,7 +156,7 @@ class EventSource:
         self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> EventStream:
         if getattr(request, "scope", None) is None:
-            _throttle.log(logging.ERROR, "events wsgi", "%s", NEEDS_ASGI)
+            _throttle.log(logging.ERROR, "events wsgi", NEEDS_ASGI, extra={"path": request.path})
             raise Refused.because(501, NEEDS_ASGI)
         if request.method != "GET":
             raise Refused(HttpResponseNotAllowed(["GET"]))

@@ -1,0 +1,340 @@
+"""The seam for observers: objects that are told what the library does, while it does it.
+
+Metrics and traces are built on this module. An application can write an observer of its own: a
+subclass of `Observer` with the methods that it needs, passed to `add_observer`.
+
+Without observers, the library tests one attribute where it would report something: once for each
+publish, batch of messages, call of a hook, handshake and end of a connection. Nothing is measured
+then.
+
+Any module may import this one. `django_sockets.observability` has the same names for applications.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .log import LogThrottle, whereabouts
+
+__all__ = [
+    "BatchDelivered",
+    "ConnectFailed",
+    "ConnectionClosed",
+    "ConsumerSlow",
+    "GapSignalled",
+    "HandshakeEnded",
+    "HistoryHealed",
+    "HookCalled",
+    "LinkLost",
+    "LinkRestored",
+    "Observer",
+    "Published",
+    "RequestAnswered",
+    "add_observer",
+    "remove_observer",
+    "seam",
+]
+
+logger = logging.getLogger("django_sockets")
+_failures = LogThrottle(logger, 10.0)
+
+# Later versions may add fields to these classes, and methods to `Observer`.
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A publish has ended.
+
+    Attributes:
+        broker: the scheme of the broker's URL, such as "redis".
+        channels: number of channels, 1..n.
+        payload_bytes: size of the payload without its header.
+        seconds: time until the server has answered for every channel.
+        outcome: "ok"; "failed": it did not reach the server for some channels; "unknown": for some
+            channels it may have reached it; "cancelled"; or "error" for another exception.
+    """
+
+    broker: str
+    channels: int
+    payload_bytes: int
+    seconds: float
+    outcome: str
+
+
+class BatchDelivered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A batch of messages was passed to its subscribers or to their queues.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        messages: number of messages for local subscribers, without late and repeated ones.
+        deliveries: number of messages for all subscribers together.
+        seconds: time from the arrival of the batch to the end of its delivery. The hub waits within
+            it for clients that read slowly.
+        lag_seconds: time from the publish of the first message to its arrival. It is measured at
+            most every 0.01 s, and only if a hub of this process has published the message: messages
+            carry no time. None for all other batches.
+    """
+
+    broker: str
+    messages: int
+    deliveries: int
+    seconds: float
+    lag_seconds: float | None
+
+
+class HookCalled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A method of an application's socket class has ended. The library's own defaults do not count.
+
+    Attributes:
+        socket: the class.
+        hook: the name of the method, such as "connect", or of a method with `@on`.
+        seconds: time until it returned, including the wait for a worker thread.
+        outcome: "ok", "error" or "cancelled"; "refused" for `Reject`, `NotAllowed`, `RequestError`.
+    """
+
+    socket: type
+    hook: str
+    seconds: float
+    outcome: str
+
+
+class RequestAnswered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A request of a client of the protocol `django-sockets.v1` was handled.
+
+    Attributes:
+        seconds: time until the answer was ready.
+        outcome: "ok"; "refused": the handler raised `RequestError` or `NotAllowed`; "invalid": the
+            request could not be decoded; "error"; or "cancelled".
+    """
+
+    seconds: float
+    outcome: str
+
+
+class HandshakeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A websocket handshake was accepted or refused.
+
+    Attributes:
+        socket: the class.
+        outcome: "accepted", "refused" or "failed" (the client left, or the server cancelled it).
+        status: the HTTP status of a refusal; 101 if it was accepted; 0 if it failed.
+        seconds: time of the decision, with the hook `authorize` and without `connect`.
+    """
+
+    socket: type
+    outcome: str
+    status: int
+    seconds: float
+
+
+class ConnectionClosed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An accepted websocket has ended. `disconnect` is called next.
+
+    Attributes:
+        socket: the class.
+        code: the close code. A client may choose any number.
+    """
+
+    socket: type
+    code: int
+
+
+class GapSignalled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One subscriber was told that messages may be missing.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        reason: see `Gap.reason`. It may be any text of the broker.
+    """
+
+    broker: str
+    reason: str
+
+
+class HistoryHealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The healing of one channel with a history has ended.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        seconds: time since the loss was noticed.
+        outcome: "healed": nothing is missing; "gap": a gap was signalled.
+    """
+
+    broker: str
+    seconds: float
+    outcome: str
+
+
+class ConsumerSlow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A client or another reader was found to be too slow. Its overflow policy applies from now on.
+
+    Attributes:
+        messages: number of messages that wait for it.
+        size_bytes: their size.
+    """
+
+    messages: int
+    size_bytes: int
+
+
+class LinkLost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A connection to a server was lost.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        link: "publishing" or "subscribing".
+        reason: a text for people. It may quote the server.
+    """
+
+    broker: str
+    link: str
+    reason: str
+
+
+class LinkRestored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A lost connection to a server was replaced.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        link: "publishing" or "subscribing".
+        seconds: time since the loss. A publishing connection is only replaced when something is
+            published.
+    """
+
+    broker: str
+    link: str
+    seconds: float
+
+
+class ConnectFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A server could not be reached, or refused the connection.
+
+    Attributes:
+        broker: the scheme of the broker's URL.
+        link: "publishing" or "subscribing".
+    """
+
+    broker: str
+    link: str
+
+
+class Observer:
+    """What an observer is told. Subclass it, and override the methods that you need.
+
+    The methods are called on the thread that does the work, often on an event loop, and several
+    threads may call them at once. They must not wait. An exception is logged, and nothing else
+    follows from it. It is a class and no Protocol, so that new methods do not break subclasses.
+    """
+
+    __slots__ = ()
+
+    def published(self, event: Published) -> None:
+        """A publish has ended."""
+
+    def batch_delivered(self, event: BatchDelivered) -> None:
+        """A batch of messages was delivered."""
+
+    def hook_called(self, event: HookCalled) -> None:
+        """A hook of an application has ended."""
+
+    def request_answered(self, event: RequestAnswered) -> None:
+        """A request of a client was handled."""
+
+    def handshake_ended(self, event: HandshakeEnded) -> None:
+        """A handshake was accepted or refused."""
+
+    def connection_closed(self, event: ConnectionClosed) -> None:
+        """An accepted websocket has ended."""
+
+    def gap_signalled(self, event: GapSignalled) -> None:
+        """A subscriber was told of a gap."""
+
+    def history_healed(self, event: HistoryHealed) -> None:
+        """The healing of a channel has ended."""
+
+    def consumer_slow(self, event: ConsumerSlow) -> None:
+        """A consumer was found to be too slow."""
+
+    def link_lost(self, event: LinkLost) -> None:
+        """A connection to a server was lost."""
+
+    def link_restored(self, event: LinkRestored) -> None:
+        """A lost connection was replaced."""
+
+    def connect_failed(self, event: ConnectFailed) -> None:
+        """A connection to a server could not be made."""
+
+
+_METHODS = [name for name in vars(Observer) if not name.startswith("_")]
+
+
+class _Observers(Observer):
+    """All observers as one. An error of one of them does not reach the library or the others."""
+
+    __slots__ = ("observers", *_METHODS)
+
+    def __init__(self, observers: tuple[Observer, ...]) -> None:
+        self.observers = observers
+        for name in _METHODS:
+            setattr(self, name, _to_all(name, observers))
+
+
+def _to_all(name: str, observers: tuple[Observer, ...]) -> Callable[[Any], None]:
+    # An observer that does not inherit from `Observer` may lack a method that is new.
+    methods = [method for one in observers if (method := getattr(one, name, None)) is not None]
+
+    def tell(event: Any) -> None:
+        for method in methods:
+            try:
+                method(event)
+            except Exception as exc:
+                text = "an observer failed in %s"
+                _failures.log(
+                    logging.ERROR, whereabouts(exc), text, name, exc_info=exc, extra={"hook": name}
+                )
+
+    return tell
+
+
+class Seam:
+    """The place where the library finds its observers.
+
+    Attributes:
+        observer: all observers as one; None without observers. Test it for None once for each
+            thing that is observed, and not for each message or socket of a batch.
+    """
+
+    __slots__ = ("observer",)
+
+    def __init__(self) -> None:
+        self.observer: Observer | None = None
+
+
+seam = Seam()
+_changing = threading.Lock()
+
+
+def add_observer(observer: Observer) -> None:
+    """Tell an observer what this process does from now on. Adding it again has no effect.
+
+    A forked child has the observers of its parent.
+    """
+    with _changing:
+        present = _present()
+        if observer not in present:
+            seam.observer = _Observers((*present, observer))
+
+
+def remove_observer(observer: Observer) -> None:
+    """Tell an observer nothing more. It has no effect for an object that is not an observer."""
+    with _changing:
+        left = tuple(one for one in _present() if one is not observer)
+        seam.observer = _Observers(left) if left else None
+
+
+def _present() -> tuple[Observer, ...]:
+    return seam.observer.observers if isinstance(seam.observer, _Observers) else ()
