@@ -29,7 +29,7 @@ demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and 
 # Tests that load all cores run alone. The others mostly wait, so they run in parallel.
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
 ifeq ($(PYTEST_ARGS),)
-	$(BIN)/python -m pytest -m "not load" --numprocesses 3 --dist loadscope
+	$(BIN)/python -m pytest -m "not load" --numprocesses 4 --dist loadscope
 	$(BIN)/python -m pytest -m load
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from django_sockets.runtime import background_loop, close_shared_hubs, local_hubs
 from django_sockets.testing.clusters import SHARDED_COMMANDS, CacheCluster
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.serverless import ServerlessEmulation
@@ -42,6 +44,15 @@ def skip_or_fail(what: str) -> NoReturn:
 def missing() -> Callable[[str], NoReturn]:
     """Skip the test because something is missing, or fail it where nothing may be missing."""
     return skip_or_fail
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_hub_of_plain_code_outlives_its_module() -> Iterator[None]:
+    """Else its connections are counted by tests of other modules on the same servers."""
+    yield
+    if any(not hub.closed for hub in local_hubs()):
+        closing = asyncio.run_coroutine_threadsafe(close_shared_hubs(), background_loop())
+        closing.result(60)
 
 
 _T = TypeVar("_T", bound=contextlib.AbstractContextManager[object])
