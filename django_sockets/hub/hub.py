@@ -533,8 +533,8 @@ class Hub:
         """The members of a channel, on all processes: key -> the info of each of its entries.
 
         A channel that this hub watches or is tracked on is answered without the server. Members of
-        a process whose lease has ended are left out. Do not change the infos: other lists and events
-        of this process may contain the same objects.
+        a process whose lease has ended are left out. Do not change the infos: other lists and
+        events of this process may contain the same objects.
 
         Raises:
             ChannelError, ConfigurationError: the name is not valid, or the broker has no presence.
