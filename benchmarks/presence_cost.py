@@ -26,7 +26,7 @@ ROOM = "room:1"
 LEASE_SECONDS = 3
 AT_ONCE = 100
 """Members that join at the same time; each of them is followed by the next one."""
-RENEWALS = 4
+RENEWALS = 3
 
 
 class Costs(NamedTuple):
