@@ -13,7 +13,8 @@ from django_sockets.delivery import events
 from django_sockets.hub import HubStats
 from django_sockets.hub.stats import GAP_COUNTERS, Counters
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "observability.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "observability.md"
 NAMES = [field.name for field in dataclasses.fields(Counters)]
 
 
@@ -29,6 +30,12 @@ def test_the_tables_document_each_counter_and_nothing_else() -> None:
     assert documented("present number") == sorted(
         [*present, "wrapped_send <name>"], key=documented("present number").index
     )
+
+
+def test_the_page_of_presence_has_all_of_its_counters() -> None:
+    text = (DOCS / "presence.md").read_text(encoding="utf-8")
+    table = text.partition("| counter | counts |")[2].partition("\n\n")[0]
+    assert re.findall(r"`(\w+)`", table) == [name for name in NAMES if name.startswith("presence_")]
 
 
 async def test_stats_begins_with_every_counter_at_zero() -> None:
