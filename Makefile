@@ -26,10 +26,11 @@ help: ## Show this list
 demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and PORT=... change the defaults
 	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
 
-# Tests that load all cores run alone. The others mostly wait, so they run in parallel.
+# Tests that load all cores run alone. The others mostly wait, so they run in parallel, in the order of
+# the folders: modules of few and long tests, such as tests/browser, would come last otherwise.
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
 ifeq ($(PYTEST_ARGS),)
-	$(BIN)/python -m pytest -m "not load" --numprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest -m "not load" --numprocesses 4 --dist loadscope --no-loadscope-reorder
 	$(BIN)/python -m pytest -m load
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
