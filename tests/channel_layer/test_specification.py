@@ -455,6 +455,20 @@ async def test_a_membership_ends_after_group_expiry(make_layer: MakeLayer) -> No
     assert await soon(layer.receive(old)) == {"type": "fence"}
 
 
+async def test_a_membership_ends_in_time_although_it_is_removed_later(
+    make_layer: MakeLayer,
+) -> None:
+    layer = make_layer(group_expiry=0.05)  # Removed within a second.
+    channels = [await layer.new_channel() for _ in range(2)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+    await asyncio.sleep(0.1)
+    await layer.group_send("group", {"type": "group"})
+    for channel in channels:
+        await layer.send(channel, {"type": "fence"})
+        assert await soon(layer.receive(channel)) == {"type": "fence"}
+
+
 async def test_the_default_group_expiry_is_a_day(layer: ChannelLayer) -> None:
     assert layer.group_expiry == 86_400
     assert layer.extensions == ["groups", "flush"]

@@ -590,7 +590,9 @@ def test_over_the_wire_numbers_that_are_slow_to_read(path: str, attacked: Server
     assert len(slow) == len(quick)
     assert len(zlib.compress(slow.encode())) < 2048  # What it costs a client to send it.
     usual = latency_seconds(attacked, path, quick)
-    assert latency_seconds(attacked, path, slow) < 4 * usual + 0.5
+    # A busy machine may hold one attempt up, and not each of three.
+    took = min(latency_seconds(attacked, path, slow) for _ in range(3))
+    assert took < 4 * usual + 0.5
 
 
 def resident_bytes(server: Server) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ class _Group:
     Attributes:
         members: process-local channel -> the time of the event loop at which it leaves the group.
         relayed: the same for channels that have a queue.
+        due: no member leaves the group before this time.
         subscribed: the server has acknowledged the subscription.
     """
 
@@ -45,12 +47,22 @@ class _Group:
         self.name = name
         self.members: dict[str, float] = {}
         self.relayed: dict[str, float] = {}
+        self.due = math.inf
         self.subscribed = False
         self._groups = groups
 
     def channels(self, channel: str) -> dict[str, float]:
         """The dict that a channel belongs to."""
         return self.relayed if owner_of(channel) is None else self.members
+
+    def present(self, now: float) -> dict[str, float]:
+        """The members whose time has not ended: the sweep has not removed the others yet."""
+        if now < self.due:
+            return self.members
+        self.due = min(self.members.values(), default=math.inf)
+        if now < self.due:
+            return self.members
+        return {channel: until for channel, until in self.members.items() if now < until}
 
     def on_delivery(self, delivery: Delivery) -> None:
         """See `Subscriber`."""
@@ -98,7 +110,9 @@ class Groups:
             group = self._groups[name] = _Group(name, self)
         channels = group.channels(channel)
         was_in = channel in channels
-        channels[channel] = self._hub.loop.time() + self._options.group_expiry_seconds
+        until = self._hub.loop.time() + self._options.group_expiry_seconds
+        channels[channel] = until
+        group.due = min(group.due, until)
         self._of.setdefault(channel, set()).add(name)
         if group.subscribed:
             return
@@ -158,11 +172,14 @@ class Groups:
         except ValueError:
             self._hub.poison(delivery.channel)
             return
-        if group.members:
+        now = self._hub.loop.time()
+        members = group.present(now)
+        if members:
             content = self._options.serializer.received(message)
-            self._boxes.put(group.members, content, group.name)
-        for channel in group.relayed:
-            self._relay(channel, identifier, message)
+            self._boxes.put(members, content, group.name)
+        for channel, until in group.relayed.items():
+            if now < until:
+                self._relay(channel, identifier, message)
 
     def gap(self, group: _Group, reason: str) -> None:
         """Tell the channels of a group that they may have missed messages."""

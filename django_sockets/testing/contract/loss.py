@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ...deadlines import with_deadline
@@ -158,12 +160,22 @@ class LossContract(ContractTests):
             published = sum(len(n) for ledger in ledgers for n in ledger.numbers.values())
             await with_deadline(10, faults.until_seen(published))
             faults.stop()
-            for publisher, ledger in publishers:
-                await publisher.publish(rooms, ledger.write(*rooms))
-            for ledger in ledgers:
-                for name in rooms:  # Each may come from another server.
-                    last = f"{ledger.name} {ledger.numbers[name][-1]} ".encode()
-                    await heard.until_payload(last, channel=name)
+
+            async def all_hear_the_last() -> None:
+                for ledger in ledgers:
+                    for name in rooms:  # Each may come from another server.
+                        last = f"{ledger.name} {ledger.numbers[name][-1]} ".encode()
+                        await heard.until_payload(last, channel=name, within_seconds=3)
+
+            # A history that is still being read may end in a gap, which covers these messages, too.
+            for _ in range(5):
+                for publisher, ledger in publishers:
+                    await publisher.publish(rooms, ledger.write(*rooms))
+                with contextlib.suppress(AssertionError):
+                    await all_hear_the_last()
+                    break
+            else:
+                raise AssertionError("nothing is heard after the faults")
             kinds = {"drop", "duplicate", "reorder", "delay", "replay", "disconnect"}
             assert set(faults.done) >= kinds
             assert heard.check(*ledgers)
