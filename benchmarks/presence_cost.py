@@ -30,7 +30,7 @@ RENEWALS = 3
 
 
 class Costs(NamedTuple):
-    """What a channel with many members costs.
+    """The costs of a channel with many members.
 
     Attributes:
         joins_per_second: of wall time, until the member is on the server.
@@ -56,7 +56,7 @@ class Costs(NamedTuple):
 
 
 class Staying(NamedTuple):
-    """What members cost that stay.
+    """The costs of members that stay.
 
     Attributes:
         renewals: of all hubs.

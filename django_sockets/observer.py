@@ -223,7 +223,7 @@ class ConnectFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Observer:
-    """What an observer is told. Subclass it, and override the methods that you need.
+    """The base class of observers. Subclass it, and override the methods that you need.
 
     The methods are called on the thread that does the work, often on an event loop, and several
     threads may call them at once. They must not wait. An exception is logged, and nothing else

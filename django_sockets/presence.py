@@ -107,7 +107,7 @@ class PresenceChange(msgspec.Struct, frozen=True):
 
 
 class LeaseAction(enum.Enum):
-    """What a call of `lease` does for the process."""
+    """The action of a call of `lease`."""
 
     NEW = "new"
     """Begin a lease, which ends `lease_seconds` from now. It never revives an ended lease."""

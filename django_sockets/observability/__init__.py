@@ -1,4 +1,4 @@
-"""What operators see: metrics for Prometheus, traces for OpenTelemetry, and your own observers.
+"""Metrics for Prometheus, traces for OpenTelemetry, and observers of your own.
 
 Nothing here is imported with `django_sockets`. The names that need `prometheus_client`,
 `opentelemetry` or Django are loaded when they are first used.

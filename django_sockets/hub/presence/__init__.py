@@ -1,1 +1,1 @@
-"""Who is present on the channels of one hub: entries of this process, replicas, leases."""
+"""The presence of one hub: entries of this process, replicas of channels, leases."""

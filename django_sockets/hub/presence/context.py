@@ -1,4 +1,4 @@
-"""What the parts of the presence of one hub share: its broker, clock, limits, tasks and log."""
+"""The broker, clock, limits, tasks and log that all parts of the presence of one hub use."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PresenceRecorder(RecordingSink):
         self._changed.set()
 
     def found(self, kind: str, channel: str) -> list[Any]:
-        """What was recorded of this kind for a channel."""
+        """The recorded items of one kind for a channel."""
         return [one[2] for one in self.seen if one[:2] == (kind, channel)]
 
     async def wait(self, condition: Callable[[], object]) -> None:
