@@ -325,6 +325,17 @@ class Connection(HookCalls):
     def unsent(self) -> Backlog | None:
         return self.outbox.unsent
 
+    @property
+    def class_name(self) -> str:
+        """See `hub.connections.Connection`."""
+        return type(self.socket).__name__
+
+    @property
+    def user(self) -> str | None:
+        """See `hub.connections.Connection`."""
+        user = self._tags and self._tags.get("user")
+        return str(user) if user else None
+
     def on_drain(self, patience_seconds: float) -> None:
         """Called by `hub.connections` when the server shuts down."""
         spawn(self._drain(patience_seconds))

@@ -141,6 +141,11 @@ class Channel(SequenceTracker, eq=False):
         """True if the channel has no subscriber."""
         return self._only is None and not self._several and not self.joining
 
+    @property
+    def subscriber_count(self) -> int:
+        """The number of subscribers. For any thread."""
+        return len(self._several or ()) if self._only is None else 1
+
     def has(self, subscriber: Subscriber) -> bool:
         """True if this subscriber is on the channel."""
         if self._only is not None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from ..deadlines import with_deadline
@@ -41,6 +42,14 @@ class Connection(Protocol):
     def unsent(self) -> Backlog | None:
         """The messages that wait for its client; None if none has ever waited. For any thread."""
 
+    @property
+    def class_name(self) -> str:
+        """The name of its socket class. For any thread."""
+
+    @property
+    def user(self) -> str | None:
+        """Its tag "user"; None without one. For any thread."""
+
     def on_drain(self, patience_seconds: float) -> None:
         """Close after the running handler has returned, at the latest after `patience_seconds`.
 
@@ -51,23 +60,31 @@ class Connection(Protocol):
 class Connections:
     """The open connections of one hub, on one event loop.
 
+    Args:
+        on_change: called when the first connection has come, and when the last one has gone.
+
     Attributes:
         draining: `drain` was called; new connections must be refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None]) -> None:
         self._connections: dict[Connection, bool] = {}  # The value: it is a stream of events.
+        self._on_change = on_change
         self._empty = asyncio.Event()
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._connections)
 
+    def copy(self) -> dict[Connection, bool]:
+        """The open connections, and whether each is a stream of events. For any thread."""
+        # This is one step, also if another thread adds a connection meanwhile. Building pairs is
+        # not, because the garbage collector may run other code in between.
+        return self._connections.copy()
+
     def stats(self) -> dict[str, int]:
         """The present numbers of sockets and of their waiting messages. For any thread."""
-        # `copy` is one step, also if another thread adds a connection meanwhile. Building pairs is
-        # not, because the garbage collector may run other code in between.
-        connections = self._connections.copy()
+        connections = self.copy()
         sockets = [one for one, is_stream in connections.items() if not is_stream]
         unsent = [queue for one in connections if (queue := one.unsent) is not None]
         wrapped = Counter(name for one in sockets if (name := one.wrapped_send) is not None)
@@ -87,12 +104,15 @@ class Connections:
         Args:
             is_stream: it is a stream of server-sent events, and no websocket.
         """
+        if not self._connections:
+            self._on_change()
         self._connections[connection] = is_stream
 
     def discard(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
+            self._on_change()
 
     async def drain(self, seconds: float) -> int:
         """Close all connections, one after the other, within `seconds`.

@@ -49,6 +49,7 @@ from .publishing import CONTROL
 from .queues import Queues
 from .stats import HubStats
 from .subscriptions import LocalSubscriptions
+from .survey.listener import SurveyListener
 from .tracking import PresenceCalls
 
 if TYPE_CHECKING:
@@ -78,13 +79,15 @@ class Hub(PresenceCalls):
         max_payload_bytes: the largest payload of `publish`.
         queues: the queues of the broker, or None if it has none.
         subscriptions: its local subscribers by channel. Read only.
+        surveys: answers the surveys of operators.
         threads: lets threads publish without the event loop; None if the broker cannot.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.congestion = Congestion()
-        self.connections = Connections()
+        self.surveys = SurveyListener(self, self._publish_internal)
+        self.connections = Connections(self.surveys.connections_changed)
         self.loop = asyncio.get_running_loop()
         self.holds = HoldTimer(self.loop)
         self._options = config.url.options
@@ -267,7 +270,11 @@ class Hub(PresenceCalls):
 
     async def add_control(self, subscriber: Subscriber) -> None:
         """Subscribe to the control channel; `remove` ends it. Raises the same errors as `add`."""
-        await self._add(subscriber, [CONTROL])
+        await self.add_internal(subscriber, CONTROL)
+
+    async def add_internal(self, subscriber: Subscriber, channel: str) -> None:
+        """`add_control` for another of the library's own channels."""
+        await self._add(subscriber, [channel])
 
     async def _add(
         self, subscriber: Subscriber, names: list[str], direct: SendQueue | None = None
@@ -501,6 +508,7 @@ class Hub(PresenceCalls):
             return
         self.closed = True
         _forget(self)
+        await self.surveys.aclose()
         for subscriber in list(self.subscriptions.subscribers):
             if isinstance(subscriber, EventQueue):
                 subscriber.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,9 +34,13 @@ class _Hubs:
 
     Attributes:
         by_loop: the hubs of `open_hub`.
+        started: Unix time in seconds at which the process first used a hub.
+        began: the same, by the monotonic clock.
     """
 
     def __init__(self) -> None:
+        self.started = time.time()
+        self.began = time.monotonic()
         self.by_loop: dict[asyncio.AbstractEventLoop, list[Hub]] = {}
         # A signal handler may ask for the hubs while the same thread holds the lock.
         self._lock = threading.RLock()

@@ -183,12 +183,16 @@ class Publishing:
         """
         if self.closed:
             raise BrokerClosed(self.config.url)
+        await self._publish_internal(CONTROL, payload)
+
+    async def _publish_internal(self, channel: str, payload: bytes) -> None:
+        """Publish JSON text on one of the library's own channels, also while the hub closes."""
         if self.threads is not None:
             self.threads.take_back()
         self.counters.published += 1
         try:
             await self._broker.publish(
-                [CONTROL], payload, self._publisher.headers([CONTROL], is_text=True)
+                [channel], payload, self._publisher.headers([channel], is_text=True)
             )
         except Exception:
             self._count_publish_error()

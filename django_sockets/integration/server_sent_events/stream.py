@@ -246,6 +246,16 @@ class EventStream:
         """See `hub.connections.Connection`."""
         return None if self._queue is None else self._queue.unsent
 
+    @property
+    def class_name(self) -> str:
+        """See `hub.connections.Connection`."""
+        return "events_view"
+
+    @property
+    def user(self) -> str | None:
+        """See `hub.connections.Connection`."""
+        return self._request.tags.get("user")
+
     # The end
 
     def _end(self, last: bytes) -> None:
