@@ -196,7 +196,8 @@ class Overview:
         for name, process in list(known.items()):
             if now - process.at > FORGOTTEN_SECONDS and process.status(now) != "idle":
                 del known[name]
-        for name in sorted(known, key=lambda name: known[name].at)[: len(known) - MOST_PROCESSES]:
+        surplus = max(0, len(known) - MOST_PROCESSES)
+        for name in sorted(known, key=lambda name: known[name].at)[:surplus]:
             del known[name]
 
     def snapshot(self, now: float, unix_time: float) -> Snapshot:

@@ -28,7 +28,7 @@ async def snapshots(
 ) -> AsyncIterator[Snapshot]:
     """Ask all processes again and again, on the event loop of the hub.
 
-    Without a connection to the broker, the snapshots have a `problem`, and the next one tries again.
+    Without a connection to the broker, a snapshot has a `problem`, and the next one tries again.
     Close the generator when it is no longer needed: `async with contextlib.aclosing(...)`.
 
     Args:

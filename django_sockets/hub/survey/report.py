@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypedDict
 
 from ...forks import PerProcess
-from ..process import hubs_of_process, per_process
+from ..process import hubs_of_broker, per_process
 
 if TYPE_CHECKING:
     from ...url import BrokerURL
@@ -106,7 +106,7 @@ def report_of_process(url: BrokerURL, state: str | None = None) -> ProcessReport
         state: a state that replaces the present one.
     """
     identity = _identities.current.setdefault(url, _Identity())
-    hubs = [hub for hub in hubs_of_process() if hub.config.url == url and not hub.loop.is_closed()]
+    hubs = hubs_of_broker(url)
     numbers: Counter[str] = Counter()
     classes: Counter[str] = Counter()
     users: Counter[str] = Counter()
