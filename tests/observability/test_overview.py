@@ -11,7 +11,7 @@ import pytest
 
 from django_sockets.hub.survey.asking import Answer, Answers
 from django_sockets.hub.survey.report import LONGEST_LIST, ProcessReport
-from django_sockets.observability.overview import (
+from django_sockets.observability.live.overview import (
     FORGOTTEN_SECONDS,
     GONE_SECONDS,
     MOST_PROCESSES,

@@ -24,8 +24,8 @@ from django_sockets.hub.survey import listener
 from django_sockets.hub.survey.asking import Answer, Survey
 from django_sockets.hub.survey.messages import pack_answer, read_answer
 from django_sockets.hub.survey.report import LONGEST_LIST, LONGEST_TEXT, report_of_process
-from django_sockets.observability.overview import Snapshot
-from django_sockets.observability.watching import answer_surveys, snapshots
+from django_sockets.observability.live.overview import Snapshot
+from django_sockets.observability.live.watching import answer_surveys, snapshots
 from django_sockets.runtime import background_loop, close_shared_hubs, shared_hub
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing.client import SocketClient
@@ -276,11 +276,15 @@ async def test_a_lost_connection_of_the_asking_process_is_told(valkey_server: Ca
             async with Survey(asking) as survey:
                 await answer(survey)
                 proxy.drop()
-                interrupted = False
-                while not interrupted:
-                    with contextlib.suppress(BrokerError):
-                        interrupted = (await survey.ask(WINDOW_SECONDS)).interrupted
+                await with_deadline(PATIENCE_SECONDS, interrupted(survey))
                 assert (await answer(survey)).report["state"] == "serving"
+
+
+async def interrupted(survey: Survey) -> None:
+    while True:
+        with contextlib.suppress(BrokerError):
+            if (await survey.ask(WINDOW_SECONDS)).interrupted:
+                return
 
 
 async def test_snapshots_go_on_without_a_broker(fresh_valkey_server: CacheServer) -> None:

@@ -7,11 +7,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from ..conf import Source, load_config
-from ..errors import BrokerClosed, BrokerError
-from ..hub.hub import Hub
-from ..hub.survey.asking import WINDOW_SECONDS, Survey
-from ..runtime import background_loop, shared_hub
+from ...conf import Source, load_config
+from ...errors import BrokerClosed, BrokerError
+from ...hub.hub import Hub
+from ...hub.survey.asking import WINDOW_SECONDS, Survey
+from ...runtime import background_loop, shared_hub
 from .overview import Overview, Snapshot
 
 __all__ = ["INTERVAL_SECONDS", "answer_surveys", "snapshots"]

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TypedDict
 
-from ..hub.survey.asking import Answer, Answers
-from ..hub.survey.report import LONGEST_LIST, ProcessReport, SlowClient
+from ...hub.survey.asking import Answer, Answers
+from ...hub.survey.report import LONGEST_LIST, ProcessReport, SlowClient
 
 __all__ = ["Overview", "ProcessRow", "SlowRow", "Snapshot"]
 
