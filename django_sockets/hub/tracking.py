@@ -119,6 +119,14 @@ class PresenceCalls(Publishing):
             self._presence = HubPresence(self.subscriptions, context)
         return self._presence
 
+    def _presence_stats(self) -> dict[str, int]:
+        """The present numbers of `Hub.stats`. For any thread."""
+        presence = None if self.closed else self._presence
+        return {
+            "presence_members": 0 if presence is None else presence.members_held,
+            "presence_watched": 0 if presence is None else presence.channels_watched,
+        }
+
     def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
         """See `PresenceSink`."""
         if self._presence is not None:

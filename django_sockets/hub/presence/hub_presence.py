@@ -71,6 +71,16 @@ class HubPresence:
         self._written_at = context.clock.time()
         self._throttle = LogThrottle(logger, context.url.options.log_interval_seconds)
 
+    @property
+    def members_held(self) -> int:
+        """The number of own entries. For any thread."""
+        return self._own.count
+
+    @property
+    def channels_watched(self) -> int:
+        """The number of watched channels. For any thread."""
+        return len(self._watches)
+
     # Own entries
 
     async def track(self, channel: str, key: str, info: object, entry: str | None) -> None:
