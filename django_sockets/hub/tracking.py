@@ -121,11 +121,10 @@ class PresenceCalls(Publishing):
 
     def _presence_stats(self) -> dict[str, int]:
         """The present numbers of `Hub.stats`. For any thread."""
-        presence = None if self.closed else self._presence
-        return {
-            "presence_members": 0 if presence is None else presence.members_held,
-            "presence_watched": 0 if presence is None else presence.channels_watched,
-        }
+        presence = self._presence
+        if presence is None or self.closed:
+            return {"presence_members": 0, "presence_watched": 0}
+        return presence.stats()
 
     def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
         """See `PresenceSink`."""

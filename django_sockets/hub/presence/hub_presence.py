@@ -71,15 +71,9 @@ class HubPresence:
         self._written_at = context.clock.time()
         self._throttle = LogThrottle(logger, context.url.options.log_interval_seconds)
 
-    @property
-    def members_held(self) -> int:
-        """The number of own entries. For any thread."""
-        return self._own.count
-
-    @property
-    def channels_watched(self) -> int:
-        """The number of watched channels. For any thread."""
-        return len(self._watches)
+    def stats(self) -> dict[str, int]:
+        """The present numbers, as `Hub.stats` names them. For any thread."""
+        return {"presence_members": self._own.count, "presence_watched": len(self._watches)}
 
     # Own entries
 
