@@ -21,7 +21,11 @@ FEWEST_LETTERS = 5
 
 def _constants(source: str) -> Iterator[str]:
     """The texts of a module, with a hole for each value that is formatted into them."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) in docstrings:
+            continue
         if isinstance(node, ast.JoinedStr):
             yield "".join(
                 str(part.value) if isinstance(part, ast.Constant) else HOLE for part in node.values
