@@ -472,6 +472,7 @@ class Hub(PresenceCalls):
             **self.connections.stats(),
             "channels": len(self.subscriptions.channels),
             "subscribers": len(self.subscriptions.subscribers),
+            **self._presence_stats(),
         }
         return cast("HubStats", numbers)
 

@@ -156,6 +156,12 @@ class HubStats(TypedDict):
     """Channels that the hub has subscribed to at the broker."""
     subscribers: int
     """Sockets, streams and other readers that are on at least one channel."""
+    presence_members: int
+    """Entries of presence that this hub holds: one for each connection and channel that is tracked,
+    including those in their grace. 0 after `aclose`."""
+    presence_watched: int
+    """Channels whose members this hub follows: the channels with a subscriber that has asked for
+    them, and those on which the hub holds entries. 0 after `aclose`."""
     queued_messages: int
     """Messages and other items that wait for clients that read slowly."""
     queued_bytes: int

@@ -119,6 +119,13 @@ class PresenceCalls(Publishing):
             self._presence = HubPresence(self.subscriptions, context)
         return self._presence
 
+    def _presence_stats(self) -> dict[str, int]:
+        """The present numbers of `Hub.stats`. For any thread."""
+        presence = self._presence
+        if presence is None or self.closed:
+            return {"presence_members": 0, "presence_watched": 0}
+        return presence.stats()
+
     def presence_snapshot(self, channel: str, snapshot: PresenceSnapshot | None) -> None:
         """See `PresenceSink`."""
         if self._presence is not None:

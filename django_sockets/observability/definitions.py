@@ -149,6 +149,13 @@ METRICS = {
         _gauge("open_event_streams", "Open streams of server-sent events.", "event_streams"),
         _gauge("channels", "Channels subscribed to at the broker.", "channels"),
         _gauge("subscribers", "Sockets and other readers on at least one channel.", "subscribers"),
+        _gauge(
+            "presence_members", "Entries of presence that this process holds.", "presence_members",
+        ),
+        _gauge(
+            "presence_watched_channels", "Channels whose members this process follows.",
+            "presence_watched",
+        ),
         _gauge("queued_messages", "Messages that wait for slow clients.", "queued_messages"),
         _gauge("queued_bytes", "Bytes that wait for slow clients.", "queued_bytes"),
         _gauge("slow_clients", "Clients that read too slowly at present.", "slow_clients"),

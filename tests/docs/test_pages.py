@@ -10,8 +10,8 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = """
     browser.md channels.md django.md checks.md history.md limits.md migration.md production.md
-    observability.md presence.md promises.md server-extension.md server-sent-events.md shutdown.md
-    sockets.md tutorial.md
+    observability.md presence.md promises.md runbook.md server-extension.md server-sent-events.md
+    shutdown.md sockets.md tutorial.md
 """.split()
 
 

@@ -165,6 +165,8 @@ async def test_the_presence_of_channels_is_counted(registry: CollectorRegistry) 
         await dying.hub.track(ROOM, "ann")
         await world.move(0)
         joined = now(registry).since(before)
+        assert joined("presence_members", broker="memory") == 1
+        assert joined("presence_watched_channels", broker="memory") == 2
         assert joined("presence_changes_total", broker="memory", change="joined") == 2
         assert joined("presence_changes_total", change="left") == 0
         await dying.crash()

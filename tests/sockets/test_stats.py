@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django_sockets import Hub, local_hubs, open_hub
+from django_sockets import Hub, PresenceFull, local_hubs, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.closing import close_sockets
 from django_sockets.hub.process import counters_of_process
@@ -146,6 +146,85 @@ async def test_the_sums_of_the_process_do_not_fall_when_a_hub_ends(url: str) -> 
         del hub
         gc.collect()
         assert sum_now() == before + count
+
+
+def present(hub: Hub) -> tuple[int, int]:
+    numbers = hub.stats()
+    return numbers["presence_members"], numbers["presence_watched"]
+
+
+async def test_a_hub_without_presence_has_no_members(url: str) -> None:
+    async with open_hub(url) as hub, hub.subscribe("room"):
+        assert present(hub) == (0, 0)
+
+
+async def test_members_are_counted_from_their_track_to_their_end(url: str) -> None:
+    """An operator compares the number of members with the number of sockets."""
+    async with open_hub(url) as hub:
+        await hub.track("room:1", "ann", entry="tab 1")
+        await hub.track("room:1", "ann", entry="tab 2")
+        await hub.track("room:2", "bob")
+        assert await asyncio.to_thread(present, hub) == (3, 2)
+        await hub.track("room:2", "bob", {"another": "info"})
+        assert present(hub) == (3, 2)
+        async with hub.subscribe("room:1", "room:3", presence=["room:1", "room:3"]):
+            assert present(hub) == (3, 3)
+            await hub.untrack("room:1", "tab 1")
+            hub.release("tab 2")
+            assert present(hub) == (2, 3)  # In its grace, an entry is still on the server.
+            await hub.untrack("room:1", "tab 2")
+            assert present(hub) == (1, 3)
+        assert present(hub) == (1, 1)
+        await hub.untrack("room:2", "bob")
+        assert present(hub) == (0, 0)
+
+
+async def test_members_of_other_processes_are_watched_and_not_held(url: str) -> None:
+    async with (
+        open_hub(url) as hub,
+        open_hub(f"{url}?events_queue_size=7") as other,
+        hub.subscribe("room", presence=True) as events,
+    ):
+        await other.track("room", "ann")
+        async for event in events:
+            assert getattr(event, "joined", None) == {"ann": [None]}
+            break
+        assert (present(hub), present(other)) == ((0, 1), (1, 1))
+
+
+async def test_a_refused_member_is_not_counted(url: str) -> None:
+    async with open_hub(f"{url}?presence_members=1") as hub:
+        await hub.track("room", "ann")
+        with pytest.raises(PresenceFull):
+            await hub.track("room", "bob")
+        assert present(hub) == (1, 1)
+
+
+async def test_a_hub_that_is_closed_holds_no_members(url: str) -> None:
+    async with open_hub(url) as hub:
+        await hub.track("room", "ann")
+    assert present(hub) == (0, 0)
+
+
+async def test_members_can_be_read_on_a_thread_while_they_come_and_go(url: str) -> None:
+    stop = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    async with open_hub(url) as hub:
+
+        def read() -> None:
+            while not stop.is_set():
+                seen.append(present(hub))
+
+        reading = asyncio.create_task(asyncio.to_thread(read))
+        try:
+            for number in range(300):
+                await hub.track(f"room:{number}", "ann")
+        finally:
+            stop.set()
+            await reading
+        assert present(hub) == (300, 300)
+    assert seen == sorted(seen)
 
 
 async def test_stats_can_be_read_on_a_thread_while_sockets_come_and_go(url: str) -> None:

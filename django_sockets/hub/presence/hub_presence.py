@@ -71,6 +71,10 @@ class HubPresence:
         self._written_at = context.clock.time()
         self._throttle = LogThrottle(logger, context.url.options.log_interval_seconds)
 
+    def stats(self) -> dict[str, int]:
+        """The present numbers, as `Hub.stats` names them. For any thread."""
+        return {"presence_members": self._own.count, "presence_watched": len(self._watches)}
+
     # Own entries
 
     async def track(self, channel: str, key: str, info: object, entry: str | None) -> None:

@@ -82,6 +82,12 @@ class OwnEntries:
         return channel in self._channels
 
     @property
+    def count(self) -> int:
+        """The number of entries on all channels. For any thread."""
+        # `copy` is one step, also if the event loop changes the dict meanwhile.
+        return sum(len(own.values) for own in self._channels.copy().values())
+
+    @property
     def channels(self) -> Iterable[str]:
         """The channels with entries, or with fields to be written."""
         return self._channels.keys()

@@ -29,6 +29,10 @@ class Watches:
     def __iter__(self) -> Iterator[WatchedChannel]:
         return iter(list(self._watched.values()))
 
+    def __len__(self) -> int:
+        """The number of watched channels. For any thread."""
+        return len(self._watched)
+
     def get(self, channel: str) -> WatchedChannel | None:
         """The watch of a channel, if there is one."""
         return self._watched.get(channel)
