@@ -125,6 +125,24 @@ def test_a_process_without_an_answer_is_late_and_then_gone() -> None:
     assert seen == [("dead:1", "late", "2s"), ("dead:1", "gone", "15s")]
 
 
+def test_processes_do_not_look_gone_because_the_broker_was_away() -> None:
+    overview, one = Overview("redis://cache"), report(1)
+    overview.add(Answers([answer(one)], interrupted=False), 100.0)
+    for now in (102.0, 112.0, 1000.0):
+        overview.failed("away", now)
+        (row,) = processes(overview.snapshot(now, NOW))
+        assert (row["status"], row["sockets"]) == ("serving", "12")
+        assert overview.snapshot(now, NOW)["numbers"]["sockets"] == 12
+    # The process reconnects, too, and misses a question meanwhile.
+    overview.add(Answers([], interrupted=True), 1002.0)
+    overview.add(Answers([], interrupted=False), 1004.0)
+    assert processes(overview.snapshot(1004.0, NOW))[0]["status"] == "late"
+    overview.add(Answers([], interrupted=False), 1002.0 + GONE_SECONDS)
+    assert processes(overview.snapshot(1002.0 + GONE_SECONDS, NOW))[0]["status"] == "gone"
+    overview.add(Answers([answer(one)], interrupted=False), 1020.0)
+    assert processes(overview.snapshot(1020.0, NOW))[0]["status"] == "serving"
+
+
 def test_each_status_has_a_colour_of_its_own() -> None:
     overview, late = Overview("redis://cache"), report(1, "late")
     overview.add(Answers([answer(late)], interrupted=False), 0.0)
