@@ -39,7 +39,8 @@ IN_PROCESS = ("memory", "fakeredis")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_sockets",
-        description="Check a broker, publish to it, and print its messages, present and past.",
+        description="Check a broker, publish to it, print its messages, present and past, and show "
+        "all processes on it.",
         epilog="Exit status: 0 done; 1 the broker is not usable, or no server offers prepared "
         "frames; 2 wrong usage or configuration; 130 ended by Ctrl-C.",
     )
