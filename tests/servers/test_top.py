@@ -297,6 +297,13 @@ async def test_without_rich_a_terminal_gets_blocks_of_plain_text(
             assert [status_of(block, one.process.pid) for one in running.servers] == ["serving"] * 2
 
 
+async def test_a_terminal_without_an_alternate_screen_gets_plain_text() -> None:
+    command = [*COMMAND, "memory://", "--interval", "1"]
+    async with in_terminal(command, environment(TERM="dumb")) as terminal:
+        await terminal.until_written("memory://  0 processes  ", times=2)
+        assert "\x1b" not in terminal.written
+
+
 def test_a_pipe_gets_blocks_of_plain_text() -> None:
     with subprocess.Popen(
         [*COMMAND, "memory://", "--interval", "1"],

@@ -55,7 +55,7 @@ async def top(
         has_rates = False
         async for snapshot in pictures:
             _print(snapshot, as_json, Remarks(has_rates=has_rates))
-            has_rates = True
+            has_rates = has_rates or snapshot["problem"] is None
             if not as_json:
                 print(flush=True)
 
@@ -124,16 +124,16 @@ class _View:
         self._snapshot = empty
         self._interval_seconds = interval_seconds
         self._note = note
-        self._taken = 0
+        self._answered = 0
         self._at = time.monotonic()
 
     def take(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._taken += 1
+        self._answered += snapshot["problem"] is None
         self._at = time.monotonic()
 
     def lines(self, page: Page) -> list[Line]:
         age = time.monotonic() - self._at
         is_late = age > self._interval_seconds + WINDOW_SECONDS + PATIENCE_SECONDS
-        remarks = Remarks(self._note, self._taken > 1, age if is_late else 0)
+        remarks = Remarks(self._note, self._answered > 1, age if is_late else 0)
         return picture(self._snapshot, page, remarks)

@@ -61,7 +61,7 @@ class Screen:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._handlers: dict[signal.Signals, object] = {}
+        self._handled: list[int] = []
 
     @staticmethod
     def usable() -> bool:
@@ -115,12 +115,13 @@ class Screen:
             ) -> None:
                 loop.call_soon_threadsafe(partial(act, number))
 
-            self._handlers[number] = signal.signal(number, handle)
+            signal.signal(number, handle)
+            self._handled.append(number)
 
     def _release_signals(self) -> None:
-        for number in self._handlers:
+        for number in self._handled:
             signal.signal(number, signal.SIG_DFL)
-        self._handlers.clear()
+        self._handled.clear()
 
     def _end(self, number: int) -> None:
         """Restore the terminal, and let the signal end the process."""
