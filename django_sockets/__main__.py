@@ -1,9 +1,10 @@
-"""The command line: `python -m django_sockets {check,publish,tail,history}`.
+"""The command line: `python -m django_sockets {check,publish,tail,history,top}`.
 
 `manage.py sockets` has the same commands and uses this module.
 
 Exit status: 0 done; 1 the broker is not usable, or no server offers prepared frames; 2 wrong usage
-or configuration; 130 ended by Ctrl-C, which is the normal end of `tail` without `--count`.
+or configuration; 130 ended by Ctrl-C, which is the normal end of `top`, and of
+`tail` without `--count`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ IN_PROCESS = ("memory", "fakeredis")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_sockets",
-        description="Check a broker, publish to it, and print its messages, present and past.",
+        description="Check a broker, publish to it, print its messages, present and past, and show "
+        "all processes on it.",
         epilog="Exit status: 0 done; 1 the broker is not usable, or no server offers prepared "
         "frames; 2 wrong usage or configuration; 130 ended by Ctrl-C.",
     )
@@ -61,11 +63,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command of parsed arguments, and return the exit status."""
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # The command prints its errors itself.
-    commands = {"check": _check, "publish": _publish, "tail": _tail, "history": _history}
+    commands = {
+        "check": _check,
+        "publish": _publish,
+        "tail": _tail,
+        "history": _history,
+        "top": _top,
+    }
     try:
         return asyncio.run(commands[arguments.command](arguments))
     except DjangoSocketsError as exc:
-        if arguments.json and arguments.command != "tail":
+        is_stream = arguments.command == "tail" or (
+            arguments.command == "top" and not arguments.once
+        )
+        if arguments.json and not is_stream:
             print(json.dumps({"ok": False, "problem": str(exc)}))
         _say(f"error: {exc}")
         return NOT_USABLE if isinstance(exc, BrokerError) else WRONG_USAGE
@@ -135,12 +146,36 @@ def add_commands(parser: argparse.ArgumentParser, *, names_broker: bool) -> None
     reading.add_argument(
         "--limit", metavar="N", type=_count, default=100, help="at most N messages (default: 100)"
     )
+    watching = command("top", "Show all processes and their sockets, until Ctrl-C.")
+    broker(watching)
+    _add_options_of_top(watching)
+
+
+def _add_options_of_top(watching: argparse.ArgumentParser) -> None:
+    watching.add_argument("--once", action="store_true", help="show one survey, and end")
+    watching.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=_interval,
+        default=2.0,
+        help="the time between two surveys, at least 1 (default: 2)",
+    )
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
     return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:  # False for NaN, too.
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to 3600")
+    return seconds
 
 
 def _json(text: str) -> Any:
@@ -213,9 +248,12 @@ async def _publish(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _note_in_process(scheme: str) -> None:
-    if scheme in IN_PROCESS:
-        _say(f"note: {scheme}:// stays inside this process; no other process takes part")
+def _note_in_process(scheme: str) -> str | None:
+    if scheme not in IN_PROCESS:
+        return None
+    note = f"note: {scheme}:// stays inside this process; no other process takes part"
+    _say(note)
+    return note
 
 
 # tail
@@ -311,6 +349,25 @@ def _printable(payload: bytes) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+# top
+
+
+async def _top(arguments: argparse.Namespace) -> int:
+    from .observability.top.command import top
+
+    config = load_config(arguments.url)
+    note = _note_in_process(config.url.scheme)
+    async with open_hub(config) as hub:
+        await top(
+            hub,
+            interval_seconds=arguments.interval,
+            once=arguments.once,
+            as_json=arguments.json,
+            note=note,
+        )
+    return OK
 
 
 if __name__ == "__main__":

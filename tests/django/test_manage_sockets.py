@@ -56,6 +56,17 @@ def test_ctrl_c_ends_tail(valkey_server: CacheServer) -> None:
         assert "Traceback" not in tail.stderr.read()
 
 
+def test_top_asks_on_the_configured_broker(valkey_server: CacheServer) -> None:
+    settings = {"DJANGO_SOCKETS_CONFIG": valkey_server.url}
+    text = run([*SOCKETS, "top", "--once"], settings)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert text.stdout.startswith(f"{valkey_server.url}  0 processes  ")
+    away = f"redis://127.0.0.1:{free_port()}?subscribe_timeout_seconds=0.5"
+    refused = run([*SOCKETS, "top", "--once", "--json", "--broker", away])
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["ok"] is False
+
+
 def test_check_says_which_broker_and_whether_it_works(valkey_server: CacheServer) -> None:
     settings = {"DJANGO_SOCKETS_CONFIG": valkey_server.url}
     good = run([*SOCKETS, "check", "--json"], settings)

@@ -187,8 +187,11 @@ def test_a_command_line_works(line: str, valkey_server: CacheServer) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        if "tail" in command:
-            assert process.stderr.readline().startswith("subscribed to lobby")
+        if command[3] in ("tail", "top"):
+            if command[3] == "tail":
+                assert process.stderr.readline().startswith("subscribed to lobby")
+            else:
+                assert process.stdout.readline().startswith(valkey_server.url)
             process.send_signal(signal.SIGINT)
             assert process.wait(WAIT_SECONDS) == 130
         else:

@@ -1,4 +1,4 @@
-"""`manage.py sockets {check,publish,tail,history}`: `python -m django_sockets` on your broker."""
+"""`manage.py sockets`: the commands of `python -m django_sockets` on the project's broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ...__main__ import add_commands, run
 
 
 class Command(BaseCommand):
-    help = "Check the project's broker, publish to it, and print its messages, present and past."
+    help = (
+        "Check the project's broker, publish to it, print its messages, present and past, and show "
+        "all processes on it."
+    )
     requires_system_checks = ()  # The commands report a wrong configuration themselves.
 
     def add_arguments(self, parser: CommandParser) -> None:

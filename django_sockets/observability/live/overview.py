@@ -16,9 +16,10 @@ from ...hub.survey.report import LONGEST_LIST, ProcessReport, SlowClient
 __all__ = ["Overview", "ProcessRow", "SlowRow", "Snapshot"]
 
 GONE_SECONDS = 15.0
-"""A process without an answer for this time is shown as gone. Its sockets are counted no more."""
+"""A process without an answer for this time is shown as gone. Its sockets are counted no more. Time
+in which it could not be asked is not counted."""
 FORGOTTEN_SECONDS = 300.0
-"""A process that is gone or has ended is not shown any more after this time."""
+"""A process that is gone or has ended is not shown any more after this time, counted likewise."""
 MOST_PROCESSES = 1000
 """The most processes that are remembered. Further ones replace the one with the oldest answer."""
 
@@ -110,6 +111,11 @@ class _Process:
         self.answer_seconds = answer.seconds
         self.in_time = answer.in_time
         self.rates = dict.fromkeys(RATES, 0.0)
+        self.unasked_seconds = 0.0
+
+    def silent_seconds(self, now: float) -> float:
+        """The time without an answer in which it could be asked."""
+        return now - self.at - self.unasked_seconds
 
     def take(self, answer: Answer, now: float) -> None:
         """Replace the last answer, unless this one is older."""
@@ -121,20 +127,20 @@ class _Process:
             self.rates = {
                 name: _sum(counters, new, old) / passed for name, counters in RATES.items()
             }
-        self.report, self.at = new, now
+        self.report, self.at, self.unasked_seconds = new, now, 0.0
         self.answer_seconds, self.in_time = answer.seconds, answer.in_time
 
     def status(self, now: float) -> str:
         state = self.report["state"]
         if state in ("idle", "ended"):
             return state
-        if now - self.at >= GONE_SECONDS:
+        if self.silent_seconds(now) >= GONE_SECONDS:
             # A process that was shutting down has ended meanwhile, even if its farewell was lost.
             return "ended" if state == "draining" else "gone"
         return state if self.in_time else "late"
 
     def row(self, now: float) -> ProcessRow:
-        report, counts = self.report, self.in_time and now - self.at < GONE_SECONDS
+        report, counts = self.report, self.in_time and self.silent_seconds(now) < GONE_SECONDS
         return ProcessRow(
             process=report["process"],
             host=report["host"],
@@ -168,6 +174,7 @@ class Overview:
         self._processes: dict[str, _Process] = {}
         self._interrupted = False
         self._problem: str | None = None
+        self._last: float | None = None
 
     def add(self, answers: Answers, now: float) -> None:
         """Add the result of one question.
@@ -176,6 +183,7 @@ class Overview:
             now: seconds of a clock that never jumps, as for all calls.
         """
         self._interrupted, self._problem = answers.interrupted, None
+        self._pass_time(now, could_ask=not answers.interrupted)
         for process in self._processes.values():
             process.in_time = False
         for answer in answers.answers:
@@ -189,12 +197,20 @@ class Overview:
     def failed(self, problem: str, now: float) -> None:
         """Record that no question could be asked. The processes keep their last state."""
         self._problem = problem
+        self._pass_time(now, could_ask=False)
         self._forget(now)
+
+    def _pass_time(self, now: float, *, could_ask: bool) -> None:
+        """Note whether the time since the last call counts as silence of the processes."""
+        if self._last is not None and not could_ask:
+            for process in self._processes.values():
+                process.unasked_seconds += now - self._last
+        self._last = now
 
     def _forget(self, now: float) -> None:
         known = self._processes
         for name, process in list(known.items()):
-            if now - process.at > FORGOTTEN_SECONDS and process.status(now) != "idle":
+            if process.silent_seconds(now) > FORGOTTEN_SECONDS and process.status(now) != "idle":
                 del known[name]
         surplus = max(0, len(known) - MOST_PROCESSES)
         for name in sorted(known, key=lambda name: known[name].at)[:surplus]:
