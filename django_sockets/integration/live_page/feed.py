@@ -32,8 +32,8 @@ __all__ = ["CHANNEL", "Feed", "FeedEnded", "private_broker"]
 logger = logging.getLogger("django_sockets")
 
 CHANNEL = "live page"
-LINGER_SECONDS = 10.0
-"""A feed ends when nobody has looked for this time."""
+LINGER_SECONDS = 15.0
+"""A feed ends when nobody has looked for this time. It is longer than the start of a stream."""
 FIRST_PICTURE_SECONDS = 10.0
 """The longest wait for the first picture. It takes 1 s, or the timeout of the broker."""
 
@@ -134,11 +134,12 @@ class Feed:
         if pages.connections.draining:
             return False
         watched = pages.subscriptions.channels.get(CHANNEL)
-        if watched is not None and watched.subscriber_count:
+        is_watched = watched is not None and watched.subscriber_count > 0
+        if is_watched:
             self._looked_at = time.monotonic()
             self._check_viewers()
         await pages.publish(CHANNEL, picture, is_text=True)
-        return time.monotonic() - self._looked_at < LINGER_SECONDS
+        return is_watched or time.monotonic() - self._looked_at < LINGER_SECONDS
 
     def _check_viewers(self) -> None:
         """Check the users at times, in a task of its own: the database may be slow."""
