@@ -44,10 +44,10 @@ function rows() {
   for (const [id, entry] of known) {
     if (found.has(id) || picture.hidden) continue;
     const age = now() - entry.answeredAt;
-    const { status } = entry.row;
+    const stays = isOver(entry.row.status) || entry.row.status === "idle";
+    const status = stays ? entry.row.status : age < GONE_SECONDS ? "late" : "gone";
     if (age > FORGOTTEN_SECONDS) known.delete(id);
-    else if (isOver(status) || status === "idle") found.set(id, { ...entry.row, age_seconds: age });
-    else found.set(id, { ...entry.row, age_seconds: age, status: age < GONE_SECONDS ? "late" : "gone" });
+    else found.set(id, { ...entry.row, age_seconds: age, rates: {}, status });
   }
   const order = ["gone", "late", "draining", "serving", "idle", "ended"];
   return [...found.values()].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status));
@@ -123,10 +123,12 @@ async function poll(label) {
     if (!document.hidden || !picture) {
       const isAnswered = await ask();
       if (polling !== mine) return;
-      if (!refused) show(isAnswered ? label : "No connection. Trying again…", isAnswered ? "connected" : "waiting");
+      if (refused) break;
+      show(isAnswered ? label : "No connection. Trying again…", isAnswered ? "connected" : "waiting");
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
+  if (polling === mine) polling = null;
 }
 
 function followStream() {

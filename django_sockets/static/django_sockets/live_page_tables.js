@@ -1,6 +1,8 @@
 /** Draws the live page. Names in the figures come from clients, so that they are text, never HTML. */
 
 const SHOWN_PICTURES = 60;
+/** The longest list of a process; see django_sockets/hub/survey/report.py. */
+const LONGEST_LIST = 20;
 const SVG = "http://www.w3.org/2000/svg";
 const numbers = new Intl.NumberFormat("en");
 
@@ -54,6 +56,8 @@ function fill(id, items, key, cells) {
   table.hidden = items.length === 0;
   const empty = document.querySelector(`[data-empty="${id}"]`);
   if (empty) empty.hidden = items.length > 0;
+  const full = document.querySelector(`[data-full="${id}"]`);
+  if (full) full.hidden = items.length < LONGEST_LIST;
 }
 
 function fillCell(table, row, index, content, label) {
