@@ -104,9 +104,9 @@ class Connections:
         Args:
             is_stream: it is a stream of server-sent events, and no websocket.
         """
-        if not self._connections:
-            self._on_change()
         self._connections[connection] = is_stream
+        if len(self._connections) == 1:
+            self._on_change()
 
     def discard(self, connection: Connection) -> None:
         self._connections.pop(connection, None)

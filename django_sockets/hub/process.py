@@ -18,9 +18,10 @@ from ..forks import PerProcess
 from .stats import COUNTER_NAMES, Counters
 
 if TYPE_CHECKING:
+    from ..url import BrokerURL
     from .hub import Hub
 
-__all__ = ["counters_of_process", "hubs_of_process", "per_process", "register"]
+__all__ = ["counters_of_process", "hubs_of_broker", "hubs_of_process", "per_process", "register"]
 
 
 class _Known(NamedTuple):
@@ -100,6 +101,12 @@ def register(hub: Hub, counters: Counters, scheme: str) -> None:
 def hubs_of_process() -> list[Hub]:
     """Every hub of this process that still exists, also a closed one, the oldest first."""
     return per_process.current.hubs()
+
+
+def hubs_of_broker(url: BrokerURL) -> list[Hub]:
+    """The open hubs of this process with this broker, the oldest first."""
+    hubs = [hub for hub in hubs_of_process() if hub.config.url == url]
+    return [hub for hub in hubs if not hub.closed and not hub.loop.is_closed()]
 
 
 def counters_of_process() -> dict[str, dict[str, int]]:

@@ -28,6 +28,7 @@ from ..observer import (
 )
 
 if TYPE_CHECKING:
+    from .live.watching import answer_surveys
     from .prometheus import HubCollector, collect_metrics, metrics_text, start_metrics_server
     from .tracing import start_tracing, stop_tracing
     from .views import metrics_view
@@ -48,6 +49,7 @@ __all__ = [
     "Published",
     "RequestAnswered",
     "add_observer",
+    "answer_surveys",
     "collect_metrics",
     "metrics_text",
     "metrics_view",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "answer_surveys": "live.watching",
     "HubCollector": "prometheus",
     "collect_metrics": "prometheus",
     "metrics_text": "prometheus",

@@ -25,7 +25,7 @@ from django_sockets.conf import load_config
 from django_sockets.hub.stats import HubStats
 from django_sockets.hub.survey.asking import Answer, Answers
 from django_sockets.hub.survey.report import report_of_process
-from django_sockets.observability.overview import Overview
+from django_sockets.observability.live.overview import Overview
 from django_sockets.runtime import close_shared_hubs, local_hubs
 from django_sockets.sockets import BaseSocketServer
 from django_sockets.testing import SocketClient, SocketClosed

@@ -294,7 +294,7 @@ class Visitor:
 
 
 async def test_a_guest_that_fails_keeps_no_other_from_being_sent_away() -> None:
-    connections = Connections()
+    connections = Connections(on_change=lambda: None)
     visitors = [Visitor(connections, exc) for exc in (None, RuntimeError("surprise"), None)]
     for visitor in visitors:
         connections.add(visitor)

@@ -16,6 +16,7 @@ from ...deadlines import with_deadline
 from ...delivery.message import Delivery
 from ...errors import BrokerError
 from ...forks import PerProcess
+from ..process import hubs_of_broker
 
 if TYPE_CHECKING:
     from ..hub import Hub
@@ -24,10 +25,9 @@ __all__ = ["SurveyListener"]
 
 logger = logging.getLogger("django_sockets")
 
-SETTLE_SECONDS = 1.0
-"""Time from the first connection of a hub to its subscription to the control channel, and from the
-end of the last one to the end of it. A test with a few sockets, and a storm of handshakes, have no
-additional subscription."""
+BEGIN_SECONDS = 3.0
+"""Time from the first connection of a hub to its subscription to the control channel. A test with a
+few sockets, and a storm of handshakes after a start, have no additional subscription."""
 RETRY_SECONDS = 5.0
 """Time between two attempts to subscribe."""
 REMEMBERED_SECONDS = 30.0
@@ -65,15 +65,25 @@ class SurveyListener:
 
     def connections_changed(self) -> None:
         """The first connection has come, or the last one has gone."""
-        if self._timer is None:
-            self._timer = self._hub.loop.call_later(SETTLE_SECONDS, self._settle)
+        if self._listening:
+            self._settle()
+        elif self._timer is None and self._wanted:
+            self._timer = self._hub.loop.call_later(BEGIN_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._settle()
+
+    @property
+    def listening(self) -> bool:
+        """The hub answers surveys at present. For any thread."""
+        return self._listening
 
     @property
     def _wanted(self) -> bool:
         return self._stays or len(self._hub.connections) > 0
 
     def _settle(self) -> None:
-        self._timer = None
         if self._switching is None and self._wanted != self._listening and not self._hub.closed:
             self._switching = self._spawn(self._switch(), "listen for surveys")
 
@@ -109,7 +119,7 @@ class SurveyListener:
         from .messages import read_question  # Processes that nobody asks do not load it.
 
         question = read_question(delivery.payload)
-        if question is None:
+        if question is None or self._hub.closed:
             return
         self._remember(question.answers)
         key = (self._hub.config.url, question.id)
@@ -142,7 +152,12 @@ class SurveyListener:
             logger.debug(text, exc, extra={"broker": url, "reason": exc})
 
     async def _say_farewell(self, state: str) -> None:
-        """Tell the processes that ask now that this one will not answer any more."""
+        """Tell the processes that ask now that this one will not answer any more.
+
+        Another hub of the process may still answer for all of them.
+        """
+        if any(hub.surveys.listening for hub in hubs_of_broker(self._hub.config.url)):
+            return
         oldest = self._hub.loop.time() - REMEMBERED_SECONDS
         askers = [answers for answers, at in self._asked.items() if at >= oldest]
         self._asked.clear()
@@ -161,6 +176,7 @@ class SurveyListener:
         for task in [*self._answering]:
             task.cancel()
             await asyncio.wait([task])
+        self._listening = False
         if self._asked:
             with contextlib.suppress(asyncio.TimeoutError):
                 await with_deadline(FAREWELL_SECONDS, self._say_farewell("ended"))

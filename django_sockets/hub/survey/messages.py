@@ -44,10 +44,7 @@ def new_answers_channel() -> str:
 
 
 def read_question(payload: bytes) -> Question | None:
-    """The question in a message on the control channel; None for other and for invalid orders.
-
-    An invalid order is counted and logged by `hub.control`.
-    """
+    """The question in a message on the control channel; None for another order, or a wrong one."""
     try:
         order = decode_json(payload)["survey"]
         number, key = order["id"], order["answers"]

@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypedDict
 
 from ...forks import PerProcess
-from ..process import hubs_of_process, per_process
+from ..process import hubs_of_broker, per_process
 
 if TYPE_CHECKING:
     from ...url import BrokerURL
+    from ..connections import Connection
     from ..hub import Hub
 
 __all__ = ["ProcessReport", "SlowClient", "report_of_process"]
@@ -106,19 +107,22 @@ def report_of_process(url: BrokerURL, state: str | None = None) -> ProcessReport
         state: a state that replaces the present one.
     """
     identity = _identities.current.setdefault(url, _Identity())
-    hubs = [hub for hub in hubs_of_process() if hub.config.url == url and not hub.loop.is_closed()]
+    hubs = hubs_of_broker(url)
     numbers: Counter[str] = Counter()
     classes: Counter[str] = Counter()
     users: Counter[str] = Counter()
-    slow: list[SlowClient] = []
     channels: Counter[str] = Counter()
+    slow: list[SlowClient] = []
     for hub in hubs:
-        for name, value in hub.stats().items():
-            numbers[name] += value  # type: ignore[operator] # each value of the dict is an int
-        _add_connections(hub, classes, users, slow)
-        for name, channel in hub.subscriptions.channels.copy().items():
-            if name.isprintable():  # Not the library's own channels.
-                channels[name] += channel.subscriber_count
+        numbers.update(hub.stats())
+        connections = hub.connections.copy()
+        classes.update(one.class_name for one, is_stream in connections.items() if not is_stream)
+        users.update(user for one in connections if (user := one.user) is not None)
+        found = hub.subscriptions.channels.copy()
+        channels.update({name: channel.subscriber_count for name, channel in found.items()})
+        slow += [_slow_client(one) for one in connections if one.unsent and one.unsent.slow]
+    for name in [name for name in channels if name.startswith("\x01")]:  # Not an application's.
+        del channels[name]
     return ProcessReport(
         process=identity.process,
         host=identity.host[:LONGEST_TEXT],
@@ -140,25 +144,18 @@ def _state(hubs: Iterable[Hub]) -> str:
     return "draining" if any(hub.connections.draining for hub in hubs) else "serving"
 
 
-def _add_connections(
-    hub: Hub, classes: Counter[str], users: Counter[str], slow: list[SlowClient]
-) -> None:
-    for connection, is_stream in hub.connections.copy().items():
-        name, user = connection.class_name[:LONGEST_TEXT], connection.user
-        if user is not None:
-            user = user[:LONGEST_TEXT]
-            users[user] += 1
-        if not is_stream:
-            classes[name] += 1
-        unsent = connection.unsent
-        if unsent is not None and unsent.slow:
-            slow.append(
-                {"socket": name, "user": user, "messages": unsent.items, "bytes": unsent.size_bytes}
-            )
+def _slow_client(connection: Connection) -> SlowClient:
+    unsent, user = connection.unsent, connection.user
+    return {
+        "socket": connection.class_name[:LONGEST_TEXT],
+        "user": None if user is None else user[:LONGEST_TEXT],
+        "messages": 0 if unsent is None else unsent.items,
+        "bytes": 0 if unsent is None else unsent.size_bytes,
+    }
 
 
 def _bounded(classes: Counter[str]) -> dict[str, int]:
-    bounded = dict(classes.most_common(MOST_CLASSES))
+    bounded = {name[:LONGEST_TEXT]: count for name, count in classes.most_common(MOST_CLASSES)}
     rest = classes.total() - sum(bounded.values())
     if rest:
         bounded[OTHER] = bounded.get(OTHER, 0) + rest
@@ -166,5 +163,4 @@ def _bounded(classes: Counter[str]) -> dict[str, int]:
 
 
 def _most(counts: Counter[str]) -> list[tuple[str, int]]:
-    most = heapq.nlargest(LONGEST_LIST, counts.items(), key=lambda pair: pair[1])
-    return [(name[:LONGEST_TEXT], count) for name, count in most]
+    return [(name[:LONGEST_TEXT], count) for name, count in counts.most_common(LONGEST_LIST)]

@@ -20,7 +20,7 @@ from ...broker import Broker, Sink
 from ...conf import Config, load_config
 from ...deadlines import with_deadline
 from ...errors import BrokerClosed
-from ...observability.watching import INTERVAL_SECONDS, snapshots
+from ...observability.live.watching import INTERVAL_SECONDS, snapshots
 from ...registry import open_broker
 from ...runtime.shared_hubs import shared_hub
 from ...url import BrokerURL

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from ...observability.overview import ProcessRow, Snapshot
+from ...observability.live.overview import ProcessRow, Snapshot
 
 __all__ = ["MOST_ROWS", "picture_of"]
 

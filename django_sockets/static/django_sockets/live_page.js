@@ -9,7 +9,7 @@ const [{ events }, draw] = await Promise.all([import(root.dataset.events), impor
 
 const POLL_MS = 3000;
 const LATE_SECONDS = 6;
-/** The times of django_sockets/observability/overview.py. */
+/** The times of django_sockets/observability/live/overview.py. */
 const GONE_SECONDS = 15;
 const FORGOTTEN_SECONDS = 300;
 

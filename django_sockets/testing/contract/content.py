@@ -15,6 +15,7 @@ from ...delivery.events import Gap, Message
 from ...delivery.message import Delivery
 from ...errors import ChannelError, PayloadTooLarge
 from ...hub.hub import CONTROL, open_hub
+from ...hub.survey.asking import Answer, Survey
 from ...registry import open_broker
 from .. import ledger
 from ..ledger import listening
@@ -79,6 +80,21 @@ class ContentContract(ContractTests):
             assert event is not None
             assert isinstance(event, Delivery)
             assert (event.channel, event.payload) == (CONTROL, b"{}")
+
+    async def test_a_survey_of_our_processes_is_answered(self, broker_url: str) -> None:
+        url = with_options(broker_url, prefix=uuid.uuid4().hex)
+        async with open_hub(url) as hub, open_hub(url) as asking, hub.subscribe("room:1"):
+            hub.surveys.stay()
+            async with Survey(asking) as survey:
+                # A question before the hub listens is not answered.
+                async def answered() -> Answer:
+                    while not (answers := (await survey.ask(0.05)).answers):
+                        pass
+                    return answers[0]
+
+                answer = await with_deadline(ledger.PATIENCE_SECONDS, answered())
+            assert answer.report["state"] == "serving"
+            assert answer.report["channels"] == [("room:1", 1)]
 
     async def test_an_unusable_channel_name_is_refused_with_a_reason(
         self, broker_url: str, room: str

@@ -7,11 +7,11 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
-from ..conf import Source, load_config
-from ..errors import BrokerClosed, BrokerError
-from ..hub.hub import Hub
-from ..hub.survey.asking import WINDOW_SECONDS, Survey
-from ..runtime import background_loop, shared_hub
+from ...conf import Source, load_config
+from ...errors import BrokerClosed, BrokerError
+from ...hub.hub import Hub
+from ...hub.survey.asking import WINDOW_SECONDS, Survey
+from ...runtime import background_loop, shared_hub
 from .overview import Overview, Snapshot
 
 __all__ = ["INTERVAL_SECONDS", "answer_surveys", "snapshots"]
@@ -28,8 +28,8 @@ async def snapshots(
 ) -> AsyncGenerator[Snapshot, None]:
     """Ask all processes again and again, on the event loop of the hub.
 
-    Without a connection to the broker, the snapshots have a `problem`, and the next one tries
-    again. Close the generator when it is no longer needed: `async with contextlib.aclosing(...)`.
+    Without a connection to the broker, a snapshot has a `problem`, and the next one tries again.
+    Close the generator when it is no longer needed: `async with contextlib.aclosing(...)`.
 
     Args:
         interval_seconds: the time from one question to the next one.

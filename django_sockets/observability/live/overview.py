@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TypedDict
 
-from ..hub.survey.asking import Answer, Answers
-from ..hub.survey.report import LONGEST_LIST, ProcessReport, SlowClient
+from ...hub.survey.asking import Answer, Answers
+from ...hub.survey.report import LONGEST_LIST, ProcessReport, SlowClient
 
 __all__ = ["Overview", "ProcessRow", "SlowRow", "Snapshot"]
 
@@ -196,7 +196,8 @@ class Overview:
         for name, process in list(known.items()):
             if now - process.at > FORGOTTEN_SECONDS and process.status(now) != "idle":
                 del known[name]
-        for name in sorted(known, key=lambda name: known[name].at)[: len(known) - MOST_PROCESSES]:
+        surplus = max(0, len(known) - MOST_PROCESSES)
+        for name in sorted(known, key=lambda name: known[name].at)[:surplus]:
             del known[name]
 
     def snapshot(self, now: float, unix_time: float) -> Snapshot:
