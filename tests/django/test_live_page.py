@@ -25,6 +25,7 @@ from django_sockets.conf import load_config
 from django_sockets.hub.stats import HubStats
 from django_sockets.hub.survey.asking import Answer, Answers
 from django_sockets.hub.survey.report import report_of_process
+from django_sockets.log import shown
 from django_sockets.observability.live.overview import Overview
 from django_sockets.runtime import close_shared_hubs, local_hubs
 from django_sockets.sockets import BaseSocketServer
@@ -533,6 +534,7 @@ def test_any_other_text_is_escaped_in_pages_and_log_lines(
     assert answer.status_code == 200
     assert b"<script>" not in asked.content + answer.content
     (line,) = (text for text in caplog.messages if "live page" in text)
+    assert f"user {shown(user)} are closed" in line
     assert line.isprintable()
 
 

@@ -23,6 +23,18 @@ FOLDER = Path(os.environ.get("LIVE_SITE_FOLDER", "."))
 AUTH = "django.contrib.auth"
 
 
+def policy(get_response):
+    """Middleware: the strictest policy of content that the admin itself allows."""
+
+    def middleware(request):
+        response = get_response(request)
+        if request.path.startswith("/admin/"):
+            response["Content-Security-Policy"] = "default-src 'self'; frame-ancestors 'none'"
+        return response
+
+    return middleware
+
+
 class Chat(BaseSocketServer):
     """Its query names the user and the channels."""
 
@@ -59,6 +71,7 @@ def configure(**more):
             "django.contrib.staticfiles",
         ],
         MIDDLEWARE=[
+            f"{__name__}.policy",
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.middleware.csrf.CsrfViewMiddleware",
             f"{AUTH}.middleware.AuthenticationMiddleware",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
@@ -27,6 +28,8 @@ logger = logging.getLogger("django_sockets")
 
 CHECK_SECONDS = 4.0
 """The pause between two checks. With the time of a check, a page is closed after at most 5 s."""
+START_SECONDS = 30.0
+"""A stream begins within this time after its request."""
 
 
 class Viewers:
@@ -38,19 +41,21 @@ class Viewers:
 
     def __init__(self, channel: str) -> None:
         self._channel = channel
-        self._requests: dict[str, HttpRequest] = {}
+        self._requests: dict[str, tuple[HttpRequest, float]] = {}
 
     def add(self, request: HttpRequest) -> None:
         """A user begins to watch. Keeps the newest request of each user."""
-        self._requests[str(request.user.pk)] = request
+        self._requests[str(request.user.pk)] = (request, time.monotonic())
 
     async def check(self, hub: Hub) -> None:
         """End the streams of users who may not see the page any more."""
         watching = control_of(hub).values("user")
-        self._requests = {pk: one for pk, one in self._requests.items() if pk in watching}
-        lost = await asyncio.to_thread(self._without_right, dict(self._requests))
-        # A user without a request has begun during the last check. The page connects again.
-        for pk in [*lost, *(watching - self._requests.keys())]:
+        begun = time.monotonic() - START_SECONDS
+        for pk, (_, at) in list(self._requests.items()):
+            if pk not in watching and at < begun:
+                del self._requests[pk]
+        requests = {pk: request for pk, (request, _) in self._requests.items()}
+        for pk in await asyncio.to_thread(self._without_right, requests):
             await self._end(hub.config, pk)
 
     def _without_right(self, requests: dict[str, HttpRequest]) -> list[str]:

@@ -22,7 +22,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from ...closing import close_sockets
 from ...conf import Source, default_config_and_origin, load_config
@@ -71,7 +71,7 @@ class LivePage:
         self._parts: PerProcess[dict[asyncio.AbstractEventLoop, _Parts]] = PerProcess(dict)
         self._events = events_view(self._channel, config=self._pages, replay=1)
         self.urls: list[URLPattern] = [
-            path("", _page(self._page), name="live-page"),
+            path("", require_safe(_page(self._page)), name="live-page"),
             path("stream/", _data(self._stream), name="live-page-stream"),
             path("snapshot/", _data(self._snapshot), name="live-page-snapshot"),
             path("broker/", _data(self._broker), name="live-page-broker"),
