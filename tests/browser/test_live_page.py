@@ -234,7 +234,7 @@ def test_the_page_shows_what_the_collectors_count_and_what_dies(
         page.wait_for_selector("text=/3 .guest. on every process/")
         picture(page, "live-close")
         page.click("text='Close the sockets'")
-        page.wait_for_selector("text=/told to close the sockets of 3/")
+        page.wait_for_selector("text=/told to close the sockets of user 3/")
         assert clients.until_closed(GUEST, OF_THE_GUEST) == [4401] * OF_THE_GUEST
         page.wait_for_function(f"() => ({SHOWN})().sockets === {SOCKETS - OF_THE_GUEST}")
 

@@ -490,7 +490,7 @@ async def test_the_sockets_of_a_user_are_closed_after_a_confirmation(
         assert closed.value.code == 4401
         assert await other.receive_nothing(0.01)
     page = await client.get(PAGE)
-    assert f"All processes have been told to close the sockets of {user.pk}." in (
+    assert f"All processes have been told to close the sockets of user {user.pk}." in (
         page.content.decode()
     )
     (line,) = (text for text in caplog.messages if "live page" in text)

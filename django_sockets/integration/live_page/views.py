@@ -153,7 +153,8 @@ class LivePage:
             shown(str(request.user.pk)),
             shown(request.user.get_username()),
         )
-        messages.success(request, f"All processes have been told to close the sockets of {user}.")
+        text = f"All processes have been told to close the sockets of user {user}."
+        messages.success(request, text)
 
 
 def _url(request: HttpRequest, name: str) -> str:

@@ -100,7 +100,7 @@ function processCells(row) {
   return [
     { ...named(`${row.host}:${row.pid}`), small: row.version },
     { text: row.status, status: row.status, element: pill },
-    number(row.age_seconds < 4 ? "now" : `${duration(row.age_seconds)} ago`),
+    number(row.status === "serving" && row.age_seconds < 4 ? "now" : `${duration(row.age_seconds)} ago`),
     number(answer(row.answer_seconds), row.answer_seconds > 0.5),
     number(isOver ? "–" : count(own.sockets)),
     number(isOver ? "–" : count(own.event_streams)),
