@@ -20,6 +20,7 @@ from ...broker import Broker, Sink
 from ...conf import Config, load_config
 from ...deadlines import with_deadline
 from ...errors import BrokerClosed
+from ...hub.survey.asking import WINDOW_SECONDS
 from ...observability.live.watching import INTERVAL_SECONDS, snapshots
 from ...registry import open_broker
 from ...runtime.shared_hubs import shared_hub
@@ -60,16 +61,12 @@ class Feed:
     Args:
         config: the broker whose processes are shown.
         pages: the broker of the pages; see `private_broker`.
-        interval_seconds: the time from one picture to the next one.
     """
 
-    def __init__(
-        self, config: Config, pages: Config, interval_seconds: float = INTERVAL_SECONDS
-    ) -> None:
+    def __init__(self, config: Config, pages: Config) -> None:
         self.config = config
         self.viewers = Viewers(CHANNEL)
         self._pages = pages
-        self._interval_seconds = interval_seconds
         self._task: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._picture: bytes | None = None
@@ -108,10 +105,8 @@ class Feed:
         try:
             hub = shared_hub(self.config)
             hub.surveys.stay()  # The process that serves the page is one of those that it shows.
-            interval = self._interval_seconds
-            async with contextlib.aclosing(
-                snapshots(hub, interval_seconds=interval, window_seconds=min(1.0, interval / 2))
-            ) as found:
+            times = {"interval_seconds": INTERVAL_SECONDS, "window_seconds": WINDOW_SECONDS}
+            async with contextlib.aclosing(snapshots(hub, **times)) as found:
                 async for snapshot in found:
                     self._picture = picture_of(snapshot, feed)
                     self._changed.set()
