@@ -47,15 +47,19 @@ def announce_default() -> None:
 def announce(config: Config, source: str | None = None) -> None:
     """Log that a broker is in use, once for each broker; warn of `memory://` with several workers.
 
+    Brokers that a test or the library itself has put in place are not logged.
+
     Args:
         source: the source of the configuration, in the words of `SOURCES`.
     """
+    if config.open_broker is not open_broker:
+        return
     url = str(config.url)  # This text has no password.
     if url in _announced or len(_announced) >= MOST_ANNOUNCED:
         return
     _announced.add(url)
     logger.info("the broker is %s%s", url, f" ({source})" if source else "", extra={"broker": url})
-    if config.url.scheme == "memory" and config.open_broker is open_broker and server_workers() > 1:
+    if config.url.scheme == "memory" and server_workers() > 1:
         logger.warning(
             "the broker is %s, which stays inside one process, but the server has several "
             "worker processes: a broadcast reaches only the sockets of the process that made "

@@ -39,6 +39,7 @@ PATHS = {
         ProtocolTypeRouter URLRouter broadcast_on_commit event_id events_view
     """,
     "django_sockets.integration.channel_layer": "ChannelLayer",
+    "django_sockets.integration.live_page": "live_page_urls",
     "django_sockets.middleware": """
         BaseTokenAuthMiddleware DRFTokenAuthMiddleware OriginMiddleware SessionAuthMiddleware
         connect_signals secure
@@ -134,5 +135,6 @@ def test_the_table_has_every_module_that_the_text_of_a_page_names() -> None:
     modules = {word for word in words if (ROOT / word.replace(".", "/")).is_dir()}
     modules |= {word for word in words if (ROOT / f"{word.replace('.', '/')}.py").is_file()}
     assert "django_sockets.testing" in modules
-    # The brokers are named as a package; a URL opens them, and no page imports one.
-    assert modules - PATHS.keys() == {"django_sockets.backends"}
+    # The brokers are named as a package; a URL opens them, and no page imports one. A project
+    # includes the URLs, which need its apps; tests/django/test_live_page.py imports them.
+    assert modules - PATHS.keys() == {"django_sockets.backends", "django_sockets.urls"}

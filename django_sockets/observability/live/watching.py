@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from ...conf import Source, load_config
 from ...errors import BrokerClosed, BrokerError
@@ -25,7 +25,7 @@ async def snapshots(
     *,
     interval_seconds: float = INTERVAL_SECONDS,
     window_seconds: float = WINDOW_SECONDS,
-) -> AsyncIterator[Snapshot]:
+) -> AsyncGenerator[Snapshot, None]:
     """Ask all processes again and again, on the event loop of the hub.
 
     Without a connection to the broker, a snapshot has a `problem`, and the next one tries again.

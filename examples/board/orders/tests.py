@@ -107,3 +107,8 @@ class BoardTests(SocketTestCase):
         self.client.logout()
         self.assertEqual(self.client.get("/state/").status_code, 401)
         self.assertEqual(self.client.get("/token/").status_code, 401)
+
+    def test_the_staff_sees_the_live_page_and_a_customer_does_not(self):
+        for user, status in ((self.alice, 200), (self.bob, 302)):
+            self.client.force_login(user)
+            self.assertEqual(self.client.get("/admin/sockets/").status_code, status)

@@ -1,7 +1,8 @@
 """Routes of pages and websockets."""
 
+from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path
+from django.urls import include, path
 from orders import views
 from orders.sockets import BoardSocket
 
@@ -11,5 +12,7 @@ urlpatterns = [
     path("token/", views.token, name="token"),
     path("login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
+    path("admin/sockets/", include("django_sockets.urls")),  # All sockets, live.
+    path("admin/", admin.site.urls),
 ]
 websocket_urlpatterns = [path("ws/", BoardSocket.as_asgi)]

@@ -15,7 +15,7 @@ class Command(BaseCommand):
         users = get_user_model().objects
         for name, is_staff in PEOPLE.items():
             user, _ = users.get_or_create(username=name)
-            user.is_staff = is_staff
+            user.is_staff = user.is_superuser = is_staff
             user.set_password(PASSWORD)
             user.save()
         self.stdout.write(f"{', '.join(PEOPLE)} may log in with the password {PASSWORD}")
