@@ -24,7 +24,7 @@ from django_sockets.presence import (
     pack_diff,
 )
 from django_sockets.registry import open_broker
-from django_sockets.testing.contract.presence import PresenceRecorder, PresenceRoom
+from django_sockets.testing.contract.presence_room import PresenceRecorder, PresenceRoom
 from support.scripted_server import Conversation, ScriptedServer, encode, push
 
 ROOM, NAME = "room", b"django_sockets:{room}:p"
