@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from django_sockets.backends import memory
+from django_sockets.backends import memory_inbox
 from django_sockets.backends.client import open_reads
 from django_sockets.backends.client.presence_scripts import CHANGE
 from django_sockets.backends.watches import NEWER_FORMAT
@@ -273,7 +273,7 @@ async def test_a_diff_behind_a_message_that_waits_is_dropped_by_an_unwatch(
 async def test_changes_that_did_not_fit_in_memory_are_a_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "INBOX_FULL", 10)
+    monkeypatch.setattr(memory_inbox, "INBOX_FULL", 10)
     here = PresenceRoom("memory://full-of-presence", ROOM)
     assert await here.watch() == ABSENT
     for number in range(30):  # This loop delivers nothing meanwhile.
