@@ -6,8 +6,9 @@ It does the same as the Lua scripts in `client.history_scripts`, step by step. A
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from ..history import (
     NO_TAG,
@@ -22,8 +23,9 @@ from ..history import (
     tag_of,
     with_field,
 )
+from .memory_member import MemoryMember
 
-__all__ = ["MemoryHistory"]
+__all__ = ["MemoryHistory", "MemoryHistoryCalls"]
 
 FIRST_SWEEP = 1024
 """With this many channels, those that have expired are removed for the first time."""
@@ -142,3 +144,45 @@ class MemoryHistory:
             channel: kept for channel, kept in self._channels.items() if kept.expires_at > now
         }
         self._sweep_at = max(FIRST_SWEEP, 2 * len(self._channels))
+
+
+class MemoryHistoryCalls(MemoryMember):
+    """The methods of `SupportsHistory`."""
+
+    unkept = 0
+
+    async def subscribe_with_history(self, starts: Mapping[str, Start]) -> None:
+        """See `SupportsHistory`."""
+        await self._subscribe_and_read(
+            {channel: self._read_of(channel, start) for channel, start in starts.items()}
+        )
+
+    def request_history(self, channel: str, start: Start) -> None:
+        """See `SupportsHistory`."""
+        self._read_in_stream(channel, self._read_of(channel, start))
+
+    def _read_of(self, channel: str, start: Start) -> Callable[[], HistoryReply]:
+        messages = self._rule(channel).messages
+        return lambda: self._read_history(channel, start, messages, READ_BYTES)
+
+    def _rule(self, channel: str) -> HistoryRule:
+        rule = self.url.history.rule_for(channel)
+        if rule is None:
+            raise ValueError(f"channel {channel!r} has no history rule")
+        return rule
+
+    def _read_history(
+        self, channel: str, start: Start, messages: int, max_bytes: int
+    ) -> HistoryReply:
+        rule = self._rule(channel)
+        return self._bus.history.read(channel, start, rule, time.monotonic(), messages, max_bytes)
+
+    async def read_history(
+        self, starts: Mapping[str, Start], *, messages: int = 100, max_bytes: int = READ_BYTES
+    ) -> dict[str, HistoryReply]:
+        """See `SupportsHistory`."""
+        with self._open_bus():
+            return {
+                channel: self._read_history(channel, start, messages, max_bytes)
+                for channel, start in starts.items()
+            }

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TypeAlias
 
 from ..presence import (
     ABSENT,
@@ -26,6 +24,7 @@ from ..presence import (
     check_changes,
     check_lease,
 )
+from .memory_member import MemoryMember
 from .watches import SnapshotItem, watch_of
 
 __all__ = ["MemoryLeases", "MemoryPresence", "MemoryPresenceCalls"]
@@ -37,8 +36,6 @@ STEP_BACK_MS = 1000
 """If the clock goes back by less than this, it stands still instead."""
 SWEEP_MS = 1000
 """Minimum interval between two removals of channels that have expired."""
-
-ReadSnapshot: TypeAlias = Callable[[], SnapshotItem]
 
 
 class _Entries:
@@ -183,26 +180,10 @@ class MemoryLeases:
         return now
 
 
-class MemoryPresenceCalls:
-    """The methods of `SupportsPresence`. A broker inherits them and defines the hooks below."""
+class MemoryPresenceCalls(MemoryMember):
+    """The methods of `SupportsPresence`."""
 
     lease_servers: Sequence[str] = (ONLY_SERVER,)
-
-    def _presence(self) -> AbstractContextManager[MemoryPresence]:
-        """The entries and leases of the bus, with its lock held. Raises BrokerClosed."""
-        raise NotImplementedError
-
-    async def _watch(self, reads: Mapping[str, ReadSnapshot]) -> None:
-        """Subscribe to watches, and pass the result of each read to the sink."""
-        raise NotImplementedError
-
-    def _read_watch(self, watch: str, read: ReadSnapshot) -> None:
-        """Pass the result of a read to the sink, if the watch is wanted."""
-        raise NotImplementedError
-
-    async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """End subscriptions or watches."""
-        raise NotImplementedError
 
     def lease_server_of(self, channel: str) -> str:
         """See `SupportsPresence`."""
@@ -213,12 +194,14 @@ class MemoryPresenceCalls:
     ) -> PresenceChange:
         """See `SupportsPresence`."""
         check_changes(changes)
-        with self._presence() as presence:
-            return presence.change(channel, changes, max_entries)
+        with self._open_bus() as bus:
+            return bus.presence.change(channel, changes, max_entries)
 
     async def watch_presence(self, channels: Sequence[str]) -> None:
         """See `SupportsPresence`."""
-        await self._watch({watch_of(channel): self._read_of(channel) for channel in channels})
+        await self._subscribe_and_read(
+            {watch_of(channel): self._read_watch(channel) for channel in channels}
+        )
 
     async def unwatch_presence(self, channels: Sequence[str]) -> None:
         """See `SupportsPresence`."""
@@ -226,19 +209,15 @@ class MemoryPresenceCalls:
 
     def request_presence(self, channel: str) -> None:
         """See `SupportsPresence`."""
-        self._read_watch(watch_of(channel), self._read_of(channel))
+        self._read_in_stream(watch_of(channel), self._read_watch(channel))
 
-    def _snapshot(self, channel: str) -> PresenceSnapshot:
-        """The entries of a channel, with the lock of the bus held."""
-        raise NotImplementedError
-
-    def _read_of(self, channel: str) -> ReadSnapshot:
-        return lambda: SnapshotItem(self._snapshot(channel))
+    def _read_watch(self, channel: str) -> Callable[[], SnapshotItem]:
+        return lambda: SnapshotItem(self._bus.presence.snapshot(channel))
 
     async def read_presence(self, channels: Sequence[str]) -> dict[str, PresenceSnapshot]:
         """See `SupportsPresence`."""
-        with self._presence() as presence:
-            return {channel: presence.snapshot(channel) for channel in channels}
+        with self._open_bus() as bus:
+            return {channel: bus.presence.snapshot(channel) for channel in channels}
 
     async def lease(
         self,
@@ -254,7 +233,7 @@ class MemoryPresenceCalls:
         check_lease(process, lease_seconds, grace_seconds, adopt)
         if server not in self.lease_servers:
             raise ValueError(f"{server!r} is no lease server")
-        with self._presence() as presence:
-            return presence.leases.call(
+        with self._open_bus() as bus:
+            return bus.presence.leases.call(
                 process, action, round(lease_seconds * 1000), round(grace_seconds * 1000), adopt
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from ..broker import QueueEntry
+from .memory_member import MemoryMember
 
 __all__ = ["MemoryQueueCalls", "MemoryQueues"]
 
@@ -96,12 +96,8 @@ class MemoryQueues:
                 del self._marks[mark]
 
 
-class MemoryQueueCalls:
-    """The methods of `SupportsQueue`. A broker inherits them and defines `_queues`."""
-
-    def _queues(self) -> AbstractContextManager[MemoryQueues]:
-        """The queues of the bus, with its lock held. Raises BrokerClosed."""
-        raise NotImplementedError
+class MemoryQueueCalls(MemoryMember):
+    """The methods of `SupportsQueue`."""
 
     async def queue_push(
         self,
@@ -114,23 +110,23 @@ class MemoryQueueCalls:
         once: bytes = b"",
     ) -> bool:
         """See `SupportsQueue.queue_push`."""
-        with self._queues() as queues:
-            return queues.push(queue, payload, capacity, expiry_ms, doorbell, once)
+        with self._open_bus() as bus:
+            return bus.queues.push(queue, payload, capacity, expiry_ms, doorbell, once)
 
     async def queue_pop(self, queue: str) -> tuple[QueueEntry | None, int]:
         """See `SupportsQueue.queue_pop`."""
-        with self._queues() as queues:
-            return queues.pop(queue)
+        with self._open_bus() as bus:
+            return bus.queues.pop(queue)
 
     async def queue_return(self, queue: str, entry: QueueEntry, *, doorbell: bytes) -> None:
         """See `SupportsQueue.queue_return`."""
-        with self._queues() as queues:
-            queues.give_back(queue, entry, doorbell)
+        with self._open_bus() as bus:
+            bus.queues.give_back(queue, entry, doorbell)
 
     async def queue_clear(self, prefix: str) -> None:
         """See `SupportsQueue.queue_clear`."""
-        with self._queues() as queues:
-            queues.clear(prefix)
+        with self._open_bus() as bus:
+            bus.queues.clear(prefix)
 
 
 def _now_ms() -> int:

@@ -80,7 +80,7 @@ def test_the_tree_keeps_every_contract(tree: Path) -> None:
         ("django_sockets/optional_django.py", "from .conf import load_config", LAYERS),
         ("django_sockets/overrides.py", "from .conf import Config", LAYERS),
         ("django_sockets/registry.py", "from .conf import load_config", LAYERS),
-        ("django_sockets/broker.py", "from .registry import open_broker", LAYERS),
+        ("django_sockets/broker/broker.py", "from ..registry import open_broker", LAYERS),
         ("django_sockets/url.py", "from .broker import Broker", LAYERS),
         ("django_sockets/redaction.py", "from .url import BrokerURL", LAYERS),
         ("django_sockets/errors.py", "from .url import BrokerURL", LAYERS),

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from ..broker import SupportsPresence
 from ..conf import Config
 from ..errors import BrokerClosed, ConfigurationError
 from .publishing import Publishing
@@ -109,11 +108,12 @@ class PresenceCalls(Publishing):
         if self.closed:
             raise BrokerClosed(self.config.url)
         if self._presence is None:
-            if not isinstance(self._broker, SupportsPresence):
-                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
+            from ..broker import SupportsPresence
             from .presence.context import Context
             from .presence.hub_presence import HubPresence
 
+            if not isinstance(self._broker, SupportsPresence):
+                raise ConfigurationError(f"{self.config.url}: this broker has no presence")
             broker = cast("PresenceBroker", self._broker)
             context = Context(broker, self.config.url, self.counters, self.loop)
             self._presence = HubPresence(self.subscriptions, context)

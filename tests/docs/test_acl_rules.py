@@ -18,7 +18,7 @@ from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options, with_password
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.contract.history import HistoryRecorder
-from django_sockets.testing.contract.presence import PresenceRoom
+from django_sockets.testing.contract.presence_room import PresenceRoom
 from django_sockets.testing.ledger import listening
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer

@@ -103,7 +103,7 @@ class Place:
 
     async def server_channels(self) -> set[str]:
         if self.server is None:
-            return set(self.hub._broker._channels)  # type: ignore[attr-defined]
+            return set(self.hub._broker._inbox.channels)  # type: ignore[attr-defined]
         names = await asyncio.to_thread(self.server.execute, "PUBSUB", "CHANNELS", "*:{*")
         return {name.partition("{")[2].rpartition("}")[0] for name in names}
 

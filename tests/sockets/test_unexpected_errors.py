@@ -271,7 +271,7 @@ async def test_the_memory_brokers_reader_goes_on() -> None:
     await broker.subscribe(["room"])
     for payload in (b"1", b"2"):
         await broker.publish(["room"], payload)
-        await until(lambda: not broker._inbox)
+        await until(lambda: not broker._inbox._items)
         await asyncio.sleep(0)
     await until(lambda: sink.heard == [b"2"])
     sink._deliver.append(RuntimeError("surprise"))

@@ -37,8 +37,6 @@ EXCEPTIONS = {
     "django_sockets/hub/hub.py:Hub": "documents each call that applications make",
     "django_sockets/delivery/batch.py:read_batch": "one loop over the messages of a batch",
     "django_sockets/connection/connection.py:Connection": "one websocket and all of its states",
-    "django_sockets/connection/client_delivery.py:ClientDelivery": "one path to one client",
-    "backends/memory.py:MemoryBroker": "a whole broker: publishing, subscribing and history",
     "backends/client/pipeline.py:Pipeline": "one queue with its writer and its reader",
     "backends/client/subscription_state.py:SubscriptionState": "the commands and their answers",
     "django_sockets/connection/receive_loop.py:ReceiveLoop.serve": "one loop and its one end",

@@ -59,13 +59,18 @@ class Counted:
     def _open(self, url: BrokerURL, sink: Sink) -> Any:
         self._sink: Any = sink
         broker: Any = open_broker(url, self)
-        read = broker._request
+        subscribe, request = broker.subscribe_with_history, broker.request_history
 
-        def request(channel: str, start: Start) -> Any:
+        async def subscribe_with_history(starts: Mapping[str, Start]) -> None:
+            self.reads += starts.items()
+            await subscribe(starts)
+
+        def request_history(channel: str, start: Start) -> None:
             self.reads.append((channel, start))
-            return read(channel, start)
+            request(channel, start)
 
-        broker._request = request
+        broker.subscribe_with_history = subscribe_with_history
+        broker.request_history = request_history
         return broker
 
     async def deliver(self, batch: Sequence[tuple[str, bytes]]) -> None:

@@ -15,6 +15,11 @@ PARTS = [
     "django",
     "importlib.metadata",
 ]
+PARTS_OF_BROKERS = [
+    "django_sockets.broker.inspection",
+    "django_sockets.broker.presence",
+    "django_sockets.presence",
+]
 PROGRAM = """
 import asyncio, sys
 before = set(sys.modules)
@@ -38,13 +43,14 @@ asyncio.run(main())
 """
 
 
-def output_of(imports: str, rest: str = "") -> list[str]:
-    program = PROGRAM.format(imports=imports, parts=PARTS, rest=rest)
+def output_of(imports: str, rest: str = "", parts: list[str] = PARTS) -> list[str]:
+    program = PROGRAM.format(imports=imports, parts=parts, rest=rest)
     return subprocess.check_output([sys.executable, "-c", program], text=True).splitlines()
 
 
 def test_the_import_loads_nothing_that_not_every_process_needs() -> None:
-    assert output_of("import django_sockets.sockets, django_sockets.broadcaster") == ["[]"]
+    imports = "import django_sockets.sockets, django_sockets.broadcaster"
+    assert output_of(imports, parts=PARTS + PARTS_OF_BROKERS) == ["[]"]
 
 
 def test_a_hub_loads_its_parts_when_it_needs_them() -> None:

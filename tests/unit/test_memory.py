@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from django_sockets import Gap, open_broker, open_hub
-from django_sockets.backends import memory
+from django_sockets.backends import memory_inbox
 from django_sockets.testing.contract.base import RecordingSink
 from django_sockets.testing.ledger import Ledger, listening
 
@@ -65,16 +65,16 @@ async def test_a_loop_that_hangs_delays_publishers_and_fails_none() -> None:
     broker = open_broker("memory://hangs", sink)
     await broker.subscribe(["room"])
     url = "memory://hangs?publish_timeout_seconds=0.01"
-    await asyncio.wait_for(publish_many(url, memory.INBOX_HIGH + 10), 5)
+    await asyncio.wait_for(publish_many(url, memory_inbox.INBOX_HIGH + 10), 5)
     sink.go_on.set()
-    await sink.until("message", "room", b"%d" % (memory.INBOX_HIGH + 9))
+    await sink.until("message", "room", b"%d" % (memory_inbox.INBOX_HIGH + 9))
     await broker.aclose()
 
 
 async def test_what_did_not_fit_is_signalled_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "INBOX_FULL", 100)
+    monkeypatch.setattr(memory_inbox, "INBOX_FULL", 100)
     ledger = Ledger()
     async with open_hub("memory://full") as hub, listening(hub, "room") as heard:
         await hub.publish("room", ledger.write("room"))

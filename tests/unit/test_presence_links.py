@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from django_sockets.backends import memory
+from django_sockets.backends import memory_inbox
 from django_sockets.backends.client import open_reads
 from django_sockets.backends.client.presence_scripts import CHANGE
 from django_sockets.backends.watches import NEWER_FORMAT
@@ -24,7 +24,7 @@ from django_sockets.presence import (
     pack_diff,
 )
 from django_sockets.registry import open_broker
-from django_sockets.testing.contract.presence import PresenceRecorder, PresenceRoom
+from django_sockets.testing.contract.presence_room import PresenceRecorder, PresenceRoom
 from support.scripted_server import Conversation, ScriptedServer, encode, push
 
 ROOM, NAME = "room", b"django_sockets:{room}:p"
@@ -273,7 +273,7 @@ async def test_a_diff_behind_a_message_that_waits_is_dropped_by_an_unwatch(
 async def test_changes_that_did_not_fit_in_memory_are_a_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "INBOX_FULL", 10)
+    monkeypatch.setattr(memory_inbox, "INBOX_FULL", 10)
     here = PresenceRoom("memory://full-of-presence", ROOM)
     assert await here.watch() == ABSENT
     for number in range(30):  # This loop delivers nothing meanwhile.

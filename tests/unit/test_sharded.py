@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from django_sockets import PublishError, SubscribeError
-from django_sockets.backends.memory import MemoryBroker
+from django_sockets.backends.memory_history import MemoryHistoryCalls
 from django_sockets.backends.sharded import ShardedBroker, sharded_broker
 from django_sockets.broker import Limits, SupportsQueue
 from django_sockets.errors import BrokerClosed, ConfigurationError
@@ -272,7 +272,7 @@ async def test_a_host_that_cannot_keep_messages_is_named(three: Hosts) -> None:
 def test_history_is_refused_when_a_host_cannot_keep_messages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(MemoryBroker, "read_history")
+    monkeypatch.delattr(MemoryHistoryCalls, "read_history")
     with pytest.raises(ConfigurationError, match=r"memory://one.*cannot keep messages"):
         open_broker(
             "memory://one?history_messages=1&history_seconds=1 fakeredis://two?"

@@ -23,10 +23,11 @@ from .control import CacheControl, ServerControl
 from .crash import CrashContract
 from .delivery import DeliveryContract
 from .history import HistoryContract
+from .leases import LeaseContract
 from .lifetime import LifetimeContract
 from .loss import LossContract
 from .network import NetworkContract
-from .presence import LeaseContract, PresenceContract
+from .presence import PresenceContract
 from .presence_faults import PresenceFaultContract
 from .queues import QueueContract
 from .subscribing import SubscribingContract
