@@ -186,6 +186,24 @@ async def test_late_writes_of_a_dead_process_are_removed() -> None:
         assert other.view.told == ["+ann", "-ann", "+ghost", "-ghost"]
 
 
+async def test_entries_of_a_dead_process_that_the_server_has_lost_leave_as_well() -> None:
+    """Nobody can remove them, so that no diff tells of them."""
+    async with world_of(2) as world:
+        dying, other = world.processes
+        await dying.hub.track(ROOM, "ann")
+        await other.hub.track(ROOM, "bob")
+        await world.move(1)
+        await dying.crash()
+        kept = world.bus.presence._channels[ROOM].entries
+        for field in [field for field in kept if field.startswith(dying.id)]:
+            del kept[field]
+        await world.move(LEASE + 2)
+        assert other.view.told == ["+ann", "+bob", "-ann"]
+        resyncs = other.hub.stats()["presence_resyncs"]
+        await world.move(2 * LEASE)
+        assert other.hub.stats()["presence_resyncs"] == resyncs == 1
+
+
 async def test_entries_of_an_unknown_process_live_for_one_lease() -> None:
     async with world_of(1) as world:
         (watcher,) = world.processes
