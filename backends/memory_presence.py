@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..presence import (
     ABSENT,
+    ALL_ENDED,
     EMPTY_SECONDS,
+    ENDED_LEASES,
     KEEP_SECONDS,
     MAX_ENTRIES,
     LeaseAction,
@@ -159,7 +161,12 @@ class MemoryLeases:
         for one, end in list(ends.items()):
             if end < now - FORGET_MS:
                 del ends[one]
-        dead = frozenset(one for one, end in ends.items() if end <= now)
+        ended = sorted((end, one) for one, end in ends.items() if end <= now)
+        old = sum(end < now - 2 * lease_ms for end, _ in ended)
+        surplus = max(0, min(len(ended) - ENDED_LEASES, old), len(ended) - ALL_ENDED)
+        for _, one in ended[:surplus]:
+            del ends[one]
+        dead = frozenset(one for _, one in ended[surplus:])
         soonest = min((end for end in ends.values() if end > now), default=None)
         return LeaseReply(state, now, dead, soonest)
 

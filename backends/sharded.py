@@ -32,6 +32,7 @@ from ..errors import (
 from ..history import READ_BYTES, HistoryReply, Start
 from ..url import BrokerURL
 from .client.deadlines import ignore_result
+from .host_reads import read_from_hosts
 from .host_subscriptions import HostSubscriptions, cause_of
 from .sharded_presence import ShardedPresence
 
@@ -168,31 +169,13 @@ class ShardedBroker:
     ) -> dict[str, HistoryReply]:
         """See `SupportsHistory`."""
         self._check_open()
-        names = list(starts)
-        calls = [
-            asyncio.ensure_future(
-                _with_history(self._parts[number]).read_history(
-                    {names[place]: starts[names[place]] for place in places},
-                    messages=messages,
-                    max_bytes=max_bytes,
-                )
+
+        async def read(number: int, names: list[str]) -> dict[str, HistoryReply]:
+            return await _with_history(self._parts[number]).read_history(
+                {name: starts[name] for name in names}, messages=messages, max_bytes=max_bytes
             )
-            for number, places in self._by_part(names).items()
-        ]
-        found: dict[str, HistoryReply] = {}
-        failed: list[HistoryError] = []
-        for answer in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(answer, HistoryError):
-                failed.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                found.update(answer)
-        if failed:
-            problem = "; ".join(f"{error.url}: {error.reason}" for error in failed)
-            channels = [name for name in names if name not in found]
-            raise HistoryError(self.url, problem, channels=channels) from cause_of(failed[0])
-        return {name: found[name] for name in names}
+
+        return await read_from_hosts(self.url, list(starts), self._by_part, read, HistoryError)
 
     def offer_presence(self) -> None:
         """Have the methods of `SupportsPresence`, if all hosts have them."""

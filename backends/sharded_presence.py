@@ -6,7 +6,6 @@ affected.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ..broker import SupportsPresence
@@ -19,7 +18,8 @@ from ..presence import (
     PresenceSnapshot,
 )
 from ..url import BrokerURL
-from .host_subscriptions import HostSubscriptions, cause_of
+from .host_reads import read_from_hosts
+from .host_subscriptions import HostSubscriptions
 
 __all__ = ["ShardedPresence"]
 
@@ -118,24 +118,12 @@ class ShardedPresence:
     async def read_presence(self, channels: Sequence[str]) -> dict[str, PresenceSnapshot]:
         """See `SupportsPresence`."""
         self._check_open()
-        calls = [
-            self._parts[number].read_presence([channels[place] for place in places])
-            for number, places in self._by_part(channels).items()
-        ]
-        found: dict[str, PresenceSnapshot] = {}
-        failed: list[PresenceError] = []
-        for answer in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(answer, PresenceError):
-                failed.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                found.update(answer)
-        if failed:
-            problem = "; ".join(f"{error.url}: {error.reason}" for error in failed)
-            missing = [channel for channel in channels if channel not in found]
-            raise PresenceError(self._url, problem, channels=missing) from cause_of(failed[0])
-        return {channel: found[channel] for channel in channels}
+        return await read_from_hosts(
+            self._url, channels, self._by_part, self._read_at, PresenceError
+        )
+
+    async def _read_at(self, number: int, channels: list[str]) -> dict[str, PresenceSnapshot]:
+        return await self._parts[number].read_presence(channels)
 
 
 def _server_name(server: str, shard: BrokerURL) -> str:

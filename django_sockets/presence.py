@@ -23,7 +23,9 @@ import msgspec
 __all__ = [
     "ABSENT",
     "ADOPTED_AT_ONCE",
+    "ALL_ENDED",
     "EMPTY_SECONDS",
+    "ENDED_LEASES",
     "KEEP_SECONDS",
     "MAX_ENTRIES",
     "LeaseAction",
@@ -55,7 +57,13 @@ ADOPTED_AT_ONCE = 1000
 MAX_PROCESS_BYTES = 64
 LEAST_LEASE_SECONDS = 0.001
 MOST_SECONDS = 3600
-"""The bounds of a lease. Ended leases are forgotten after an hour."""
+"""The bounds of a lease. Ended leases are forgotten after an hour, or earlier if there are many."""
+ENDED_LEASES = 1000
+"""Maximum number of ended leases that are remembered; the oldest are forgotten first. Leases that
+ended in the time of the last two leases are kept above this number: within it, every living process
+asks which processes are dead, and removes their entries from the channels that it watches."""
+ALL_ENDED = 10_000
+"""Maximum number of ended leases that are remembered in any case."""
 
 
 class PresenceSnapshot(msgspec.Struct, frozen=True):
@@ -129,8 +137,8 @@ class LeaseState(enum.Enum):
     """The lease has ended: other processes may have removed the entries of this one. A process
     that is still alive takes a new id, puts its entries again and removes the old ones."""
     UNKNOWN = "unknown"
-    """The server does not know the process: it lost its data, or forgot a lease that ended more
-    than an hour ago. The process does the same as for `ENDED`."""
+    """The server does not know the process: it lost its data, or has forgotten a lease that ended.
+    The process does the same as for `ENDED`."""
 
 
 class LeaseReply(msgspec.Struct, frozen=True):
@@ -139,8 +147,9 @@ class LeaseReply(msgspec.Struct, frozen=True):
     Attributes:
         state: the lease of the calling process.
         now_ms: the clock of the server, in milliseconds since its own start of time.
-        dead: the processes whose lease has ended less than an hour ago. A process that is in no
-            reply and holds entries is unknown until it was adopted (`SupportsPresence.lease`).
+        dead: the processes whose lease has ended, at most `ALL_ENDED`, as long as the server
+            remembers them. A process that is in no reply and holds entries is unknown until it was
+            adopted (`SupportsPresence.lease`).
         soonest_ms: when the next lease ends by the clock of the server, unless it is renewed; None
             if there is none. It is later than `now_ms`.
     """

@@ -19,12 +19,16 @@ class Refused(Exception):
     Attributes:
         command: such as "HELLO" or "CLIENT SETNAME".
         of_credentials: the credentials are missing or wrong.
+        temporary: the server refuses all commands now and may accept them soon.
     """
 
-    def __init__(self, command: str, said: str, *, of_credentials: bool) -> None:
+    def __init__(
+        self, command: str, said: str, *, of_credentials: bool, temporary: bool = False
+    ) -> None:
         super().__init__(said)
         self.command = command
         self.of_credentials = of_credentials
+        self.temporary = temporary
 
 
 def connect_error(url: BrokerURL, where: str, exc: Exception) -> ConnectError:
@@ -78,7 +82,7 @@ def _refusal(url: BrokerURL, where: str, refused: Refused) -> ConnectError:
             f"rules: {refused} ({where})",
         )
     hint = ""
-    if refused.command == "HELLO":
+    if refused.command == "HELLO" and not refused.temporary:
         hint = ": leave the option protocol out, or write protocol=2"
     return ConnectError(
         url, f"the server refused the handshake, {refused.command}: {refused} ({where}){hint}"

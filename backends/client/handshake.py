@@ -1,8 +1,13 @@
 """The first commands on a new connection: HELLO or AUTH, CLIENT SETNAME and SELECT.
 
-RESP3 is tried first. If the server refuses HELLO with any error, or closes two connections, RESP2
-is tried on a new connection: old servers and proxies report an unknown command in many ways. Only a
-refusal of the credentials is final.
+RESP3 is tried first. RESP2 is chosen if the server has refused HELLO with an error, because old
+servers and proxies report an unknown command in many ways. Only a refusal of the credentials, or of
+everything at this moment, is final.
+
+A connection that is closed in place of a reply proves nothing, because a fault may have closed it,
+and a subscriber with RESP2 could read no history and no presence as long as it lives. RESP2 is
+chosen only if the server closes connections that have just answered other commands, as some proxies
+do.
 """
 
 from __future__ import annotations
@@ -15,14 +20,15 @@ from ...redaction import mask
 from .connect_errors import Refused
 from .connection import ServerConnection, ask
 from .credentials import Credentials
-from .identity import IDENTIFY, read_identity
+from .identity import IDENTIFY, NOT_NOW, read_identity
 from .parser import ConnectionLost, ReplyError
 
 __all__ = ["Login", "shake_hands"]
 
-HELLO_ATTEMPTS = 2
-"""Connections that are closed in place of a reply to HELLO, before RESP2 is tried. A single one may
-be closed by a fault, and a subscriber with RESP2 could read no history and no presence."""
+FIRST_ATTEMPTS = 2
+"""Connections that may be closed in place of a reply to HELLO before RESP2 is looked into."""
+PROOFS = 2
+"""Connections with RESP2 that have to be closed because of HELLO before RESP2 is chosen."""
 
 Open = Callable[[int], Awaitable[ServerConnection]]
 """Opens a connection without a handshake, for RESP version 2 or 3."""
@@ -34,6 +40,7 @@ _CREDENTIALS = re.compile(
 )
 _WANTED = re.compile(r"NOAUTH\b|authentication (is )?required", re.IGNORECASE)
 _COMMAND = re.compile(r"\bcommand\b|\bhello\b", re.IGNORECASE)
+_REFUSES_ALL = "ERR max number of clients"
 _ECHO = re.compile(r",? with args beginning with.*", re.IGNORECASE | re.DOTALL)
 
 
@@ -68,23 +75,60 @@ async def shake_hands(open_: Open, login: Login, protocol: int | None) -> Server
     """
     if protocol is not None:
         return await _begin(open_, login, protocol)
-    for _ in range(HELLO_ATTEMPTS):
+    for _ in range(FIRST_ATTEMPTS):
         try:
             return await _begin(open_, login, 3)
         except Refused as exc:
-            # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
-            final = exc.of_credentials and not (login.offered and _WANTED.search(str(exc)))
-            if exc.command != "HELLO" or final:
+            if exc.command != "HELLO" or _is_final(exc, login):
                 raise
             refused = exc
         if not isinstance(refused.__cause__, ConnectionLost):
             break
+    else:
+        for _ in range(PROOFS):
+            connection = await _begin(open_, login, 2)
+            if await _survives_hello(connection, login):
+                return connection
     try:
         return await _begin(open_, login, 2)
     except ConnectionLost:
         if refused.of_credentials:
             raise refused from None
         raise
+
+
+def _is_final(refused: Refused, login: Login) -> bool:
+    """Whether RESP2 would be refused, too, or is no answer to this refusal of HELLO."""
+    if refused.of_credentials:
+        # A proxy without HELLO may ask for AUTH even if HELLO carried the credentials.
+        return not (login.offered and _WANTED.search(str(refused)))
+    return refused.temporary
+
+
+async def _survives_hello(connection: ServerConnection, login: Login) -> bool:
+    """Change a connection that has answered other commands to RESP3, if the server has it.
+
+    Returns:
+        False if the server has closed the connection.
+
+    Raises:
+        Refused: the server refuses everything at this moment.
+    """
+    try:
+        (reply,) = await ask(connection, [(b"HELLO", b"3")])
+        if isinstance(reply, ReplyError):
+            refused = _refused("HELLO", str(reply), login)
+            if refused.temporary:
+                raise refused
+    except ConnectionLost:
+        connection.abort()
+        return False
+    except BaseException:
+        connection.abort()
+        raise
+    if isinstance(reply, dict):
+        connection.protocol = 3
+    return True
 
 
 async def _begin(open_: Open, login: Login, protocol: int) -> ServerConnection:
@@ -155,4 +199,5 @@ def _refused(command: str, said: str, login: Login) -> Refused:
         said.startswith("NOPERM")
         and (command == "AUTH" or (command == "HELLO" and not _COMMAND.search(said)))
     )
-    return Refused(command, said, of_credentials=of_credentials)
+    temporary = said.startswith((*NOT_NOW, _REFUSES_ALL))
+    return Refused(command, said, of_credentials=of_credentials, temporary=temporary)

@@ -17,7 +17,9 @@ from typing import Any
 
 from ...presence import (
     ABSENT,
+    ALL_ENDED,
     EMPTY_SECONDS,
+    ENDED_LEASES,
     KEEP_SECONDS,
     LeaseAction,
     LeaseReply,
@@ -111,10 +113,12 @@ return {epoch, string.format('%.0f', version), changed, refused}
 )
 
 LEASE = Script(
-    r"""
+    rf"""
 -- KEYS: sorted set. ARGV: process, action, lease in milliseconds, grace in milliseconds, then
 -- processes to adopt. A lease has ended if its time is not above the server's clock.
--- Returns {state, clock, ended processes, time of the next end or ''}.
+-- Of many ended leases, the oldest are forgotten (`presence.ENDED_LEASES`, `presence.ALL_ENDED`).
+-- Returns {{state, clock, ended processes, time of the next end or ''}}.
+local remembered, at_most = {ENDED_LEASES}, {ALL_ENDED}
 local key, process, action, lease = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -149,12 +153,20 @@ elseif state == 'ok' and (action == 'new' or action == 'renew') then
 end
 for i = 5, #ARGV do redis.call('ZADD', key, 'NX', text(now + lease), ARGV[i]) end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. text(now - 3600000))
-local dead = {}
+local ended, dead = {{}}, {{}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', text(now))) do
-  if id ~= ':last' then dead[#dead + 1] = id end
+  if id ~= ':last' then ended[#ended + 1] = id end
+end
+local surplus = #ended - at_most
+if #ended > remembered then
+  local old = redis.call('ZCOUNT', key, '-inf', '(' .. text(now - 2 * lease))
+  surplus = math.max(surplus, math.min(#ended - remembered, old))
+end
+for n, id in ipairs(ended) do
+  if n <= surplus then redis.call('ZREM', key, id) else dead[#dead + 1] = id end
 end
 local soon = redis.call('ZRANGEBYSCORE', key, '(' .. text(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {state, text(now), dead, soon[2] or ''}
+return {{state, text(now), dead, soon[2] or ''}}
 """
 )
 

@@ -4,8 +4,10 @@
 export const HELLO_MS = 10_000;
 export const CLOSE_MS = 5000;
 export const PROVIDED_MS = 10_000;
-/** A connection that has lasted this long ends a series of failures. */
+/** A connection that has lasted this long ends a series of failures or restarts. */
 export const STABLE_MS = 10_000;
+/** The longest delay after several restarts of the server, unless the server asks for a longer one. */
+export const RESTART_CAP_SECONDS = 5;
 export const BUFFERED_BYTES = 4 * 1024 * 1024;
 /** The longest delay that a server may ask for. */
 export const LONGEST_SECONDS = 3600;
@@ -36,6 +38,7 @@ export const OPEN = 1;
 // Close codes with a meaning of their own
 export const NORMAL = 1000;
 export const LOST = 1006;
+export const RESTART = 1012;
 export const APPLICATION = 3000;
 /** daphne adds this to the codes 1001 to 1015. */
 export const DAPHNE = 2000;

@@ -40,7 +40,7 @@ export function createPresence(emit) {
     /** The connection has ended: the rest of a list does not come any more. */
     forgetParts: () => parts.clear(),
 
-    /** The subscription has ended for good. */
+    /** The subscription has ended and is not made again. */
     clear() {
       members.clear();
       if (isKnown) emit("sync");

@@ -8,7 +8,7 @@ import { createEmitter } from "./emitter.js";
 import { errorInfo, failure, refuse } from "./errors.js";
 import { isFunction, isObject, isText, textOf } from "./frames.js";
 import { watchPage } from "./lifecycle.js";
-import { MOST_NAMES, PROVIDED_MS, STABLE_MS } from "./limits.js";
+import { MOST_NAMES, PROVIDED_MS, RESTART, RESTART_CAP_SECONDS, STABLE_MS } from "./limits.js";
 import { codeOf, reaction, reasonOf } from "./reaction.js";
 import { deadline } from "./timers.js";
 import { addressOf } from "./url.js";
@@ -40,6 +40,8 @@ export function createSocket(url, { token }, env) {
   /** Counts attempts, so that an older one has no effect. */
   let attempt = 0;
   let failures = 0;
+  /** Restarts of the server in a row, counted apart: they are no failures. */
+  let restarts = 0;
   let isRetried = false;
   let wasReady = false;
   let readyAt = Infinity;
@@ -83,7 +85,13 @@ export function createSocket(url, { token }, env) {
    * @param {readonly [number, number]} after
    */
   const wait = (why, after) => {
-    const ms = delayMs(env.random(), failures++, after);
+    let steps, cap;
+    if (why.code === RESTART) {
+      steps = restarts++;
+      cap = RESTART_CAP_SECONDS;
+      failures = 0;
+    } else steps = failures++;
+    const ms = delayMs(env.random(), steps, after, cap);
     stopTimer = env.timer(ms, open);
     become({ state: "waiting", ...why, retryAt: env.nowMs() + ms });
   };
@@ -94,7 +102,7 @@ export function createSocket(url, { token }, env) {
     cut();
     // A listener may have closed the socket.
     if (present !== attempt) return;
-    if (env.nowMs() - readyAt >= STABLE_MS) failures = 0;
+    if (env.nowMs() - readyAt >= STABLE_MS) failures = restarts = 0;
     readyAt = Infinity;
     const why = { reason: reasonOf(end), code: codeOf(end) };
     let after = reaction(end);
@@ -241,7 +249,7 @@ export function createSocket(url, { token }, env) {
     },
     reconnect() {
       const { state } = status;
-      failures = 0;
+      failures = restarts = 0;
       isRetried = false;
       if (state === "closed") start();
       else if (state === "waiting") open();

@@ -30,14 +30,21 @@ const say = (line) => console.log(JSON.stringify(line));
 const watchers = [];
 let subscribed = 0;
 let connections = 0;
+let longestMs = 0;
 
 for (let number = 0; number < count; number++) {
   const socket = connect(`ws://127.0.0.1/ws/?user-${number}`, { WebSocket: Balanced });
   const presence = number < watching;
   const channel = socket.channel("room:1", { presence });
   let isNew = true;
+  let awayAt;
   channel.on("state", (state) => {
-    if (state !== "subscribed") return;
+    if (state !== "subscribed") {
+      awayAt ??= performance.now();
+      return;
+    }
+    if (!isNew) longestMs = Math.max(longestMs, performance.now() - awayAt);
+    awayAt = undefined;
     connections++;
     subscribed += isNew;
     if (isNew && subscribed === count) say({ subscribed });
@@ -52,5 +59,5 @@ for (let number = 0; number < count; number++) {
 createInterface({ input: process.stdin }).on("line", (line) => {
   ports = JSON.parse(line);
   const members = watchers.map(({ channel }) => channel.presence.list().size);
-  say({ members, left: watchers.flatMap(({ left }) => left), connections });
+  say({ members, left: watchers.flatMap(({ left }) => left), connections, longest_ms: longestMs });
 });

@@ -169,6 +169,60 @@ test("failures back off with full jitter, up to 30 s, and begin again after a st
   assert.equal(here.socket.status.retryAt, here.clock.now, "jitter is full: the delay may be 0");
 });
 
+/** The delays in seconds, rounded, after each of these ends of connections that were ready. */
+const delaysAfter = (here, ...ends) =>
+  ends.map((end) => {
+    const { server, clock, socket } = here;
+    server.ready();
+    if (typeof end === "object") server.receive({ bye: end });
+    server.end(end.code ?? end);
+    const ms = socket.status.retryAt - clock.now;
+    clock.advance(ms);
+    return Math.round(ms / 1000);
+  });
+
+for (const code of [1012, 3012]) {
+  test(`restarts in a row are no failures: the delay stays below 5 s after ${code}`, () => {
+    const here = world({ random: 0.999999 });
+    assert.deepEqual(delaysAfter(here, ...Array(8).fill(code)), Array(8).fill(5));
+    assert.deepEqual(delaysAfter(here, 1006), [1], "the first failure after restarts");
+  });
+}
+
+test("a restart before hello is no failure either", () => {
+  const here = world({ random: 0.999999 });
+  for (let attempt = 0; attempt < 8; attempt++) {
+    here.server.open().end(1012);
+    const ms = here.socket.status.retryAt - here.clock.now;
+    assert.equal(Math.round(ms / 1000), 5);
+    here.clock.advance(ms);
+  }
+});
+
+test("the server bounds the delay after a restart; a loop of restarts is slowed down to 5 s", () => {
+  const bye = (...after) => ({ code: 1012, again: true, after });
+  const here = world({ random: 0.999999 });
+  assert.deepEqual(delaysAfter(here, ...Array(6).fill(bye(0, 1))), [1, 2, 4, 5, 5, 5]);
+  here.server.ready();
+  here.clock.advance(10_000);
+  const atOnce = Array(5).fill(bye(0, 0));
+  assert.deepEqual(delaysAfter(here, ...atOnce), [0, 2, 4, 5, 5], "a stable connection ends the series");
+  here.server.end(1006);
+  here.socket.reconnect();
+  assert.deepEqual(delaysAfter(here, ...atOnce), [0, 2, 4, 5, 5], "so does the page");
+  assert.deepEqual(delaysAfter(here, bye(20, 60), bye(20, 60)), [60, 60], "a longer delay is obeyed");
+  here.random = 0;
+  assert.deepEqual(delaysAfter(here, bye(0, 5), bye(2, 5)), [0, 2], "jitter is full");
+});
+
+test("a restart ends a series of failures, and other codes back off as before", () => {
+  const here = world({ random: 0.999999 });
+  assert.deepEqual(delaysAfter(here, 1006, 1006, 1006, 1006), [1, 2, 4, 8]);
+  assert.deepEqual(delaysAfter(here, 1012, 1006, 1006), [5, 1, 2]);
+  const failed = { code: 1011, again: true, after: [0, 1] };
+  assert.deepEqual(delaysAfter(here, failed, failed, failed, failed), [4, 8, 16, 30]);
+});
+
 test("hello is waited for, for 10 s", () => {
   const { socket, server, clock } = world();
   clock.advance(9000); // The handshake may take as long.

@@ -144,8 +144,12 @@ class SupportsPresence(Protocol):
 
         All times are those of the server's clock. Nobody could renew while the server was away. So
         if no process has called for more than half a lease, or if the clock went back, then every
-        lease that had not ended at the last call has at least `lease_seconds` from now. Ended
-        leases are forgotten after an hour.
+        lease that had not ended at the last call has at least `lease_seconds` from now.
+
+        Ended leases are forgotten after an hour. If there are more than `presence.ENDED_LEASES`,
+        the oldest are forgotten earlier, except those of the last two leases; above
+        `presence.ALL_ENDED`, these are forgotten, too. A forgotten process with entries is adopted
+        again, and is dead one lease later.
 
         Args:
             server: one of `lease_servers`.

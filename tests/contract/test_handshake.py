@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from django_sockets import PublishError, SubscribeError, open_hub
+from django_sockets.backends.client.connection import ask
 from django_sockets.backends.client.connector import Connector
 from django_sockets.conf import load_config
 from django_sockets.errors import AuthError, ConfigurationError, ConnectError
@@ -22,6 +23,7 @@ from django_sockets.testing.ledger import listening
 from django_sockets.testing.ports import HOST
 from django_sockets.testing.servers import CacheServer
 from django_sockets.url import BrokerURL
+from support.scripted_server import Conversation, ScriptedServer
 
 HANG_UP = "hang up"
 RESET = "reset"
@@ -34,6 +36,7 @@ class Gateway:
         to_hello: the reply to HELLO.
         hangs_up: HANG_UP or RESET, in place of a reply to HELLO.
         hang_ups: for how many connections; the next HELLO passes.
+        only_new: hang up only if HELLO is the first command of the connection.
         to_auth: the reply to AUTH; None passes it on.
         connections: how many there were.
         said: the first word of each first message.
@@ -44,6 +47,7 @@ class Gateway:
         self.to_hello = b""
         self.hangs_up = ""
         self.hang_ups = 1_000_000
+        self.only_new = False
         self.to_auth: bytes | None = None
         self.connections = 0
         self.said: list[str] = []
@@ -57,7 +61,9 @@ class Gateway:
                 words = data.split(b"\r\n")
                 verb = words[2].decode() if len(words) > 2 else ""
                 self.said.append(verb)
-                if verb == "HELLO" and (not self.hangs_up or self.hang_ups):
+                passes = bool(self.hangs_up) and not self.hang_ups
+                passes = passes or (self.only_new and upstream is not None)
+                if verb == "HELLO" and not passes:
                     self.hang_ups -= 1
                     if self.hangs_up == RESET:
                         sock = writer.get_extra_info("socket")
@@ -86,11 +92,17 @@ class Gateway:
                 writer.write(data)
 
 
-@pytest.fixture
-async def gateway(valkey_server: CacheServer) -> AsyncIterator[tuple[Gateway, str]]:
-    gate = Gateway(valkey_server)
+@contextlib.asynccontextmanager
+async def gateway_to(server: CacheServer) -> AsyncIterator[tuple[Gateway, str]]:
+    gate = Gateway(server)
     async with await asyncio.start_server(gate.serve, HOST, 0) as listener:
         yield gate, f"{HOST}:{listener.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+async def gateway(valkey_server: CacheServer) -> AsyncIterator[tuple[Gateway, str]]:
+    async with gateway_to(valkey_server) as both:
+        yield both
 
 
 NOT_OF_CREDENTIALS = [
@@ -139,22 +151,89 @@ async def test_any_refusal_of_hello_but_of_the_credentials_means_resp2(
     link = await opener.open(url.addresses[0])
     assert link.protocol == 2
     assert link.identity.role == "master"
-    hellos = ["HELLO"] if isinstance(said, bytes) else ["HELLO", "HELLO"]
-    assert gate.said == [*hellos, *(["AUTH", "ROLE"] if user else ["ROLE"])]
+    login = ["AUTH", "ROLE"] if user else ["ROLE"]
+    if isinstance(said, bytes):
+        assert gate.said == ["HELLO", *login]
+    else:  # The server must show twice that it closes a connection that has worked.
+        assert gate.said == ["HELLO", "HELLO", *2 * [*login, "HELLO"], *login]
     link.abort()
 
 
+@pytest.mark.parametrize("user", ["", "cut:hunter2@"])
+@pytest.mark.parametrize("cuts", [1, 2, 3])
 @pytest.mark.parametrize("said", [HANG_UP, RESET])
-async def test_a_connection_that_is_cut_by_chance_does_not_mean_resp2(
-    gateway: tuple[Gateway, str], said: str
+async def test_connections_that_are_cut_by_chance_do_not_mean_resp2(
+    gateway: tuple[Gateway, str], valkey_server: CacheServer, said: str, cuts: int, user: str
 ) -> None:
     """A subscriber with RESP2 could read no history and no presence as long as it lives."""
     gate, address = gateway
-    gate.hangs_up, gate.hang_ups = said, 1
-    opener, url = connector(address)
+    gate.hangs_up, gate.hang_ups = said, cuts
+    valkey_server.execute("ACL", "SETUSER", "cut", "on", ">hunter2", "+@all")
+    opener, url = connector(address, user=user)
     link = await opener.open(url.addresses[0])
     assert link.protocol == 3
-    assert gate.said == ["HELLO", "HELLO", "ROLE"]
+    (reply,) = await ask(link, [(b"CONFIG", b"GET", b"maxmemory")])
+    assert isinstance(reply, dict), "the server speaks RESP3"
+    link.abort()
+
+
+@pytest.mark.parametrize("server", ["valkey_server", "redis_server"])
+async def test_history_and_presence_are_read_although_new_connections_are_cut(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    async with gateway_to(request.getfixturevalue(server)) as (gate, address):
+        gate.hangs_up, gate.only_new = RESET, True
+        config = {"url": f"redis://{address}", "history": {"": {"messages": 9, "seconds": 60}}}
+        async with open_hub(config) as hub, hub.subscribe("room", presence=True) as events:
+            position = events.recoveries["room"].position
+            assert events.recoveries["room"].presence == {}
+            await hub.publish("room", b"x")
+            async with hub.subscribe("room", since=position) as later:
+                assert later.recoveries["room"].recovered
+
+
+SCHEMES = ["redis://{}", "redis+sentinel://{}/main", "redis+cluster://{}"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_no_link_has_resp2_because_new_connections_are_cut(scheme: str) -> None:
+    async with ScriptedServer() as server:
+        greeted: set[Conversation] = set()
+        known: set[Conversation] = set()
+
+        def hello(conversation: Conversation, _: object) -> bytes | None:
+            if conversation in known:
+                greeted.add(conversation)
+                return None
+            conversation.cut()
+            return b""
+
+        def role(conversation: Conversation, _: object) -> None:
+            known.add(conversation)
+
+        server.answers |= {"HELLO": hello, "ROLE": role}
+        url = scheme.format(f"{HOST}:{server.port}")
+        async with open_hub(url) as hub, listening(hub, "room") as heard:
+            await hub.publish("room", b"x")
+            await heard.until_payload(b"x")
+            assert server.subscribers
+            assert greeted >= server.conversations
+
+
+@pytest.mark.parametrize("said", [b"-ERR max number of clients reached", b"-BUSY", b"-LOADING x"])
+async def test_a_server_that_refuses_everything_for_a_while_does_not_mean_resp2(
+    gateway: tuple[Gateway, str], said: bytes
+) -> None:
+    gate, address = gateway
+    gate.to_hello = said
+    opener, url = connector(address)
+    with pytest.raises(ConnectError, match=said[1:].decode()) as caught:
+        await opener.open(url.addresses[0])
+    assert "protocol=2" not in str(caught.value)
+    gate.hangs_up, gate.hang_ups = HANG_UP, 2
+    assert gate.said == ["HELLO"]
+    link = await opener.open(url.addresses[0])
+    assert link.protocol == 3
     link.abort()
 
 

@@ -17,6 +17,7 @@ from django_sockets import (
     SubscribeError,
     open_hub,
 )
+from django_sockets.backends import memory_presence
 from django_sockets.conf import load_config
 from django_sockets.errors import BrokerClosed
 from django_sockets.hub.presence.reaper import place_in_order
@@ -185,6 +186,24 @@ async def test_late_writes_of_a_dead_process_are_removed() -> None:
         assert other.view.told == ["+ann", "-ann", "+ghost", "-ghost"]
 
 
+async def test_entries_of_a_dead_process_that_the_server_has_lost_leave_as_well() -> None:
+    """Nobody can remove them, so that no diff tells of them."""
+    async with world_of(2) as world:
+        dying, other = world.processes
+        await dying.hub.track(ROOM, "ann")
+        await other.hub.track(ROOM, "bob")
+        await world.move(1)
+        await dying.crash()
+        kept = world.bus.presence._channels[ROOM].entries
+        for field in [field for field in kept if field.startswith(dying.id)]:
+            del kept[field]
+        await world.move(LEASE + 2)
+        assert other.view.told == ["+ann", "+bob", "-ann"]
+        resyncs = other.hub.stats()["presence_resyncs"]
+        await world.move(2 * LEASE)
+        assert other.hub.stats()["presence_resyncs"] == resyncs == 1
+
+
 async def test_entries_of_an_unknown_process_live_for_one_lease() -> None:
     async with world_of(1) as world:
         (watcher,) = world.processes
@@ -196,7 +215,48 @@ async def test_entries_of_an_unknown_process_live_for_one_lease() -> None:
         assert world.entries == {}
 
 
+async def test_entries_of_a_process_that_is_forgotten_are_removed_one_lease_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If many processes have ended, the server does not remember all of them."""
+    monkeypatch.setattr(memory_presence, "ENDED_LEASES", 2)
+    async with world_of(1) as world:
+        (watcher,) = world.processes
+        await watcher.hub.track(ROOM, "stays")
+        leases = world.bus.presence.leases
+        for n in range(4):
+            leases._ends[f"gone {n}"] = round(world.clock.now * 1000) + n
+        await world.move(3 * LEASE)
+        assert {"gone 2", "gone 3"} == {one for one in leases._ends if one.startswith("gone")}
+        world.write_late("gone 0", "ghost")
+        await world.move(LEASE * 4 / 3 + 2)
+        assert watcher.view.told == ["+stays", "+ghost", "-ghost"]
+        assert len(world.entries) == 1
+
+
 # Leases
+
+
+async def test_a_process_that_the_server_has_forgotten_puts_its_entries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was stopped, and many others have ended meanwhile."""
+    monkeypatch.setattr(memory_presence, "ENDED_LEASES", 0)
+    async with world_of(2) as world:
+        stopped, other = world.processes
+        await stopped.hub.track(ROOM, "ann")
+        await other.hub.track(ROOM, "bob")
+        old = stopped.id
+        stopped.faults.refuse_presence_calls(1000)
+        await world.move(4 * LEASE)
+        assert old not in world.bus.presence.leases._ends
+        assert set(other.view.members) == {"bob"}
+        stopped.faults.stop()
+        await world.move(LEASE)
+        assert stopped.id != old
+        assert set(other.view.members) == {"ann", "bob"}
+        assert other.view.told == ["+ann", "+bob", "-ann", "+ann"]
+        assert len(world.entries) == 2
 
 
 async def test_a_process_that_missed_its_lease_puts_its_entries_again() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis, RedisError
 
+from django_sockets.backends import memory_presence
 from django_sockets.backends.client.presence_scripts import (
     CHANGE,
     LEASE,
@@ -22,6 +23,8 @@ from django_sockets.backends.client.presence_scripts import (
 from django_sockets.backends.client.scripts import Script
 from django_sockets.backends.memory_presence import MemoryLeases, MemoryPresence
 from django_sockets.presence import (
+    ALL_ENDED,
+    ENDED_LEASES,
     LeaseAction,
     LeaseReply,
     LeaseState,
@@ -34,11 +37,19 @@ from django_sockets.presence import (
 )
 from django_sockets.testing.servers import CacheServer
 
-# The same script with a clock that the test sets.
-MOVED_LEASE = Script(
-    LEASE.source.decode().replace(
-        "redis.call('TIME')", "{'0', redis.call('GET', KEYS[1] .. ':clock') .. '000'}"
-    )
+
+def changed(script: Script, before: str, after: str) -> Script:
+    source = script.source.decode()
+    assert source.count(before) == 1
+    return Script(source.replace(before, after))
+
+
+# The same script with a clock that the test sets, and that remembers few ended leases.
+MOVED_LEASE = changed(
+    LEASE, "redis.call('TIME')", "{'0', redis.call('GET', KEYS[1] .. ':clock') .. '000'}"
+)
+FORGETFUL_LEASE = changed(
+    MOVED_LEASE, f"remembered, at_most = {ENDED_LEASES}, {ALL_ENDED}", "remembered, at_most = 3, 6"
 )
 
 
@@ -56,7 +67,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Redis]:
 
 
 def loaded(client: Redis) -> Redis:
-    for script in (CHANGE, LEASE, MOVED_LEASE):
+    for script in (CHANGE, LEASE, MOVED_LEASE, FORGETFUL_LEASE):
         client.execute_command(*script.load)
     return client
 
@@ -117,14 +128,22 @@ def test_changes_are_the_same_on_a_server_and_in_memory(client: Redis) -> None:
     client.delete(name)
 
 
-def test_leases_are_the_same_on_a_server_and_in_memory(client: Redis) -> None:
-    """Also when the clock stands still, jumps ahead or goes back."""
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_leases_are_the_same_on_a_server_and_in_memory(
+    client: Redis, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+) -> None:
+    """Also when the clock stands still, jumps ahead or goes back, and if many have ended."""
+    if forgetful:
+        monkeypatch.setattr(memory_presence, "ENDED_LEASES", 3)
+        monkeypatch.setattr(memory_presence, "ALL_ENDED", 6)
+    script = FORGETFUL_LEASE if forgetful else MOVED_LEASE
     chance = random.Random(6)
     key = b"test:{%d}" % id(client)
     now = 50_000_000
     memory = MemoryLeases(lambda: now)
     client.delete(key)
     seen: set[LeaseState] = set()
+    most = 0
     for step in range(600):
         now += chance.choice([0, 1, 50, 300, 900, 2000, 12_000, -400, -999, -1000, -60_000])
         if chance.random() < 0.01:
@@ -134,12 +153,14 @@ def test_leases_are_the_same_on_a_server_and_in_memory(client: Redis) -> None:
         action = chance.choice([*LeaseAction, LeaseAction.RENEW, LeaseAction.LOOK])
         grace = chance.choice([0, 0.3, 5])
         adopt = [f"p{chance.randrange(40)}"] if chance.random() < 0.1 else []
-        command = MOVED_LEASE.command(key, *lease_arguments(process, action, 2, grace, adopt))
+        command = script.command(key, *lease_arguments(process, action, 2, grace, adopt))
         found = lease_of(client.execute_command(*command))
+        most = max(most, len(found.dead))
         expected = memory.call(process, action, 2000, round(grace * 1000), adopt)
         assert found == expected, step
         seen.add(found.state)
     assert seen == set(LeaseState)
+    assert most == 6 if forgetful else most > 6
     client.delete(key, key + b":clock")
 
 
@@ -214,6 +235,36 @@ def test_ended_leases_are_forgotten_after_an_hour(clock: Clock) -> None:
     assert clock("w", LOOK, 3_600_000).dead == {"gone"}
     assert clock("w", LOOK, 1).dead == frozenset()
     assert clock("gone", LOOK).state is LeaseState.UNKNOWN
+
+
+def test_many_ended_leases_are_bounded_and_the_oldest_are_forgotten_first(clock: Clock) -> None:
+    """Each renewal tells them to every process: 10,000 ids would be 230 kB each time."""
+    clock("alive", NEW)
+    ended = {f"{n:016}": clock.now - 3_000_000 + n for n in range(9000)}
+    clock.client.zadd(clock.key, ended)  # type: ignore[arg-type]
+    reply = clock("alive", RENEW, 1000)
+    assert reply.dead == set(list(ended)[-1000:])
+    assert reply.state is LeaseState.OK
+    assert sum(map(len, reply.dead)) == 16_000
+    assert clock.client.zcard(clock.key) == 1000 + len(["alive", ":last"])
+    clock("left", END)
+    assert clock("alive", RENEW, 1).dead == (reply.dead | {"left"}) - {min(reply.dead)}
+
+
+def test_processes_that_ended_just_now_are_remembered_up_to_a_limit(clock: Clock) -> None:
+    """Else their entries would stay for a lease more on a channel that is watched."""
+    clock("alive", NEW)
+    now = clock.now
+    old = {f"old {n}": now - 20_000 for n in range(50)}
+    young = {f"{n:06}": now - 19_990 + n for n in range(9500)}
+    clock.client.zadd(clock.key, {**old, **young})  # type: ignore[arg-type]
+    assert clock("alive", RENEW).dead == {*old, *young}
+    assert clock("alive", RENEW, 1).dead == {*young}
+    more = {f"more {n:06}": now - 5000 + n for n in range(600)}
+    clock.client.zadd(clock.key, more)  # type: ignore[arg-type]
+    assert clock("alive", RENEW, 1).dead == {*list(young)[100:], *more}
+    assert clock("alive", RENEW, -5000).dead == {*list(young)[100:], *more}
+    assert clock("alive", RENEW, 1).state is LeaseState.OK
 
 
 def test_the_keys_end_by_themselves(client: Redis) -> None:

@@ -6,15 +6,16 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from django_sockets import PublishError, SubscribeError
+from django_sockets.backends.host_reads import read_from_hosts
 from django_sockets.backends.memory_history import MemoryHistoryCalls
 from django_sockets.backends.sharded import ShardedBroker, sharded_broker
 from django_sockets.broker import Limits, SupportsQueue
-from django_sockets.errors import BrokerClosed, ConfigurationError
+from django_sockets.errors import BrokerClosed, ConfigurationError, HistoryError, PresenceError
 from django_sockets.registry import open_broker
 from django_sockets.url import BrokerURL
 
@@ -278,3 +279,51 @@ def test_history_is_refused_when_a_host_cannot_keep_messages(
             "memory://one?history_messages=1&history_seconds=1 fakeredis://two?"
             "history_messages=1&history_seconds=1"
         )
+
+
+# Reading from several hosts
+
+EACH = ["one", "two", "three", "one again"]
+
+
+def by_part(channels: Iterable[str]) -> dict[int, list[int]]:
+    return {0: [0, 3], 1: [1], 2: [2]}
+
+
+@pytest.mark.parametrize("error", [HistoryError, PresenceError])
+async def test_a_read_asks_all_hosts_at_once_and_names_those_that_fail(
+    error: type[HistoryError] | type[PresenceError],
+) -> None:
+    url = BrokerURL.parse(" ".join(HOSTS))
+    failing: set[int] = set()
+    asked: list[list[str]] = []
+    every = asyncio.Event()
+
+    async def read(number: int, channels: list[str]) -> dict[str, str]:
+        asked.append(channels)
+        if len(asked) % 3 == 0:
+            every.set()
+        await asyncio.wait_for(every.wait(), 10)
+        if number in failing:
+            raise error(url.shards[number], "refused", channels=channels) from OSError(number)
+        return {channel: channel.upper() for channel in reversed(channels)}
+
+    found = await read_from_hosts(url, EACH, by_part, read, error)
+    assert list(found.items()) == [(channel, channel.upper()) for channel in EACH]
+    assert asked == [["one", "one again"], ["two"], ["three"]]
+    failing |= {0, 2}
+    with pytest.raises(error) as caught:
+        await read_from_hosts(url, EACH, by_part, read, error)
+    assert caught.value.channels == ("one", "three", "one again")
+    assert caught.value.reason == f"{HOSTS[0]}: refused; {HOSTS[2]}: refused"
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_an_error_of_another_kind_passes_a_read_of_several_hosts() -> None:
+    url = BrokerURL.parse(" ".join(HOSTS))
+
+    async def read(number: int, channels: list[str]) -> dict[str, str]:
+        raise PresenceError(url, "refused") if number else BrokerClosed(url)
+
+    with pytest.raises(BrokerClosed):
+        await read_from_hosts(url, EACH, by_part, read, PresenceError)

@@ -62,7 +62,7 @@ class HubPresence:
         self._context = context
         self._own = OwnEntries(context, self._process_for, self._close_if_unused)
         self._grace = Grace(context, self._own.remove)
-        self._reaper = Reaper(context)
+        self._reaper = Reaper(context, self._read_again)
         self._leases: dict[str, Lease] = {}
         self._watches = Watches(self, context, self._own.__contains__)
         # Channel -> own fields that another process has changed.
@@ -215,6 +215,11 @@ class HubPresence:
             lease = self._lease_of(channel)
             if not any(self._lease_of(one.name) is lease for one in self._watches):
                 lease.stop()
+
+    def _read_again(self, channel: str) -> None:
+        watched = self._watches.get(channel)
+        if watched is not None:
+            watched.outdated()
 
     async def write_again(self, channel: str) -> None:
         """See `WatchOwner`."""

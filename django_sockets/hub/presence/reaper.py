@@ -8,7 +8,7 @@ and the others follow half a second apart, unless the diff of the removal has co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from itertools import islice
 
@@ -41,10 +41,15 @@ def place_in_order(channel: str, dead: str, own: str, others: Iterable[str]) -> 
 
 
 class Reaper:
-    """Removes entries of dead processes. A removal that fails is begun again by the next look."""
+    """Removes entries of dead processes. A removal that fails is begun again by the next look.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        outdated: called with a channel whose replica has entries that the server has not.
+    """
+
+    def __init__(self, context: Context, outdated: Callable[[str], None]) -> None:
         self._context = context
+        self._outdated = outdated
         self._due: set[tuple[str, str]] = set()
 
     def forget(self, channel: str) -> None:
@@ -80,10 +85,15 @@ class Reaper:
         try:
             fields = list(replica.fields_of.get(process, ()))
             left = iter(fields)
+            removed = 0
             while part := list(islice(left, FIELDS_AT_ONCE)):
                 result = await self._context.broker.change_presence(
                     channel, dict.fromkeys(part, b"")
                 )
+                removed += result.changed
                 self._context.counters.presence_reaped += result.changed
+            if not removed and any(field in replica.values for field in fields):
+                # No diff will remove them: the server has lost them in another way.
+                self._outdated(channel)
         finally:
             self._due.discard((channel, process))

@@ -165,6 +165,12 @@ class WatchedChannel:
         self._context.counters.presence_resyncs += 1
         self._repair()
 
+    def outdated(self) -> None:
+        """The server has other entries than the replica, and no diff will follow."""
+        if self.settled:
+            self._context.counters.presence_resyncs += 1
+            self._read()
+
     def _repair(self) -> None:
         if self._state is State.REPAIRING:
             self._lost_again = True
