@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ROWS = re.findall(
     r"^\| (.+?) \| (.+) \|$",
-    PAGE.partition("## Where to change what")[2].partition("These parts are planned")[0],
+    PAGE.partition("## Where to change what")[2].partition("## Rooms and doors")[0],
     re.MULTILINE,
 )[1:]
 

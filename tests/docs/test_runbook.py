@@ -41,9 +41,6 @@ QUOTED = sorted(set(re.findall(r'"([^"]+)"', re.sub(r"`[^`]+`", "", PROSE))))
 QUERIES = sorted({span for span in SPANS if re.search(r"\bdjango_sockets_\w", span)})
 WITHOUT_END = {"Where to look", "Before you ask for help"}
 """Sections that are about no trouble."""
-PLANNED_COMMANDS = {"top"}
-"""Commands of `manage.py sockets` that a later commit adds."""
-
 FOREIGN = {
     "Connection refused", "[Errno 104] Connection reset by peer",  # of the system
     "WRONGPASS", "NOPERM", "1013",
@@ -175,7 +172,7 @@ def test_each_command_exists_with_its_options() -> None:
     assert len(used) > 10
     for span in used:
         name, *arguments = span.partition("manage.py sockets ")[2].split()
-        assert name in commands or name in PLANNED_COMMANDS, span
+        assert name in commands, span
         options = {one.partition("=")[0] for one in arguments if one.startswith("--")}
         assert not options or options <= set(commands[name]._option_string_actions), span
 

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncGenerator
-from typing import cast
 
 from ...hub.hub import Hub
 from ...hub.survey.asking import WINDOW_SECONDS, Survey
@@ -48,7 +47,8 @@ async def top(
     if once:
         _print(await _survey(hub), as_json, Remarks(has_rates=False))
         return
-    async with contextlib.aclosing(_pictures(hub, interval_seconds)) as pictures:
+    found = snapshots(hub, interval_seconds=interval_seconds)
+    async with contextlib.aclosing(found) as pictures:
         if not as_json and _has_screen():
             await _draw(hub, pictures, interval_seconds, note)
             return
@@ -58,11 +58,6 @@ async def top(
             has_rates = has_rates or snapshot["problem"] is None
             if not as_json:
                 print(flush=True)
-
-
-def _pictures(hub: Hub, interval_seconds: float) -> AsyncGenerator[Snapshot, None]:
-    found = snapshots(hub, interval_seconds=interval_seconds)
-    return cast("AsyncGenerator[Snapshot, None]", found)
 
 
 async def _survey(hub: Hub) -> Snapshot:
