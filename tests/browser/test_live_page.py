@@ -18,6 +18,12 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
+from django_sockets.conf import load_config
+from django_sockets.hub.stats import HubStats
+from django_sockets.hub.survey.asking import Answer, Answers
+from django_sockets.hub.survey.report import report_of_process
+from django_sockets.integration.live_page.pictures import picture_of
+from django_sockets.observability.live.overview import Overview
 from django_sockets.testing.ports import free_port
 from django_sockets.testing.servers import CacheServer
 from support.live_clients import LiveClients
@@ -291,7 +297,41 @@ def test_others_and_other_origins_get_nothing(live: Live) -> None:
             server.wait_for(f"Forbidden: /admin/sockets/{name}", 2)
 
 
-def test_a_wsgi_server_is_polled_and_the_page_says_so(live: Live) -> None:
+def worst_picture() -> str:
+    """A picture of 1,000 processes, with the longest names, which try to be HTML."""
+    own = report_of_process(load_config("memory://worst").url)
+    names = [(f"<img src=x onerror=alert({n})>".ljust(120, "W"), 10**9) for n in range(20)]
+    user, _ = names[0]
+    slow = {"socket": "W" * 120, "user": user, "messages": 10**9, "bytes": 10**12}
+    report = {**own, "host": "W" * 120, "channels": names, "users": names, "slow": [slow] * 20}
+    report["sockets"] = {user: 10**9}
+    report["numbers"] = dict.fromkeys(HubStats.__annotations__, 10**15)
+    answers = [Answer({**report, "process": str(n)}, 0.7, True) for n in range(1000)]
+    overview = Overview("redis://" + "w" * 120)
+    overview.add(Answers(answers, True), 0.0)
+    found = overview.snapshot(0.0, 1.0)
+    found["problem"] = "<b>no route</b> " + "W" * 300
+    return picture_of(found, "feed").decode()
+
+
+def show_the_worst(page: Any, picture: Callable[[Any, str], None]) -> None:
+    """Long names, many processes and a lost broker must not break the page."""
+    page.route("**/snapshot/", lambda route: route.fulfill(body=worst_picture()))
+    page.wait_for_selector("text=/asked: <b>no route/")
+    page.wait_for_selector("text='800 more processes are counted, but not listed.'")
+    page.wait_for_selector("#live-interrupted:visible")
+    assert page.locator("#live img, #live b").count() == 0
+    assert page.evaluate(ROWS, "live-users")[0][0].startswith("<img src=x")
+    for size in ({"width": 1280, "height": 900}, PHONE):
+        page.set_viewport_size(size)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        picture(page, f"live-worst-{size['width']}")
+    page.unroute("**/snapshot/")
+
+
+def test_a_wsgi_server_is_polled_and_the_page_says_so(
+    live: Live, picture: Callable[[Any, str], None]
+) -> None:
     port = free_port()
     with live.serve(port, "-c", WSGI) as server:
         page = live.login(port)
@@ -302,6 +342,7 @@ def test_a_wsgi_server_is_polled_and_the_page_says_so(live: Live) -> None:
         page.click("#live-check")
         page.wait_for_selector("text='The broker works.'")
         assert re.search(r"valkey \d", page.inner_text("#live-broker"))
+        show_the_worst(page, picture)
         # A demotion while the page is open.
         demotion = """
 from support import live_site

@@ -442,7 +442,7 @@ def test_a_picture_of_a_thousand_processes_is_small_and_says_what_is_left_out() 
 async def test_a_stream_ends_when_the_user_is_no_longer_staff(
     asgi: Site, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_sockets.integration.live_page.feed.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("django_sockets.integration.live_page.feed.CHECK_SECONDS", 0.1)
     user, key = await asgi.members.do(asgi.user, "staff", is_staff=True)
     _, other_key = await asgi.members.do(asgi.user, "other", is_staff=True)
     changes: dict[str, Callable[[], Any]] = {
@@ -467,6 +467,19 @@ async def test_a_stream_ends_when_the_user_is_no_longer_staff(
             await picture_in(other)  # The page of another user stays.
         if change == "is_staff":  # A customer may have sockets.
             assert await socket.receive_nothing(0.01)
+
+
+async def test_a_stream_of_former_staff_also_ends_while_the_broker_is_away(
+    asgi: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asgi.change(DJANGO_SOCKETS_CONFIG=f"redis://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("django_sockets.integration.live_page.feed.CHECK_SECONDS", 0.1)
+    user, key = await asgi.members.do(asgi.user, "staff", is_staff=True)
+    async with opened(ASGIHandler(), f"{PAGE}stream/", headers=cookie(key)) as stream:
+        assert await stream.frame() == {"ready": {}}
+        change = type(user).objects.filter(pk=user.pk)
+        await asgi.members.do(lambda: change.update(is_staff=False))
+        await stream.end()
 
 
 # Closing sockets

@@ -68,11 +68,9 @@ class Feed:
         self.viewers = Viewers(CHANNEL)
         self._pages = pages
         self._task: asyncio.Task[None] | None = None
-        self._checking: asyncio.Task[None] | None = None
         self._picture: bytes | None = None
         self._changed = asyncio.Event()
         self._looked_at = 0.0
-        self._checked_at = 0.0
 
     def watch(self, request: HttpRequest) -> str:
         """The channel of the pictures, for a stream of the user of this request."""
@@ -102,6 +100,9 @@ class Feed:
     async def _run(self) -> None:
         """Make pictures until nobody looks. The end of the event loop cancels this, too."""
         feed = os.urandom(8).hex()
+        checking = asyncio.create_task(
+            self._check_viewers(), name="django_sockets live page viewers"
+        )
         try:
             hub = shared_hub(self.config)
             hub.surveys.stay()  # The process that serves the page is one of those that it shows.
@@ -119,9 +120,8 @@ class Feed:
         finally:
             self._task = self._picture = None
             self._changed.set()
-            if self._checking is not None:
-                self._checking.cancel()
-                await asyncio.wait([self._checking])
+            checking.cancel()
+            await asyncio.wait([checking])
 
     async def _shown(self, picture: bytes) -> bool:
         """Send a picture to the open pages; False if there have been none for a while."""
@@ -132,24 +132,15 @@ class Feed:
         is_watched = watched is not None and watched.subscriber_count > 0
         if is_watched:
             self._looked_at = time.monotonic()
-            self._check_viewers()
         await pages.publish(CHANNEL, picture, is_text=True)
         return is_watched or time.monotonic() - self._looked_at < LINGER_SECONDS
 
-    def _check_viewers(self) -> None:
-        """Check the users at times, in a task of its own: the database may be slow."""
-        now = time.monotonic()
-        if self._checking is None and now - self._checked_at >= CHECK_SECONDS:
-            self._checked_at = now
-            self._checking = asyncio.create_task(
-                self._check(), name="django_sockets live page viewers"
-            )
-
-    async def _check(self) -> None:
-        try:
-            await self.viewers.check(shared_hub(self._pages))
-        except Exception:
-            # The check of the session closes the streams if the database stays away.
-            logger.warning("the users of the live page could not be checked", exc_info=True)
-        finally:
-            self._checking = None
+    async def _check_viewers(self) -> None:
+        """Check the users again and again, also while the broker hangs and there is no picture."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await self.viewers.check(shared_hub(self._pages))
+            except Exception:
+                # The check of the session closes the streams if the database stays away.
+                logger.warning("the users of the live page could not be checked", exc_info=True)

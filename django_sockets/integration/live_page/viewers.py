@@ -54,6 +54,8 @@ class Viewers:
         for pk, (_, at) in list(self._requests.items()):
             if pk not in watching and at < begun:
                 del self._requests[pk]
+        if not self._requests:
+            return
         requests = {pk: request for pk, (request, _) in self._requests.items()}
         for pk in await asyncio.to_thread(self._without_right, requests):
             await self._end(hub.config, pk)

@@ -5,16 +5,23 @@ const SHOWN_PICTURES = 60;
 const LONGEST_LIST = 20;
 const SVG = "http://www.w3.org/2000/svg";
 const numbers = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 const byId = (id) => document.getElementById(id);
 
 export const count = (value) => numbers.format(Math.round(value ?? 0));
 
-const rate = (value) => (value > 0 && value < 10 ? value.toFixed(1) : count(value));
+/** For narrow places: 9,999,999 and 10M. */
+const brief = (value) => (value >= 1e7 ? short.format(value) : count(value));
+
+const rate = (value) => (value > 0 && value < 10 ? value.toFixed(1) : brief(value));
 
 function size(bytes) {
   if (!(bytes >= 1024)) return `${count(bytes)} B`;
-  return bytes < 1024 * 1024 ? `${count(bytes / 1024)} KiB` : `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
+  const units = ["KiB", "MiB", "GiB", "TiB"];
+  const unit = Math.min(units.length, Math.floor(Math.log2(bytes) / 10)) - 1;
+  const value = bytes / 1024 ** (unit + 1);
+  return `${unit && value < 100 ? value.toFixed(1) : count(value)} ${units[unit]}`;
 }
 
 export function duration(seconds) {
@@ -102,11 +109,11 @@ function processCells(row) {
     { text: row.status, status: row.status, element: pill },
     number(row.status === "serving" && row.age_seconds < 4 ? "now" : `${duration(row.age_seconds)} ago`),
     number(answer(row.answer_seconds), row.answer_seconds > 0.5),
-    number(isOver ? "–" : count(own.sockets)),
-    number(isOver ? "–" : count(own.event_streams)),
-    number(isOver ? "–" : count(own.slow_clients), !isOver && own.slow_clients > 0),
+    number(isOver ? "–" : brief(own.sockets)),
+    number(isOver ? "–" : brief(own.event_streams)),
+    number(isOver ? "–" : brief(own.slow_clients), !isOver && own.slow_clients > 0),
     number(isOver ? "–" : size(own.queued_bytes)),
-    number(count(own.gaps)),
+    number(brief(own.gaps)),
     number(rate(rates.delivered)),
     number(rate(rates.published)),
     number(isOver ? "–" : duration(row.up_seconds)),
@@ -160,15 +167,15 @@ export function drawTotals(picture, statuses) {
     .filter((name) => statuses[name])
     .map((name) => `${statuses[name]} ${name}`);
   const level = statuses.gone ? "bad" : statuses.late ? "warn" : "";
-  total("processes", running, count(running), others.join(", ") || "all serving", level);
-  const streams = sums.event_streams ? `and ${count(sums.event_streams)} streams` : "";
-  total("sockets", sums.sockets ?? 0, count(sums.sockets), streams);
+  total("processes", running, brief(running), others.join(", ") || "all serving", level);
+  const streams = sums.event_streams ? `and ${brief(sums.event_streams)} streams` : "";
+  total("sockets", sums.sockets ?? 0, brief(sums.sockets), streams);
   total("delivered", rates.delivered ?? 0, rate(rates.delivered), lost(rates));
   const errors = rates.errors ? `${rate(rates.errors)} errors per second` : "";
   total("published", rates.published ?? 0, rate(rates.published), errors, errors && "bad");
   const waiting = sums.queued_bytes ? `${size(sums.queued_bytes)} waiting` : "";
-  total("slow", sums.slow_clients ?? 0, count(sums.slow_clients), waiting, sums.slow_clients ? "warn" : "");
-  total("gaps", sums.gaps ?? 0, count(sums.gaps), rates.gaps ? `${rate(rates.gaps)} per second` : "", rates.gaps ? "bad" : "");
+  total("slow", sums.slow_clients ?? 0, brief(sums.slow_clients), waiting, sums.slow_clients ? "warn" : "");
+  total("gaps", sums.gaps ?? 0, brief(sums.gaps), rates.gaps ? `${rate(rates.gaps)} per second` : "", rates.gaps ? "bad" : "");
 }
 
 const lost = (rates) => (rates.lost ? `${rate(rates.lost)} not sent per second` : "");
