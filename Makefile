@@ -26,17 +26,14 @@ help: ## Show this list
 demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and PORT=... change the defaults
 	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
 
-# Most tests wait most of the time, so four run in parallel, in the order of the folders: modules of few
-# and long tests, such as tests/browser, would come last otherwise. Tests of recovery wait, too, but
-# within bounds of seconds: two at a time. Tests that load all cores run alone. It takes many seconds
-# to collect the whole suite, so the last commands name the modules with their tests.
-RECOVERY_TESTS = $$(grep -rl --include='test_*.py' 'pytest.mark.recovery' tests)
+# Tests that load all cores run alone. The others mostly wait, so they run in parallel, in the order of
+# the folders: modules of few and long tests, such as tests/browser, would come last otherwise. It takes
+# many seconds to collect the whole suite, so the second command names the modules with its tests.
 LOAD_TESTS = $$(grep -rl --include='test_*.py' 'pytest.mark.load' tests)
 
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
 ifeq ($(PYTEST_ARGS),)
-	$(BIN)/python -m pytest -m "not load and not recovery" --numprocesses 4 --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -m recovery --numprocesses 2 --dist loadscope $(RECOVERY_TESTS)
+	$(BIN)/python -m pytest -m "not load" --numprocesses 4 --dist loadscope --no-loadscope-reorder
 	$(BIN)/python -m pytest -m load $(LOAD_TESTS)
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -25,7 +25,7 @@ from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
 from support.faults.cluster_faults import kill_clients
 
-pytestmark = [pytest.mark.recovery, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 CHANNELS = ["work", "mail", "images"]
 READERS = 3

@@ -26,7 +26,7 @@ from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
 from support.faults.cluster_faults import kill_clients
 
-pytestmark = [pytest.mark.recovery, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 CONSUMERS = 200
 GROUPS = 20

@@ -27,7 +27,7 @@ from django_sockets.testing.slots import slot_of
 from support.faults.harness import Load, under_load
 from support.loop_thread import LoopThread
 
-pytestmark = [pytest.mark.recovery, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(90)]
 
 KEPT = {"history_messages": 20_000, "history_seconds": 300}
 PER_SECOND = 600

@@ -24,7 +24,7 @@ from django_sockets.testing.ledger import Ledger, Listener, listening
 from django_sockets.testing.servers import CacheServer, ServerUnavailable, ValkeyServer
 from django_sockets.testing.slots import slot_of
 
-pytestmark = [pytest.mark.recovery, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
 
 KEPT = {"history_messages": 1000, "history_seconds": 300}
 NEVER_SECONDS = 600
