@@ -27,11 +27,14 @@ demo: $(VENV)/demo.installed ## Run the example project; BROKER=redis://... and 
 	@$(BIN)/python examples/demo/run.py --broker '$(value BROKER)' --port $(PORT)
 
 # Tests that load all cores run alone. The others mostly wait, so they run in parallel, in the order of
-# the folders: modules of few and long tests, such as tests/browser, would come last otherwise.
+# the folders: modules of few and long tests, such as tests/browser, would come last otherwise. It takes
+# many seconds to collect the whole suite, so the second command names the modules with its tests.
+LOAD_TESTS = $$(grep -rl --include='test_*.py' 'pytest.mark.load' tests)
+
 test: $(VENV)/dev.installed ## Run the whole test suite; PYTEST_ARGS="-k name" runs a part
 ifeq ($(PYTEST_ARGS),)
 	$(BIN)/python -m pytest -m "not load" --numprocesses 4 --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -m load
+	$(BIN)/python -m pytest -m load $(LOAD_TESTS)
 else
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 endif

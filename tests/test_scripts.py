@@ -96,25 +96,42 @@ def busy_machine() -> Iterator[None]:
         process.wait()
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def python(
-    request: pytest.FixtureRequest,
-    wheel: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    missing: Callable[[str], NoReturn],
-) -> Path:
-    """A Python with the wheel and what a script needs; Django, the slow part, is not."""
-    found = interpreter(request.param)
+def environment(version: str, wheel: Path, folder: Path) -> Path | str:
+    """A Python with the wheel and what a script needs, or the reason why there is none.
+
+    Django, the slow part, is not installed.
+    """
+    found = interpreter(version)
     if found is None:
-        missing(f"no Python {request.param}")
-    folder = tmp_path_factory.mktemp("python") / "venv"
+        return f"no Python {version}"
     subprocess.run([found, "-m", "venv", "--without-pip", folder], check=True, capture_output=True)
     made = folder / "bin/python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", made, "install"]
     for what in (["--no-deps", wheel], ["--no-compile", "msgspec", "redis[hiredis]"]):
         done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
         if done.returncode:
-            missing(f"cannot install {what[-1]}: {done.stderr}")
+            return f"cannot install {what[-1]}: {done.stderr}"
+    return made
+
+
+@pytest.fixture(scope="module")
+def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | str]:
+    """Version -> its environment. They are made at the same time."""
+    folders = [tmp_path_factory.mktemp("python") / "venv" for _ in VERSIONS]
+    with ThreadPoolExecutor(len(VERSIONS)) as pool:
+        made = pool.map(environment, VERSIONS, [wheel] * len(VERSIONS), folders)
+        return dict(zip(VERSIONS, made, strict=True))
+
+
+@pytest.fixture(params=VERSIONS)
+def python(
+    request: pytest.FixtureRequest,
+    environments: dict[str, Path | str],
+    missing: Callable[[str], NoReturn],
+) -> Path:
+    made = environments[request.param]
+    if isinstance(made, str):
+        missing(made)
     return made
 
 
@@ -124,12 +141,12 @@ def test_every_script_prints_what_it_says_every_time(
     busy_machine: None,  # After the environments, which take long enough without it.
     tmp_path: Path,
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if "DJANGO" not in name}
+    variables = {name: value for name, value in os.environ.items() if "DJANGO" not in name}
 
     def run(script: Script) -> tuple[str, str, str, int]:
         done = subprocess.run(
             [python, "-I", "-c", script.source],
-            env=environment,
+            env=variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,

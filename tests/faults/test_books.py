@@ -32,7 +32,6 @@ from support.faults.processes import ServerProcess, serve
 from support.metrics import Metrics, scraped
 
 pytestmark = [
-    pytest.mark.load,
     pytest.mark.timeout(240),
     pytest.mark.skipif(sys.platform != "linux", reason="relies on the socket buffers of Linux"),
 ]

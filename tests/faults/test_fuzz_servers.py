@@ -37,7 +37,7 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60 + INPUTS / 5)]
+pytestmark = pytest.mark.timeout(120 + INPUTS / 5)
 
 
 def frame(dice: random.Random) -> bytes:

@@ -17,7 +17,7 @@ from django_sockets.testing.client import SocketClient
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.servers import CacheServer
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 ROOM, SOCKETS, SENDERS, TURNS = "chat:1", 1000, 5, 3
 

@@ -34,7 +34,7 @@ from support.faults.namespaces import (
 )
 from support.loop_thread import LoopThread
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 SPLIT_SECONDS = 1.5
 """How long both sides have a primary."""

@@ -24,7 +24,7 @@ from django_sockets.testing.servers import CacheServer, ServerUnavailable
 from support.faults.cluster_faults import connections_received
 from support.faults.harness import Load, under_load
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 MAX_AGE_SECONDS = 2.0
 LOOKS_SECONDS = 0.25

@@ -14,7 +14,7 @@ from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
 from support.faults.harness import under_load
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 BOUND_SECONDS = 2.0
 """From the promotion to traffic on every channel."""

@@ -16,7 +16,7 @@ from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.servers import CacheServer, ServerUnavailable, ValkeyServer
 from support.faults.harness import CHANNELS, under_load
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.load, pytest.mark.timeout(120)]
 
 BACK_SECONDS = 2.0
 
