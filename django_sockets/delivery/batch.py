@@ -19,6 +19,7 @@ __all__ = [
     "GapBefore",
     "Segment",
     "gap_reason",
+    "has_trace",
     "is_utf8",
     "read_batch",
 ]
@@ -151,6 +152,16 @@ def read_batch(
             left, runs, run_channel = SEGMENT_BYTES, [], None
             segments.append((None, runs))
     return segments
+
+
+def has_trace(segments: Sequence[Segment]) -> bool:
+    """Whether a message belongs to a trace that is recorded."""
+    for _, runs in segments:
+        for run in runs:
+            for delivery in run.messages:
+                if delivery.traceparent is not None:
+                    return True
+    return False
 
 
 def gap_reason(verdict: Verdict) -> str | None:
