@@ -128,8 +128,8 @@ def read_batch(
                 continue
         is_text = flags & IS_TEXT != 0
         delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED, place)
-        if is_traced:
-            delivery.traceparent = traceparent_of(message)
+        if is_traced and (traceparent := traceparent_of(message)) is not None:
+            delivery.traceparent = traceparent
         if is_text and not payload.isascii() and not is_utf8(delivery):
             observer.poison(name)
             continue

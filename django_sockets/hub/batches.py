@@ -17,7 +17,7 @@ from ..delivery.eager import start
 from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
-from ..observer import Observer, seam
+from ..observer import CountBatch, seam
 from ..tracer import tracing
 from .observed import ObservedDelivery
 from .stats import Counters
@@ -67,7 +67,7 @@ class BatchDelivery:
         self._channels = channels
         self._counters = owner.counters
         self._observed = ObservedDelivery(broker, owner.counters)
-        self._observer: Observer | None = None  # Of the present batch.
+        self._count_batch: CountBatch | None = None  # Of the present batch.
         self._turns = Turns()
 
     @property
@@ -117,8 +117,8 @@ class BatchDelivery:
         """Read a batch, and begin the report and the spans of its delivery."""
         arrived_at = time.monotonic()
         segments = read(batch, self._channels, arrived_at, self._owner)
-        self._observer = seam.observer
-        if self._observer is not None:
+        self._count_batch = seam.count_batch
+        if self._count_batch is not None:
             self._observed.begin(batch, segments, arrived_at)
         if (tracer := tracing.tracer) is not None and has_trace(segments):
             from .traced import with_spans  # Only processes with traced messages load it.
@@ -135,8 +135,8 @@ class BatchDelivery:
                 writes = write_frames(runs, self._counters)
                 if writes is not None:
                     return writes
-        if self._observer is not None:
-            self._observed.end(self._observer)
+        if self._count_batch is not None:
+            self._observed.end(self._count_batch)
         return None
 
     async def _finish(

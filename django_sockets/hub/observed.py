@@ -11,7 +11,7 @@ from ..delivery.batch import Segment
 from ..delivery.envelope import published_at_of
 from ..delivery.fanout import FanOutCounters
 from ..errors import PublishError
-from ..observer import BatchDelivered, Observer, Published
+from ..observer import CountBatch, Observer, Published, log_failure
 
 __all__ = ["ObservedDelivery", "observed_call", "observed_publish"]
 
@@ -114,23 +114,24 @@ class ObservedDelivery:
         self._lag = None
         if arrived_at >= self._next_lag_at:
             self._lag = self._lag_seconds(batch[0][1], arrived_at)
-        messages = 0
-        for _, runs in segments:
-            for run in runs:
-                messages += len(run.messages)
-        self._messages = messages
+        runs = segments[0][1]
+        if len(segments) == 1 and len(runs) == 1:  # True for most batches of one message.
+            self._messages = len(runs[0].messages)
+        else:
+            self._messages = sum(len(run.messages) for _, runs in segments for run in runs)
 
-    def end(self, observer: Observer) -> None:
+    def end(self, count_batch: CountBatch) -> None:
         """All of the batch was delivered or queued: report it."""
-        observer.batch_delivered(
-            BatchDelivered(
-                broker=self._broker,
-                messages=self._messages,
-                deliveries=self._counters.delivered - self._delivered_before,
-                seconds=time.monotonic() - self._arrived_at,
-                lag_seconds=self._lag,
+        try:
+            count_batch(
+                self._broker,
+                self._messages,
+                self._counters.delivered - self._delivered_before,
+                time.monotonic() - self._arrived_at,
+                self._lag,
             )
-        )
+        except Exception as exc:
+            log_failure("batch_delivered", exc)
 
     def _lag_seconds(self, message: object, arrived_at: float) -> float | None:
         self._next_lag_at = arrived_at + LAG_INTERVAL_SECONDS
