@@ -92,7 +92,11 @@ class BatchDelivery:
             )
         writes = None
         try:
-            segments = self._read(batch, read)
+            if seam.count_batch is None and tracing.tracer is None:
+                self._count_batch = None
+                segments = iter(read(batch, self._channels, time.monotonic(), owner))
+            else:
+                segments = self._observe(batch, read)
             writes = self._go(segments)
             if writes is None:
                 return None
@@ -113,8 +117,8 @@ class BatchDelivery:
             raise
         await self._finish(batch, read, None, None)
 
-    def _read(self, batch: Batch, read: ReadBatch) -> Iterator[Segment]:
-        """Read a batch, and begin the report and the spans of its delivery."""
+    def _observe(self, batch: Batch, read: ReadBatch) -> Iterator[Segment]:
+        """Read a batch, and begin the report and the spans of its delivery, if there are any."""
         arrived_at = time.monotonic()
         segments = read(batch, self._channels, arrived_at, self._owner)
         self._count_batch = seam.count_batch
@@ -150,7 +154,7 @@ class BatchDelivery:
         owner = self._owner
         try:
             if segments is None:
-                segments = self._read(batch, read)
+                segments = self._observe(batch, read)
                 writes = self._go(segments)
             while writes is not None:
                 while not writes.complete:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -429,6 +430,34 @@ def test_observers_come_and_go_and_old_ones_may_lack_a_method() -> None:
     remove_observer(one)
     remove_observer(old)  # type: ignore[arg-type]
     assert seam.observer is None
+
+
+async def test_the_metrics_call_three_functions_for_a_batch(url: str) -> None:
+    """The promise that they cost little, as a count of calls, which does not depend on time."""
+    called: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.endswith(("observer.py", "observed.py", "measurements.py")):
+            called[frame.f_code.co_name] += 1
+
+    publisher, metrics, batches = Publisher(), Measurements(), 20
+    async with open_hub(url) as hub, hub.subscribe("room") as events:
+        add_observer(metrics)
+        try:
+            for number in range(1 + batches):
+                if number == 1:  # The first batch makes the series.
+                    sys.setprofile(count)
+                await hub.deliver([("room", publisher.headers(["room"], True)[0] + b"1")])
+        finally:
+            sys.setprofile(None)
+            remove_observer(metrics)
+        for _ in range(1 + batches):
+            await anext(events)
+    for function in ("_lag_seconds", "observe"):  # For a batch every 0.01 s.
+        called.pop(function, None)
+    assert called == {"begin": batches, "end": batches, "count_batch": batches}
+    assert metrics.counts("messages_received") == {("memory",): 1 + batches}
 
 
 # Without observers
