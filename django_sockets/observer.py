@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionClosed",
     "ConsumerSlow",
+    "CountBatch",
     "GapSignalled",
     "HandshakeEnded",
     "HistoryHealed",
@@ -36,6 +37,7 @@ __all__ = [
     "Published",
     "RequestAnswered",
     "add_observer",
+    "log_failure",
     "remove_observer",
     "seam",
 ]
@@ -222,6 +224,11 @@ class ConnectFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     link: str
 
 
+CountBatch: TypeAlias = Callable[[str, int, int, float, float | None], None]
+"""A function for the numbers of a batch. Its arguments are the attributes of `BatchDelivered`, in
+their order."""
+
+
 class Observer:
     """The base class of observers. Subclass it, and override the methods that you need.
 
@@ -273,12 +280,14 @@ _METHODS = [name for name in vars(Observer) if not name.startswith("_")]
 
 
 class _Observers(Observer):
-    """All observers as one. An error of one of them does not reach the library or the others."""
+    """All observers as one. An error of one of them does not reach the library or the others.
 
-    __slots__ = ("observers", *_METHODS)
+    The library reports batches to `Seam.count_batch` instead.
+    """
+
+    __slots__ = _METHODS
 
     def __init__(self, observers: tuple[Observer, ...]) -> None:
-        self.observers = observers
         for name in _METHODS:
             setattr(self, name, _to_all(name, observers))
 
@@ -292,26 +301,84 @@ def _to_all(name: str, observers: tuple[Observer, ...]) -> Callable[[Any], None]
             try:
                 method(event)
             except Exception as exc:
-                text = "an observer failed in %s"
-                _failures.log(
-                    logging.ERROR, whereabouts(exc), text, name, exc_info=exc, extra={"hook": name}
-                )
+                log_failure(name, exc)
 
     return tell
+
+
+def _batches_to_all(observers: tuple[Observer, ...]) -> CountBatch | None:
+    methods = [method for one in observers if (method := _count_batch_of(one)) is not None]
+    if len(methods) <= 1:
+        return methods[0] if methods else None
+
+    def tell(
+        broker: str, messages: int, deliveries: int, seconds: float, lag_seconds: float | None
+    ) -> None:
+        for method in methods:
+            try:
+                method(broker, messages, deliveries, seconds, lag_seconds)
+            except Exception as exc:
+                log_failure("batch_delivered", exc)
+
+    return tell
+
+
+def _count_batch_of(observer: Any) -> CountBatch | None:
+    """The function of an observer for batches; None if it does not override `batch_delivered`.
+
+    The observer behind the metrics has a method `count_batch`, because making an event takes as
+    long as counting it.
+    """
+    if hasattr(observer, "count_batch"):
+        count_batch: CountBatch = observer.count_batch
+        return count_batch
+    method = getattr(observer, "batch_delivered", None)
+    if method is None or getattr(method, "__func__", None) is Observer.batch_delivered:
+        return None
+
+    def tell(
+        broker: str, messages: int, deliveries: int, seconds: float, lag_seconds: float | None
+    ) -> None:
+        method(
+            BatchDelivered(
+                broker=broker,
+                messages=messages,
+                deliveries=deliveries,
+                seconds=seconds,
+                lag_seconds=lag_seconds,
+            )
+        )
+
+    return tell
+
+
+def log_failure(name: str, exc: Exception) -> None:
+    """Log the error of an observer in a method of this name."""
+    text = "an observer failed in %s"
+    _failures.log(logging.ERROR, whereabouts(exc), text, name, exc_info=exc, extra={"hook": name})
 
 
 class Seam:
     """The place where the library finds its observers.
 
     Attributes:
+        observers: the observers.
         observer: all observers as one; None without observers. Test it for None once for each
             thing that is observed, and not for each message or socket of a batch.
+        count_batch: tells all observers of a batch; None if none of them overrides
+            `batch_delivered`. If it raises, pass the exception to `log_failure`.
     """
 
-    __slots__ = ("observer",)
+    __slots__ = ("count_batch", "observer", "observers")
 
     def __init__(self) -> None:
-        self.observer: Observer | None = None
+        self.change(())
+
+    def change(self, observers: tuple[Observer, ...]) -> None:
+        """Tell these observers from now on, and no others."""
+        self.observers = observers
+        self.observer: Observer | None = _Observers(observers) if observers else None
+        self.count_batch = _batches_to_all(observers)
 
 
 seam = Seam()
@@ -324,17 +391,11 @@ def add_observer(observer: Observer) -> None:
     A forked child has the observers of its parent.
     """
     with _changing:
-        present = _present()
-        if observer not in present:
-            seam.observer = _Observers((*present, observer))
+        if observer not in seam.observers:
+            seam.change((*seam.observers, observer))
 
 
 def remove_observer(observer: Observer) -> None:
     """Tell an observer nothing more. It has no effect for an object that is not an observer."""
     with _changing:
-        left = tuple(one for one in _present() if one is not observer)
-        seam.observer = _Observers(left) if left else None
-
-
-def _present() -> tuple[Observer, ...]:
-    return seam.observer.observers if isinstance(seam.observer, _Observers) else ()
+        seam.change(tuple(one for one in seam.observers if one is not observer))

@@ -19,6 +19,7 @@ __all__ = [
     "GapBefore",
     "Segment",
     "gap_reason",
+    "has_trace",
     "is_utf8",
     "read_batch",
 ]
@@ -127,8 +128,8 @@ def read_batch(
                 continue
         is_text = flags & IS_TEXT != 0
         delivery = Delivery(name, payload, is_text, origin, not flags & UNCOMPRESSED, place)
-        if is_traced:
-            delivery.traceparent = traceparent_of(message)
+        if is_traced and (traceparent := traceparent_of(message)) is not None:
+            delivery.traceparent = traceparent
         if is_text and not payload.isascii() and not is_utf8(delivery):
             observer.poison(name)
             continue
@@ -151,6 +152,16 @@ def read_batch(
             left, runs, run_channel = SEGMENT_BYTES, [], None
             segments.append((None, runs))
     return segments
+
+
+def has_trace(segments: Sequence[Segment]) -> bool:
+    """Whether a message belongs to a trace that is recorded."""
+    for _, runs in segments:
+        for run in runs:
+            for delivery in run.messages:
+                if delivery.traceparent is not None:
+                    return True
+    return False
 
 
 def gap_reason(verdict: Verdict) -> str | None:

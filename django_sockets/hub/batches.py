@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from ..delivery.batch import BatchObserver, GapBefore, Segment, read_batch
+from ..delivery.batch import BatchObserver, GapBefore, Segment, has_trace, read_batch
 from ..delivery.channel import Channel
 from ..delivery.eager import start
 from ..delivery.fanout import FanOut, FrameWrites, write_frames
 from ..delivery.flow_control import Congestion
 from ..delivery.turns import Turns
-from ..observer import seam
+from ..observer import CountBatch, seam
 from ..tracer import tracing
 from .observed import ObservedDelivery
 from .stats import Counters
@@ -29,7 +29,7 @@ Batch = Sequence[tuple[str, bytes]]
 
 
 ReadBatch: TypeAlias = Callable[
-    [Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]
+    [Any, Mapping[str, Channel], float, BatchObserver], Sequence[Segment]
 ]
 """Reads a batch like `read_batch`."""
 
@@ -67,6 +67,7 @@ class BatchDelivery:
         self._channels = channels
         self._counters = owner.counters
         self._observed = ObservedDelivery(broker, owner.counters)
+        self._count_batch: CountBatch | None = None  # Of the present batch.
         self._turns = Turns()
 
     @property
@@ -74,30 +75,28 @@ class BatchDelivery:
         """A batch is being delivered; later ones wait."""
         return self._turns.taken
 
-    def deliver_now(self, batch: Batch, read: ReadBatch | None = None) -> asyncio.Task[None] | None:
+    def deliver_now(self, batch: Batch, read: ReadBatch = read_batch) -> asyncio.Task[None] | None:
         """Deliver a batch, or begin to.
 
         Args:
-            read: reads the batch; `read_batch` by default.
+            read: reads the batch.
 
         Returns:
             None if everything is delivered or queued; else a task that the reader has to await
             before it reads on. If it is cancelled, a gap is signalled.
         """
         owner, turns = self._owner, self._turns
-        if (observer := seam.observer) is not None:
-            read = self._observed.reader(observer, read or read_batch)
-        if (tracer := tracing.tracer) is not None:
-            from .traced import traced_batch  # Processes without a tracer do not load it.
-
-            read = traced_batch(tracer, read or read_batch, self._broker)
         if not turns.take():
             return owner.loop.create_task(
                 self._in_turn(batch, read), name="django_sockets delivery"
             )
         writes = None
         try:
-            segments = iter((read or read_batch)(batch, self._channels, time.monotonic(), owner))
+            if seam.count_batch is None and tracing.tracer is None:
+                self._count_batch = None
+                segments = iter(read(batch, self._channels, time.monotonic(), owner))
+            else:
+                segments = self._observe(batch, read)
             writes = self._go(segments)
             if writes is None:
                 return None
@@ -109,7 +108,7 @@ class BatchDelivery:
                 turns.give_back()
         return start(self._finish(batch, read, segments, writes), owner.loop)
 
-    async def _in_turn(self, batch: Batch, read: ReadBatch | None) -> None:
+    async def _in_turn(self, batch: Batch, read: ReadBatch) -> None:
         try:
             await self._turns.wait()
         except asyncio.CancelledError:
@@ -117,6 +116,19 @@ class BatchDelivery:
                 self._owner.delivery_failed(batch, None)
             raise
         await self._finish(batch, read, None, None)
+
+    def _observe(self, batch: Batch, read: ReadBatch) -> Iterator[Segment]:
+        """Read a batch, and begin the report and the spans of its delivery, if there are any."""
+        arrived_at = time.monotonic()
+        segments = read(batch, self._channels, arrived_at, self._owner)
+        self._count_batch = seam.count_batch
+        if self._count_batch is not None:
+            self._observed.begin(batch, segments, arrived_at)
+        if (tracer := tracing.tracer) is not None and has_trace(segments):
+            from .traced import with_spans  # Only processes with traced messages load it.
+
+            return with_spans(tracer, segments, self._broker)
+        return iter(segments)
 
     def _go(self, segments: Iterator[Segment]) -> FrameWrites | None:
         """Deliver without waiting; return the first writes that are not finished, or None."""
@@ -127,12 +139,14 @@ class BatchDelivery:
                 writes = write_frames(runs, self._counters)
                 if writes is not None:
                     return writes
+        if self._count_batch is not None:
+            self._observed.end(self._count_batch)
         return None
 
     async def _finish(
         self,
         batch: Batch,
-        read: ReadBatch | None,
+        read: ReadBatch,
         segments: Iterator[Segment] | None,
         writes: FrameWrites | None,
     ) -> None:
@@ -140,9 +154,7 @@ class BatchDelivery:
         owner = self._owner
         try:
             if segments is None:
-                segments = iter(
-                    (read or read_batch)(batch, self._channels, time.monotonic(), owner)
-                )
+                segments = self._observe(batch, read)
                 writes = self._go(segments)
             while writes is not None:
                 while not writes.complete:

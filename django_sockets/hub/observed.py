@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from ..delivery.batch import BatchObserver, Segment
-from ..delivery.channel import Channel
+from ..delivery.batch import Segment
 from ..delivery.envelope import published_at_of
 from ..delivery.fanout import FanOutCounters
 from ..errors import PublishError
-from ..observer import BatchDelivered, Observer, Published
+from ..observer import CountBatch, Observer, Published, log_failure
 
 __all__ = ["ObservedDelivery", "observed_call", "observed_publish"]
 
 LAG_INTERVAL_SECONDS = 0.01
 """Minimum interval between two measurements of the lag. One costs as much as the rest of a report.
 """
-
-Read = Callable[[Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]]
 
 
 async def observed_publish(
@@ -78,54 +74,64 @@ def _outcome(exc: BaseException) -> str:
 
 
 class ObservedDelivery:
-    """Reports the batches of one hub.
+    """Reports the batches of one hub, which are delivered one after the other.
 
     Args:
         broker: the scheme of the broker's URL.
         counters: the counters of the hub.
     """
 
-    __slots__ = ("_broker", "_counters", "_next_lag_at")
+    __slots__ = (
+        "_arrived_at",
+        "_broker",
+        "_counters",
+        "_delivered_before",
+        "_lag",
+        "_messages",
+        "_next_lag_at",
+    )
 
     def __init__(self, broker: str, counters: FanOutCounters) -> None:
         self._broker = broker
         self._counters = counters
         self._next_lag_at = 0.0
+        self._arrived_at = 0.0
+        self._delivered_before = 0
+        self._messages = 0
+        self._lag: float | None = None
 
-    def reader(self, observer: Observer, read: Read) -> Callable[..., Iterator[Segment]]:
-        """A function that reads a batch like `read`, and reports when all of it was delivered.
+    def begin(
+        self, batch: Sequence[tuple[str, Any]], segments: Sequence[Segment], arrived_at: float
+    ) -> None:
+        """The delivery of a batch begins.
 
-        The caller takes each segment after the delivery of the one before it. So the batch is
-        delivered when it asks for a segment behind the last one.
+        Args:
+            segments: the parts of the batch.
+            arrived_at: the time of the batch (`time.monotonic`).
         """
-        return partial(self._segments, observer, read)
-
-    def _segments(
-        self,
-        observer: Observer,
-        read: Read,
-        batch: Sequence[tuple[str, Any]],
-        channels: Mapping[str, Channel],
-        arrived_at: float,
-        hub: BatchObserver,
-    ) -> Iterator[Segment]:
-        counters = self._counters
-        before, messages, lag_seconds = counters.delivered, 0, None
+        self._arrived_at = arrived_at
+        self._delivered_before = self._counters.delivered
+        self._lag = None
         if arrived_at >= self._next_lag_at:
-            lag_seconds = self._lag_seconds(batch[0][1], arrived_at)
-        for segment in read(batch, channels, arrived_at, hub):
-            for run in segment[1]:
-                messages += len(run.messages)
-            yield segment
-        observer.batch_delivered(
-            BatchDelivered(
-                broker=self._broker,
-                messages=messages,
-                deliveries=counters.delivered - before,
-                seconds=time.monotonic() - arrived_at,
-                lag_seconds=lag_seconds,
+            self._lag = self._lag_seconds(batch[0][1], arrived_at)
+        runs = segments[0][1]
+        if len(segments) == 1 and len(runs) == 1:  # True for most batches of one message.
+            self._messages = len(runs[0].messages)
+        else:
+            self._messages = sum(len(run.messages) for _, runs in segments for run in runs)
+
+    def end(self, count_batch: CountBatch) -> None:
+        """All of the batch was delivered or queued: report it."""
+        try:
+            count_batch(
+                self._broker,
+                self._messages,
+                self._counters.delivered - self._delivered_before,
+                time.monotonic() - self._arrived_at,
+                self._lag,
             )
-        )
+        except Exception as exc:
+            log_failure("batch_delivered", exc)
 
     def _lag_seconds(self, message: object, arrived_at: float) -> float | None:
         self._next_lag_at = arrived_at + LAG_INTERVAL_SECONDS

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from ..delivery.batch import BatchObserver, Segment
-from ..delivery.channel import Channel
+from ..delivery.batch import Segment
 from ..delivery.run import Run
 from ..tracer import Span, Tracer
 
-__all__ = ["traced_batch", "traced_call"]
-
-Read = Callable[[Any, Mapping[str, Channel], float, BatchObserver], Iterable[Segment]]
+__all__ = ["traced_call", "with_spans"]
 
 
 def traced_call(span: Span, publish: Callable[[], bool]) -> bool:
@@ -29,30 +25,17 @@ def traced_call(span: Span, publish: Callable[[], bool]) -> bool:
     return done
 
 
-def traced_batch(tracer: Tracer, read: Read, broker: str) -> Callable[..., Iterator[Segment]]:
-    """A function that reads a batch like `read`, and makes a span for each traced message.
+def with_spans(tracer: Tracer, segments: Sequence[Segment], broker: str) -> Iterator[Segment]:
+    """The segments of a batch, with a span for each traced message.
 
     The caller takes each segment after the delivery of the one before it, so the spans of a segment
     end when the next one is taken.
     """
-
-    def segments(
-        batch: Sequence[tuple[str, Any]],
-        channels: Mapping[str, Channel],
-        arrived_at: float,
-        hub: BatchObserver,
-    ) -> Iterator[Segment]:
-        for segment in read(batch, channels, arrived_at, hub):
-            traced = [one for run in segment[1] for one in run.messages if one.traceparent]
-            if not traced:
-                yield segment
-                continue
-            with contextlib.ExitStack() as spans:
-                for run in segment[1]:
-                    _begin(tracer, broker, run, spans)
-                yield segment
-
-    return segments
+    for segment in segments:
+        with contextlib.ExitStack() as spans:
+            for run in segment[1]:
+                _begin(tracer, broker, run, spans)
+            yield segment
 
 
 def _begin(tracer: Tracer, broker: str, run: Run, spans: contextlib.ExitStack) -> None:

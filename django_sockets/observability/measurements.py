@@ -52,35 +52,35 @@ class Distribution(NamedTuple):
 class _Histogram:
     """The values of one combination of labels."""
 
-    __slots__ = ("_bounds", "_counts", "_total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
-        place = bisect_left(self._bounds, value)
-        self._counts[place] += 1
-        self._total += value
+        place = bisect_left(self.bounds, value)
+        self.counts[place] += 1
+        self.total += value
 
     def state(self) -> Distribution:
-        return Distribution(tuple(self._counts), self._total)
+        return Distribution(tuple(self.counts), self.total)
 
 
 class _Counter:
     """The count of one combination of labels."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self._value = 0
+        self.value = 0
 
     def add(self, count: int) -> None:
-        self._value += count
+        self.value += count
 
     def state(self) -> int:
-        return self._value
+        return self.value
 
 
 T = TypeVar("T", _Counter, _Histogram)
@@ -146,13 +146,28 @@ class Measurements(Observer):
         self._observe("payload_bytes", event.payload_bytes, event.broker)
 
     def batch_delivered(self, event: BatchDelivered) -> None:
-        # The most frequent event: one dict is looked up instead of six. See docs/performance.md.
-        series = self._batches.get(event.broker) or self._batch_series(event.broker)
-        messages, seconds, lag = series
-        messages.add(event.messages)
-        seconds.observe(event.seconds)
-        if event.lag_seconds is not None:
-            lag.observe(event.lag_seconds)
+        self.count_batch(
+            event.broker, event.messages, event.deliveries, event.seconds, event.lag_seconds
+        )
+
+    def count_batch(
+        self,
+        broker: str,
+        messages: int,
+        deliveries: int,
+        seconds: float,
+        lag_seconds: float | None,
+    ) -> None:
+        """`batch_delivered` without an event; see `observer.CountBatch`."""
+        # The most frequent event: it looks up one dict instead of six, and calls no method of the
+        # series. See docs/performance.md.
+        received, durations, lag = self._batches.get(broker) or self._batch_series(broker)
+        received.value += messages
+        place = bisect_left(durations.bounds, seconds)
+        durations.counts[place] += 1
+        durations.total += seconds
+        if lag_seconds is not None:
+            lag.observe(lag_seconds)
 
     def _batch_series(self, broker: str) -> tuple[_Counter, _Histogram, _Histogram]:
         series = self._batches[broker] = (

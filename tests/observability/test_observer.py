@@ -6,17 +6,21 @@ import asyncio
 import itertools
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from django_sockets import Reject, RequestError, open_hub
+from benchmarks.inside.delivery import Client, Socket
+from django_sockets import Message, Reject, RequestError, open_hub
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
+from django_sockets.delivery.fanout import TURN_DELIVERIES
 from django_sockets.delivery.flow_control import Backlog, Congestion
 from django_sockets.errors import PublishError
+from django_sockets.observability.measurements import Measurements
 from django_sockets.observer import (
     BatchDelivered,
     ConnectFailed,
@@ -167,6 +171,54 @@ async def test_what_another_process_published_has_no_lag(url: str, recorder: Rec
     assert (batch.messages, batch.deliveries, batch.lag_seconds) == (1, 1, None)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+async def test_a_batch_is_told_with_all_messages_that_had_subscribers(
+    url: str, recorder: Recorder, traced: bool
+) -> None:
+    """Not with a repeated one, one of another program, and one that nobody here subscribes to."""
+    publisher = Publisher()
+
+    def message(channel: str) -> tuple[str, bytes]:
+        traceparent = f"00-{1:032x}-{1:016x}-01" if traced else None
+        return channel, publisher.headers([channel], True, traceparent=traceparent)[0] + b"1"
+
+    async with open_hub(url) as hub, hub.subscribe("a", "b") as events:
+        first = message("a")
+        others = [message(channel) for channel in ("a", "b", "a", "elsewhere")]
+        await hub.deliver([first, *others, first, ("b", b"not ours")])
+        await hub.deliver([message("b")])
+        await hub.deliver([first])
+        for _ in range(5):
+            await anext(events)
+        delivered = hub.stats()["delivered"]
+    batches = recorder.of(BatchDelivered)
+    assert [batch.messages for batch in batches] == [4, 1, 0]
+    assert [batch.deliveries for batch in batches] == [4, 1, 0]
+    assert delivered == 5
+
+
+async def test_a_batch_that_waits_is_told_when_all_of_it_was_delivered(recorder: Recorder) -> None:
+    client, publisher = Client(), Publisher()
+    connection = await client.connect()
+    hub = shared_hub(load_config(Socket.config))
+    before = client.sent
+
+    def batch(messages: int) -> list[tuple[str, bytes]]:
+        return [("room", publisher.headers(["room"], True)[0] + b"1") for _ in range(messages)]
+
+    long = 2 * TURN_DELIVERIES
+    waiting = [hub.deliver_now(batch(long)), hub.deliver_now(batch(1))]
+    assert recorder.of(BatchDelivered) == []  # The first one lets others run; the second one waits.
+    for task in waiting:
+        assert task is not None
+        await task
+    assert client.sent - before == long + 1
+    batches = recorder.of(BatchDelivered)
+    assert [(told.messages, told.deliveries) for told in batches] == [(long, long), (1, 1)]
+    client.leave()
+    await connection
+
+
 def test_what_a_plain_thread_publishes_is_told(
     valkey_server: CacheServer, recorder: Recorder
 ) -> None:
@@ -290,6 +342,78 @@ async def test_an_observer_that_fails_is_logged_and_disturbs_nobody(
     assert recorder.of(BatchDelivered)
 
 
+class Batches(Observer):
+    """Overrides only the method for batches."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.told: list[BatchDelivered] = []
+        self._error = error
+
+    def batch_delivered(self, event: BatchDelivered) -> None:
+        self.told.append(event)
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_an_observer_that_fails_does_not_fail_a_batch(url: str, others: int) -> None:
+    observers = [Batches(LookupError("broken observer")), *(Batches() for _ in range(others))]
+    for observer in observers:
+        add_observer(observer)
+    try:
+        async with open_hub(url) as hub, hub.subscribe("room") as events:
+            for _ in range(2):
+                await hub.publish("room", b"1")
+                assert isinstance(await anext(events), Message)
+            assert hub.stats()["gaps"] == 0
+    finally:
+        for observer in observers:
+            remove_observer(observer)
+    assert [len(observer.told) for observer in observers] == [2] * len(observers)
+
+
+async def test_metrics_and_other_observers_count_the_same_batches(url: str) -> None:
+    """The metrics take the numbers of a batch, and other observers an event."""
+    one, metrics = Batches(), Measurements()
+    add_observer(one)
+    add_observer(metrics)
+    try:
+        async with open_hub(url) as hub, hub.subscribe("room") as events:
+            for _ in range(3):
+                await hub.publish("room", b"1")
+                await anext(events)
+    finally:
+        remove_observer(one)
+        remove_observer(metrics)
+    assert metrics.counts("messages_received") == {("memory",): 3}
+    durations = metrics.distributions("delivery_seconds")[("memory",)]
+    assert sum(durations.counts) == len(one.told) == 3
+    assert durations.total == pytest.approx(sum(event.seconds for event in one.told))
+    again = Measurements()
+    for event in one.told:
+        again.batch_delivered(event)
+    for name in ("delivery_seconds", "broker_lag_seconds"):
+        assert again.distributions(name) == metrics.distributions(name)
+
+
+async def test_an_observer_of_something_else_costs_a_batch_nothing(url: str) -> None:
+    class Hooks(Observer):
+        def hook_called(self, event: HookCalled) -> None: ...
+
+    hooks, batches = Hooks(), Batches()
+    add_observer(hooks)
+    try:
+        assert seam.observer is not None
+        assert seam.count_batch is None
+        add_observer(batches)
+        assert seam.count_batch is not None
+        remove_observer(batches)
+        assert seam.count_batch is None
+    finally:
+        remove_observer(hooks)
+        remove_observer(batches)
+
+
 def test_observers_come_and_go_and_old_ones_may_lack_a_method() -> None:
     class Old:
         def published(self, event: Published) -> None: ...
@@ -306,6 +430,34 @@ def test_observers_come_and_go_and_old_ones_may_lack_a_method() -> None:
     remove_observer(one)
     remove_observer(old)  # type: ignore[arg-type]
     assert seam.observer is None
+
+
+async def test_the_metrics_call_three_functions_for_a_batch(url: str) -> None:
+    """The promise that they cost little, as a count of calls, which does not depend on time."""
+    called: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.endswith(("observer.py", "observed.py", "measurements.py")):
+            called[frame.f_code.co_name] += 1
+
+    publisher, metrics, batches = Publisher(), Measurements(), 20
+    async with open_hub(url) as hub, hub.subscribe("room") as events:
+        add_observer(metrics)
+        try:
+            for number in range(1 + batches):
+                if number == 1:  # The first batch makes the series.
+                    sys.setprofile(count)
+                await hub.deliver([("room", publisher.headers(["room"], True)[0] + b"1")])
+        finally:
+            sys.setprofile(None)
+            remove_observer(metrics)
+        for _ in range(1 + batches):
+            await anext(events)
+    for function in ("_lag_seconds", "observe"):  # For a batch every 0.01 s.
+        called.pop(function, None)
+    assert called == {"begin": batches, "end": batches, "count_batch": batches}
+    assert metrics.counts("messages_received") == {("memory",): 1 + batches}
 
 
 # Without observers
