@@ -29,6 +29,7 @@ from django_sockets.testing.contract.presence_faults import (
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
 from django_sockets.testing.slots import slot_of
+from support.faults.cluster_faults import move_with_keys
 
 LONG_SECONDS = 600
 
@@ -242,21 +243,6 @@ async def test_slots_that_move_back_and_forth_lose_no_change(
         for one in rooms:
             truth = await watcher.until_equal(one)
             assert truth.entries == {f"p:{written[one]}": b"x"}
-
-
-def move_with_keys(cluster: CacheCluster, slot: int) -> None:
-    """Move a slot to another primary, key by key, as `valkey-cli --cluster reshard` does."""
-    source = cluster.primary_of(slot)
-    others = [node for node in cluster.primaries() if node is not source]
-    target = others[0]
-    source_id, target_id = (node.execute("CLUSTER", "MYID") for node in (source, target))
-    target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-    source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-    while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 10):
-        for key in keys:
-            source.execute("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
-    for node in (target, source, *others[1:]):
-        node.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
 # A server that forgets scripts, or ends connections with too much unread output

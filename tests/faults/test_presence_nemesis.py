@@ -1,29 +1,37 @@
 """Processes and servers fail at the same time: afterwards, every process knows who is present.
 
 A failing run prints DJANGO_SOCKETS_NEMESIS_SEED=..., which repeats its faults.
-DJANGO_SOCKETS_NEMESIS_SECONDS=600 makes the first test longer.
+DJANGO_SOCKETS_NEMESIS_SECONDS=600 makes the first test longer, and does the same to a cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
 import uuid
 from asyncio import to_thread
+from collections.abc import Iterator
 
 import pytest
 
+from django_sockets.backends.client.commands import leases_key, server_name
+from django_sockets.backends.watches import watch_of
+from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
+from django_sockets.url import BrokerURL
 from support.faults.presence_crowd import Crowd, crowd_of
-from support.faults.presence_nemesis import PresenceNemesis
+from support.faults.presence_nemesis import ClusterPresenceNemesis, PresenceNemesis
+from support.presence_child import ROOM
 
 SEED = int(os.environ.get("DJANGO_SOCKETS_NEMESIS_SEED") or random.randrange(1 << 32))
-SECONDS = float(os.environ.get("DJANGO_SOCKETS_NEMESIS_SECONDS") or 30)
+LONGER = os.environ.get("DJANGO_SOCKETS_NEMESIS_SECONDS")
+SECONDS = float(LONGER or 30)
 LEASE, GRACE = 2, 1
 BOUND_SECONDS = LEASE + GRACE + 2
 SPARE_SECONDS = 40
@@ -51,22 +59,48 @@ async def agreed(crowd: Crowd) -> float:
     return time.monotonic() - began
 
 
+async def strike_until_the_end(
+    crowd: Crowd, nemesis: PresenceNemesis, seconds: float, story: list[str]
+) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        story.append(await nemesis.strike())
+        await nemesis.restore()
+        print(f"{story[-1]}: {await agreed(crowd):.1f} s", flush=True)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[list[str]]:
+    """A list of the strikes. If the test fails, the error has it, and the seed."""
+    print(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}", flush=True)
+    story: list[str] = []
+    try:
+        yield story
+    except Exception as exc:
+        raise AssertionError(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}: after {story}: {exc}") from exc
+
+
 async def test_whatever_happens_in_whatever_order(
     restored_valkey_sentinels: SentinelTrio,
 ) -> None:
-    print(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}", flush=True)
     trio = restored_valkey_sentinels
-    story: list[str] = []
-    try:
+    with told() as story:
         async with crowd_of(3, own(trio.url), trio.nodes, SEED) as crowd:
             nemesis = PresenceNemesis(trio, crowd, LEASE, SEED)
-            ends = time.monotonic() + SECONDS
-            while time.monotonic() < ends:
-                story.append(await nemesis.strike())
-                await nemesis.restore()
-                print(f"{story[-1]}: {await agreed(crowd):.1f} s", flush=True)
-    except Exception as exc:
-        raise AssertionError(f"DJANGO_SOCKETS_NEMESIS_SEED={SEED}: after {story}: {exc}") from exc
+            await strike_until_the_end(crowd, nemesis, SECONDS, story)
+
+
+@pytest.mark.load
+@pytest.mark.skipif(not LONGER, reason="only with DJANGO_SOCKETS_NEMESIS_SECONDS")
+async def test_whatever_happens_to_a_cluster(restored_valkey_cluster: CacheCluster) -> None:
+    cluster = restored_valkey_cluster
+    url = own(cluster.url)
+    prefix = BrokerURL.parse(url).options.prefix.encode()
+    keys = [server_name(prefix, watch_of(ROOM)), leases_key(prefix)]
+    with told() as story:
+        async with crowd_of(3, url, cluster.nodes, SEED) as crowd:
+            nemesis = ClusterPresenceNemesis(cluster, crowd, LEASE, SEED, keys)
+            await strike_until_the_end(crowd, nemesis, SECONDS, story)
 
 
 async def test_a_process_and_the_primary_are_killed_at_once(

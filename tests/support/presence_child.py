@@ -21,7 +21,8 @@ from typing import Any
 from django_sockets import BrokerError, Hub, PresenceError, open_hub
 from django_sockets.delivery.events import Events, Presence
 
-ROOM = "room"
+ROOM = "hall"
+"""In a cluster of three, another node has its slot than that of the leases."""
 AGAIN_SECONDS = 0.1
 WAIT_SECONDS = 5.0
 

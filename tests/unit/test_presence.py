@@ -409,6 +409,23 @@ async def test_after_a_loss_the_difference_follows_the_gap() -> None:
         assert watcher.hub.stats()["presence_resyncs"] == 1
 
 
+async def test_a_server_that_has_gone_back_to_an_earlier_version_is_noticed() -> None:
+    """A replica that was promoted without the last changes counts from an earlier version."""
+    async with world_of(2) as world:
+        process, other = world.processes
+        for key in ("ann", "bob", "kim"):
+            await process.hub.track(ROOM, key)
+        await world.move(0)
+        kept = world.bus.presence._channels[ROOM]
+        kept.version -= 2
+        del kept.entries[f"{process.id}:kim"]
+        world.write_late("stranger", "ghost")
+        await world.move(1)
+        assert set(other.view.members) == {"ann", "bob", "kim", "ghost"}
+        assert set(world.entries) >= {f"{process.id}:kim", "stranger:late"}
+        assert other.hub.stats()["presence_resyncs"] >= 1
+
+
 async def test_a_diff_that_is_missing_is_noticed_with_the_next_one() -> None:
     async with world_of(2) as world:
         process, watcher = world.processes

@@ -153,7 +153,11 @@ class WatchedChannel:
         if follows:
             event = self.replica.take_diff(diff)
             self._owner.changed(self, diff.changes, event)
-        elif follows is not None:
+        elif follows is None:
+            # The read behind the watch has every earlier diff. A server that was replaced by one
+            # without its last changes counts from an earlier version.
+            self.outdated()
+        else:
             self._context.counters.presence_resyncs += 1
             if self.replica.has_epoch(diff.epoch):
                 self._read()

@@ -12,7 +12,14 @@ from django_sockets.testing.ports import HOST
 from django_sockets.testing.proxy import FaultProxy
 from django_sockets.testing.servers import CacheServer
 
-__all__ = ["announce", "behind_proxy", "connections_received", "kill_clients", "setting"]
+__all__ = [
+    "announce",
+    "behind_proxy",
+    "connections_received",
+    "kill_clients",
+    "move_with_keys",
+    "setting",
+]
 
 GOSSIP_SECONDS = 5.0
 
@@ -88,3 +95,18 @@ def _without_proxy(cluster: CacheCluster, node: CacheServer) -> None:
         if replica.execute("ROLE")[2] != node.port:
             replica.kill()
             replica.start()
+
+
+def move_with_keys(cluster: CacheCluster, slot: int) -> None:
+    """Move a slot to another primary, key by key, as `valkey-cli --cluster reshard` does."""
+    source = cluster.primary_of(slot)
+    others = [node for node in cluster.primaries() if node is not source]
+    target = others[0]
+    source_id, target_id = (node.execute("CLUSTER", "MYID") for node in (source, target))
+    target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+    source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+    while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 10):
+        for key in keys:
+            source.execute("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+    for node in (target, source, *others[1:]):
+        node.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)

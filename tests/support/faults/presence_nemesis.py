@@ -5,7 +5,8 @@
         print(await nemesis.strike())  # "killed p2 and 127.0.0.1:7001"
         await nemesis.restore()
 
-To add a kind of strike, add a method named `_strike_...`, as in `nemesis`.
+To add a kind of strike, add a method named `_strike_...`, as in `nemesis`. `ClusterPresenceNemesis`
+does the same to a cluster, and has kinds of its own.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import contextlib
 import random
 import time
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 
 import redis
 
+from django_sockets.testing.clusters import CacheCluster
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
-from support.faults.cluster_faults import kill_clients
+from django_sockets.testing.slots import slot_of
+from support.faults.cluster_faults import kill_clients, move_with_keys
 from support.faults.presence_crowd import CLOCK_SECONDS, Actor, Crowd
 
-__all__ = ["PresenceNemesis"]
+__all__ = ["ClusterPresenceNemesis", "PresenceNemesis"]
 
 PROMOTION_SECONDS = 5.0
 CHANGE_EVERY_SECONDS = 0.05
@@ -34,10 +37,16 @@ Strike = Callable[[random.Random], Awaitable[str]]
 
 
 class PresenceNemesis:
-    """Chooses the strikes of one seed. Processes change their members during each strike."""
+    """Chooses the strikes of one seed. Processes change their members during each strike.
 
-    def __init__(self, trio: SentinelTrio, crowd: Crowd, lease_seconds: float, seed: int) -> None:
-        self._trio = trio
+    Args:
+        servers: keep the members and the leases.
+    """
+
+    def __init__(
+        self, servers: SentinelTrio | CacheCluster, crowd: Crowd, lease_seconds: float, seed: int
+    ) -> None:
+        self._servers = servers
         self._crowd = crowd
         self._lease_seconds = lease_seconds
         self._random = random.Random(seed)
@@ -77,7 +86,7 @@ class PresenceNemesis:
 
     async def restore(self) -> None:
         """Undo all faults of the servers. Those of processes end with their strikes."""
-        await to_thread(self._trio.restore)
+        await to_thread(self._servers.restore)
 
     async def _change(self, chance: random.Random) -> None:
         while self._striking:
@@ -144,30 +153,40 @@ class PresenceNemesis:
 
     # Servers
 
+    async def _primary(self, chance: random.Random) -> CacheServer:
+        """A server with members or leases. Raises LookupError if there is none now."""
+        assert isinstance(self._servers, SentinelTrio)
+        return await to_thread(self._servers.primary)
+
+    async def _fail_over(self, chance: random.Random) -> CacheServer:
+        """Let a replica take the place of a primary that works. Returns the new primary."""
+        assert isinstance(self._servers, SentinelTrio)
+        return await to_thread(self._servers.failover, PROMOTION_SECONDS)
+
     async def _strike_kill_primary(self, chance: random.Random) -> str:
-        primary = await to_thread(self._trio.primary)
+        primary = await self._primary(chance)
         await to_thread(primary.kill)
         if chance.random() < 0.7:
-            await to_thread(self._trio.wait_promoted, primary, PROMOTION_SECONDS)
+            await to_thread(self._servers.wait_promoted, primary, PROMOTION_SECONDS)
         return f"killed {primary.port}"
 
     async def _strike_kill_both(self, chance: random.Random) -> str:
-        primary = await to_thread(self._trio.primary)
+        primary = await self._primary(chance)
         async with self._an_actor(chance) as actor:
             await asyncio.gather(self._crowd.kill(actor), to_thread(primary.kill))
         with contextlib.suppress(TimeoutError):
-            await to_thread(self._trio.wait_promoted, primary, PROMOTION_SECONDS)
+            await to_thread(self._servers.wait_promoted, primary, PROMOTION_SECONDS)
         await self._crowd.start(chance)
         return f"killed {actor.process.name} and {primary.port}"
 
     async def _strike_freeze_primary(self, chance: random.Random) -> str:
-        primary = await to_thread(self._trio.primary)
-        promoted = partial(self._trio.wait_promoted, primary, PROMOTION_SECONDS)
+        primary = await self._primary(chance)
+        promoted = partial(self._servers.wait_promoted, primary, PROMOTION_SECONDS)
         await self._frozen(primary, promoted)
         return f"froze {primary.port} until it was replaced"
 
     async def _strike_freeze_for_a_moment(self, chance: random.Random) -> str:
-        primary = await to_thread(self._trio.primary)
+        primary = await self._primary(chance)
         seconds = chance.uniform(0.05, 0.4)
         await self._frozen(primary, partial(time.sleep, seconds))
         return f"froze {primary.port} for {seconds:.2f} s"
@@ -181,11 +200,48 @@ class PresenceNemesis:
                 await to_thread(server.resume)
 
     async def _strike_failover(self, chance: random.Random) -> str:
-        new = await to_thread(self._trio.failover, PROMOTION_SECONDS)
+        new = await self._fail_over(chance)
         return f"failover to {new.port}"
 
     async def _strike_cut_links(self, chance: random.Random) -> str:
         kinds = chance.choice((("PUBSUB",), ("NORMAL",), ("PUBSUB", "NORMAL")))
         for kind in kinds:
-            await to_thread(kill_clients, self._trio.nodes, kind)
+            await to_thread(kill_clients, self._servers.nodes, kind)
         return f"cut all links of {' and '.join(kinds)}"
+
+
+class ClusterPresenceNemesis(PresenceNemesis):
+    """A nemesis of a cluster: it strikes the primaries that have the members and the leases.
+
+    Args:
+        keys: of the members and of the leases.
+    """
+
+    def __init__(
+        self,
+        cluster: CacheCluster,
+        crowd: Crowd,
+        lease_seconds: float,
+        seed: int,
+        keys: Iterable[bytes],
+    ) -> None:
+        super().__init__(cluster, crowd, lease_seconds, seed)
+        self._cluster = cluster
+        self._slots = [slot_of(key) for key in keys]
+
+    async def _primary(self, chance: random.Random) -> CacheServer:
+        return await to_thread(self._cluster.primary_of, chance.choice(self._slots))
+
+    async def _fail_over(self, chance: random.Random) -> CacheServer:
+        primary = await self._primary(chance)
+        replicas = await to_thread(self._cluster.replicas_of, primary)
+        if not replicas:
+            raise LookupError("the primary has no replica now")
+        await to_thread(self._cluster.failover, replicas[0])
+        return replicas[0]
+
+    async def _strike_move_slots(self, chance: random.Random) -> str:
+        slots = chance.choice((self._slots, self._slots[:1], self._slots[1:]))
+        for slot in slots:
+            await to_thread(move_with_keys, self._cluster, slot)
+        return f"moved the slots {slots}"
