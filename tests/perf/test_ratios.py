@@ -138,7 +138,7 @@ def test_metrics_cost_little_in_a_fan_out() -> None:
 
 
 def test_traces_cost_little_in_a_fan_out() -> None:
-    """Measured: 1 to 3 % more CPU time, with one message in 100 sampled, to 500 sockets each."""
+    """Measured: 4 to 5 % more CPU time, with one message in 100 sampled, to 500 sockets each."""
     pytest.importorskip("opentelemetry.sdk")
     assert alone('observing.ratio("traces", 500, 40, 10)', "") < 1.3
 
