@@ -84,8 +84,11 @@ def django_sockets_client(context: Context, *, nonce: str | None = None) -> Safe
             request, if there is one.
     """
     if nonce is None:
-        found = context.get("csp_nonce") or getattr(context.get("request"), "csp_nonce", None)
-        nonce = str(found) if found else None
+        found = context.get("csp_nonce")
+        if found is None:
+            found = getattr(context.get("request"), "csp_nonce", None)
+        # The lazy nonce of Django 6.0 is false until it is first used.
+        nonce = None if found is None else str(found) or None
     text = json.dumps({"imports": {name: static(path) for name, path in MODULES.items()}})
     # Inside a script, HTML knows no escapes, and "</" could end it.
     safe = mark_safe(text.replace("<", "\\u003c"))  # noqa: S308 - JSON without "<"

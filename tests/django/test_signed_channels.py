@@ -340,6 +340,16 @@ def test_the_tag_needs_a_user() -> None:
         rendered('{% channel_token "order:7" %}', request=Request(AnonymousUser()))
 
 
+class UnusedNonce:
+    """The nonce of Django 6.0 in a page that has not used it yet."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "abc"
+
+
 def test_the_import_map_has_the_addresses_and_the_nonce(settings_of: Any) -> None:
     settings_of(STATIC_URL="/static/")
     plain = rendered("{% django_sockets_client %}")
@@ -347,6 +357,8 @@ def test_the_import_map_has_the_addresses_and_the_nonce(settings_of: Any) -> Non
     with_nonce = rendered("{% django_sockets_client %}", csp_nonce='a"b')
     assert with_nonce.startswith('<script type="importmap" nonce="a&quot;b">')
     assert "nonce" not in plain
+    lazy = rendered("{% django_sockets_client %}", csp_nonce=UnusedNonce())
+    assert lazy.startswith('<script type="importmap" nonce="abc">')
     settings_of(STATIC_URL="/</script><script>/")
     assert rendered("{% django_sockets_client %}").count("<") == 2
 
