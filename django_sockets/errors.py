@@ -349,6 +349,12 @@ def suggest(wrong: str, valid: Iterable[str]) -> str:
 
 
 def _names(channels: tuple[str, ...], most: int = 5) -> str:
-    shown = ", ".join(repr(channel) for channel in channels[:most])
+    shown = ", ".join(_name(channel) for channel in channels[:most])
     more = len(channels) - most
     return shown if more <= 0 else f"{shown} and {more} more"
+
+
+def _name(channel: str) -> str:
+    if channel.startswith("\x01"):
+        return f"the library's own channel {channel[1:]!r}"
+    return repr(channel)

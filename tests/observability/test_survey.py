@@ -311,6 +311,8 @@ async def test_snapshots_go_on_without_a_broker(fresh_valkey_server: CacheServer
                 PATIENCE_SECONDS, until(lambda one: one["problem"] is not None)
             )
             assert [one["pid"] for one in broken["processes"]] == [os.getpid()]
+            assert "x01" not in str(broken["problem"])
+            assert "the library's own channel" in str(broken["problem"])
             await asyncio.to_thread(fresh_valkey_server.restart)
             await with_deadline(
                 PATIENCE_SECONDS, until(lambda one: one["problem"] is None and serves(one))
