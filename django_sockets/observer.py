@@ -116,16 +116,20 @@ class RequestAnswered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class HandshakeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A websocket handshake was accepted or refused.
+    """A websocket handshake was accepted or refused. Each handshake is reported once.
 
     Attributes:
-        socket: the class.
-        outcome: "accepted", "refused" or "failed" (the client left, or the server cancelled it).
-        status: the HTTP status of a refusal; 101 if it was accepted; 0 if it failed.
-        seconds: time of the decision, with the hook `authorize` and without `connect`.
+        socket: the class. None if a router or a middleware of the library refused the handshake, or
+            the handshake failed there: the class is not known yet.
+        outcome: "accepted", "refused" or "failed" (the client left, the server cancelled it, or an
+            error ended it).
+        status: the HTTP status of a refusal; 101 if it was accepted; 0 if it failed. A client of
+            the protocol `django-sockets.v1` gets a close code instead, such as 4401.
+        seconds: time of the decision, with the hook `authorize` and without `connect`. If a
+            middleware refused it: the time of this middleware. If a router did: 0.
     """
 
-    socket: type
+    socket: type | None
     outcome: str
     status: int
     seconds: float
