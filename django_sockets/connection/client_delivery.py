@@ -20,6 +20,7 @@ from ..delivery.message import Delivery
 from ..delivery.send_queue import SendQueue
 from ..errors import CallError, SubscribeError
 from ..history import Recovery
+from ..hub.connections import Unsent
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..observer import seam
@@ -32,6 +33,7 @@ from .outbox import Item
 from .overflow import CLOSE, Inbox, Overflow
 from .socket_class import Socket
 from .tasks import spawn
+from .unsent import unsent_of
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -330,6 +332,19 @@ class ClientDelivery:
         """Make the queue for messages that wait for a client that reads slowly."""
         socket, hub = self._socket, self._connection.shared_hub()
         return Backlog(socket.outbox_messages, socket.outbox_bytes, hub.congestion)
+
+    @property
+    def unsent(self) -> Unsent | None:
+        """What waits for the client; None if nothing ever has. For any thread."""
+        outbox, inbox, hold = self._connection.outbox, self._inbox, self._held()
+        holds = [*self._other_holds(), *([] if hold is None else [hold])]
+        if inbox is not None:
+            return unsent_of(outbox, inbox, [*holds, *inbox.holds])
+        return unsent_of(outbox, outbox, holds) if holds else outbox.unsent
+
+    def _other_holds(self) -> Collection[Hold]:
+        """Further queues of a subclass. For any thread."""
+        return ()
 
     def no_send(self) -> None:
         """Warn that there is no `send` for an event."""
