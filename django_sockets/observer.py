@@ -190,7 +190,8 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing" or "subscribing"; "sentinel" for a connection to a sentinel, without
+            which messages flow as long as the primary lives.
         reason: a text for people. It may quote the server.
     """
 
@@ -204,7 +205,7 @@ class LinkRestored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing" or "subscribing". Connections to sentinels are not reported.
         seconds: time since the loss. A publishing connection is only replaced when something is
             published.
     """
@@ -219,7 +220,7 @@ class ConnectFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing", "subscribing" or "sentinel"; see `LinkLost`.
     """
 
     broker: str
