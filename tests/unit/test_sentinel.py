@@ -97,6 +97,8 @@ class Sentinel:
         if command[0] == b"SUBSCRIBE":
             self._listeners.append(link)
             return [b"subscribe", command[1], 1]
+        if command[0] == b"PING":
+            return b"PONG"
         if self.silent:
             return None
         self.asked += 1
@@ -285,12 +287,14 @@ async def test_a_sentinel_that_answers_again_is_subscribed_to_at_once(
     monkeypatch.setattr(sentinels, "LONGEST_PAUSE_SECONDS", 3600.0)
     broker = SentinelBroker(servers.broker.url, RecordingSink())
     sentinel = servers.first
-    await broker._sentinels.primary()
-    await until(lambda: sentinel.subscribed == 1)
-    sentinel.die()
-    # The first attempt fails at once. The next one follows after an hour.
-    await until(lambda: servers.refused > 0)
-    sentinel.down = False
-    await broker._sentinels.primary()
-    await until(lambda: sentinel.subscribed == 2)
-    await broker.aclose()
+    try:
+        await broker._sentinels.primary()
+        await until(lambda: sentinel.subscribed == 1)
+        sentinel.die()
+        # The first attempt fails at once. The next one follows after an hour.
+        await until(lambda: servers.refused > 0)
+        sentinel.down = False
+        await broker._sentinels.primary()
+        await until(lambda: sentinel.subscribed == 2)
+    finally:
+        await broker.aclose()
