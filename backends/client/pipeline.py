@@ -29,7 +29,7 @@ from .loan import Loan
 from .parser import ReplyError, is_push, pack
 from .supervision import Supervisor
 
-__all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
+__all__ = ["NotSent", "OutcomeUnknown", "PartlyRefused", "Pipeline", "Recalled"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -47,6 +47,21 @@ class Recalled(NotSent):
 
 class OutcomeUnknown(Exception):
     """The request was written and no reply came."""
+
+
+class PartlyRefused(OutcomeUnknown):
+    """The server answered with an error, and may have done a part before.
+
+    Args:
+        what: the beginning of the message.
+
+    Attributes:
+        error: the reply.
+    """
+
+    def __init__(self, error: ReplyError, what: str = "the server answered") -> None:
+        super().__init__(f"{what}: {error}")
+        self.error = error
 
 
 class _Request(msgspec.Struct, gc=False, eq=False):
