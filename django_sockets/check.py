@@ -162,8 +162,11 @@ async def _try_history(config: Config, findings: Findings) -> None:
         )
         return
     findings.features["history"] = "works"
+    if "memory" in findings.features:
+        # One small message was kept. The next one may be refused.
+        findings.features["history"] = f"works now, but the memory is {findings.features['memory']}"
     if not Position.parse(page.position).history_id:
-        findings.features["history"] = "works, without the id of the data set"
+        findings.features["history"] += ", without the id of the data set"
         findings.warnings.append(
             "the server hides its master_replid: after a failover that lost messages, a client "
             "that resumes may not notice; allow INFO (+info) if the service can"

@@ -118,16 +118,20 @@ class RequestAnswered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class HandshakeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A websocket handshake was accepted or refused.
+    """A websocket handshake was accepted or refused. Each handshake is reported once.
 
     Attributes:
-        socket: the class.
-        outcome: "accepted", "refused" or "failed" (the client left, or the server cancelled it).
-        status: the HTTP status of a refusal; 101 if it was accepted; 0 if it failed.
-        seconds: time of the decision, with the hook `authorize` and without `connect`.
+        socket: the class. None if a router or a middleware of the library refused the handshake, or
+            the handshake failed there: the class is not known yet.
+        outcome: "accepted", "refused" or "failed" (the client left, the server cancelled it, or an
+            error ended it).
+        status: the HTTP status of a refusal; 101 if it was accepted; 0 if it failed. A client of
+            the protocol `django-sockets.v1` gets a close code instead, such as 4401.
+        seconds: time of the decision, with the hook `authorize` and without `connect`. If a
+            middleware refused it: the time of this middleware. If a router did: 0.
     """
 
-    socket: type
+    socket: type | None
     outcome: str
     status: int
     seconds: float
@@ -188,7 +192,8 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing" or "subscribing"; "sentinel" for a connection to a sentinel, without
+            which messages flow as long as the primary lives.
         reason: a text for people. It may quote the server.
     """
 
@@ -202,7 +207,7 @@ class LinkRestored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing" or "subscribing". Connections to sentinels are not reported.
         seconds: time since the loss. A publishing connection is only replaced when something is
             published.
     """
@@ -217,7 +222,7 @@ class ConnectFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         broker: the scheme of the broker's URL.
-        link: "publishing" or "subscribing".
+        link: "publishing", "subscribing" or "sentinel"; see `LinkLost`.
     """
 
     broker: str

@@ -19,7 +19,7 @@ from .history_scripts import READ, KeptMessage, history_reply, read_command
 from .open_reads import OpenReads
 from .pipeline import NotSent, OutcomeUnknown
 from .presence_calls import PresenceCalls
-from .publisher import Outcome, Publisher, raise_for_outcomes
+from .publisher import Outcome, Publisher, RefusalLog, raise_for_outcomes
 from .queries import Queries, Query, Unanswered
 from .queues import QueueCalls
 from .subscriptions import Subscriptions
@@ -69,6 +69,7 @@ class ServerBroker(QueueCalls, PresenceCalls):
         self._keeps = bool(url.history)
         self._rule = lru_cache(maxsize=NAMES_KEPT)(url.history.rule_for)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+        self._refusals = RefusalLog(url)
         self.limits = Limits()
         prefix = url.options.prefix.encode()
         # A cache of one argument, because several would build a tuple for each look-up.
@@ -90,7 +91,7 @@ class ServerBroker(QueueCalls, PresenceCalls):
             )
         except (NotSent, OutcomeUnknown) as exc:
             outcomes = [exc] * len(channels)
-        raise_for_outcomes(self.url, channels, outcomes)
+        raise_for_outcomes(self.url, channels, outcomes, self._refusals)
 
     async def _publish_by_rules(
         self, channels: Sequence[str], payload: bytes, headers: Sequence[bytes]
@@ -119,7 +120,7 @@ class ServerBroker(QueueCalls, PresenceCalls):
                 found = [exc] * len(indexes)
             for index, outcome in zip(indexes, found, strict=True):
                 outcomes[index] = outcome
-        raise_for_outcomes(self.url, channels, outcomes)
+        raise_for_outcomes(self.url, channels, outcomes, self._refusals)
 
     def _on_unkept(self) -> None:
         self.unkept += 1

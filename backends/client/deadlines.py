@@ -171,15 +171,19 @@ async def first_answers(
 class Backoff:
     """Pauses between attempts: none before the first, then doubling, with jitter.
 
+    Args:
+        cap_seconds: the longest pause; `CAP_SECONDS` by default.
+
     Attributes:
         FIRST_SECONDS: the first pause that is not zero.
-        CAP_SECONDS: the longest pause.
+        CAP_SECONDS: the longest pause, unless another is given.
     """
 
     FIRST_SECONDS = 0.05
     CAP_SECONDS = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, cap_seconds: float | None = None) -> None:
+        self._cap_seconds = self.CAP_SECONDS if cap_seconds is None else cap_seconds
         self._seconds = 0.0
         self._pause: asyncio.Future[None] | None = None
 
@@ -189,7 +193,7 @@ class Backoff:
 
     def increase(self) -> float:
         """Double the next pause and return it, in seconds without jitter."""
-        self._seconds = min(self.CAP_SECONDS, max(self.FIRST_SECONDS, 2 * self._seconds))
+        self._seconds = min(self._cap_seconds, max(self.FIRST_SECONDS, 2 * self._seconds))
         return self._seconds
 
     def cut_short(self) -> None:

@@ -9,7 +9,7 @@ from .commands import PubSubCommands
 from .connection import ConnectionLost
 from .parser import pack
 from .pipeline import OutcomeUnknown, Pipeline
-from .publisher import Outcome, raise_for_outcomes
+from .publisher import Outcome, RefusalLog, raise_for_outcomes
 
 __all__ = ["DirectPublisher"]
 
@@ -29,6 +29,7 @@ class DirectPublisher:
         server_name: Callable[[str], bytes],
     ) -> None:
         self._url = url
+        self._refusals = RefusalLog(url)
         self._lending = pipeline.lending
         self._command = pubsub.publish
         self._server_name = server_name
@@ -81,5 +82,5 @@ class DirectPublisher:
             outcomes = [unknown] * len(channels)
         if outcomes is None:
             return False
-        raise_for_outcomes(self._url, channels, outcomes)
+        raise_for_outcomes(self._url, channels, outcomes, self._refusals)
         return True

@@ -37,6 +37,9 @@ CERTIFICATE_DAYS = 30
 """A certificate that expires sooner causes a warning."""
 CLIENTS_SHARE = 0.8
 """A larger share of `maxclients` in use causes a warning."""
+MEMORY_SHARE = 0.95
+"""A larger share of `maxmemory` in use causes a warning. Buffers of clients count, so that a server
+at its limit takes some writes and refuses others."""
 LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
@@ -138,6 +141,7 @@ def describe(url: BrokerURL, nodes: Sequence[NodeFacts], topology: str) -> Repor
         report.nodes[node.where] = f"{role}{node.server}, {node.round_trip_ms:.2f} ms"
         _check_role(node, report)
         _check_clients(node, report)
+        _check_memory(node, report)
     if first.role:
         report.features["role"] = "primary" if first.role == PRIMARY else "replica"
     report.features["sharded pub/sub"] = {True: "yes", False: "no", None: "unknown"}[first.sharded]
@@ -167,6 +171,20 @@ def _check_clients(node: NodeFacts, report: Report) -> None:
     if most and now and int(now) > CLIENTS_SHARE * int(most):
         report.warnings.append(
             f"{node.where}: {now} of at most {most} clients are connected: raise maxclients"
+        )
+
+
+def _check_memory(node: NodeFacts, report: Report) -> None:
+    """Report a memory that is nearly full. With another policy, that is the usual state."""
+    most = int(node.info.get("maxmemory", "0") or 0)
+    used = int(node.info.get("used_memory", "0") or 0)
+    used -= int(node.info.get("mem_not_counted_for_evict", "0") or 0)
+    if node.info.get("maxmemory_policy") == "noeviction" and used > MEMORY_SHARE * most > 0:
+        report.features["memory"] = "nearly full"
+        report.warnings.append(
+            f"{node.where}: the memory is nearly full, {used} of {most} bytes: writes fail with "
+            "OOM, such as those of the history, of presence and of the channel layer: raise "
+            "maxmemory"
         )
 
 

@@ -24,12 +24,12 @@ from .connection import Connection, ConnectionLost, Opener
 from .deadlines import LARGE_BYTES, first_of, ignore_result, keepalive
 from .identity import PRIMARY, Identity, IdentityCheck
 from .lending import Lending
-from .link_reports import PUBLISHING, LinkReports
+from .link_reports import LinkReports, PublishingReports
 from .loan import Loan
 from .parser import ReplyError, is_push, pack
 from .supervision import Supervisor
 
-__all__ = ["NotSent", "OutcomeUnknown", "Pipeline", "Recalled"]
+__all__ = ["NotSent", "OutcomeUnknown", "PartlyRefused", "Pipeline", "Recalled"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -47,6 +47,21 @@ class Recalled(NotSent):
 
 class OutcomeUnknown(Exception):
     """The request was written and no reply came."""
+
+
+class PartlyRefused(OutcomeUnknown):
+    """The server answered with an error, and may have done a part before.
+
+    Args:
+        what: the beginning of the message.
+
+    Attributes:
+        error: the reply.
+    """
+
+    def __init__(self, error: ReplyError, what: str = "the server answered") -> None:
+        super().__init__(f"{what}: {error}")
+        self.error = error
 
 
 class _Request(msgspec.Struct, gc=False, eq=False):
@@ -73,6 +88,7 @@ class Pipeline(OfOneLoop):
             them to its own subscribers only. It must call `reset`. With None, the role is not
             checked.
         preamble: commands that are written first on each connection. Their errors are logged.
+        reports: for another purpose than publishing.
 
     Attributes:
         lending: lends the connection to threads.
@@ -85,6 +101,7 @@ class Pipeline(OfOneLoop):
         *,
         on_replica: Callable[[str], None] | None = None,
         preamble: Sequence[tuple[bytes, ...]] = (),
+        reports: LinkReports | None = None,
     ) -> None:
         self._url = url
         self._preamble = preamble
@@ -105,7 +122,7 @@ class Pipeline(OfOneLoop):
         self._identified_at = -math.inf
         self._supervisor = Supervisor(url)
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
-        self._reports = LinkReports(url.scheme, PUBLISHING)
+        self._reports = PublishingReports(url) if reports is None else reports
         self._closed = False
 
     @property
@@ -298,17 +315,9 @@ class Pipeline(OfOneLoop):
         except ConnectionLost as exc:
             reason = self._abort_reason or str(exc)
             self._reports.lost(reason)
-            self._throttle.log(
-                logging.WARNING,
-                "lost",
-                "%s: publishing connection lost: %s",
-                self._url,
-                reason,
-                extra={"broker": self._url, "reason": reason},
-            )
         except Exception as exc:
             reason = "internal error"
-            self._reports.lost(reason)
+            self._reports.ended(reason)
             self._supervisor.failed("publishing", exc)
         finally:
             self._connection = None
@@ -403,14 +412,7 @@ class Pipeline(OfOneLoop):
                     self.lending.lend(connection)
 
     def _refuse_queued(self, error: ConnectError) -> None:
-        self._reports.failed()
-        self._throttle.log(
-            logging.WARNING,
-            "connect",
-            "cannot publish: %s",
-            error,
-            extra={"broker": self._url, "reason": error},
-        )
+        self._reports.failed(error)
         queued, self._queued = self._queued, deque()
         for request in queued:
             refusal = NotSent(error.problem)

@@ -7,16 +7,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ...errors import PublishError
+from ...log import LogThrottle
 from ...url import BrokerURL
 from .commands import PubSubCommands
 from .parser import ReplyError
-from .pipeline import OutcomeUnknown, Pipeline
+from .pipeline import OutcomeUnknown, PartlyRefused, Pipeline
 
-__all__ = ["Outcome", "PipelinePublisher", "PublishCall", "Publisher", "raise_for_outcomes"]
+logger = logging.getLogger("django_sockets")
+
+__all__ = [
+    "Outcome",
+    "PipelinePublisher",
+    "PublishCall",
+    "Publisher",
+    "RefusalLog",
+    "raise_for_outcomes",
+]
 
 Outcome: TypeAlias = object
 """The outcome of one message. NotSent: certainly not sent. OutcomeUnknown: written, but without a
@@ -91,10 +102,29 @@ class PipelinePublisher:
         """See `Publisher`."""
 
 
+class RefusalLog:
+    """Logs the publishes that the server refuses, once per interval. For any thread."""
+
+    def __init__(self, url: BrokerURL) -> None:
+        self._url = url
+        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
+
+    def log(self, error: ReplyError) -> None:
+        """Log a refusal. The first word of it, such as NOPERM, is its kind."""
+        text, extra = "%s: the server refused a publish: %s", {"broker": self._url, "reason": error}
+        key = str(error).partition(" ")[0]
+        self._throttle.log(logging.WARNING, key, text, self._url, error, extra=extra)
+
+
 def raise_for_outcomes(
-    url: BrokerURL, channels: Sequence[str], outcomes: Sequence[Outcome]
+    url: BrokerURL, channels: Sequence[str], outcomes: Sequence[Outcome], refusals: RefusalLog
 ) -> None:
     """Return if every message was accepted.
+
+    A refusal of the server is logged. The connection has logged the other failures.
+
+    Args:
+        refusals: of the caller.
 
     Raises:
         PublishError: naming the channels that failed and those whose outcome is unknown.
@@ -109,10 +139,13 @@ def raise_for_outcomes(
         problem = str(outcome)
         if isinstance(outcome, OutcomeUnknown):
             unknown.append(channel)
+            if isinstance(outcome, PartlyRefused):
+                refusals.log(outcome.error)
         else:
             failed.append(channel)
             if isinstance(outcome, ReplyError):
                 problem = f"the server refused it: {outcome}"
+                refusals.log(outcome)
         if problem not in problems:
             problems.append(problem)
     causes = (outcome.__cause__ for outcome in failures)

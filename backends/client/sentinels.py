@@ -20,7 +20,8 @@ from .commands import PLAIN
 from .connection import Opener
 from .connector import Connector
 from .credentials import Credentials
-from .deadlines import first_answers
+from .deadlines import Backoff, first_answers
+from .link_reports import SentinelReports
 from .parser import ReplyError, pairs
 from .pipeline import NotSent, OutcomeUnknown, Pipeline
 from .subscriber import Subscriber
@@ -37,6 +38,10 @@ SENTINEL_OPTIONS = {
 SWITCH = b"+switch-master"
 GRACE_SECONDS = 0.05
 """How long other sentinels may take after the first answer, which may be outdated."""
+LONGEST_PAUSE_SECONDS = 10.0
+"""The longest pause between two attempts to subscribe at a sentinel. It may be long: while the
+primary lives, messages flow without the sentinels. When a connection to the primary is lost, each
+attempt to replace it asks every sentinel without a pause, and an answer ends the pause."""
 
 
 class _Answer(NamedTuple):
@@ -69,13 +74,8 @@ class Sentinels:
             url, SENTINEL_OPTIONS, credentials=_FixedCredentials(login), database=0
         )
         self._each = [
-            _Sentinel(
-                url,
-                service,
-                partial(connector.open, Address(address.host, address.port or DEFAULT_PORT)),
-                self._follow,
-            )
-            for address in url.addresses
+            _Sentinel(url, service, address, partial(connector.open, address), self._follow)
+            for address in map(_with_port, url.addresses)
         ]
 
     async def primary(self) -> Address:
@@ -148,6 +148,10 @@ class Sentinels:
             await sentinel.aclose()
 
 
+def _with_port(address: Address) -> Address:
+    return Address(address.host, address.port or DEFAULT_PORT)
+
+
 class _Sentinel:
     """One sentinel. It is the sink and the owner of its own subscriber.
 
@@ -159,14 +163,27 @@ class _Sentinel:
     """
 
     def __init__(
-        self, url: BrokerURL, service: str, open_connection: Opener, on_answer: Callable[[], None]
+        self,
+        url: BrokerURL,
+        service: str,
+        address: Address,
+        open_connection: Opener,
+        on_answer: Callable[[], None],
     ) -> None:
         self._url = url
         self._service = service
         self._on_answer = on_answer
-        self._pipeline = Pipeline(url, open_connection)
+        reports = SentinelReports(url, address)
+        self._pipeline = Pipeline(url, open_connection, reports=reports)
         self._subscriber = Subscriber(
-            url, self, self, open_connection=open_connection, probe=None, pubsub=PLAIN
+            url,
+            self,
+            self,
+            open_connection=open_connection,
+            probe=None,
+            pubsub=PLAIN,
+            backoff=Backoff(cap_seconds=LONGEST_PAUSE_SECONDS),
+            reports=reports,
         )
         self.last_answer: _Answer | Exception = ConnectError(url, "it has not been asked")
         self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
@@ -215,6 +232,7 @@ class _Sentinel:
                 extra={"broker": self._url, "reason": self.last_answer},
             )
         else:
+            self._subscriber.hurry()
             self._on_answer()
 
     def _understand(self, master: Any, address: Any) -> _Answer:

@@ -9,26 +9,22 @@ channels. The owner (`subscriptions`) decides about lost, displaced and refused 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Protocol, cast
 
 from ...broker import Sink, deliver_now
 from ...errors import ConnectError
-from ...log import LogThrottle
 from ...url import BrokerURL
 from ..watches import DeliverNow, Item, report_lost
 from .commands import PubSubCommands
 from .connection import Connection, ConnectionLost, Opener
 from .deadlines import Backoff, await_reply, first_of, keepalive, while_held
-from .link_reports import SUBSCRIBING, LinkReports
+from .link_reports import LinkReports, SubscribingReports
 from .open_reads import OpenReads, WrongServer
 from .subscription_state import Owner, SubscriptionState
 from .supervision import Supervisor
 
 __all__ = ["Probe", "Subscriber"]
-
-logger = logging.getLogger("django_sockets")
 
 HELD_MESSAGES = 65_536
 """Messages that a standby connection may hold back; with more, it is closed."""
@@ -56,6 +52,8 @@ class Subscriber:
         connection: makes this a standby with a first connection. Its messages are held back until
             `release`. If the connection is lost before that, `until_settled` raises.
         reads: the open reads of the broker, if it makes any.
+        backoff: the pauses between attempts to connect, if they are not the usual ones.
+        reports: for another purpose than receiving messages.
 
     Attributes:
         state: the requested and the granted channels.
@@ -73,13 +71,15 @@ class Subscriber:
         pubsub: PubSubCommands,
         connection: Connection | None = None,
         reads: OpenReads | None = None,
+        backoff: Backoff | None = None,
+        reports: LinkReports | None = None,
     ) -> None:
         self._url = url
         self._sink = sink
         self._open_connection = open_connection
         self._probe = probe
         self._kind_of_message = pubsub.message
-        self._backoff = Backoff()
+        self._backoff = Backoff() if backoff is None else backoff
         self.state = SubscriptionState(
             url,
             owner,
@@ -102,8 +102,7 @@ class Subscriber:
         self._deferred: Any = None
         self._delivery: Awaitable[object] | None = None
         self._supervisor = Supervisor(url)
-        self._throttle = LogThrottle(logger, url.options.log_interval_seconds)
-        self._reports = LinkReports(url.scheme, SUBSCRIBING)
+        self._reports = SubscribingReports(url) if reports is None else reports
 
     # Channels
 
@@ -248,6 +247,11 @@ class Subscriber:
             self._abort_reason = reason
             connection.abort()
 
+    def hurry(self) -> None:
+        """End the pause between two attempts to connect, because the next one should succeed."""
+        if self.trouble is not None:
+            self._backoff.cut_short()
+
     def release(self, owner: Owner) -> None:
         """Deliver the messages held back, after the gaps from before the takeover.
 
@@ -272,9 +276,7 @@ class Subscriber:
                 connection, self._first = self._first or await self._open_connection(), None
             except ConnectError as exc:
                 self.trouble = exc
-                self._reports.failed()
-                text, extra = "cannot subscribe: %s", {"broker": self._url, "reason": exc}
-                self._throttle.log(logging.WARNING, "connect", text, exc, extra=extra)
+                self._reports.failed(exc)
                 wanted = [channel for channel, _ in self.state.subscriptions.wanted]
                 self.state.owner.unreachable(wanted, exc)
             except Exception as exc:
@@ -299,13 +301,10 @@ class Subscriber:
             reason = self._abort_reason or str(exc)
             back_off = isinstance(exc, WrongServer)
             self._reports.lost(reason)
-            text = "%s: subscribing connection lost: %s"
-            extra = {"broker": self._url, "reason": reason}
-            self._throttle.log(logging.WARNING, "lost", text, self._url, reason, extra=extra)
         except Exception as exc:
             # An error of one subscriber or one reply must not end delivery on all channels.
             reason, back_off = "internal error", True
-            self._reports.lost(reason)
+            self._reports.ended(reason)
             self._supervisor.failed("the subscriber", exc)
         finally:
             connection.abort()

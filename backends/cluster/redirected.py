@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from ...errors import BrokerClosed
 from ..client.connection import ReplyError
 from ..client.history_scripts import KEEP
-from ..client.pipeline import NotSent, OutcomeUnknown
+from ..client.pipeline import NotSent, OutcomeUnknown, PartlyRefused
 from ..client.routes import Route, RoutedMessage
 from ..client.scripts import surely_refused
 
@@ -49,7 +49,7 @@ async def publish_redirected(
             if surely_refused(reply):
                 refused.append((message, reply))
             else:
-                message.settle(OutcomeUnknown(f"the server answered: {reply}"))
+                message.settle(PartlyRefused(reply))
             continue
         try:
             published = message.kept.published(reply)
@@ -76,8 +76,10 @@ async def _publish_at(source: Route, accepted: Sequence[tuple[RoutedMessage, byt
         return
     for (message, _), reply in zip(accepted, replies, strict=True):
         # After MOVED, the subscribers have moved to the target as well, and read the history there.
-        done = not isinstance(reply, ReplyError) or str(reply).startswith("MOVED")
-        message.settle(None if done else OutcomeUnknown(f"kept, but not published: {reply}"))
+        if isinstance(reply, ReplyError) and not str(reply).startswith("MOVED"):
+            message.settle(PartlyRefused(reply, "kept, but not published"))
+        else:
+            message.settle(None)
 
 
 def _settle_all(

@@ -23,7 +23,7 @@ from ...url import Address, BrokerURL
 from ..client.connection import ReplyError
 from ..client.deadlines import ignore_result
 from ..client.history_scripts import KEEP, KeptMessage
-from ..client.pipeline import NotSent, OutcomeUnknown, Pipeline
+from ..client.pipeline import NotSent, OutcomeUnknown, PartlyRefused, Pipeline
 from ..client.publisher import Outcome, PublishCall
 from ..client.routes import Route, RoutedMessage, asked_at, moved_to
 from ..client.scripts import is_missing, surely_refused
@@ -174,7 +174,7 @@ class Router:
                 self._come_back(route, message, error)
                 return
             if not surely_refused(error):
-                self._settle(message, OutcomeUnknown(f"the server answered: {error}"))
+                self._settle(message, PartlyRefused(error))
                 return
             if str(error).startswith("READONLY"):
                 route.pipeline.demoted()

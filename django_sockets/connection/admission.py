@@ -62,9 +62,14 @@ async def _admit(connection: Connection, event: Event, send: Send, span: Span | 
     socket = connection.socket
     connection.outbox.hold()
     offered = socket.scope.get("subprotocols")
-    if offered:
-        speak_protocol(connection, offered)
-    connections = connection.shared_hub().connections
+    try:
+        if offered:
+            speak_protocol(connection, offered)
+        connections = connection.shared_hub().connections
+    except BaseException:
+        if observer is not None or span is not None:
+            report_handshake(observer, span, type(socket), began, None, admitted=False)
+        raise
     if connections.draining:
         connection.count("refused_draining")
         reason = "the server shuts down"
@@ -93,7 +98,7 @@ async def _admit(connection: Connection, event: Event, send: Send, span: Span | 
                 status, reason = FORBIDDEN, "authorize closed it"
                 explain_refusal(socket.scope, _throttle, logging.INFO, reason, reason, status)
             if connection.session is not None and readable and 400 <= status < 500:
-                await accept_and_close(None, send, connection.subprotocol, 4000 + status)
+                await accept_and_close(send, connection.subprotocol, 4000 + status)
             else:
                 await deny(socket.scope, send, status)
         else:

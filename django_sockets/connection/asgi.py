@@ -11,6 +11,7 @@ from ..runtime.shutdown import chain_sigterm, unchain_sigterm
 from ..runtime.startup import announce_default
 from .admission import admit
 from .connection import Connection
+from .refusals import handshake_began, report_failure
 
 __all__ = ["AsgiApp", "Receive", "Send"]
 
@@ -55,7 +56,12 @@ class AsgiApp:
 
     async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            connection = self._connect(self.socket_class, scope, receive, send)
+            began = handshake_began()
+            try:
+                connection = self._connect(self.socket_class, scope, receive, send)
+            except BaseException:
+                report_failure(began, self.socket_class)
+                raise
             chain_sigterm(connection.home)
             if await admit(connection):
                 await connection.serve()

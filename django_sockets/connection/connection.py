@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 from ..codec import encode, json_of
 from ..conf import load_config
 from ..delivery.client_payload import own_payload
-from ..delivery.flow_control import Backlog
 from ..errors import CallError, EncodeError
 from ..history import Recovery
+from ..hub.connections import Unsent
 from ..hub.control import Control, control_of, tag_texts
 from ..hub.hub import Hub
 from ..log import LogThrottle
@@ -322,8 +322,8 @@ class Connection(HookCalls):
         return None if self.takes_frames else wrapper_of(self.socket.scope, self.asgi_send)
 
     @property
-    def unsent(self) -> Backlog | None:
-        return self.outbox.unsent
+    def unsent(self) -> Unsent | None:
+        return self.delivery.unsent
 
     @property
     def class_name(self) -> str:

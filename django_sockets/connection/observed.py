@@ -44,7 +44,7 @@ async def observed_hook(
 def report_handshake(
     observer: Observer | None,
     span: Span | None,
-    socket: type,
+    socket: type | None,
     began: float,
     status: int | None,
     *,
@@ -53,6 +53,7 @@ def report_handshake(
     """Report the end of a handshake to an observer and to its span.
 
     Args:
+        socket: the class; None if the handshake was refused before its class was known.
         status: the HTTP status of a refusal, or None.
     """
     outcome = "accepted" if admitted else "failed" if status is None else "refused"

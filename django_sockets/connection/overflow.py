@@ -133,6 +133,12 @@ class Inbox(SendQueue):
         self._hole: dict[str, None] = {}
         self.waiting: Hold | None = None
 
+    @property
+    def holds(self) -> list[Hold]:
+        """The hold, if there is one. For any thread."""
+        hold = self.waiting
+        return [] if hold is None else [hold]
+
     def offer(self, event: ClientEvent) -> None:
         """Queue an event by the policy."""
         if self.waiting is not None:

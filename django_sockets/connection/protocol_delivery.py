@@ -6,7 +6,7 @@ client has the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from ..delivery.events import HISTORY, OVERFLOW, Gap, Presence
@@ -110,6 +110,9 @@ class ProtocolDelivery(ClientDelivery):
             hold.on_gap(names, reason)
         if others:
             super().on_gap(others, reason)
+
+    def _other_holds(self) -> Collection[Hold]:
+        return set(self._arrivals.copy().values())
 
     def _unseal(self) -> None:
         if not self._arrivals:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..delivery.events import EventQueue, Gap, Presence
 from ..delivery.flow_control import STUCK_SECONDS
 from ..delivery.hold import NOT_YET, ClientEvent, Hold
 from ..delivery.message import Delivery
+from ..hub.connections import Unsent
 from ..hub.hub import Hub
 from ..log import LogThrottle
 from ..observer import seam
@@ -27,6 +29,7 @@ from .observed import observed_hook
 from .overflow import CLOSE, Inbox
 from .socket_class import Socket
 from .tasks import spawn
+from .unsent import unsent_of
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -144,6 +147,19 @@ class WaitingEvents(ClientSender):
         """The hold of broadcasts until `connect` returns; None if there is none."""
         queue = self.queue
         return queue if isinstance(queue, Hold) and queue is not NOT_YET else None
+
+    @property
+    def unsent(self) -> Unsent | None:
+        """What waits for the client; None if nothing ever has. For any thread."""
+        outbox, inbox, hold = self._connection.outbox, self._inbox, self._held()
+        holds = [*self._other_holds(), *([] if hold is None else [hold])]
+        if inbox is not None:
+            return unsent_of(outbox, inbox, [*holds, *inbox.holds])
+        return unsent_of(outbox, outbox, holds) if holds else outbox.unsent
+
+    def _other_holds(self) -> Collection[Hold]:
+        """Further queues of a subclass. For any thread."""
+        return ()
 
     async def release(self) -> None:
         """Pass on the broadcasts that waited for `connect`, in order, and end the hold."""

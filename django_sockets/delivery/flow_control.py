@@ -255,11 +255,12 @@ class Backlog:
         self._retry_after = now + RETRY_AFTER_SECONDS
 
     def _busy_seconds(self, now: float) -> float:
-        return 0.0 if self._busy_since is None else now - self._busy_since
+        since = self._busy_since  # Read once: another thread may ask for `stuck`.
+        return 0.0 if since is None else now - since
 
     @property
     def stuck(self) -> bool:
-        """The consumer has been busy with one item for `STUCK_SECONDS`."""
+        """The consumer has been busy with one item for `STUCK_SECONDS`. For any thread."""
         return self._busy_seconds(self._loop.time()) >= STUCK_SECONDS
 
     def clear(self) -> list[Any]:

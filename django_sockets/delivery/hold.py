@@ -93,6 +93,16 @@ class Hold:
     def __len__(self) -> int:
         return len(self._events) + (self._hole is not None)
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the events. For any thread."""
+        return self._bytes
+
+    @property
+    def dropping(self) -> bool:
+        """Events were dropped, and their gap was not taken yet. For any thread."""
+        return self._hole is not None
+
     def on_delivery(self, delivery: Delivery) -> None:
         """See `Subscriber`."""
         self.put(delivery)

@@ -123,7 +123,7 @@ class SendQueue(abc.ABC):
 
     @property
     def stuck(self) -> bool:
-        """The present item has taken so long that the consumer counts as slow."""
+        """The present item has taken so long that the consumer counts as slow. For any thread."""
         return not self.idle and self._backlog is not None and self._backlog.stuck
 
     @property

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..deadlines import with_deadline
-from ..delivery.flow_control import Backlog
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["Connection", "Connections", "Unsent"]
 
 logger = logging.getLogger("django_sockets")
 
@@ -25,6 +24,25 @@ CLOSING_SHARE = 0.8
 """The part of the drain time in which the closes begin. Running handlers have the rest."""
 SLOWEST_STEP_SECONDS = 0.05
 """The longest time between two closes, so that few connections do not need the whole time."""
+
+
+class Unsent(Protocol):
+    """The messages and other items that wait for one client. For any thread."""
+
+    @property
+    def items(self) -> int:
+        """Their number."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Their size."""
+
+    @property
+    def slow(self) -> bool:
+        """The client was found to read too slowly and has not caught up, or messages are dropped.
+
+        They are also dropped if a hook of the application takes too long.
+        """
 
 
 class Connection(Protocol):
@@ -39,7 +57,7 @@ class Connection(Protocol):
         """The name of the callable that keeps it from taking prepared frames; None without one."""
 
     @property
-    def unsent(self) -> Backlog | None:
+    def unsent(self) -> Unsent | None:
         """The messages that wait for its client; None if none has ever waited. For any thread."""
 
     @property

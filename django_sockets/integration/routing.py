@@ -14,7 +14,8 @@ from django.urls import URLPattern, URLResolver
 from django.urls.resolvers import RoutePattern
 
 from ..connection.asgi import Receive, Send
-from ..connection.handshake import deny, explain_refusal
+from ..connection.handshake import explain_refusal
+from ..connection.refusals import refuse
 from ..errors import ConfigurationError
 from ..log import LogThrottle, shown
 from ..optional_django import script_prefix
@@ -209,9 +210,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     kind = scope["type"]
     if kind == "websocket":
         explain_refusal(scope, _throttle, logging.INFO, "route", "no such route", NOT_FOUND)
-        event = await receive()
-        if event["type"] == "websocket.connect":
-            await deny(scope, send, NOT_FOUND)
+        await refuse(scope, receive, send, NOT_FOUND)
     elif kind == "http":
         headers = [(b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": NOT_FOUND, "headers": headers})

@@ -14,8 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import load_config
 from ..connection.asgi import Receive, Send
 from ..connection.close_codes import UNAUTHORIZED
-from ..connection.handshake import deny, explain_refusal, report_error
-from ..connection.refusals import accept_and_close
+from ..connection.handshake import explain_refusal, report_error
+from ..connection.refusals import handshake_began, refuse, report_failure
 from ..errors import ThreadError
 from ..log import LogThrottle, whereabouts
 from ..runtime.hooks import call_hook, call_in_thread
@@ -35,7 +35,6 @@ __all__ = [
     "Scope",
     "Send",
     "call_in_handshake",
-    "refuse",
 ]
 
 logger = logging.getLogger("django_sockets")
@@ -157,6 +156,7 @@ class AuthMiddleware:
         if scope["type"] != "websocket":
             return await self.app(scope, receive, send)
         scope = dict(scope)
+        began = handshake_began()
         try:
             self._require_apps()
             identity = await self.identify(scope)
@@ -174,13 +174,17 @@ class AuthMiddleware:
             key = f"{type(self).__name__} {whereabouts(exc)}"
             explain_refusal(scope, _throttle, logging.INFO, key, exc, exc.status)
             subprotocol = readable_refusal(self.app, scope, exc.status)
-            if subprotocol is not None:
-                code = UNAUTHORIZED if exc.is_login_missing else 4000 + exc.status
-                return await accept_and_close(receive, send, subprotocol, code)
-            return await refuse(scope, receive, send, exc.status, exc.headers)
+            code = UNAUTHORIZED if exc.is_login_missing else 4000 + exc.status
+            readable = None if subprotocol is None else (subprotocol, code)
+            return await refuse(
+                scope, receive, send, exc.status, exc.headers, began=began, readable=readable
+            )
         except Exception as exc:
             report_error(scope, exc)
-            return await refuse(scope, receive, send, self._failed(scope, exc))
+            return await refuse(scope, receive, send, self._failed(scope, exc), began=began)
+        except BaseException:
+            report_failure(began)
+            raise
         watched = identity.watched if identity is not None else None
         with contextlib.ExitStack() as stack:
             if watched is not None:
@@ -188,7 +192,7 @@ class AuthMiddleware:
                     stack.enter_context(watching(watched))
                 except ThreadError as exc:
                     # Without the watch the socket would stay open after a logout.
-                    return await refuse(scope, receive, send, self._failed(scope, exc))
+                    return await refuse(scope, receive, send, self._failed(scope, exc), began=began)
             return await self.app(scope, receive, send)
 
     def _failed(self, scope: Scope, exc: Exception) -> int:
@@ -219,16 +223,3 @@ async def call_in_handshake(hook: Callable[..., Any], *args: Any) -> Any:
     """Call a hook of a middleware during the handshake; see `call_hook`."""
     settings = load_config().settings
     return await call_hook(hook, args, partial(call_in_thread, settings, handshake=True))
-
-
-async def refuse(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    headers: Sequence[tuple[bytes, bytes]] = (),
-) -> None:
-    """Refuse the handshake; the application is not called."""
-    event = await receive()
-    if event["type"] == "websocket.connect":
-        await deny(scope, send, status, headers)

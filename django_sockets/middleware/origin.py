@@ -8,9 +8,10 @@ from typing import Any
 
 from ..connection.handshake import FORBIDDEN, explain_refusal
 from ..connection.origin import check_allowed_hosts, check_origins, origin_problem
+from ..connection.refusals import refuse
 from ..log import LogThrottle
 from ..url import BrokerOptions
-from .base import AsgiApplication, Receive, Scope, Send, refuse
+from .base import AsgiApplication, Receive, Scope, Send
 from .refusals import ORIGIN_PASSED
 
 __all__ = ["OriginMiddleware"]

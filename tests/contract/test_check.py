@@ -191,6 +191,32 @@ async def test_what_happens_when_the_memory_is_full() -> None:
         assert any("no memory for the history" in warning for warning in full.warnings)
 
 
+async def test_a_memory_that_is_full_but_for_a_small_message() -> None:
+    """One kept message does not show that the history works."""
+    with ValkeyServer(config={"maxmemory-policy": "noeviction"}) as server:
+        assert server.execute("SET", "filler", "x" * 40_000_000) == "OK"
+        facts = dict(
+            line.split(":", 1)
+            for line in server.execute("INFO", "memory").splitlines()
+            if ":" in line
+        )
+        used = int(facts["used_memory"])
+        server.execute("CONFIG", "SET", "maxmemory", used * 2)
+        roomy = await findings(with_options(server.url, **RULE))
+        assert roomy.features["history"] == "works"
+        assert "memory" not in roomy.features
+        # The check takes far less than the 800 kB that are left.
+        server.execute("CONFIG", "SET", "maxmemory", used + used // 50)
+        full = await findings(with_options(server.url, **RULE))
+        assert full.features["history"] == "works now, but the memory is nearly full"
+        for found in (full, await findings(server.url)):
+            assert found.features["memory"] == "nearly full"
+            assert any("writes fail with OOM" in warning for warning in found.warnings)
+        # A cache that evicts is always full.
+        server.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        assert "memory" not in (await findings(server.url)).features
+
+
 async def test_a_server_that_is_almost_full() -> None:
     with ValkeyServer(config={"maxclients": "4"}) as server:
         found = await findings(server.url)

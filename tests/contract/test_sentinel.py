@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from asyncio import to_thread
+
 import pytest
 
 from django_sockets import PublishError, SubscribeError, open_hub
 from django_sockets.errors import AuthError
+from django_sockets.observer import ConnectFailed, LinkLost, LinkRestored
 from django_sockets.testing.contract.base import with_options
 from django_sockets.testing.contract.faults import quick
 from django_sockets.testing.ledger import listening
 from django_sockets.testing.sentinels import SentinelTrio
 from django_sockets.testing.servers import CacheServer
+from support.recording import recording
 
 
 async def both_fail(url: str, words: str) -> list[BaseException | None]:
@@ -70,3 +76,33 @@ async def test_a_sentinel_in_the_place_of_a_data_server(valkey_sentinels: Sentin
     await both_fail(url, r"the server is a sentinel: write redis\+sentinel://")
     url = url.replace("redis://", "redis+cluster://")
     await both_fail(url, r"the server is a sentinel: write redis\+sentinel://")
+
+
+async def test_dead_sentinels_are_no_lost_connection_of_messages(
+    valkey_sentinels: SentinelTrio, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages flow without them, so nobody on call must be woken for the broker."""
+    caplog.set_level(logging.WARNING, "django_sockets")
+    trio = valkey_sentinels
+    try:
+        with recording() as recorder:
+            async with open_hub(quick(trio.url)) as hub, listening(hub, "room") as heard:
+                await hub.publish("room", b"before")
+                await heard.until_payload(b"before")
+                await asyncio.gather(*(to_thread(one.kill) for one in trio.sentinels))
+                await recorder.until(lambda: len(recorder.of(LinkLost)) >= 6)
+                await recorder.until(lambda: len(recorder.of(ConnectFailed)) >= 9)
+                await hub.publish("room", b"after")
+                await heard.until_payload(b"after")
+                assert heard.gaps == []
+        assert {event.link for event in recorder.of(LinkLost)} == {"sentinel"}
+        assert {event.link for event in recorder.of(ConnectFailed)} == {"sentinel"}
+        assert recorder.of(LinkRestored) == []
+    finally:
+        await to_thread(trio.restore)
+    logged = [record.getMessage() for record in caplog.records]
+    assert not [line for line in logged if "publishing" in line or "subscribing" in line]
+    for sentinel in trio.sentinels:
+        address = f"127.0.0.1:{sentinel.port}"
+        assert any(f"connection to the sentinel {address} lost: " in line for line in logged)
+        assert any(f"cannot reach the sentinel {address}: " in line for line in logged)

@@ -21,6 +21,7 @@ from django.conf import global_settings
 
 import django_sockets.errors
 from django_sockets import closing
+from django_sockets.backends.client.link_reports import SentinelReports
 from django_sockets.conf import Settings
 from django_sockets.connection import close_codes
 from django_sockets.hub.stats import HubStats
@@ -106,6 +107,7 @@ def test_the_values_of_labels_exist() -> None:
         if len(labels) > 1
     }
     known |= {("outcome", "error"), ("outcome", "accepted"), ("outcome", "ok")}
+    known |= {("link", SentinelReports.link)}
     known |= {("code", code) for code in documented_codes()}
     used = {pair for query in QUERIES for pair in re.findall(r'(\w+)!?="([^"]*)"', query)}
     assert used

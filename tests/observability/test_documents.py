@@ -118,7 +118,9 @@ ALERTS = {
     ),
     "DjangoSocketsReconnects": (
         ['links_lost_total{link="subscribing"} 0+1x60'],
-        ['links_lost_total{link="subscribing"} 0x20 1x40'],
+        ['links_lost_total{link="subscribing"} 0x20 1x40',
+         'links_lost_total{link="sentinel"} 0+1x60',
+         'connect_errors_total{link="sentinel"} 0+60x60'],
     ),
     "DjangoSocketsPresenceLeases": (
         ["presence_leases_missed_total 0+1x60"],

@@ -13,6 +13,7 @@ from django_sockets import ConfigurationError
 from django_sockets.broadcaster import Broadcaster
 from django_sockets.conf import load_config
 from django_sockets.delivery.envelope import Publisher
+from django_sockets.delivery.hold import HOLD_MESSAGES
 from django_sockets.runtime import shared_hub
 from django_sockets.sockets import BaseSocketServer
 from support.slow_client import Reluctant
@@ -198,3 +199,99 @@ async def test_what_a_client_did_not_get_because_it_left_is_counted() -> None:
     sent = len(taken) - 2  # After the accept and the greeting.
     assert sent == 3
     assert stats["discarded"] == COUNT - sent
+
+
+async def published(kind: type[BaseSocketServer], first: int, count: int) -> None:
+    """Publish, and return once the hub has handed on the last message."""
+    expected = stats_of(kind)["delivered"] + count
+    broadcaster = Broadcaster(kind.config)
+    for number in range(first, first + count):
+        await broadcaster.async_broadcast("room", number)
+    while stats_of(kind)["delivered"] < expected:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+@pytest.mark.parametrize("kind", [Telling, Handling])
+async def test_a_client_whose_messages_are_dropped_while_gap_waits_for_it_is_slow(
+    kind: Any, policy: str
+) -> None:
+    """Otherwise an operator sees thousands of dropped messages, and no slow client."""
+    telling = asyncio.Event()
+
+    class Member(kind):  # type: ignore[misc, valid-type]
+        config = f"memory://stuck-gap-{kind.__name__}-{policy}"
+        overflow = policy
+
+        async def gap(self, channels: Sequence[str], reason: str) -> None:
+            if not telling.is_set():
+                client.stop_reading()
+                telling.set()
+                await self.async_send("a gap")
+
+    async with Reluctant(Member.as_asgi) as client:
+        await client.until(lambda: client.got == ["joined"])
+        assert stats_of(Member)["slow_clients"] == 0
+        client.stop_reading()
+        await published(Member, 0, COUNT)
+        assert stats_of(Member)["slow_clients"] == 1
+        client.go_on_reading()
+        # From now on the client reads nothing, and the hook never returns.
+        await asyncio.wait_for(telling.wait(), 20)
+        before = stats_of(Member)["dropped_overflow"]
+        await published(Member, COUNT, HOLD_MESSAGES + 1000)
+        stats = stats_of(Member)
+        assert stats["dropped_overflow"] >= before + 1000
+        assert stats["slow_clients"] == 1
+        assert stats["queued_messages"] >= HOLD_MESSAGES
+        assert stats["queued_bytes"] > 0
+        client.go_on_reading()
+        await client.until(lambda: "a gap" in client.got)
+        while stats_of(Member)["queued_messages"]:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+        assert stats_of(Member)["slow_clients"] == 0
+
+
+async def test_a_client_whose_messages_are_dropped_while_connect_waits_is_slow() -> None:
+    connected = asyncio.Event()
+
+    class Member(Plain):
+        config = "memory://long-connect"
+        overflow = "drop_oldest"
+
+        async def connect(self) -> None:
+            await super().connect()
+            await connected.wait()
+
+    async with Reluctant(Member.as_asgi) as client:
+        await client.until(lambda: client.got == ["joined"])
+        await published(Member, 0, HOLD_MESSAGES)
+        stats = stats_of(Member)
+        assert (stats["queued_messages"], stats["dropped_overflow"]) == (HOLD_MESSAGES, 0)
+        assert stats["slow_clients"] == 0
+        await published(Member, HOLD_MESSAGES, 1)
+        stats = stats_of(Member)
+        assert (stats["dropped_overflow"], stats["slow_clients"]) == (1, 1)
+        connected.set()
+        await client.until(lambda: HOLD_MESSAGES in client.got)
+        stats = stats_of(Member)
+        assert (stats["queued_messages"], stats["slow_clients"]) == (0, 0)
+
+
+async def test_a_protocol_client_that_does_not_read_is_slow() -> None:
+    """A gap of such a client is a frame that waits as the messages do."""
+
+    class Member(Plain):
+        config = "memory://slow-protocol"
+        overflow = "drop_newest"
+        outbox_messages = 4
+
+    client = Reluctant(Member.as_asgi, subprotocols=["django-sockets.v1"])
+    async with client:
+        await client.until(lambda: "joined" in str(client.got))
+        client.stop_reading()
+        await published(Member, 0, COUNT)
+        stats = stats_of(Member)
+        assert stats["dropped_overflow"] > 0
+        assert stats["slow_clients"] == 1
+        client.go_on_reading()

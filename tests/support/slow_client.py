@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, ClassVar
 
 from django_sockets.connection.server_frames import EXTENSION
@@ -23,7 +23,8 @@ class Reluctant:
 
     prepared_frames: ClassVar[bool] = False
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, subprotocols: Sequence[str] = ()) -> None:
+        self._subprotocols = list(subprotocols)
         self._application = application
         self._to_app: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         self._reads = asyncio.Event()
@@ -34,6 +35,7 @@ class Reluctant:
 
     async def __aenter__(self) -> Reluctant:
         scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": []}
+        scope["subprotocols"] = self._subprotocols
         if self.prepared_frames:
             frames = {"write": self._write, "drain": self._drain, "send": self._send, "deflate": 0}
             scope["extensions"] = {EXTENSION: frames}

@@ -9,8 +9,10 @@ from typing import Any
 import hiredis
 import pytest
 
+from django_sockets.backends.client import sentinels
 from django_sockets.backends.client.connection import Connection, ConnectionLost
 from django_sockets.backends.client.connector import Connector
+from django_sockets.backends.client.deadlines import Backoff
 from django_sockets.backends.sentinel import SentinelBroker
 from django_sockets.errors import ConnectError
 from django_sockets.testing.contract.base import RecordingSink
@@ -72,6 +74,11 @@ class Sentinel:
         self.links: list[AnsweringLink] = []
         self._listeners: list[AnsweringLink] = []
 
+    @property
+    def subscribed(self) -> int:
+        """How many subscriptions it has taken."""
+        return len(self._listeners)
+
     def die(self) -> None:
         self.down = True
         for link in self.links:
@@ -90,6 +97,8 @@ class Sentinel:
         if command[0] == b"SUBSCRIBE":
             self._listeners.append(link)
             return [b"subscribe", command[1], 1]
+        if command[0] == b"PING":
+            return b"PONG"
         if self.silent:
             return None
         self.asked += 1
@@ -107,6 +116,7 @@ class Servers:
         published: which server took each message.
         opened: called when a connection to one of the two is about to be there.
         frozen: the one of the two that lets nobody connect, and does not say so.
+        refused: how many connections to sentinels were refused.
     """
 
     def __init__(self) -> None:
@@ -115,6 +125,7 @@ class Servers:
         self.published: list[Address] = []
         self.opened: Callable[[], None] = lambda: None
         self.frozen: Address | None = None
+        self.refused = 0
         url = BrokerURL.parse("redis+sentinel://s0,s1,s2/main?connect_timeout_seconds=0.2")
         self.broker = SentinelBroker(url, RecordingSink())
 
@@ -125,6 +136,7 @@ class Servers:
             self.opened()
             return AnsweringLink(lambda *_: self.published.append(address) or 1)
         if sentinel.down:
+            self.refused += 1
             raise ConnectError(self.broker.url, "down")
         sentinel.links.append(AnsweringLink(sentinel.answer))
         return sentinel.links[-1]
@@ -246,3 +258,43 @@ async def test_a_switch_in_the_moment_of_the_connection(servers: Servers, turns:
     await asyncio.wait([taken], timeout=5)
     servers.opened = lambda: None
     assert await servers.taken_by() == NEW
+
+
+async def test_the_pauses_between_attempts_at_a_dead_sentinel_become_long(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead sentinel costs nobody a message, and each process and hub tries."""
+    pauses: list[float] = []
+
+    async def pause(backoff: Backoff) -> None:
+        pauses.append(backoff.increase())
+        await asyncio.sleep(0)
+
+    assert await servers.taken_by() == OLD
+    monkeypatch.setattr(Backoff, "pause", pause)
+    for sentinel in servers.sentinels.values():
+        sentinel.die()
+    await until(lambda: len(pauses) > 100)
+    assert max(pauses) == 10.0
+    assert await servers.taken_by() == OLD
+
+
+async def test_a_sentinel_that_answers_again_is_subscribed_to_at_once(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it could not tell of a new primary during the pause."""
+    monkeypatch.setattr(Backoff, "FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr(sentinels, "LONGEST_PAUSE_SECONDS", 3600.0)
+    broker = SentinelBroker(servers.broker.url, RecordingSink())
+    sentinel = servers.first
+    try:
+        await broker._sentinels.primary()
+        await until(lambda: sentinel.subscribed == 1)
+        sentinel.die()
+        # The first attempt fails at once. The next one follows after an hour.
+        await until(lambda: servers.refused > 0)
+        sentinel.down = False
+        await broker._sentinels.primary()
+        await until(lambda: sentinel.subscribed == 2)
+    finally:
+        await broker.aclose()

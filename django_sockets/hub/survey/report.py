@@ -22,7 +22,7 @@ from ..process import hubs_of_broker, per_process
 
 if TYPE_CHECKING:
     from ...url import BrokerURL
-    from ..connections import Connection
+    from ..connections import Connection, Unsent
     from ..hub import Hub
 
 __all__ = ["ProcessReport", "SlowClient", "report_of_process"]
@@ -120,7 +120,10 @@ def report_of_process(url: BrokerURL, state: str | None = None) -> ProcessReport
         users.update(user for one in connections if (user := one.user) is not None)
         found = hub.subscriptions.channels.copy()
         channels.update({name: channel.subscriber_count for name, channel in found.items()})
-        slow += [_slow_client(one) for one in connections if one.unsent and one.unsent.slow]
+        for one in connections:
+            unsent = one.unsent
+            if unsent is not None and unsent.slow:
+                slow.append(_slow_client(one, unsent))
     for name in [name for name in channels if name.startswith("\x01")]:  # Not an application's.
         del channels[name]
     return ProcessReport(
@@ -144,13 +147,13 @@ def _state(hubs: Iterable[Hub]) -> str:
     return "draining" if any(hub.connections.draining for hub in hubs) else "serving"
 
 
-def _slow_client(connection: Connection) -> SlowClient:
-    unsent, user = connection.unsent, connection.user
+def _slow_client(connection: Connection, unsent: Unsent) -> SlowClient:
+    user = connection.user
     return {
         "socket": connection.class_name[:LONGEST_TEXT],
         "user": None if user is None else user[:LONGEST_TEXT],
-        "messages": 0 if unsent is None else unsent.items,
-        "bytes": 0 if unsent is None else unsent.size_bytes,
+        "messages": unsent.items,
+        "bytes": unsent.size_bytes,
     }
 
 
