@@ -228,11 +228,13 @@ def expected_labels(name: str, brokers: Iterable[str]) -> list[tuple[str, ...]]:
         return [(str(code),) for code in sorted(_CODES)]
     if labels == ("broker", "link"):
         links = ("publishing", "subscribing")
-        return [(broker, link) for broker in brokers if broker != "memory" for link in links]
+        shown = [(broker, link) for broker in brokers if broker != "memory" for link in links]
+        return shown + [(broker, "sentinel") for broker in brokers if "sentinel" in broker]
     if labels == ("broker",):
         return [(broker,) for broker in brokers]
     if labels == ("outcome", "status"):
-        return [("accepted", "101"), ("refused", "403"), ("refused", "503"), ("failed", "0")]
+        statuses = ("401", "403", "404", "503")
+        return [("accepted", "101"), *(("refused", one) for one in statuses), ("failed", "0")]
     return [] if labels else [()]
 
 
