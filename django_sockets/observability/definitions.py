@@ -156,9 +156,14 @@ METRICS = {
             "presence_watched_channels", "Channels whose members this process follows.",
             "presence_watched",
         ),
-        _gauge("queued_messages", "Messages that wait for slow clients or hooks.", "queued_messages"),
+        _gauge(
+            "queued_messages", "Messages that wait for slow clients or hooks.", "queued_messages"
+        ),
         _gauge("queued_bytes", "Bytes that wait for slow clients or hooks.", "queued_bytes"),
-        _gauge("slow_clients", "Clients that read too slowly, or whose messages are dropped.", "slow_clients"),
+        _gauge(
+            "slow_clients", "Clients that read too slowly, or whose messages are dropped.",
+            "slow_clients",
+        ),
         _histogram(
             "publish_seconds", ("broker", "outcome"), "Time until the server has taken a publish.",
             FAST,

@@ -228,8 +228,10 @@ def expected_labels(name: str, brokers: Iterable[str]) -> list[tuple[str, ...]]:
         return [(str(code),) for code in sorted(_CODES)]
     if labels == ("broker", "link"):
         links = ("publishing", "subscribing")
-        shown = [(broker, link) for broker in brokers if broker != "memory" for link in links]
-        return shown + [(broker, "sentinel") for broker in brokers if "sentinel" in broker]
+        return [
+            *((broker, link) for broker in brokers if broker != "memory" for link in links),
+            *((broker, "sentinel") for broker in brokers if "sentinel" in broker),
+        ]
     if labels == ("broker",):
         return [(broker,) for broker in brokers]
     if labels == ("outcome", "status"):
