@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -218,7 +218,7 @@ class Measurements(Observer):
 _CODES = {*RECONNECTIONS, *FINAL, UNAUTHORIZED, 4400, 4403, 4404}
 
 
-def expected_labels(name: str, brokers: Iterable[str]) -> list[tuple[str, ...]]:
+def expected_labels(name: str, brokers: Collection[str]) -> list[tuple[str, ...]]:
     """The labels with which a counter is shown before its first event, with the value 0.
 
     `increase()` does not see the first event of a series that begins with the value 1.
