@@ -75,11 +75,11 @@ class BatchDelivery:
         """A batch is being delivered; later ones wait."""
         return self._turns.taken
 
-    def deliver_now(self, batch: Batch, read: ReadBatch = read_batch) -> asyncio.Task[None] | None:
+    def deliver_now(self, batch: Batch, read: ReadBatch | None = None) -> asyncio.Task[None] | None:
         """Deliver a batch, or begin to.
 
         Args:
-            read: reads the batch.
+            read: reads the batch; `read_batch` by default.
 
         Returns:
             None if everything is delivered or queued; else a task that the reader has to await
@@ -94,7 +94,8 @@ class BatchDelivery:
         try:
             if seam.count_batch is None and tracing.tracer is None:
                 self._count_batch = None
-                segments = iter(read(batch, self._channels, time.monotonic(), owner))
+                found = (read or read_batch)(batch, self._channels, time.monotonic(), owner)
+                segments = iter(found)
             else:
                 segments = self._observe(batch, read)
             writes = self._go(segments)
@@ -108,7 +109,7 @@ class BatchDelivery:
                 turns.give_back()
         return start(self._finish(batch, read, segments, writes), owner.loop)
 
-    async def _in_turn(self, batch: Batch, read: ReadBatch) -> None:
+    async def _in_turn(self, batch: Batch, read: ReadBatch | None) -> None:
         try:
             await self._turns.wait()
         except asyncio.CancelledError:
@@ -117,10 +118,10 @@ class BatchDelivery:
             raise
         await self._finish(batch, read, None, None)
 
-    def _observe(self, batch: Batch, read: ReadBatch) -> Iterator[Segment]:
+    def _observe(self, batch: Batch, read: ReadBatch | None) -> Iterator[Segment]:
         """Read a batch, and begin the report and the spans of its delivery, if there are any."""
         arrived_at = time.monotonic()
-        segments = read(batch, self._channels, arrived_at, self._owner)
+        segments = (read or read_batch)(batch, self._channels, arrived_at, self._owner)
         self._count_batch = seam.count_batch
         if self._count_batch is not None:
             self._observed.begin(batch, segments, arrived_at)
@@ -146,7 +147,7 @@ class BatchDelivery:
     async def _finish(
         self,
         batch: Batch,
-        read: ReadBatch,
+        read: ReadBatch | None,
         segments: Iterator[Segment] | None,
         writes: FrameWrites | None,
     ) -> None:

@@ -87,7 +87,7 @@ PARTS = {
         import django_sockets
 
         for module in pkgutil.walk_packages(django_sockets.__path__, "django_sockets."):
-            if module.name.split(".")[1] in ("integration", "middleware", "management"):
+            if module.name.split(".")[1] in ("integration", "middleware", "management", "urls"):
                 continue  # With Django, below.
             # gunicorn itself needs POSIX.
             if module.name.rpartition(".")[2] not in ("__main__", "apps", "gunicorn"):
