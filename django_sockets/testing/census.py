@@ -64,17 +64,23 @@ def count_channels(servers: Iterable[CacheServer]) -> int:
 def until(reach: Callable[[], _T | None], timeout_seconds: float, otherwise: str) -> _T:
     """Call `reach()` until its result is true, and return the result.
 
-    It polls, because servers send no events about themselves.
+    It polls, because servers send no events about themselves. A lost connection, or no reply,
+    counts as false: a sentinel that changes the role of a server also cuts its connections.
 
     Raises:
         TimeoutError: the result stays false; the message begins with `otherwise`.
     """
     give_up = time.monotonic() + timeout_seconds
-    while not (answer := reach()):
+    while True:
+        lost: Exception | None = None
+        try:
+            if answer := reach():
+                return answer
+        except (redis.ConnectionError, redis.TimeoutError) as exc:
+            lost = exc
         if time.monotonic() > give_up:
-            raise TimeoutError(f"{otherwise} within {timeout_seconds:g} s")
+            raise TimeoutError(f"{otherwise} within {timeout_seconds:g} s") from lost
         time.sleep(_POLL_SECONDS)
-    return answer
 
 
 def each(act: Callable[[_T], object], items: Iterable[_T]) -> None:

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from django_sockets.testing import cache_server
+from django_sockets.testing.census import until
 from django_sockets.testing.servers import (
     CacheServer,
     RedisServer,
@@ -324,3 +325,20 @@ print(server.execute("PING"), server.directory.exists())
 server.stop()
 """
     assert run(script)[2:] == ["PONG", "True"]
+
+
+def test_a_connection_that_is_cut_meanwhile_does_not_end_a_repair() -> None:
+    """A sentinel that changes the role of a server also cuts the connection of the repair."""
+    outcomes: list[Any] = [redis.ConnectionError("cut"), redis.TimeoutError("silent"), None, "done"]
+
+    def reach() -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert until(reach, 20, "it is not repaired") == "done"
+    outcomes[:] = [redis.ConnectionError("down")]
+    with pytest.raises(TimeoutError, match="it is not repaired within 0 s") as failed:
+        until(reach, 0, "it is not repaired")
+    assert str(failed.value.__cause__) == "down"
