@@ -1,4 +1,4 @@
-"""The buses of this process: who has subscribed to which channel, and what is kept of it."""
+"""The buses of this process: the subscribers of each channel, and its kept messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("django_sockets")
 
 
 class MemoryBus:
-    """What the brokers with one name share. Use it with `lock` held.
+    """The state that brokers with one name share. Use it with `lock` held.
 
     Attributes:
         subscribers: the inboxes of the brokers that have subscribed, by channel or watch.

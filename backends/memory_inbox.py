@@ -1,4 +1,4 @@
-"""What waits for one broker of a bus: put in by any thread, delivered on the broker's event loop.
+"""The inbox of one broker of a bus. Any thread fills it; the broker's event loop delivers.
 
 A long inbox delays its publishers, and a full one drops messages and reports a loss.
 """

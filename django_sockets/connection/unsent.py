@@ -20,7 +20,7 @@ class Unsent(NamedTuple):
 
 
 def unsent_of(outbox: SendQueue, inbox: SendQueue, holds: Iterable[Hold]) -> Unsent:
-    """What waits for a client with an inbox or a hold. For any thread.
+    """The messages that wait for a client with an inbox or a hold. For any thread.
 
     Messages wait behind the hook that runs, and not in the outbox. The client is slow if they are
     dropped in one of the queues, or if the hook waits for a client that does not read.

@@ -150,7 +150,7 @@ class WaitingEvents(ClientSender):
 
     @property
     def unsent(self) -> Unsent | None:
-        """What waits for the client; None if nothing ever has. For any thread."""
+        """The messages that wait for the client; None if none ever has. For any thread."""
         outbox, inbox, hold = self._connection.outbox, self._inbox, self._held()
         holds = [*self._other_holds(), *([] if hold is None else [hold])]
         if inbox is not None:

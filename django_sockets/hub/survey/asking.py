@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What has arrived for one question.
+    """The result of one question.
 
     Attributes:
         answers: the answers that have arrived since the last question, the oldest first. There may

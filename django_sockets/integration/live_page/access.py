@@ -1,4 +1,4 @@
-"""Who may see the live page, and who may close sockets on it."""
+"""The rights to see the live page, and to close sockets on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def may_see(request: HttpRequest) -> bool:
 
 
 def may_close(request: HttpRequest) -> bool:
-    """Whether the user may close the sockets of others: one who may change users."""
+    """Whether the user may close the sockets of others: this needs the right to change users."""
     options = get_user_model()._meta
     permission = f"{options.app_label}.{get_permission_codename('change', options)}"
     user: Any = request.user  # Of any user model.

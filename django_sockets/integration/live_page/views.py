@@ -78,7 +78,7 @@ class LivePage:
             path("close/", _page(self._close), name="live-page-close"),
         ]
 
-    # What staff sees
+    # Reading
 
     def _page(self, request: HttpRequest) -> HttpResponse:
         loaded = load_config(self._config)
@@ -121,7 +121,7 @@ class LivePage:
             parts = by_loop[loop] = _Parts(Feed(config, self._pages), BrokerCheck(config, source))
         return parts
 
-    # What staff may do
+    # Closing sockets
 
     def _close(self, request: HttpRequest) -> HttpResponse:
         """Ask for a confirmation (GET), and close the sockets of a user (POST)."""
@@ -197,7 +197,7 @@ async def _on_lasting_loop(request: HttpRequest, call: Callable[[], Awaitable[T]
 
 
 def _page(view: SyncView) -> SyncView:
-    """A view for people: who may not see it, is sent to the login of the admin."""
+    """A view for people. Users without the right to see it are sent to the login of the admin."""
 
     def checked(request: HttpRequest) -> HttpResponse:
         if may_see(request):

@@ -103,7 +103,7 @@ _ORDER = {"gone": 0, "late": 1, "draining": 2, "serving": 3, "idle": 4, "ended":
 
 
 class _Process:
-    """What is known of one process."""
+    """The last answer of one process, and its rates."""
 
     def __init__(self, answer: Answer, now: float) -> None:
         self.report = answer.report

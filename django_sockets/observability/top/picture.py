@@ -62,7 +62,7 @@ class Page(NamedTuple):
 
 
 class Remarks(NamedTuple):
-    """What is to be said about a snapshot.
+    """Remarks about a snapshot.
 
     Attributes:
         note: a note about the broker.

@@ -1,4 +1,4 @@
-"""What the presence contracts share: a sink that records, and one channel with its broker."""
+"""Parts of the presence contracts: a sink that records, and one channel with its broker."""
 
 from __future__ import annotations
 
